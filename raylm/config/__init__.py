@@ -1,0 +1,1 @@
+"""A job file in, checked settings out."""

@@ -1,0 +1,297 @@
+"""Every setting of a job file: its type, its default, its check. The only place a default is written.
+
+Comes in: a plain mapping from YAML. Leaves: a frozen `Job`. Nothing heavy is imported here.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from raylm.errors import ConfigError
+
+PRESETS = ("tiny", "llama-25m", "llama-125m", "llama-350m", "llama-1b", "llama-3b", "llama-7b")
+
+
+class Settings(BaseModel):
+    """A frozen section of a job file that refuses keys it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ObjectStore(Settings):
+    """How to reach object storage. Credentials never stand here: they come from the provider's own chain."""
+
+    endpoint: str | None = Field(None, description="URL of an S3-compatible server, e.g. http://127.0.0.1:9000.")
+    region: str | None = Field(None, description="Region name, where the server wants one.")
+    anonymous: bool = Field(False, description="Read public buckets without credentials.")
+    retries: int = Field(5, ge=0, description="Times a failed request is tried again, with growing pauses.")
+    timeout_seconds: float = Field(30.0, gt=0, description="Longest wait for one request.")
+
+    @field_validator("endpoint")
+    @classmethod
+    def _no_credentials(cls, value: str | None) -> str | None:
+        # A URL with user:password@ would be dumped into run.yaml.
+        if value is not None and "@" in value.split("//", 1)[-1].split("/", 1)[0]:
+            raise ValueError("must not hold credentials; put them in the environment or the provider's profile")
+        return value
+
+
+class TextSource(Settings):
+    """One source of raw documents for `raylm prepare`."""
+
+    name: str = Field("text", pattern=r"^[A-Za-z0-9._-]+$", description="Name in the manifest and in mixtures.")
+    kind: Literal["text", "jsonl", "parquet", "python-docs"] = Field("text", description="How files are read.")
+    glob: str | None = Field(None, description="Files, on any fsspec URL; not used by python-docs.")
+    document: Literal["file", "line", "block"] = Field(
+        "file", description="For text: a document is a file, a line, or a block between blank lines."
+    )
+    column: str = Field("text", description="For jsonl and parquet: the column that holds the text.")
+    encoding_errors: Literal["stop", "skip"] = Field(
+        "stop", description="A document that is not UTF-8 stops the job, or is skipped and counted."
+    )
+    max_documents: int | None = Field(None, gt=0, description="Take at most this many documents.")
+
+    @model_validator(mode="after")
+    def _needs_files(self) -> Self:
+        if self.kind != "python-docs" and not self.glob:
+            raise ValueError(f"source {self.name!r} of kind {self.kind!r} needs a glob")
+        return self
+
+
+class TokenizerSettings(Settings):
+    """The tokenizer: trained on the sources, or loaded from a folder."""
+
+    path: str | None = Field(None, description="Folder of a Hugging Face tokenizer; trained when not set.")
+    vocab_size: int = Field(8192, ge=260, le=1_000_000, description="Size of a trained byte-level BPE.")
+    sample_bytes: int = Field(20_000_000, gt=0, description="Text that a tokenizer is trained on, at most.")
+
+
+class PrepareSettings(Settings):
+    """Raw text to tokenized shards."""
+
+    sources: list[TextSource] = Field(
+        default_factory=lambda: [TextSource(name="python-docs", kind="python-docs")],
+        description="Where documents come from.",
+    )
+    output: str | None = Field(None, description="Folder of the shards; <storage>/<name>/data when not set.")
+    tokenizer: TokenizerSettings = Field(default_factory=TokenizerSettings)
+    sequence_length: int = Field(512, ge=8, le=1_048_576, description="Tokens a row.")
+    held_out: float = Field(0.01, ge=0, lt=1, description="Share of documents kept for held-out loss, by hash.")
+    unit_bytes: int = Field(64_000_000, gt=0, description="Raw text packed into one shard; the unit of a restart.")
+    workers: int | None = Field(None, gt=0, description="Units prepared at once; as many as fit when not set.")
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Self:
+        names = [source.name for source in self.sources]
+        if len(names) != len(set(names)):
+            raise ValueError(f"source names must differ, got {names}")
+        return self
+
+
+class WeightStage(Settings):
+    """From `step` on, this weight."""
+
+    step: int = Field(ge=0)
+    weight: float = Field(ge=0)
+
+
+class DataSource(Settings):
+    """One folder of shards and its share of the mixture."""
+
+    path: str = Field(description="Folder with manifest.json.")
+    weight: float = Field(1.0, gt=0, description="Share of the mixture; weights need not sum to 1.")
+    stages: list[WeightStage] = Field(default_factory=list, description="Other weights from given steps on.")
+
+
+class DataSettings(Settings):
+    """What is trained on."""
+
+    path: str | None = Field(None, description="Folder of shards; short for one source.")
+    sources: list[DataSource] = Field(default_factory=list, description="Several folders with weights.")
+    deliver: Literal["ray", "threads"] = Field(
+        "ray", description="Who reads shards after the first steps: Ray Data tasks, or threads in each worker."
+    )
+    chunk_rows: int = Field(64, ge=1, description="Rows a shuffled chunk; the row group of the shards.")
+    window_chunks: int = Field(8, ge=1, description="Chunks in a lane's shuffle window.")
+    accept_changed: bool = Field(False, description="Resume although the data's fingerprint changed.")
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if self.path and self.sources:
+            raise ValueError("give either path or sources, not both")
+        return self
+
+
+class ModelSettings(Settings):
+    """The network."""
+
+    preset: Literal["tiny", "llama-25m", "llama-125m", "llama-350m", "llama-1b", "llama-3b", "llama-7b"] | None = Field(
+        None, description="A Llama-style decoder of this size."
+    )
+    config: str | dict[str, Any] | None = Field(None, description="A transformers config: a path, or inline.")
+    path: str | None = Field(None, description="A local Hugging Face folder whose weights training starts from.")
+    dtype: Literal["fp32", "bf16"] = Field("bf16", description="Weights and activations; masters stay fp32.")
+    attention: Literal["sdpa", "eager"] = Field("sdpa", description="Attention implementation.")
+    document_attention: bool = Field(False, description="Tokens attend within their own document only.")
+    dropout: float = Field(0.0, ge=0, lt=1, description="Attention dropout (where the model has one).")
+    activation_checkpointing: bool = Field(False, description="Recompute activations in the backward pass.")
+    compile: bool = Field(False, description="torch.compile the model.")
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Self:
+        given = [key for key in ("preset", "config", "path") if getattr(self, key) is not None]
+        if len(given) > 1:
+            raise ValueError(f"give one of preset, config, path; got {', '.join(given)}")
+        return self
+
+
+class BatchSettings(Settings):
+    """The global batch, the same at any number of workers."""
+
+    sequences: int = Field(32, ge=1, description="Sequences in a global batch.")
+    micro: int = Field(4, ge=1, description="Sequences in a micro-batch; sequences / micro lanes.")
+
+    @model_validator(mode="after")
+    def _divides(self) -> Self:
+        if self.sequences % self.micro:
+            raise ValueError(f"micro={self.micro} does not divide sequences={self.sequences}")
+        return self
+
+    @property
+    def lanes(self) -> int:
+        """Micro-batch slots of a global batch, the most workers it can feed."""
+        return self.sequences // self.micro
+
+
+class OptimSettings(Settings):
+    """AdamW and its learning rate."""
+
+    lr: float = Field(3e-4, gt=0, description="Peak learning rate.")
+    betas: tuple[float, float] = Field((0.9, 0.95))
+    eps: float = Field(1e-8, gt=0)
+    weight_decay: float = Field(0.1, ge=0, description="Not applied to norms and biases.")
+    clip: float = Field(1.0, ge=0, description="Largest gradient norm; 0 turns clipping off.")
+    schedule: Literal["cosine", "linear", "constant", "wsd"] = Field("cosine", description="After warm-up.")
+    warmup_steps: int = Field(0, ge=0)
+    decay_steps: int | None = Field(None, ge=0, description="wsd: steps of the final decay; a tenth when not set.")
+    final_ratio: float = Field(0.1, ge=0, le=1, description="Last learning rate over the peak.")
+
+
+class ZeroSettings(Settings):
+    """DeepSpeed ZeRO."""
+
+    stage: Literal[0, 1, 2, 3] = Field(1, description="What is sharded: nothing, optimizer, gradients, weights.")
+    offload_optimizer: bool = Field(False, description="Optimizer state and step on the CPU.")
+
+
+class TrainSettings(Settings):
+    """How long, and what is recorded."""
+
+    steps: int = Field(100, ge=1, description="Optimizer steps of the whole run.")
+    seed: int = Field(0, ge=0, lt=2**31)
+    audit: bool = Field(False, description="Record (step, lane, sequence id) of everything trained on.")
+    bad_loss: Literal["stop", "skip"] = Field("stop", description="On a NaN or infinite loss or gradient.")
+    max_skips: int = Field(10, ge=0, description="With bad_loss skip: stop after this many skips in a row.")
+
+
+class WorkerSettings(Settings):
+    """The workers and what each needs."""
+
+    min: int = Field(1, ge=1, description="Fewest workers that train.")
+    max: int = Field(1, ge=1, description="Most workers.")
+    gpu: bool | None = Field(None, description="One GPU a worker; when not set, if the cluster has any.")
+    cpus: float = Field(1.0, gt=0, description="CPUs a worker reserves.")
+    resources: dict[str, float] = Field(default_factory=dict, description="Further Ray resources a worker.")
+    threads: int | None = Field(None, ge=1, description="Torch CPU threads a worker; its CPUs when not set.")
+    grow_check_seconds: float = Field(10.0, gt=0, description="How often a larger group is looked for.")
+    max_failures: int = Field(3, ge=0, description="Failures in a row without a committed or finished step.")
+    collective_timeout_seconds: float = Field(120.0, gt=0, description="A peer silent this long counts as lost.")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.min > self.max:
+            raise ValueError(f"min={self.min} is more than max={self.max}")
+        return self
+
+
+class CheckpointSettings(Settings):
+    """When state is saved and what is kept."""
+
+    every_steps: int | None = Field(None, ge=1, description="Save every n steps.")
+    every_seconds: float | None = Field(None, gt=0, description="Save every n seconds; neither: Young/Daly.")
+    asynchronous: bool = Field(True, description="Upload behind the training; only the staging copy stalls it.")
+    keep: int = Field(2, ge=1, description="Newest checkpoints kept.")
+    keep_best: int = Field(0, ge=0, description="Checkpoints kept for the lowest held-out loss.")
+    mean_time_between_failures_seconds: float = Field(
+        3600.0, gt=0, description="Young/Daly's first guess, until failures have been seen."
+    )
+
+    @model_validator(mode="after")
+    def _one_interval(self) -> Self:
+        if self.every_steps and self.every_seconds:
+            raise ValueError("give every_steps or every_seconds, not both")
+        return self
+
+
+class EvaluateSettings(Settings):
+    """Held-out loss during training."""
+
+    every_steps: int | None = Field(None, ge=1, description="Every n steps; not at all when not set.")
+    sequences: int = Field(64, ge=1, description="Held-out sequences, the same at any number of workers.")
+
+
+class WhereSettings(Settings):
+    """Where the job runs."""
+
+    address: str | None = Field(None, description="A running Ray cluster; a local Ray is started when not set.")
+
+
+class Job(Settings):
+    """One job file."""
+
+    name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Name of the run folder.")
+    storage: str = Field("runs", description="Folder or URL under which the run folder stands.")
+    object_store: ObjectStore = Field(default_factory=ObjectStore)
+    prepare: PrepareSettings = Field(default_factory=PrepareSettings)
+    data: DataSettings = Field(default_factory=DataSettings)
+    model: ModelSettings = Field(default_factory=ModelSettings)
+    method: Literal["pretrain"] = Field("pretrain")
+    batch: BatchSettings = Field(default_factory=BatchSettings)
+    optim: OptimSettings = Field(default_factory=OptimSettings)
+    zero: ZeroSettings = Field(default_factory=ZeroSettings)
+    train: TrainSettings = Field(default_factory=TrainSettings)
+    workers: WorkerSettings = Field(default_factory=WorkerSettings)
+    checkpoint: CheckpointSettings = Field(default_factory=CheckpointSettings)
+    evaluate: EvaluateSettings = Field(default_factory=EvaluateSettings)
+    where: WhereSettings = Field(default_factory=WhereSettings)
+
+    @model_validator(mode="after")
+    def _lanes_carry_workers(self) -> Self:
+        lanes = self.batch.lanes
+        if self.workers.max > lanes:
+            # A ConfigError, not a ValueError: it concerns two sections, and its hint names keys of both.
+            raise ConfigError(
+                f"workers.max={self.workers.max} exceeds the {lanes} lanes of a global batch "
+                f"(batch.sequences={self.batch.sequences} / batch.micro={self.batch.micro})",
+                hint=f"raise batch.sequences, lower batch.micro, or set workers.max to {lanes} or less",
+            )
+        return self
+
+    @property
+    def run_url(self) -> str:
+        """The run folder."""
+        return f"{self.storage.rstrip('/')}/{self.name}"
+
+    @property
+    def shards_url(self) -> str:
+        """Where `raylm prepare` writes shards."""
+        return self.prepare.output or f"{self.run_url}/data"
+
+    @property
+    def data_sources(self) -> list[DataSource]:
+        """The folders of shards that training reads."""
+        if self.data.sources:
+            return list(self.data.sources)
+        return [DataSource(path=self.data.path or self.shards_url)]

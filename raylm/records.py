@@ -1,0 +1,70 @@
+"""The data that travels between stages, one frozen type a stage: documents in, checkpoints out.
+
+Nothing here imports anything heavy; arrays are numpy's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Document:
+    """One text as it came from a source; `id` is stable between runs."""
+
+    id: str
+    text: str
+    source: str
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """What one lane trains on in one step: `rows` sequences of equal length.
+
+    tokens: (rows, sequence) int64. document_starts: one ascending array of positions a row, the first always 0.
+    labels: (rows, sequence) int64, already aligned with tokens (not shifted); -100 is not trained on.
+    ids: (rows,) int64, the sequence's number over all sources. epochs: (rows,) int64, of the row's own source.
+    """
+
+    lane: int
+    tokens: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    document_starts: tuple[NDArray[np.int32], ...]
+    ids: NDArray[np.int64]
+    epochs: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One rank's share of global batch `step`: its lanes' micro-batches in ascending lane order."""
+
+    step: int
+    micro_batches: tuple[MicroBatch, ...]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is. `step` counts finished optimizer steps, so it is also the next global batch's number."""
+
+    step: int = 0
+    tokens_seen: int = 0
+    sequences_seen: int = 0
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What one optimizer step gave. `loss` is in nats a token over the whole global batch."""
+
+    step: int
+    loss: float
+    lr: float
+    grad_norm: float
+    tokens: int
+    seconds: float
+    skipped: bool = False
+    extra: dict[str, float] = field(default_factory=dict)
