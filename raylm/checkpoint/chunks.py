@@ -44,7 +44,7 @@ class Chunk:
 
     def checked(self) -> Chunk:
         """This chunk, or a CheckpointError when its numbers cannot be true (it may come from a damaged manifest)."""
-        inside = 0 <= self.start and 0 < self.length and self.stop <= self.numel
+        inside = min(self.start, self.length - 1, self.numel - self.stop) >= 0
         if self.kind not in KINDS or not inside or prod(self.shape) != self.numel:
             raise CheckpointError(
                 f"chunk [{self.start}, {self.stop}) of {self.kind} {self.name!r} does not fit a tensor of shape "
