@@ -1,0 +1,273 @@
+"""What must outlive the workers of one attempt: the run's log, who is in the group, and why it should pause.
+
+Comes in: calls from workers, from Ray Train's controller and from the driver. Leaves: the run folder's files and
+the answers that keep all of them in step. One plain object; `launch` puts it behind a Ray actor on the driver's
+node, and a run without Ray uses it as it is. It knows nothing of torch or Ray.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from raylm.config.schema import WorkerSettings
+from raylm.errors import RaylmError, TrainingError
+from raylm.storage import Place
+from raylm.train.runlog import Line, RunLog
+
+# Why a group is asked to save and leave; `stop` ends the run, the others restart it at another size.
+GROW, NOTICE, STOP = "grow", "preemption_notice", "stop"
+
+
+@dataclass(frozen=True)
+class Seat:
+    """One worker's place in one attempt. `address` is rank 0's "host:port", `node` an opaque name of the machine."""
+
+    rank: int
+    size: int
+    attempt: int
+    address: str
+    local_rank: int = 0
+    node: str = ""
+
+
+class Coordinator:
+    """The run's memory across attempts: generation, seats, requests to leave, failures, log."""
+
+    def __init__(
+        self,
+        run: Place,
+        workers: WorkerSettings,
+        *,
+        audit: bool = False,
+        claim: Callable[[], int] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._log = RunLog(run, audit=audit)
+        self._workers, self._clock = workers, clock
+        self._claim = claim or _counter()
+        self._lock = threading.RLock()
+        self._attempt = 0
+        self._size = 0
+        self._address: dict[int, str] = {}
+        self._nodes: dict[int, str] = {}
+        self._leave: str | None = None
+        self._left: tuple[str, int] | None = None
+        self._fatal: RaylmError | None = None
+        self._finished = False
+        self._best_step = self._log.last_step
+        self._last_step = self._log.last_step
+        self._committed = 0
+        self._failures_in_a_row = 0
+        self._failures = 0
+        self._lost_at: float | None = None
+        self._training_seconds = 0.0
+        self._stepped_at: float | None = None
+        self._feed: list[tuple[str, Line]] = []
+
+    # -- an attempt begins ---------------------------------------------------------------------------------------
+
+    def begin(self, size: int) -> int:
+        """Open a new attempt of `size` workers; older attempts can no longer commit. Returns its number."""
+        with self._lock:
+            self._attempt = self._claim()
+            previous, self._size = self._size, size
+            self._leave = self._left = None
+            self._nodes.clear()
+            self._stepped_at = None
+            if previous and previous != size:
+                self._event("resized", step=self._last_step, workers=size, workers_before=previous)
+            return self._attempt
+
+    def attempt(self) -> int:
+        """The newest attempt's number."""
+        return self._attempt
+
+    def sit(self, attempt: int, rank: int, node: str, address: str | None) -> None:
+        """Tell which node a rank runs on; rank 0 also tells the address at which the group meets."""
+        with self._lock:
+            if attempt == self._attempt:
+                self._nodes[rank] = node
+                if address is not None:
+                    self._address = {attempt: address}
+
+    def address(self, attempt: int) -> str | None:
+        """Where attempt `attempt` meets, once rank 0 has told."""
+        return self._address.get(attempt)
+
+    def started(self, attempt: int, *, step: int, checkpoint: str | None, seconds: float) -> None:
+        """The group stands and holds the state of `step`; metrics after it are about to be trained again."""
+        with self._lock:
+            if attempt != self._attempt:
+                return
+            lost = max(0, self._last_step - step)
+            self._log.rewind(step)
+            waited = None if self._lost_at is None else round(self._clock() - self._lost_at, 3)
+            self._lost_at = None
+            resumed = checkpoint is not None or step > 0
+            self._event(
+                "resumed" if resumed else "started",
+                step=step,
+                workers=self._size,
+                attempt=attempt,
+                seconds=round(seconds, 3),
+                steps_lost=lost if resumed else None,
+                since_loss_seconds=waited,
+                checkpoint=checkpoint,
+            )
+            self._last_step = step
+            self._committed = max(self._committed, step) if resumed else self._committed
+
+    # -- while it runs -------------------------------------------------------------------------------------------
+
+    def metric(self, attempt: int, line: Line) -> None:
+        """Record a step of the newest attempt; an older attempt's orphan is not heard."""
+        with self._lock:
+            if attempt != self._attempt:
+                return
+            now = self._clock()
+            if self._stepped_at is not None:
+                self._training_seconds += now - self._stepped_at
+            self._stepped_at = now
+            self._last_step = line["step"]
+            if line["step"] > self._best_step:
+                self._best_step = line["step"]
+                self._failures_in_a_row = 0
+            self._log.metric({**line, "attempt": attempt})
+            self._feed.append(("step", line))
+            self._log.flush_if_due()
+
+    def audit(self, attempt: int, step: int, rows: Iterable[tuple[int, int, int]]) -> None:
+        """Record what one rank trained on in one step."""
+        if attempt == self._attempt:
+            self._log.audit(step, rows, attempt=attempt)
+
+    def event(self, attempt: int, kind: str, fields: dict[str, Any]) -> None:
+        """Record an event of the newest attempt."""
+        with self._lock:
+            if attempt == self._attempt:
+                if kind == "checkpoint_committed":
+                    self._committed = max(self._committed, int(fields["step"]))
+                self._event(kind, **{"workers": self._size, **fields})
+
+    def flush(self) -> None:
+        """Write out everything recorded."""
+        self._log.flush()
+
+    def signal(self, attempt: int) -> str | None:
+        """Why this attempt should save and leave, or None; `stale` when a newer attempt has begun."""
+        return "stale" if attempt != self._attempt else self._leave
+
+    def mean_time_between_failures(self, first_guess_seconds: float) -> float:
+        """Seconds of training a failure, the first guess counting as one failure."""
+        return (first_guess_seconds + self._training_seconds) / (1 + self._failures)
+
+    # -- why it should pause -------------------------------------------------------------------------------------
+
+    def ask_to_leave(self, reason: str, **fields: Any) -> None:
+        """Have the group save and leave at the next step boundary."""
+        with self._lock:
+            if self._leave is None and self._nodes and not self._finished:
+                self._leave = reason
+                self._event(
+                    {GROW: "growth_possible", NOTICE: "preemption_notice", STOP: "stop_asked"}[reason],
+                    step=self._last_step,
+                    workers=self._size,
+                    **fields,
+                )
+
+    def drained(self, nodes: dict[str, float | None]) -> None:
+        """Nodes about to be reclaimed, with seconds left where known; asks to leave when one of them hosts a rank."""
+        hit = [(rank, node) for rank, node in self._nodes.items() if node in nodes]
+        if hit and self._leave is None:
+            left = [nodes[node] for _, node in hit if nodes[node] is not None]
+            self.ask_to_leave(
+                NOTICE, ranks=[rank for rank, _ in hit], grace_seconds=round(min(left), 1) if left else None  # type: ignore[type-var]
+            )
+
+    def left(self, attempt: int, reason: str, step: int) -> None:
+        """The group has saved step `step` and leaves on purpose."""
+        with self._lock:
+            if attempt == self._attempt:
+                self._left = (reason, step)
+                self._lost_at = self._clock()
+                self._log.flush()
+
+    # -- how it ends ---------------------------------------------------------------------------------------------
+
+    def fail(self, error: RaylmError) -> None:
+        """An error no restart can mend; the first one counts."""
+        with self._lock:
+            if self._fatal is None:
+                self._fatal = error
+                self._event("failed", step=self._last_step, workers=self._size, message=error.message)
+                self._log.flush()
+
+    def fatal(self) -> RaylmError | None:
+        """The error no restart can mend, if there was one."""
+        return self._fatal
+
+    def group_ended(self, losses: dict[int, str]) -> bool:
+        """The controller saw ranks end with errors; returns whether another attempt makes sense.
+
+        losses: rank → what happened, one line each.
+        """
+        with self._lock:
+            if self._fatal is not None or (self._left and self._left[0] == STOP):
+                return False
+            if self._left is not None:
+                return True
+            self._failures += 1
+            self._failures_in_a_row += 1
+            self._lost_at = self._clock()
+            gone = {rank: why for rank, why in losses.items() if why.startswith("lost")} or losses
+            self._event(
+                "worker_lost",
+                step=self._last_step,
+                workers=self._size,
+                ranks=sorted(gone),
+                nodes=sorted({self._nodes.get(rank, "") for rank in gone} - {""}),
+                message="; ".join(sorted(set(gone.values())))[:500],
+                last_committed=self._committed,
+            )
+            if self._failures_in_a_row > self._workers.max_failures:
+                self.fail(
+                    TrainingError(
+                        f"{self._failures_in_a_row} failures in a row without a finished step beyond step "
+                        f"{self._best_step}; the last: {'; '.join(sorted(set(losses.values())))[:1500]}",
+                        hint="mend the cause above, or raise workers.max_failures; the same command resumes",
+                    )
+                )
+                return False
+            return True
+
+    def finish(self, attempt: int, step: int, fields: dict[str, Any]) -> None:
+        """The last step is trained and saved."""
+        with self._lock:
+            if attempt == self._attempt:
+                self._finished = True
+                self._event("finished", step=step, workers=self._size, **fields)
+                self._log.flush()
+
+    def finished(self) -> bool:
+        """Whether the last step is trained and saved."""
+        return self._finished
+
+    def feed(self, start: int) -> tuple[int, list[tuple[str, Line]]]:
+        """Steps and events recorded since position `start`, and the new position."""
+        return len(self._feed), self._feed[start:]
+
+    def close(self) -> None:
+        """Write out everything and let go."""
+        self._log.close()
+
+    def _event(self, kind: str, **fields: Any) -> None:
+        self._feed.append(("event", self._log.event(kind, **fields)))
+
+
+def _counter() -> Callable[[], int]:
+    numbers = iter(range(1, 1_000_000_000))
+    return lambda: next(numbers)
