@@ -1,0 +1,214 @@
+"""Job files: what loads, what is refused, and what the refusal says."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from raylm.config.load import load_job, parse_job, resolved_yaml, same_run, schema_keys
+from raylm.config.schema import Job
+from raylm.errors import ConfigError
+
+
+def refusal(text: str, *overrides: str) -> ConfigError:
+    with pytest.raises(ConfigError) as caught:
+        parse_job(text, origin="job.yaml", overrides=overrides)
+    return caught.value
+
+
+def test_an_empty_file_is_the_defaults() -> None:
+    assert parse_job("", origin="job.yaml") == Job()
+
+
+def test_a_job_file_loads_from_disk(tmp_path: Path) -> None:
+    file = tmp_path / "job.yaml"
+    file.write_text("name: a\noptim: {lr: 1e-4}\n")
+    job = load_job(file, ["train.steps=7", "model.preset=tiny"])
+    assert (job.name, job.optim.lr, job.train.steps, job.model.preset) == ("a", 1e-4, 7, "tiny")
+
+
+@pytest.mark.parametrize(
+    ("text", "message", "hint"),
+    [
+        ("name: a\noptm: {}\n", "job.yaml:2: unknown key 'optm'", "did you mean 'optim'?"),
+        ("optim:\n  lrr: 1\n", "job.yaml:2: unknown key 'optim.lrr'", "did you mean 'optim.lr'?"),
+        ("lr: 1\n", "job.yaml:1: unknown key 'lr'", "did you mean 'optim.lr'?"),
+        ("where:\n  zzz: 1\n", "job.yaml:2: unknown key 'where.zzz'", "keys here: address"),
+        (
+            "data:\n  sources:\n  - path: a\n  - path: b\n    weigth: 2\n",
+            "job.yaml:5: unknown key 'data.sources.1.weigth'",
+            "did you mean 'data.sources.1.weight'?",
+        ),
+        ("train:\n  steps: many\n", "job.yaml:2: train.steps: expected an integer, got 'many'", None),
+        ("train:\n  steps: true\n", "job.yaml:2: train.steps: expected a number, got true", None),
+        ("train:\n  steps: 1.5\n", "job.yaml:2: train.steps: expected a whole number, got 1.5", None),
+        ("train:\n  steps: 0\n", "job.yaml:2: train.steps: must be greater than or equal to 1, got 0", None),
+        ("train:\n", "job.yaml:1: train: expected a section, got nothing", None),
+        ("name: 12\n", "job.yaml:1: name: expected text, got 12", 'put it in quotes: "12"'),
+        (
+            "optim: {schedule: cosin}",
+            "job.yaml:1: optim.schedule: expected 'cosine', 'linear', 'constant' or 'wsd', got 'cosin'",
+            "did you mean 'cosine'?",
+        ),
+        ("data:\n  sources:\n  - weight: 2\n", "job.yaml:3: 'data.sources.0.path' is missing", None),
+        ("a: 1\nname: x\na: 2\n", "job.yaml:3: duplicate key 'a', first given at job.yaml:1", "keep one of the two"),
+        (
+            "optim:\n  lr: 1\n  eps: 1\n  lr: 2\n",
+            "job.yaml:4: duplicate key 'optim.lr', first given at job.yaml:2",
+            "keep one of the two",
+        ),
+        ("batch: {sequences: 32, micro: 5}", "job.yaml:1: batch: micro=5 does not divide sequences=32", None),
+        ("workers:\n  min: 3\n  max: 2\n", "job.yaml:1: workers: min=3 is more than max=2", None),
+        (
+            "batch: {sequences: 8, micro: 4}\nworkers:\n  max: 3\n",
+            "job.yaml:3: workers.max=3 exceeds the 2 lanes of a global batch (batch.sequences=8 / batch.micro=4)",
+            "raise batch.sequences, lower batch.micro, or set workers.max to 2 or less",
+        ),
+        ("name: [1\n", "job.yaml:2: not valid YAML", "check indentation, quotes and colons"),
+        ("a: b: c\n", "job.yaml:1: not valid YAML", "check indentation, quotes and colons"),
+        ("- a\n", "job.yaml: a job file is a mapping of sections, got ['a']", "start from jobs/quickstart.yaml"),
+        ("train: &t {steps: 1}\noptim: *t\n", "job.yaml:2: alias *t is not supported", "write the value out"),
+        ("? [a]\n: 1\n", "job.yaml:1: a key must be a word, got seq", None),
+    ],
+)
+def test_a_mistake_is_named_with_its_line(text: str, message: str, hint: str | None) -> None:
+    error = refusal(text)
+    assert error.message.startswith(message)
+    assert error.hint == hint
+
+
+def test_several_mistakes_are_told_at_once_with_their_hints() -> None:
+    message = refusal("optm: 1\ntrain:\n  steps: x\n").message
+    assert message.splitlines() == [
+        "2 problems in job.yaml",
+        "       job.yaml:1: unknown key 'optm' (did you mean 'optim'?)",
+        "       job.yaml:3: train.steps: expected an integer, got 'x'",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("flag", "message", "hint"),
+    [
+        ("optim.lr", "--set optim.lr: not of the form key=value", "for example --set optim.lr=1e-4"),
+        ("=3", "--set =3: not of the form key=value", "for example --set optim.lr=1e-4"),
+        ("optm.lr=1", "--set optm.lr=1: unknown key 'optm'", "did you mean 'optim'?"),
+        ("optim.lr=fast", "--set optim.lr=fast: optim.lr: expected a number, got 'fast'", None),
+        ("name.x=1", "--set name.x=1: name is 'a', not a section", None),
+        ("train.steps=[1", "--set train.steps=[1:1: not valid YAML", "check indentation, quotes and colons"),
+        (
+            "prepare.sources.0.glob=x",
+            "--set prepare.sources.0.glob=x: the job file has no list prepare.sources to take entry 0 of",
+            "give the whole list: --set 'prepare.sources=[...]'",
+        ),
+        (
+            "data.sources.4.path=x",
+            "--set data.sources.4.path=x: data.sources is a list of 1, it has no entry '4'",
+            "entries are data.sources.0 to data.sources.0",
+        ),
+    ],
+)
+def test_a_mistaken_flag_is_named(flag: str, message: str, hint: str | None) -> None:
+    error = refusal("name: a\ndata: {sources: [{path: s}]}\n", flag)
+    assert error.message.startswith(message)
+    assert error.hint == hint
+
+
+def test_flags_carry_yaml_types_and_reach_into_lists() -> None:
+    job = parse_job(
+        "data: {sources: [{path: a}, {path: b}]}",
+        origin="job.yaml",
+        overrides=[
+            "data.sources.1.weight=2",
+            "train.audit=true",
+            "model.config={hidden_size: 8}",
+            "data.sources.0.path=c",
+        ],
+    )
+    assert [source.path for source in job.data.sources] == ["c", "b"]
+    assert job.data.sources[1].weight == 2.0
+    assert job.train.audit is True
+    assert job.model.config == {"hidden_size": 8}
+
+
+def test_the_last_flag_wins_and_null_restores_the_default_of_optional_settings() -> None:
+    job = parse_job(
+        "checkpoint: {every_steps: 5}",
+        origin="job.yaml",
+        overrides=["optim.lr=1", "optim.lr=2", "checkpoint.every_steps=null"],
+    )
+    assert job.optim.lr == 2.0
+    assert job.checkpoint.every_steps is None
+
+
+def test_scalars_follow_yaml_1_2() -> None:
+    job = parse_job("model: {config: {a: 1e-4, b: no, c: 1:30, d: 2024-01-01, e: 1_000}}", origin="job.yaml")
+    assert job.model.config == {"a": 1e-4, "b": "no", "c": "1:30", "d": "2024-01-01", "e": 1000}
+
+
+def test_no_environment_variable_changes_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    for key in schema_keys():
+        for name in (key, key.replace(".", "_"), key.replace(".", "__"), f"raylm_{key}".replace(".", "_")):
+            monkeypatch.setenv(name.upper(), "7")
+    assert parse_job("", origin="job.yaml") == Job()
+
+
+def test_a_missing_file_names_the_nearest(tmp_path: Path) -> None:
+    (tmp_path / "pretrain.yaml").touch()
+    with pytest.raises(ConfigError, match="no job file") as caught:
+        load_job(tmp_path / "pretrian.yaml")
+    assert caught.value.hint == f"did you mean {tmp_path / 'pretrain.yaml'}?"
+
+
+def test_a_folder_and_a_binary_file_are_not_job_files(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="is a folder, not a job file"):
+        load_job(tmp_path)
+    (tmp_path / "job.yaml").write_bytes(b"name: \xff\n")
+    with pytest.raises(ConfigError, match=r"is not UTF-8 text \(byte 6\)"):
+        load_job(tmp_path / "job.yaml")
+
+
+def test_every_setting_has_a_place_in_the_resolved_job() -> None:
+    text = resolved_yaml(Job())
+    assert all(f"{key.rpartition('.')[2]}:" in text for key in schema_keys() if ".0." not in key)
+
+
+values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False)
+    | st.text(max_size=12)
+    | st.sampled_from(["1e-4", "no", "0o7", "null", "1_0", "=", "<<", "2024-01-01", "1:30", ".inf", "- a", "#"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.dictionaries(st.text(min_size=1, max_size=6), values, max_size=4))
+def test_the_resolved_job_loads_to_the_same_job(config: dict[str, object]) -> None:
+    job = Job.model_validate({"model": {"config": config}, "optim": {"lr": 1e-8}})
+    assert parse_job(resolved_yaml(job), origin="run.yaml") == job
+
+
+def test_a_resumed_run_may_change_its_workers_but_not_its_order() -> None:
+    old = parse_job("batch: {sequences: 64}", origin="a")
+    grown = parse_job("batch: {sequences: 64}\nworkers: {max: 4}\nzero: {stage: 3}\ntrain: {steps: 900}", origin="b")
+    assert same_run(old, grown) == []
+    other = parse_job("batch: {sequences: 32}\ntrain: {seed: 3}\noptim: {lr: 1}", origin="c")
+    assert same_run(old, other) == [
+        "batch.sequences: 64 in the run, now 32",
+        "optim.lr: 0.0003 in the run, now 1.0",
+        "train.seed: 0 in the run, now 3",
+    ]
+
+
+def test_data_may_move_but_its_mixture_may_not_change() -> None:
+    old = parse_job("data: {sources: [{path: a}, {path: b}]}", origin="a")
+    moved = parse_job("data: {sources: [{path: s3://x/a}, {path: b}]}", origin="b")
+    assert same_run(old, moved) == []
+    mixed = parse_job("data: {sources: [{path: a, weight: 2}, {path: b}]}", origin="c")
+    assert same_run(old, mixed) == ["data.sources.0.weight: 1.0 in the run, now 2.0"]
+    fewer = parse_job("data: {sources: [{path: a}]}", origin="d")
+    assert "data.sources.1.weight: 1.0 in the run, now None" in same_run(old, fewer)
