@@ -1,0 +1,1 @@
+"""The network: its shape, how it is built, its loss, and what it costs."""

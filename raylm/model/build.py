@@ -1,0 +1,237 @@
+"""The network itself: comes in the `model` section of a job, leaves a transformers module on the CPU in fp32.
+
+The same seed gives the same weights on every machine and at any number of workers. Nothing is ever fetched from a hub.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
+
+from raylm.config.schema import ModelSettings
+from raylm.errors import ConfigError
+from raylm.model.presets import preset_config
+
+_PATH_HINT = "give a folder with config.json and *.safetensors, as `save_pretrained` or `raylm export` writes"
+
+
+def build_model(
+    settings: ModelSettings,
+    *,
+    vocab_size: int,
+    sequence_length: int,
+    seed: int,
+    eos_id: int | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> torch.nn.Module:
+    """The module to train, in training mode, with the switches of `settings` set."""
+    config = model_config(settings, vocab_size, sequence_length, eos_id=eos_id)
+    if settings.path is not None:
+        model = _load_weights(Path(settings.path), config, settings.attention)
+    else:
+        model = from_scratch(config, settings.attention, seed=seed)
+    if settings.document_attention and not _takes_positions(model):
+        raise ConfigError(
+            f"model type {config.model_type!r} takes no position ids, so model.document_attention cannot work",
+            hint="set model.document_attention to false, or use another model type",
+        )
+    model.to(dtype)
+    if settings.activation_checkpointing:
+        _checkpoint_activations(model)
+    if settings.compile:
+        model.compile()  # in place: parameter names stay as they are
+    model.train()
+    return model
+
+
+def model_config(settings: ModelSettings, vocab_size: int, sequence_length: int, *, eos_id: int | None = None) -> Any:
+    """The transformers config that a job's model resolves to, checked against the tokenizer and the rows."""
+    if settings.path is not None:
+        given = _read_config(Path(settings.path), "model.path")
+    elif isinstance(settings.config, str):
+        given = _read_config(Path(settings.config), "model.config")
+    elif settings.config is not None:
+        given = dict(settings.config)
+    elif settings.preset is not None:
+        given = preset_config(settings.preset)
+    else:
+        raise ConfigError(
+            "the job says no model", hint="set model.preset (e.g. llama-125m), model.config or model.path"
+        )
+    # A config that names no token ids would get its family's own, which mean nothing to this tokenizer.
+    defaults = {"vocab_size": vocab_size, "bos_token_id": None, "eos_token_id": eos_id, "pad_token_id": None}
+    config = config_from(defaults | given)
+    _fit_vocabulary(config, vocab_size)
+    _fit_length(config, given, sequence_length)
+    if settings.dropout:
+        _set_dropout(config, settings.dropout)
+    return config
+
+
+def config_from(mapping: Mapping[str, Any]) -> Any:
+    """A transformers config from a plain mapping, as an inline config or a checkpoint holds it."""
+    fields = {key: value for key, value in mapping.items() if key != "model_type"}
+    model_type = mapping.get("model_type")
+    if model_type is None:
+        raise ConfigError("the model's config has no model_type", hint="add one, e.g. model_type: llama")
+    if model_type not in CONFIG_MAPPING:
+        raise ConfigError(
+            f"unknown model_type {model_type!r}", hint="name a type that the installed transformers knows, e.g. llama"
+        )
+    try:
+        return AutoConfig.for_model(model_type, **fields)
+    except Exception as error:  # the families' own validators, of several libraries, raise what they like
+        raise ConfigError(
+            f"the model's config cannot work: {error.__cause__ or error}", hint="correct the values of model.config"
+        ) from error
+
+
+def config_dict(config: Any) -> dict[str, Any]:
+    """The config as plain JSON values; `config_from` gives it back."""
+    values: dict[str, Any] = json.loads(config.to_json_string(use_diff=False))
+    return values
+
+
+def from_scratch(config: Any, attention: str = "sdpa", *, seed: int) -> torch.nn.Module:
+    """A freshly initialised module; the caller's random numbers are left as they were."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # the CPU's only: weights do not depend on the device
+        return _from_config(config, attention)
+
+
+def empty_model(config: Any, attention: str = "sdpa") -> torch.nn.Module:
+    """The module on the meta device: names and shapes, no memory."""
+    with torch.device("meta"):
+        return _from_config(config, attention)
+
+
+def parameter_count(module: torch.nn.Module) -> int:
+    """Parameters of a module, tied ones once."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def wide_buffers(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Copies of the floating-point buffers by name: rotary frequencies lose precision in a cast to bf16."""
+    return {name: buffer.clone() for name, buffer in module.named_buffers() if buffer.is_floating_point()}
+
+
+def set_buffers(module: torch.nn.Module, values: Mapping[str, torch.Tensor]) -> None:
+    """Puts buffers back in the type they have in `values`, on the device where the module's own are."""
+    for name, value in values.items():
+        owner_name, _, attribute = name.rpartition(".")
+        owner = module.get_submodule(owner_name)
+        setattr(owner, attribute, value.to(getattr(owner, attribute).device))
+
+
+def _from_config(config: Any, attention: str) -> torch.nn.Module:
+    try:
+        model: torch.nn.Module = AutoModelForCausalLM.from_config(
+            config, attn_implementation=attention, dtype=torch.float32
+        )
+    except ValueError as error:
+        if "Unrecognized configuration class" in str(error):
+            raise ConfigError(
+                f"model type {config.model_type!r} is not a causal language model",
+                hint="use a decoder such as llama, mistral, qwen2 or gpt2",
+            ) from error
+        if "does not support an attention implementation" in str(error):
+            raise ConfigError(
+                f"model type {config.model_type!r} has no {attention} attention", hint="set model.attention to eager"
+            ) from error
+        raise ConfigError(f"a {config.model_type!r} model cannot be built: {error}") from error
+    return model
+
+
+def _load_weights(folder: Path, config: Any, attention: str) -> torch.nn.Module:
+    """Weights from a local folder; every parameter must be there."""
+    try:
+        model, report = AutoModelForCausalLM.from_pretrained(
+            folder,
+            config=config,
+            attn_implementation=attention,
+            dtype=torch.float32,
+            local_files_only=True,
+            output_loading_info=True,
+            use_safetensors=True,  # never a pickle
+        )
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise ConfigError(f"model.path={str(folder)!r} cannot be loaded: {error}", hint=_PATH_HINT) from error
+    except Exception as error:
+        # safetensors raises an exception class of its own that derives from Exception alone.
+        if type(error).__name__ != "SafetensorError":
+            raise
+        raise ConfigError(f"model.path={str(folder)!r} holds broken weights: {error}", hint=_PATH_HINT) from error
+    if missing := sorted(report["missing_keys"]):
+        raise ConfigError(
+            f"model.path={str(folder)!r} lacks {len(missing)} of the model's tensors, e.g. {missing[0]}",
+            hint=_PATH_HINT,
+        )
+    loaded: torch.nn.Module = model
+    return loaded
+
+
+def _read_config(path: Path, key: str) -> dict[str, Any]:
+    """The JSON of a config file, or of the config.json in a folder."""
+    file = path / "config.json" if path.is_dir() else path
+    if not file.is_file():
+        raise ConfigError(f"{key}={str(path)!r}: there is no {file}", hint=_PATH_HINT)
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ConfigError(f"{key}={str(path)!r}: {file} is not JSON: {error}", hint=_PATH_HINT) from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{key}={str(path)!r}: {file} holds no mapping", hint=_PATH_HINT)
+    return values
+
+
+def _fit_vocabulary(config: Any, vocab_size: int) -> None:
+    if config.vocab_size < vocab_size:
+        raise ConfigError(
+            f"the model's vocabulary of {config.vocab_size} is smaller than the tokenizer's {vocab_size}",
+            hint="prepare the data with the model's own tokenizer (prepare.tokenizer.path), or raise vocab_size",
+        )
+
+
+def _fit_length(config: Any, given: Mapping[str, Any], sequence_length: int) -> None:
+    """A config that says no length gets the rows'; one that says a shorter one cannot be trained on them."""
+    name = config.attribute_map.get("max_position_embeddings", "max_position_embeddings")
+    if not hasattr(config, name):
+        return
+    if name not in given and "max_position_embeddings" not in given:
+        config.max_position_embeddings = sequence_length
+    elif (positions := config.max_position_embeddings) < sequence_length:
+        raise ConfigError(
+            f"rows of {sequence_length} tokens exceed the model's {name}={positions}",
+            hint=f"raise {name}, or set prepare.sequence_length to {positions} or less and prepare again",
+        )
+
+
+def _set_dropout(config: Any, share: float) -> None:
+    fields = [name for name in ("attention_dropout", "attn_pdrop") if hasattr(config, name)]
+    if not fields:
+        raise ConfigError(
+            f"model type {config.model_type!r} has no attention dropout, but model.dropout={share}",
+            hint="set model.dropout to 0",
+        )
+    for name in fields:
+        setattr(config, name, share)
+
+
+def _takes_positions(model: torch.nn.Module) -> bool:
+    return "position_ids" in inspect.signature(model.forward).parameters
+
+
+def _checkpoint_activations(model: Any) -> None:
+    try:
+        model.activation_checkpointing_enable({"use_reentrant": False})
+    except ValueError as error:
+        raise ConfigError(
+            f"model type {model.config.model_type!r} cannot recompute activations",
+            hint="set model.activation_checkpointing to false",
+        ) from error
