@@ -10,6 +10,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from raylm.errors import ConfigError
+from raylm.storage import Reach
 
 PRESETS = ("tiny", "llama-25m", "llama-125m", "llama-350m", "llama-1b", "llama-3b", "llama-7b")
 
@@ -45,6 +46,10 @@ class ObjectStore(Settings):
         if value is not None and "@" in value.split("//", 1)[-1].split("/", 1)[0]:
             raise ValueError("must not hold credentials; put them in the environment or the provider's profile")
         return value
+
+    def reach(self) -> Reach:
+        """The same, as storage takes it."""
+        return Reach(self.endpoint, self.region, self.anonymous, self.retries, self.timeout_seconds)
 
 
 class TextSource(Settings):

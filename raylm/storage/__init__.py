@@ -1,0 +1,9 @@
+"""The only door to storage: URLs come in, bytes, streams, listings and errors for people leave.
+
+A `Place` is a local path or any fsspec URL. What is written is visible whole or not at all, and a transient failure is
+tried again. Credentials are never held here.
+"""
+
+from raylm.storage.place import NotFound, Place, Reach, find
+
+__all__ = ["NotFound", "Place", "Reach", "find"]

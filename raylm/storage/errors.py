@@ -1,0 +1,125 @@
+"""What went wrong with storage, in words: exceptions of file systems and object-store clients come in, errors leave.
+
+Client classes are told apart by name and module, so that no client has to be imported (or installed) for it.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+
+from raylm.errors import StorageError
+
+_EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "abfs": "azure", "abfss": "azure", "az": "azure"}
+_CLIENTS = ("botocore", "aiobotocore", "aiohttp", "google", "gcsfs", "azure", "adlfs", "fsspec", "s3fs")
+_REJECTED = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "AuthFailure"}
+_UNREACHABLE = {
+    "EndpointConnectionError",
+    "ConnectTimeoutError",
+    "ConnectionTimeoutError",
+    "ClientConnectorError",
+    "ClientConnectorDNSError",
+    "ConnectionRefusedError",
+    "ServiceRequestError",
+}
+# Failures that the clients below do not try again by themselves: mostly a body that breaks off on the way.
+_TRANSIENT = {
+    "ClientPayloadError",
+    "IncompleteRead",
+    "IncompleteReadError",
+    "ServerDisconnectedError",
+    "ClientOSError",
+    "FSTimeoutError",
+    "ResponseStreamingError",
+    "ConnectionResetError",
+    "BrokenPipeError",
+    "TimeoutError",
+}
+_CREDENTIALS_HINT = (
+    "give credentials the provider's way (for S3: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile in ~/.aws, "
+    "or an instance role); for a public bucket set object_store.anonymous=true"
+)
+
+
+class NotFound(StorageError):
+    """Nothing stands at this URL."""
+
+
+def storage_error(error: Exception, url: str, doing: str) -> StorageError | None:
+    """The error for people that says what this exception means; None when it is none of storage's."""
+    names = {type(cause).__name__ for cause in _chain(error)}
+    codes = set(_codes(error))
+    numbers = {cause.errno for cause in _chain(error) if isinstance(cause, OSError)}
+    protocol = url.split("://", 1)[0] if "://" in url else "file"
+    if isinstance(error, ImportError) and protocol in _EXTRAS:
+        return StorageError(
+            f"cannot {doing} {url}: support for {protocol}:// is not installed",
+            hint=f"pip install 'raylm[{_EXTRAS[protocol]}]'",
+        )
+    if isinstance(error, ValueError) and "Protocol not known" in str(error):
+        return StorageError(
+            f"cannot {doing} {url}: unknown kind of storage {protocol}://", hint="try s3://, gs://, az://"
+        )
+    if not isinstance(error, OSError) and not _from_client(error):
+        return None
+    if "NoSuchBucket" in codes:
+        return NotFound(f"cannot {doing} {url}: there is no such bucket", hint="create the bucket, or correct its name")
+    if {"NoCredentialsError", "PartialCredentialsError", "DefaultCredentialsError"} & names:
+        return StorageError(f"cannot {doing} {url}: no credentials were found", hint=_CREDENTIALS_HINT)
+    if _REJECTED & codes:
+        return StorageError(
+            f"cannot {doing} {url}: the server rejects the credentials ({', '.join(sorted(_REJECTED & codes))})",
+            hint=_CREDENTIALS_HINT,
+        )
+    if isinstance(error, PermissionError):
+        return StorageError(
+            f"cannot {doing} {url}: no permission ({_words(error)})",
+            hint="check the folder's owner and mode"
+            if protocol == "file"
+            else "check the bucket's policy and the keys",
+        )
+    if isinstance(error, FileNotFoundError):
+        return NotFound(f"cannot {doing} {url}: it does not exist")
+    if numbers & {errno.ENOSPC, errno.EDQUOT}:
+        return StorageError(
+            f"cannot {doing} {url}: no space left",
+            hint="free some space, or point `storage` at another disk or a bucket",
+        )
+    if errno.EROFS in numbers:
+        return StorageError(f"cannot {doing} {url}: the file system is read-only", hint="choose another `storage`")
+    if _UNREACHABLE & names:
+        return StorageError(
+            f"cannot {doing} {url}: the server cannot be reached ({_words(error)})",
+            hint="check object_store.endpoint, the network and that the server runs",
+        )
+    return StorageError(f"cannot {doing} {url}: {type(error).__name__}: {_words(error)}")
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether trying again may help and the client below has not done so already."""
+    names = {type(cause).__name__ for cause in _chain(error)}
+    return bool(_TRANSIENT & names) and not _UNREACHABLE & names
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    seen: BaseException | None = error
+    while seen is not None:
+        yield seen
+        seen = seen.__cause__ or (None if seen.__suppress_context__ else seen.__context__)
+
+
+def _codes(error: BaseException) -> Iterator[str]:
+    for cause in _chain(error):
+        response = getattr(cause, "response", None)  # botocore's ClientError
+        if isinstance(response, dict):
+            yield str(response.get("Error", {}).get("Code", ""))
+
+
+def _from_client(error: BaseException) -> bool:
+    return any(kind.__module__.split(".", 1)[0] in _CLIENTS for cause in _chain(error) for kind in type(cause).__mro__)
+
+
+def _words(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error) or type(error).__name__

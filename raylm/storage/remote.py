@@ -1,0 +1,196 @@
+"""Storage behind fsspec: S3 and its relatives, Google Cloud Storage, Azure, and whatever else has a URL."""
+
+from __future__ import annotations
+
+import contextlib
+import uuid
+from collections.abc import Iterator
+from typing import Any, BinaryIO, cast
+
+from raylm.storage.place import Reach
+
+_S3 = ("s3", "s3a")
+_OBJECT_STORES = (*_S3, "gs", "gcs", "az", "abfs", "abfss")
+_PART_BYTES = 32 * 2**20  # of a multipart upload; 10,000 parts allow objects of 312 GiB
+
+
+class RemoteFiles:
+    """One fsspec file system, as one process reaches it with one set of options."""
+
+    def __init__(self, protocol: str, reach: Reach) -> None:
+        import fsspec
+
+        self.protocol = protocol
+        self.files: Any = fsspec.filesystem(protocol, **_options(protocol, reach))
+        if protocol in _S3:
+            # Requests are tried again by botocore; this count is only for bodies that break off inside streams.
+            self.files.retries = 2
+
+    def kind(self, url: str) -> str | None:
+        """'file', 'folder', or None when nothing is there."""
+        self._forget(url)
+        try:
+            return "file" if self.files.info(url)["type"] == "file" else "folder"
+        except FileNotFoundError:
+            return None
+
+    def size(self, url: str) -> int:
+        """Bytes of the object."""
+        self._forget(url)
+        return int(self.files.info(url)["size"])
+
+    def read(self, url: str, start: int | None, stop: int | None) -> bytes:
+        """The bytes from start to stop, fewer where the object ends."""
+        return bytes(self.files.cat_file(url, start=start, end=stop))
+
+    def write(self, url: str, data: bytes | memoryview) -> None:
+        """Put the whole object."""
+        if self.protocol in _OBJECT_STORES:
+            self.files.pipe_file(url, bytes(data))
+        else:
+            with self._renamed(url) as stream:
+                stream.write(data)
+
+    def create_once(self, url: str, data: bytes) -> bool:
+        """Put the object unless one is there."""
+        if self.kind(url) is not None:
+            return False
+        if self.protocol in _S3:
+            return self._create_once_s3(url, data)
+        try:
+            self.files.pipe_file(url, data, mode="create")
+        except FileExistsError:
+            return False
+        return True
+
+    def _create_once_s3(self, url: str, data: bytes) -> bool:
+        bucket, key, _ = self.files.split_path(url)
+        # A put whose answer was lost is tried again below and then meets itself: the tag tells it from another's.
+        tag = uuid.uuid4().hex
+        put = {"Bucket": bucket, "Key": key, "Body": data, "Metadata": {"raylm-writer": tag}}
+        try:
+            self.files.call_s3("put_object", IfNoneMatch="*", **put)
+        except FileExistsError:
+            return self._writer_of(bucket, key) == tag
+        except OSError as error:
+            code = getattr(error.__cause__, "response", {}).get("Error", {}).get("Code")
+            if code in ("PreconditionFailed", "412", "ConditionalRequestConflict", "409"):
+                return self._writer_of(bucket, key) == tag
+            if code not in ("NotImplemented", "501"):
+                raise
+            self.files.call_s3("put_object", **put)  # a server without conditional puts
+        return True
+
+    def _writer_of(self, bucket: str, key: str) -> str | None:
+        head = self.files.call_s3("head_object", Bucket=bucket, Key=key)
+        return cast("str | None", head.get("Metadata", {}).get("raylm-writer"))
+
+    @contextlib.contextmanager
+    def open_read(self, url: str) -> Iterator[BinaryIO]:
+        """A seekable stream that reads ahead."""
+        self._forget(url)
+        with self.files.open(url, "rb") as stream:
+            yield stream
+
+    @contextlib.contextmanager
+    def open_write(self, url: str) -> Iterator[BinaryIO]:
+        """A stream into an upload that is completed at the end of the block, and given up when it raises."""
+        if self.protocol not in _OBJECT_STORES:
+            with self._renamed(url) as stream:
+                yield stream
+            return
+        stream = self.files.open(url, "wb", block_size=_PART_BYTES)
+        try:
+            yield stream
+            stream.close()
+        except BaseException:
+            # fsspec completes the upload when a stream is closed or collected: a part would stand there as the whole.
+            if not stream.closed:
+                with contextlib.suppress(Exception):
+                    stream.discard()
+            stream.closed = True
+            raise
+
+    @contextlib.contextmanager
+    def _renamed(self, url: str) -> Iterator[BinaryIO]:
+        folder, name = url.rsplit("/", 1)
+        written = f"{folder}/.raylm-writing-{uuid.uuid4().hex}-{name}"
+        self.files.makedirs(folder, exist_ok=True)
+        try:
+            with self.files.open(written, "wb") as stream:
+                yield stream
+            self.files.mv(written, url)
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):
+                self.files.rm(written)
+            raise
+
+    def children(self, url: str) -> list[str]:
+        """Names directly under the URL."""
+        self._forget(url)
+        try:
+            entries = self.files.ls(url, detail=True)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        root = self.files._strip_protocol(url).rstrip("/")
+        names = {str(entry["name"]).rstrip("/") for entry in entries}
+        return [name.rsplit("/", 1)[-1] for name in names if name != root]
+
+    def matches(self, url: str, pattern: str) -> list[str]:
+        """Files under the URL that match, relative to it."""
+        self._forget(url)
+        root = self.files._strip_protocol(url).rstrip("/")
+        found = self.files.glob(f"{root}/{pattern}", detail=True)
+        return [str(name)[len(root) + 1 :] for name, entry in found.items() if entry["type"] == "file"]
+
+    def remove(self, url: str) -> None:
+        """Delete the object, or all objects under the prefix, if any."""
+        if self.kind(url) is not None:
+            with contextlib.suppress(FileNotFoundError):
+                self.files.rm(url, recursive=True)
+
+    def make_folder(self, url: str) -> None:
+        """Nothing on object stores, where folders are only parts of names; a folder elsewhere."""
+        if self.protocol not in _OBJECT_STORES:
+            self.files.makedirs(url, exist_ok=True)
+
+    def free_bytes(self, url: str) -> int | None:
+        """Unknown."""
+        return None
+
+    def _forget(self, url: str) -> None:
+        # Listings of other processes' writes must be seen; not every file system can turn its cache off.
+        self.files.invalidate_cache(url)
+
+
+def remote(protocol: str, reach: Reach) -> RemoteFiles:
+    """The file system for this protocol; fsspec keeps one a process, thread and set of options."""
+    return RemoteFiles(protocol, reach)
+
+
+def _options(protocol: str, reach: Reach) -> dict[str, Any]:
+    if protocol in _S3:
+        config: dict[str, Any] = {
+            "retries": {"mode": "standard", "total_max_attempts": reach.retries + 1},
+            "connect_timeout": min(10.0, reach.timeout_seconds),
+            "read_timeout": reach.timeout_seconds,
+            # Servers that are not Amazon's often lack the newer checksums.
+            "request_checksum_calculation": "when_required",
+            "response_checksum_validation": "when_required",
+            "max_pool_connections": 32,
+        }
+        if reach.endpoint:
+            config["s3"] = {"addressing_style": "path"}
+        return {
+            "anon": reach.anonymous,
+            "endpoint_url": reach.endpoint,
+            "client_kwargs": {"region_name": reach.region} if reach.region else {},
+            "config_kwargs": config,
+            "use_listings_cache": False,
+        }
+    if protocol in ("gs", "gcs"):
+        options: dict[str, Any] = {"token": "anon"} if reach.anonymous else {}
+        return options | ({"endpoint_url": reach.endpoint} if reach.endpoint else {}) | {"use_listings_cache": False}
+    if protocol in ("az", "abfs", "abfss"):
+        return {"anon": reach.anonymous, "use_listings_cache": False}
+    return {}
