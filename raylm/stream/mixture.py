@@ -1,0 +1,170 @@
+"""Which source each slot of a lane draws from: weights in, counts and inverse counts out (pure).
+
+A lane's slots are numbered 0, 1, 2, … for ever. Weights are rounded to thousandths and laid out as a pattern of
+PERIOD slots in an order drawn by the seed; each lane repeats it from a place of its own. Weights that change at a
+step begin a new stage with a new pattern. Everything is answered by prefix counts, at any slot at the same cost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raylm.errors import ConfigError
+
+PERIOD = 1000
+
+Ints = NDArray[np.int64]
+
+_PATTERN, _ROTATION = 101, 102  # streams of random numbers; raylm.stream.lanes uses others
+
+
+def draws(
+    count: int, *, seed: int, stream: int, source: int = 0, at: tuple[int, int, int] = (0, 0, 0)
+) -> NDArray[np.uint64]:
+    """`count` random 64-bit numbers that depend on the arguments alone.
+
+    Only the bit generator is used: numpy keeps its output between versions, which it does not promise for
+    `Generator.permutation`, and a run must resume in the same order under another numpy.
+    """
+    key = np.array([seed, stream << 32 | source], dtype=np.uint64)
+    counter = np.array([0, *at], dtype=np.uint64)
+    return np.random.Philox(key=key, counter=counter).random_raw(count)
+
+
+def permutation(count: int, *, seed: int, stream: int, source: int = 0, at: tuple[int, int, int] = (0, 0, 0)) -> Ints:
+    """The numbers below `count` in an order that depends on the arguments alone."""
+    # A number in the low bits of its own draw: sorting values takes a third of the time of argsort, and has no ties.
+    low = np.uint64((1 << max(1, (count - 1).bit_length())) - 1)
+    keys = draws(count, seed=seed, stream=stream, source=source, at=at)
+    keys = np.sort((keys & ~low) | np.arange(count, dtype=np.uint64))
+    return (keys & low).astype(np.int64)
+
+
+def quantised(weights: Sequence[float]) -> list[int]:
+    """Slots of the pattern for each weight: they add up to PERIOD, and a positive weight gets at least one."""
+    total = sum(weights)
+    positive = sum(weight > 0 for weight in weights)
+    if total <= 0:
+        raise ConfigError(
+            f"the weights of the data sources add up to {total:g}",
+            hint="give at least one source a positive weight at every stage",
+        )
+    if positive > PERIOD:
+        raise ConfigError(
+            f"{positive} data sources are mixed, more than {PERIOD}", hint="join sources when preparing them"
+        )
+    shares = [weight / total * PERIOD for weight in weights]
+    slots = [max(1, int(share)) if share > 0 else 0 for share in shares]
+    # Largest remainder; what the at-least-one rule took too much is given back by the largest.
+    while sum(slots) != PERIOD:
+        step = 1 if sum(slots) < PERIOD else -1
+        gaps = [
+            step * (share - slot) if share > 0 and slot + step > 0 else -np.inf
+            for share, slot in zip(shares, slots, strict=True)
+        ]
+        slots[int(np.argmax(gaps))] += step
+    return slots
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """A stretch of slots with the same weights, from `first` on in every lane."""
+
+    first: int
+    pattern: Ints  # (PERIOD,) source of each slot
+    prefix: Ints  # (sources, PERIOD + 1) slots of a source before each place of the pattern
+    places: tuple[Ints, ...]  # for each source, where it stands in the pattern
+    rotation: Ints  # (lanes,) place of the pattern at which a lane begins
+    base: Ints  # (sources, lanes) slots of a source in all earlier stages
+
+
+class Mixture:
+    """Source of every slot of every lane, for weights that may change at given steps."""
+
+    def __init__(self, weights: Sequence[Sequence[tuple[int, float]]], *, lanes: int, micro: int, seed: int) -> None:
+        """`weights`: for each source its (step, weight) changes; the first at step 0."""
+        self.sources = len(weights)
+        self.micro = micro
+        self._stages: list[_Stage] = []
+        if self.sources > 1:
+            steps = sorted({step for changes in weights for step, _ in changes})
+            for number, step in enumerate(steps):
+                slots = quantised([_weight_at(changes, step) for changes in weights])
+                self._stages.append(self._stage(number, step * micro, slots, lanes, seed))
+        self._firsts = np.array([stage.first for stage in self._stages], dtype=np.int64)
+
+    def _stage(self, number: int, first: int, slots: list[int], lanes: int, seed: int) -> _Stage:
+        ordered = np.repeat(np.arange(self.sources), slots)
+        pattern = ordered[permutation(PERIOD, seed=seed, stream=_PATTERN, at=(number, 0, 0))]
+        prefix = np.zeros((self.sources, PERIOD + 1), dtype=np.int64)
+        prefix[:, 1:] = np.cumsum(pattern[None, :] == np.arange(self.sources)[:, None], axis=1)
+        rotation = (draws(lanes, seed=seed, stream=_ROTATION, at=(number, 0, 0)) % PERIOD).astype(np.int64)
+        base = np.zeros((self.sources, lanes), dtype=np.int64)
+        if self._stages:
+            last = self._stages[-1]
+            every = np.arange(lanes)
+            base = np.stack([_count(last, source, every, np.full(lanes, first)) for source in range(self.sources)])
+        places = tuple(np.flatnonzero(pattern == source) for source in range(self.sources))
+        return _Stage(first, pattern, prefix, places, rotation, base)
+
+    def before(self, source: int, lanes: Ints, slots: Ints) -> Ints:
+        """How many of each lane's slots before the given one draw from `source`."""
+        if self.sources == 1:
+            return slots
+        if len(self._stages) == 1:
+            return _count(self._stages[0], source, lanes, slots)
+        which = np.searchsorted(self._firsts, slots, side="right") - 1
+        counts = np.empty(len(slots), dtype=np.int64)
+        for number in np.unique(which):
+            mine = which == number
+            counts[mine] = _count(self._stages[number], source, lanes[mine], slots[mine])
+        return counts
+
+    def before_slot(self, source: int, lane: int, slot: int) -> int:
+        """`before` for one slot."""
+        if self.sources == 1:
+            return slot
+        return int(self.before(source, np.array([lane]), np.array([slot]))[0])
+
+    def slot(self, source: int, lane: int, nth: int) -> int | None:
+        """The lane's slot that draws from `source` for the nth time (from 0), or None if that never comes."""
+        if self.sources == 1:
+            return nth
+        for number, stage in enumerate(self._stages):
+            begun = int(stage.base[source, lane])
+            last = number + 1 == len(self._stages)
+            if not last and nth >= int(self._stages[number + 1].base[source, lane]):
+                continue
+            places = stage.places[source]
+            if not len(places):
+                return None
+            rotation = int(stage.rotation[lane])
+            periods, place = divmod(nth - begun + int(stage.prefix[source, rotation]), len(places))
+            return stage.first + periods * PERIOD + int(places[place]) - rotation
+        return None
+
+    def sources_of(self, lane: int, step: int) -> Ints:
+        """The source of each of the lane's micro-batch slots at `step`."""
+        if self.sources == 1:
+            return np.zeros(self.micro, dtype=np.int64)
+        slot = step * self.micro
+        stage = self._stages[int(np.searchsorted(self._firsts, slot, side="right")) - 1]
+        at = slot - stage.first + int(stage.rotation[lane]) + np.arange(self.micro)
+        return stage.pattern[at % PERIOD]
+
+
+def _weight_at(changes: Sequence[tuple[int, float]], step: int) -> float:
+    return max((change for change in changes if change[0] <= step), key=lambda change: change[0])[1]
+
+
+def _count(stage: _Stage, source: int, lanes: Ints, slots: Ints) -> Ints:
+    """Slots of `source` before `slots` in `lanes`, all of which lie in this stage or at its end."""
+    prefix, rotation = stage.prefix[source], stage.rotation[lanes]
+    places = slots - stage.first + rotation
+    periods, place = np.divmod(places, PERIOD)
+    counted: Ints = stage.base[source, lanes] + periods * prefix[PERIOD] + prefix[place] - prefix[rotation]
+    return counted
