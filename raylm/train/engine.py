@@ -240,8 +240,8 @@ def forget_group() -> None:
     Stage 3's parameter and module numbers count up for as long as the process lives and are compared between ranks,
     so that a survivor and a newcomer would disagree: they start from 0 again.
     """
-    deepspeed = _deepspeed()
-    comm = importlib.import_module("deepspeed.comm.comm")
+    _deepspeed()
+    comm: Any = importlib.import_module("deepspeed.comm.comm")
     comm.cdb = None
     importlib.reload(importlib.import_module("deepspeed.utils.groups"))
     partition = importlib.import_module("deepspeed.runtime.zero.partition_parameters")
@@ -249,8 +249,8 @@ def forget_group() -> None:
     offload = importlib.import_module("deepspeed.runtime.zero.parameter_offload")
     offload.DeepSpeedZeRoOffload._register_deepspeed_module.__defaults__[0][0] = 0
     offload.FWD_MODULE_STACK.clear()
-    partition.shutdown_init_context()
-    del deepspeed
+    if hasattr(partition.Init, "linear_bk"):
+        torch.nn.functional.linear = partition.Init.linear_bk
     gc.collect()
 
 

@@ -11,7 +11,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -55,7 +55,7 @@ def form_group(
     _tell_environment(host, port, rank, size, local_rank)
     device = _device(backend, local_rank)
     try:
-        store = dist.TCPStore(
+        store = dist.TCPStore(  # type: ignore[attr-defined]
             host.strip("[]"),
             int(port),
             is_master=rank == 0 if serve is None else serve,
@@ -63,7 +63,8 @@ def form_group(
             wait_for_workers=False,
             multi_tenant=True,  # one process may serve generation after generation on one port
         )
-        _join(dist.PrefixStore(f"generation-{generation}", store), rank, size, patience, backend)
+        meeting = dist.PrefixStore(f"generation-{generation}", store)  # type: ignore[attr-defined]
+        _join(meeting, rank, size, patience, backend)
     except (RuntimeError, OSError) as error:  # torch's DistError and DistStoreError are RuntimeErrors
         _drop_group()
         raise TrainingError(
@@ -79,7 +80,7 @@ def single(*, backend: Backend | None = None) -> Group:
     chosen: Backend = backend or ("nccl" if torch.cuda.is_available() else "gloo")
     _tell_environment("127.0.0.1", "0", 0, 1, 0)
     device = _device(chosen, 0)
-    _join(dist.HashStore(), 0, 1, timedelta(minutes=10), chosen)
+    _join(dist.HashStore(), 0, 1, timedelta(minutes=10), chosen)  # type: ignore[attr-defined]
     return Group(0, 1, 0, device, 0)
 
 
@@ -102,7 +103,7 @@ def agree(group: Group, values: Sequence[float]) -> list[float]:
     return [float(number) for number in numbers]
 
 
-def _join(store: dist.Store, rank: int, size: int, patience: timedelta, backend: Backend) -> None:
+def _join(store: Any, rank: int, size: int, patience: timedelta, backend: Backend) -> None:
     # Numbers that decide things travel by gloo from the CPU, so that no kernel has to be waited for.
     backends = "cpu:gloo,cuda:nccl" if backend == "nccl" else "gloo"
     dist.init_process_group(backends, store=store, rank=rank, world_size=size, timeout=patience)
