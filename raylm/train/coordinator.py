@@ -165,6 +165,15 @@ class Coordinator:
         """Seconds of training a failure, the first guess counting as one failure."""
         return (first_guess_seconds + self._training_seconds) / (1 + self._failures)
 
+    def step(self) -> int:
+        """The last step that the newest attempt finished or started from."""
+        return self._last_step
+
+    def waiting(self, fits: int, least: int, needed: dict[str, float]) -> None:
+        """Tell that the cluster holds too few workers to go on."""
+        with self._lock:
+            self._event("waiting", step=self._last_step, workers=0, fits=fits, needs_workers=least, per_worker=needed)
+
     # -- why it should pause -------------------------------------------------------------------------------------
 
     def ask_to_leave(self, reason: str, **fields: Any) -> None:
@@ -185,7 +194,9 @@ class Coordinator:
         if hit and self._leave is None:
             left = [nodes[node] for _, node in hit if nodes[node] is not None]
             self.ask_to_leave(
-                NOTICE, ranks=[rank for rank, _ in hit], grace_seconds=round(min(left), 1) if left else None  # type: ignore[type-var]
+                NOTICE,
+                ranks=[rank for rank, _ in hit],
+                grace_seconds=round(min(left), 1) if left else None,  # type: ignore[type-var]
             )
 
     def left(self, attempt: int, reason: str, step: int) -> None:

@@ -34,7 +34,12 @@ class RunLog:
     """The only writer of a run folder's line files."""
 
     def __init__(
-        self, run: Place, *, audit: bool = False, flush_seconds: float = 30.0, clock: Callable[[], float] = time.monotonic
+        self,
+        run: Place,
+        *,
+        audit: bool = False,
+        flush_seconds: float = 30.0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._run, self._audited, self._flush_seconds, self._clock = run, audit, flush_seconds, clock
         self._lock = threading.RLock()
@@ -147,7 +152,9 @@ class RunLog:
 
         if self._scalars is None:
             local = self._run.local_path()
-            self._scalars_folder = Path(tempfile.mkdtemp(prefix="raylm-tb-")) if local is None else local / "tensorboard"
+            self._scalars_folder = (
+                Path(tempfile.mkdtemp(prefix="raylm-tb-")) if local is None else local / "tensorboard"
+            )
             self._scalars = EventFileWriter(str(self._scalars_folder), flush_secs=30)
         values = [
             Summary.Value(tag=key, simple_value=float(line[key]))

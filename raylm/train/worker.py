@@ -171,9 +171,7 @@ def open_sources(job: Job) -> list[StreamSource]:
     for source in job.data_sources:
         folder = Place(source.path, reach)
         stages = tuple((stage.step, stage.weight) for stage in source.stages)
-        sources.append(
-            StreamSource(folder=folder, manifest=read_manifest(folder), weight=source.weight, stages=stages)
-        )
+        sources.append(StreamSource(folder=folder, manifest=read_manifest(folder), weight=source.weight, stages=stages))
     return sources
 
 
@@ -438,6 +436,8 @@ def settle(session: Session) -> None:
 
 def _leave(session: Session, reason: str) -> None:
     """Save what is not saved, tell the coordinator, and end the attempt."""
+    from raylm.train.group import agree
+
     if reason == "stale":
         raise LeaveGroup("a newer attempt has begun")
     settle(session)
@@ -446,6 +446,8 @@ def _leave(session: Session, reason: str) -> None:
         settle(session)
     if session.first:
         session.desk.ask("left", session.seat.attempt, reason, session.progress.step)
+    # Nobody raises before rank 0 has committed and told: the first error ends every worker of the group.
+    agree(session.group, [0.0])
     if reason != STOP:
         raise LeaveGroup(reason)
 
@@ -541,8 +543,14 @@ class ActorDesk:
 
     def ask(self, name: str, *args: Any, **kwargs: Any) -> Any:
         import ray
+        from ray.exceptions import RayTaskError
 
-        return ray.get(self._actor.call.remote(name, *args, **kwargs))
+        try:
+            return ray.get(self._actor.call.remote(name, *args, **kwargs))
+        except RayTaskError as error:
+            if isinstance(error.cause, RaylmError):
+                raise error.cause from None  # Ray's wrapper would show a person a traceback
+            raise
 
 
 def ray_worker(config: dict[str, Any]) -> None:

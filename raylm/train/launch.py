@@ -1,0 +1,315 @@
+"""A job in, a trained run out: the driver. Checks everything that can be checked, then lets Ray Train run workers.
+
+The only reader of cluster state outside this module and `policies` is the coordinator's actor, defined here.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from raylm.config.load import parse_job, resolved_yaml, same_run
+from raylm.config.schema import Job
+from raylm.errors import ConfigError, Interrupted, TrainingError
+from raylm.storage import Place
+from raylm.train.coordinator import STOP, Coordinator
+from raylm.train.runlog import Line
+
+log = logging.getLogger(__name__)
+Listener = Callable[[Line], None]
+
+# Ray Train reads these from the driver's environment. Polls every half second (default 2) find a dead worker
+# sooner; a worker that answers nothing for 30 s (default 600) is lost; its own preemption watcher is off because
+# the coordinator watches drains itself, and saves before it lets go.
+RAY_TRAIN_SETTINGS = {
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "30",
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+}
+# For clusters that raylm starts itself: a dead node is declared after about two seconds instead of ten or more.
+HEALTH_CHECKS = {
+    "health_check_initial_delay_ms": 1000,
+    "health_check_period_ms": 500,
+    "health_check_timeout_ms": 1000,
+    "health_check_failure_threshold": 2,
+}
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a finished run says of itself."""
+
+    run_url: str
+    step: int
+    loss: float | None
+    already_finished: bool = False
+
+
+def train(job: Job, *, on_step: Listener | None = None, on_event: Listener | None = None) -> TrainResult:
+    """Train `job` to its last step, resuming whatever its run folder holds; raises Interrupted when stopped.
+
+    Uses the Ray that is initialised, else `where.address` or RAY_ADDRESS, else starts a local one.
+    on_step and on_event are called in this thread with each metrics and event line.
+    """
+    job = anchored(job)
+    run = Place(job.run_url, job.object_store.reach())
+    done = preflight(job, run)
+    if done is not None:
+        return done
+    (run / "run.yaml").write_text(resolved_yaml(job))
+    import ray
+
+    owned = not ray.is_initialized()
+    if owned:
+        _start_ray(job)
+    try:
+        return _Driver(job, run, on_step, on_event).drive()
+    finally:
+        if owned:
+            ray.shutdown()
+
+
+def anchored(job: Job) -> Job:
+    """The job with local paths made absolute: workers run in other folders than the driver."""
+
+    def place(path: str | None) -> str | None:
+        return path if path is None or "://" in path else str(Path(path).expanduser().absolute())
+
+    data = job.data.model_copy(
+        update={
+            "path": place(job.data.path),
+            "sources": [s.model_copy(update={"path": place(s.path)}) for s in job.data.sources],
+        }
+    )
+    config = job.model.config
+    model = job.model.model_copy(
+        update={"path": place(job.model.path), "config": place(config) if isinstance(config, str) else config}
+    )
+    prepare = job.prepare.model_copy(update={"output": place(job.prepare.output)})
+    return job.model_copy(update={"storage": place(job.storage), "data": data, "model": model, "prepare": prepare})
+
+
+def preflight(job: Job, run: Place) -> TrainResult | None:
+    """Refuse what cannot work before anything is spent; a run that is finished already gives its result."""
+    from raylm.checkpoint.restore import newest
+    from raylm.train.worker import check_meta, data_fingerprint, open_sources
+
+    sources = open_sources(job)
+    lengths = {source.manifest.sequence_length for source in sources}
+    tokenizers = {source.manifest.tokenizer for source in sources}
+    if len(lengths) > 1 or len(tokenizers) > 1:
+        raise ConfigError(
+            f"data sources differ in {'sequence length' if len(lengths) > 1 else 'tokenizer'}: "
+            f"{sorted(lengths if len(lengths) > 1 else tokenizers)}",
+            hint="prepare all sources with the same prepare.sequence_length and tokenizer",
+        )
+    run.check_writable(needed_bytes=_state_bytes(job, sources[0].manifest.vocab_size))
+    if (run / "run.yaml").exists():
+        _refuse_other_job(job, run)
+    found = newest(run / "checkpoints")
+    if found is None:
+        return None
+    check_meta(found.meta, job, data_fingerprint(sources), found.place.url)
+    if found.step < job.train.steps:
+        return None
+    return TrainResult(job.run_url, found.step, _last_loss(run), already_finished=True)
+
+
+def _state_bytes(job: Job, vocab_size: int) -> int:
+    """Bytes of one checkpoint: 12 a parameter (fp32 master and two moments)."""
+    from raylm.model.budget import parameter_count
+
+    return 12 * parameter_count(job.model, vocab_size=vocab_size)
+
+
+def _refuse_other_job(job: Job, run: Place) -> None:
+    try:
+        old = parse_job((run / "run.yaml").read_text(), origin=f"{run.url}/run.yaml")
+    except ConfigError as error:
+        raise ConfigError(
+            f"{run.url} holds a run that this version cannot read: {error.message}",
+            hint="use another name, or move that folder away",
+        ) from error
+    differing = same_run(old, job)
+    if differing:
+        raise ConfigError(
+            f"{run.url} holds a run of another job: {'; '.join(differing)}",
+            hint="set these back to resume that run, or choose another name",
+        )
+
+
+def _last_loss(run: Place) -> float | None:
+    from raylm.train.runlog import read_lines
+
+    lines = read_lines(run / "metrics.jsonl")
+    return float(lines[-1]["loss"]) if lines else None
+
+
+def _start_ray(job: Job) -> None:
+    import ray
+
+    address = job.where.address or os.environ.get("RAY_ADDRESS")
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING, "configure_logging": True}
+    try:
+        if address:
+            ray.init(address=address, **quiet)
+            return
+        # One CPU beside the workers', so that Ray Data's reads find a place.
+        cpus = max(os.cpu_count() or 1, int(-(-job.workers.max * job.workers.cpus // 1)) + 1)
+        ray.init(num_cpus=cpus, include_dashboard=False, _system_config=HEALTH_CHECKS, **quiet)
+    except ConnectionError as error:
+        raise TrainingError(
+            f"no Ray cluster answers at {address or 'this machine'}: {str(error).splitlines()[0]}",
+            hint="check where.address, or leave it out to train on this machine",
+        ) from error
+
+
+class _Driver:
+    """One `fit()` in a thread, the terminal's listeners in the caller's."""
+
+    def __init__(self, job: Job, run: Place, on_step: Listener | None, on_event: Listener | None) -> None:
+        self._job, self._run = job, run
+        self._listeners = {"step": on_step, "event": on_event}
+        self._position = 0
+        self._error: BaseException | None = None
+
+    def drive(self) -> TrainResult:
+        import ray
+
+        here = ray.get_runtime_context().get_node_id()
+        actor_class: Any = ray.remote(num_cpus=0, max_concurrency=16, label_selector={"ray.io/node-id": here})(
+            CoordinatorActor
+        )
+        self._actor = actor_class.remote(self._job)
+        self._ask("attempt")  # its storage errors surface here, before workers are asked for
+        fit = threading.Thread(target=self._fit, name="raylm-fit", daemon=True)
+        fit.start()
+        stopping = False
+        while fit.is_alive():
+            try:
+                fit.join(0.2)
+                self._listen()
+            except KeyboardInterrupt:
+                if stopping:
+                    raise Interrupted("stopped at once", hint="the same command resumes") from None
+                stopping = True
+                log.warning("saving before stopping; press Ctrl-C again to stop at once")
+                self._ask("ask_to_leave", STOP)
+        self._listen()
+        return self._result(stopping)
+
+    def _result(self, stopping: bool) -> TrainResult:
+        fatal, finished, step = self._ask("fatal"), self._ask("finished"), self._ask("step")
+        self._ask("close")
+        self._listen()
+        if fatal is not None:
+            raise fatal
+        if not finished:
+            if stopping:
+                raise Interrupted(f"stopped at step {step}, saved", hint="the same command resumes")
+            raise TrainingError(
+                f"training ended at step {step} without finishing: {self._error}",
+                hint="the same command resumes from the newest checkpoint",
+            ) from self._error
+        return TrainResult(self._job.run_url, step, _last_loss(self._run))
+
+    def _ask(self, name: str, *args: Any) -> Any:
+        from raylm.train.worker import ActorDesk
+
+        return ActorDesk(self._actor).ask(name, *args)
+
+    def _listen(self) -> None:
+        self._position, news = self._ask("feed", self._position)
+        for kind, line in news:
+            listener = self._listeners[kind]
+            if listener is not None:
+                listener(line)
+
+    def _fit(self) -> None:
+        try:
+            _trainer(self._job, self._actor).fit()
+        except BaseException as error:
+            self._error = error
+
+
+def _trainer(job: Job, actor: Any) -> Any:
+    """Ray Train's trainer with raylm's own policies in place of its elastic ones."""
+    import ray
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.backend import Backend, BackendConfig
+    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+
+    from raylm.train.policies import AskCoordinator, LiveNodes
+    from raylm.train.worker import ray_worker
+
+    os.environ.update({key: os.environ.get(key, value) for key, value in RAY_TRAIN_SETTINGS.items()})
+
+    class OwnGroup(Backend):  # type: ignore[misc]
+        """The worker forms its own process group, so that it can leave and re-form it."""
+
+        share_cuda_visible_devices = True
+
+    class OwnGroupConfig(BackendConfig):  # type: ignore[misc]
+        backend_cls = OwnGroup
+
+    class ElasticTrainer(DataParallelTrainer):  # type: ignore[misc]
+        def _initialize_and_run_controller(self, **kwargs: Any) -> Any:
+            kwargs["scaling_policy"] = LiveNodes(self.scaling_config, actor, job.workers.grow_check_seconds)
+            kwargs["failure_policy"] = AskCoordinator(self.run_config.failure_config, actor)
+            return super()._initialize_and_run_controller(**kwargs)
+
+    gpu = job.workers.gpu if job.workers.gpu is not None else ray.cluster_resources().get("GPU", 0) > 0
+    resources = {"CPU": job.workers.cpus, **({"GPU": 1} if gpu else {}), **job.workers.resources}
+    environment = {"OMP_NUM_THREADS": str(job.workers.threads or max(1, int(job.workers.cpus)))}
+    if not gpu:
+        environment["DS_ACCELERATOR"] = "cpu"
+    return ElasticTrainer(
+        ray_worker,
+        train_loop_config={"job": job, "coordinator": actor},
+        backend_config=OwnGroupConfig(),
+        scaling_config=ScalingConfig(
+            num_workers=(job.workers.min, job.workers.max), use_gpu=gpu, resources_per_worker=resources
+        ),
+        # Ray Train's own storage holds nothing of ours: checkpoints and metrics go straight to the run folder.
+        run_config=RunConfig(
+            name=f"{job.name}-{int(time.time() * 1000)}",
+            storage_path=tempfile.mkdtemp(prefix="raylm-ray-"),
+            failure_config=FailureConfig(max_failures=-1),
+            worker_runtime_env={"env_vars": environment},
+        ),
+    )
+
+
+class CoordinatorActor:
+    """The coordinator on the driver's node, with a thread that watches for nodes about to be reclaimed."""
+
+    def __init__(self, job: Job) -> None:
+        from raylm.checkpoint.save import claim_attempt
+
+        run = Place(job.run_url, job.object_store.reach())
+        self._coordinator = Coordinator(
+            run, job.workers, audit=job.train.audit, claim=lambda: claim_attempt(run / "checkpoints")
+        )
+        threading.Thread(target=self._watch, name="raylm-drains", daemon=True).start()
+
+    def call(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        """Call one method of the coordinator."""
+        return getattr(self._coordinator, name)(*args, **kwargs)
+
+    def _watch(self, period_seconds: float = 0.25) -> None:
+        from raylm.train.policies import draining_nodes
+
+        while True:
+            time.sleep(period_seconds)
+            nodes = draining_nodes()
+            if nodes:
+                self._coordinator.drained(nodes)

@@ -1,0 +1,162 @@
+"""Ray Train's decisions, taken here: how many workers, when to grow, and whether a failure is worth a restart.
+
+Comes in: the state of the cluster and Ray Train's errors. Leaves: Ray Train's own decision records. This is the
+one module on Ray Train's internals (2.60); pyproject.toml pins the minor version and test_elastic.py walks through
+every decision. Why not Ray's own policies: they size a group from a 20 s old view and then wait 60 s for a node
+that is gone, count draining nodes, and grow without saving first.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import ray
+from ray._private import state as ray_state
+from ray.exceptions import RayActorError
+from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError, WorkerGroupStartupTimeoutError
+from ray.train.v2._internal.execution.failure_handling import FailureDecision, FailurePolicy
+from ray.train.v2._internal.execution.scaling_policy import (
+    NoopDecision,
+    ResizeDecision,
+    ScalingDecision,
+    ScalingPolicy,
+)
+from ray.train.v2._internal.execution.worker_group import WorkerGroupPollStatus, WorkerGroupState
+from ray.train.v2.api.config import FailureConfig, ScalingConfig
+from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, WorkerGroupError
+
+from raylm.train.coordinator import GROW
+
+# A group that just ended gives its resources back within about a second; past this, take what is free.
+SETTLE_SECONDS = 3.0
+
+
+def slots(resources: Mapping[str, float], needed: Mapping[str, float]) -> int:
+    """Workers that fit into one node's resources."""
+    wanted = {name: amount for name, amount in needed.items() if amount > 0}
+    if not wanted:
+        return 1
+    # The tolerance is for fractional resources that have been taken and given back.
+    return int(min((resources.get(name, 0.0) + 1e-6) // amount for name, amount in wanted.items()))
+
+
+def draining_nodes() -> dict[str, float | None]:
+    """Node id → seconds until its deadline (None when unknown) of every node about to be reclaimed."""
+    now_ms = time.time() * 1000
+    draining = ray_state.state.get_draining_nodes() or {}
+    return {node: max(0.0, (deadline - now_ms) / 1000) if deadline else None for node, deadline in draining.items()}
+
+
+def room(needed: Mapping[str, float]) -> tuple[int, int]:
+    """(workers that fit into what is free now, workers that the live nodes could hold in all); none on draining nodes."""
+    draining = draining_nodes()
+    alive = {
+        node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"] and node["NodeID"] not in draining
+    }
+    free = ray_state.available_resources_per_node()
+    return (
+        sum(slots(free.get(node, {}), needed) for node in alive),
+        sum(slots(whole, needed) for whole in alive.values()),
+    )
+
+
+class LiveNodes(ScalingPolicy):  # type: ignore[misc]
+    """Sizes the group from the nodes that live and are not draining; growing is asked of the workers, not done to them."""
+
+    def __init__(self, scaling_config: ScalingConfig, coordinator: Any, grow_check_seconds: float) -> None:
+        super().__init__(scaling_config)
+        self._coordinator, self._grow_check_seconds = coordinator, grow_check_seconds
+        self._waiting_since: float | None = None
+        self._told_waiting = False
+        self._checked_at = float("-inf")
+        self._seen_room = False
+
+    def _get_num_workers_for_resource_request(self) -> int:
+        return int(self.scaling_config.max_workers)
+
+    def make_decision_for_non_running_worker_group(self) -> ScalingDecision:
+        """Start with every worker that fits, as soon as the old group's resources are free again."""
+        self._maybe_send_resource_request()
+        now = time.monotonic()
+        self._waiting_since = self._waiting_since if self._waiting_since is not None else now
+        free, whole = room(self.scaling_config._resources_per_worker_not_none)
+        most, least = int(self.scaling_config.max_workers), int(self.scaling_config.min_workers)
+        size = min(most, free)
+        settled = size >= min(most, whole) or now - self._waiting_since > SETTLE_SECONDS
+        if size < least or not settled:
+            if size < least and not self._told_waiting and now - self._waiting_since > SETTLE_SECONDS:
+                self._told_waiting = True
+                self._call("waiting", size, least, dict(self.scaling_config._resources_per_worker_not_none))
+            time.sleep(0.05)  # the controller asks again at once, and would spin
+            return NoopDecision()
+        self._waiting_since, self._told_waiting = None, False
+        self._checked_at, self._seen_room = now, False
+        self._call("begin", size)
+        return self._resize(size)
+
+    def make_decision_for_running_worker_group(
+        self, worker_group_state: WorkerGroupState, worker_group_status: WorkerGroupPollStatus
+    ) -> ScalingDecision:
+        """Never resizes: room seen twice asks the workers to save and leave, and the restart takes the new size."""
+        self._maybe_send_resource_request()
+        now = time.monotonic()
+        if worker_group_state.num_workers >= self.scaling_config.max_workers:
+            return NoopDecision()
+        # The second look, a second later, keeps a node that flickers from costing a restart.
+        if now - self._checked_at < (1.0 if self._seen_room else self._grow_check_seconds):
+            return NoopDecision()
+        self._checked_at = now
+        free, _ = room(self.scaling_config._resources_per_worker_not_none)
+        if free > 0 and self._seen_room:
+            self._call("ask_to_leave", GROW, room=free)
+        self._seen_room = free > 0
+        return NoopDecision()
+
+    def _resize(self, size: int) -> ResizeDecision:
+        return ResizeDecision(num_workers=size, resources_per_worker=self.scaling_config._resources_per_worker_not_none)
+
+    def _call(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        return ray.get(self._coordinator.call.remote(name, *args, **kwargs))
+
+
+class AskCoordinator(FailurePolicy):  # type: ignore[misc]
+    """Restarts unless the coordinator knows a reason not to."""
+
+    def __init__(self, failure_config: FailureConfig, coordinator: Any) -> None:
+        super().__init__(failure_config)
+        self._coordinator = coordinator
+
+    def make_decision(self, training_failed_error: TrainingFailedError) -> FailureDecision:
+        """Retry or raise."""
+        if isinstance(training_failed_error, ControllerError):
+            cause = training_failed_error.controller_failure
+            if isinstance(cause, WorkerGroupStartupTimeoutError):
+                return FailureDecision.RETRY  # the nodes changed under the decision; the next one looks again
+            if not isinstance(cause, WorkerGroupStartupFailedError | RayActorError):
+                return FailureDecision.RAISE
+            losses = {-1: f"lost while starting: {_first_line(cause)}"}
+        else:
+            losses = losses_of(training_failed_error)
+        again = ray.get(self._coordinator.call.remote("group_ended", losses))
+        return FailureDecision.RETRY if again else FailureDecision.RAISE
+
+
+def losses_of(error: TrainingFailedError) -> dict[int, str]:
+    """Rank → one line: `lost: …` for a worker that died or fell silent, `error: …` for one that raised."""
+    if not isinstance(error, WorkerGroupError):
+        return {-1: f"error: {_first_line(error)}"}
+    losses = {}
+    for rank, failure in error.worker_failures.items():
+        raised = getattr(failure, "_base_exc", None)
+        if raised is not None:
+            losses[rank] = f"error: {type(raised).__name__}: {_first_line(raised)}"
+        else:
+            losses[rank] = f"lost: {_first_line(getattr(failure, 'health_check_failure', None) or failure)}"
+    return losses
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:400] if lines else type(error).__name__
