@@ -41,7 +41,9 @@ def loss_sum(
         # makes its masks block-diagonal: the right way round for sliding windows and for every attention kernel.
         inputs["position_ids"] = position_ids(document_starts, tokens.shape[1]).to(tokens.device, non_blocking=True)
     logits = model(**inputs).logits
-    return cross_entropy_sum(logits[:, :-1], labels[:, 1:])
+    # Labels move rather than logits: dropping the last logit of each row would copy all the others.
+    nothing_follows = labels.new_full((labels.shape[0], 1), IGNORED)
+    return cross_entropy_sum(logits, torch.cat([labels[:, 1:], nothing_follows], dim=1))
 
 
 def position_ids(document_starts: Sequence[NDArray[np.int32]], sequence_length: int) -> Tensor:
