@@ -1,0 +1,267 @@
+"""The checkpoint format: names, the index beside each part, and the manifest whose presence is the commit.
+
+    <checkpoints>/attempts/000003                             who may commit: the newest number, claimed once
+    <checkpoints>/step-000000040/a3/rank-00000-of-2.safetensors   one rank's pieces, all 1-D
+    <checkpoints>/step-000000040/a3/rank-00000-of-2.json          which pieces, where, checksums
+    <checkpoints>/step-000000040/manifest.json                    written last and once
+
+Comes in: bytes of JSON, never trusted, or records. Leaves: the other one. No file name is ever read from storage: they
+follow from step, attempt, rank and world size. Nothing is pickled, and nothing here loads torch.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
+from typing import Any, cast
+
+from raylm.checkpoint.chunks import Chunk, Kind
+from raylm.errors import CheckpointError
+from raylm.storage import NotFound, Place
+
+FORMAT = "raylm-checkpoint"
+VERSION = 1
+# Every MiB of a part has a checksum of its own, so that a reader of any slice can check all it read: at most 2 MiB
+# more than it needed, and 11 bytes of index a MiB.
+BLOCK_BYTES = 1 << 20
+MANIFEST = "manifest.json"
+ATTEMPTS = "attempts"
+STEP_FOLDER = re.compile(r"step-(\d{9,})")
+ATTEMPT_FOLDER = re.compile(r"a(\d+)")
+
+# torch's name of a dtype -> safetensors' name and the bytes of an element.
+DTYPES: dict[str, tuple[str, int]] = {
+    "complex64": ("C64", 8),
+    "float64": ("F64", 8),
+    "int64": ("I64", 8),
+    "uint64": ("U64", 8),
+    "float32": ("F32", 4),
+    "int32": ("I32", 4),
+    "uint32": ("U32", 4),
+    "bfloat16": ("BF16", 2),
+    "float16": ("F16", 2),
+    "int16": ("I16", 2),
+    "uint16": ("U16", 2),
+    "float8_e4m3fn": ("F8_E4M3", 1),
+    "float8_e5m2": ("F8_E5M2", 1),
+    "int8": ("I8", 1),
+    "uint8": ("U8", 1),
+    "bool": ("BOOL", 1),
+}
+
+
+def element_bytes(dtype: str) -> int:
+    """Bytes an element of torch's `dtype` takes."""
+    if dtype not in DTYPES:
+        raise CheckpointError(
+            f"a checkpoint cannot hold dtype {dtype!r}", hint=f"known are {', '.join(sorted(DTYPES))}"
+        )
+    return DTYPES[dtype][1]
+
+
+def step_folder(folder: Place, step: int) -> Place:
+    """Where the checkpoint of `step` stands."""
+    return folder / f"step-{step:09d}"
+
+
+def part_name(rank: int, world_size: int) -> str:
+    """Name, without its ending, of what one rank wrote."""
+    return f"rank-{rank:05d}-of-{world_size}"
+
+
+def attempt_folder(step_place: Place, attempt: int) -> Place:
+    """Where one attempt's ranks put their parts."""
+    return step_place / f"a{attempt}"
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A piece and the byte of its part's file at which it begins."""
+
+    chunk: Chunk
+    offset: int
+
+    @property
+    def stop(self) -> int:
+        """One past its last byte in the file."""
+        return self.offset + self.chunk.length * element_bytes(self.chunk.dtype)
+
+
+@dataclass(frozen=True)
+class Part:
+    """The index of what one rank wrote; crc32 has one checksum for each block_bytes of the file, header included."""
+
+    step: int
+    attempt: int
+    rank: int
+    world_size: int
+    file_bytes: int
+    block_bytes: int
+    crc32: tuple[int, ...]
+    stored: tuple[Stored, ...]
+
+    def to_json(self) -> bytes:
+        """The index file."""
+        rows = [
+            [s.chunk.kind, s.chunk.name, s.chunk.dtype, s.chunk.shape, s.chunk.start, s.chunk.length, s.offset]
+            for s in self.stored
+        ]
+        head = {
+            "format": FORMAT,
+            "version": VERSION,
+            **{key: getattr(self, key) for key in _PART_NUMBERS},
+            "columns": ["kind", "name", "dtype", "shape", "start", "length", "offset"],
+        }
+        return json.dumps({**head, "crc32": self.crc32, "pieces": rows}, separators=(",", ":")).encode()
+
+
+_PART_NUMBERS = ("step", "attempt", "rank", "world_size", "file_bytes", "block_bytes")
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What makes a checkpoint count: whose parts belong to it, and everything about the run that is not a tensor."""
+
+    step: int
+    attempt: int
+    world_size: int
+    total_bytes: int
+    index_crc32: tuple[int, ...]
+    committed_at: str
+    scalars: dict[str, int | float]
+    meta: dict[str, Any]
+
+    def to_json(self) -> bytes:
+        """The manifest file."""
+        body = {"format": FORMAT, "version": VERSION, **{key: getattr(self, key) for key in _MANIFEST_FIELDS}}
+        return json.dumps(body, indent=1).encode()
+
+
+_MANIFEST_FIELDS = ("step", "attempt", "world_size", "total_bytes", "committed_at", "index_crc32", "scalars", "meta")
+
+
+def damaged(place: Place, what: str) -> CheckpointError:
+    """The one error for a file of a committed checkpoint that is not what was written."""
+    return CheckpointError(
+        f"{place.url} {what}",
+        hint="put the file back from a copy, or remove this checkpoint's folder to resume from the one before it",
+    )
+
+
+def read_manifest(step_place: Place) -> Manifest | None:
+    """The manifest of a checkpoint's folder, None when nothing was committed there."""
+    place = step_place / MANIFEST
+    try:
+        data = place.read_bytes()
+    except NotFound:
+        return None
+    try:
+        body = _json_object(data)
+        manifest = Manifest(
+            step=_number(body, "step"),
+            attempt=_number(body, "attempt"),
+            world_size=_number(body, "world_size", least=1),
+            total_bytes=_number(body, "total_bytes"),
+            index_crc32=tuple(_numbers(body["index_crc32"])),
+            committed_at=str(body["committed_at"]),
+            scalars=_scalars(body["scalars"]),
+            meta=_mapping(body["meta"]),
+        )
+        if len(manifest.index_crc32) != manifest.world_size:
+            raise ValueError(f"{len(manifest.index_crc32)} parts for {manifest.world_size} workers")
+        if STEP_FOLDER.fullmatch(step_place.name) and step_place.name != f"step-{manifest.step:09d}":
+            raise ValueError(f"it is the manifest of step {manifest.step}")
+    except (ValueError, KeyError, TypeError) as error:
+        raise damaged(place, f"is not a checkpoint's manifest: {_plain(error)}") from error
+    return manifest
+
+
+def parse_part(data: bytes, place: Place, *, step: int, attempt: int, rank: int, world_size: int) -> Part:
+    """The index in `data`, which was read from `place`, checked against who must have written it."""
+    try:
+        body = _json_object(data)
+        seen = [_number(body, key) for key in ("step", "attempt", "rank", "world_size")]
+        if seen != [step, attempt, rank, world_size]:
+            raise ValueError(f"it is of (step, attempt, rank, workers) {seen}")
+        part = Part(
+            step,
+            attempt,
+            rank,
+            world_size,
+            file_bytes=_number(body, "file_bytes"),
+            block_bytes=_number(body, "block_bytes", least=1),
+            crc32=tuple(_numbers(body["crc32"])),
+            stored=tuple(_stored(body["pieces"])),
+        )
+        if len(part.crc32) != -(-part.file_bytes // part.block_bytes):
+            raise ValueError(f"{len(part.crc32)} checksums for {part.file_bytes} bytes")
+        for stored in part.stored:
+            if stored.offset < 0 or stored.stop > part.file_bytes or stored.offset % element_bytes(stored.chunk.dtype):
+                raise ValueError(f"{stored.chunk.kind} {stored.chunk.name!r} lies outside the file")
+    except (ValueError, KeyError, TypeError, CheckpointError) as error:
+        raise damaged(place, f"is not the index of a checkpoint's part: {_plain(error)}") from error
+    return part
+
+
+def checksum(data: bytes) -> int:
+    """The CRC-32 of a small file."""
+    return zlib.crc32(data)
+
+
+def _stored(rows: Any) -> Iterator[Stored]:
+    for kind, name, dtype, shape, start, length, offset in rows:
+        numbers = list(_numbers([*shape, start, length, offset]))
+        chunk = Chunk(
+            name=str(name),
+            kind=cast(Kind, kind),
+            start=numbers[-3],
+            length=numbers[-2],
+            dtype=str(dtype),
+            numel=prod(numbers[:-3]),
+            shape=tuple(numbers[:-3]),
+        )
+        yield Stored(chunk.checked(), numbers[-1])
+
+
+def _json_object(data: bytes) -> dict[str, Any]:
+    body = _mapping(json.loads(data))
+    if body.get("format") != FORMAT:
+        raise ValueError(f"format is {body.get('format')!r}, not {FORMAT!r}")
+    if body.get("version") != VERSION:
+        raise ValueError(f"version is {body.get('version')!r}; this raylm reads {VERSION}")
+    return body
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError("an object was expected")
+    return value
+
+
+def _number(body: dict[str, Any], key: str, *, least: int = 0) -> int:
+    value = body[key]
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{key} is {value!r}")
+    return value
+
+
+def _numbers(values: Any) -> Iterator[int]:
+    for value in values:
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            raise ValueError(f"{value!r} where a count was expected")
+        yield value
+
+
+def _scalars(value: Any) -> dict[str, int | float]:
+    for key, number in _mapping(value).items():
+        if not isinstance(number, int | float):
+            raise ValueError(f"scalar {key} is {number!r}")
+    return cast("dict[str, int | float]", value)
+
+
+def _plain(error: Exception) -> str:
+    return f"{error} is missing" if isinstance(error, KeyError) else str(error)

@@ -1,0 +1,314 @@
+"""Loading: any set of 1-D destinations is filled from a committed checkpoint, whoever saved it.
+
+Comes in: a folder of checkpoints and the pieces that are wanted. Leaves: filled tensors. Only the bytes that are needed
+are read, neighbouring ones in one request, in threads; every block read is held against its checksum.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from raylm.checkpoint import manifest as layout
+from raylm.checkpoint.chunks import Chunk
+from raylm.checkpoint.manifest import Manifest, Part, damaged, element_bytes
+from raylm.errors import CheckpointError, StorageError
+from raylm.storage import NotFound, Place
+
+if TYPE_CHECKING:
+    import torch
+
+REQUEST_BYTES = 16 << 20
+# Reading over a gap this small costs less than another request.
+GAP_BYTES = 2 << 20
+THREADS = 8
+
+
+@dataclass(frozen=True)
+class CheckpointInfo:
+    """A committed checkpoint: where it stands and what its manifest says."""
+
+    step: int
+    place: Place
+    manifest: Manifest
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        """What the trainer wrote beside the tensors."""
+        return self.manifest.meta
+
+    @property
+    def scalars(self) -> dict[str, int | float]:
+        """The optimizer's counters."""
+        return self.manifest.scalars
+
+    @property
+    def world_size(self) -> int:
+        """Workers that saved it."""
+        return self.manifest.world_size
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all its parts."""
+        return self.manifest.total_bytes
+
+    def part(self, rank: int, ending: str) -> Place:
+        """A file that one rank wrote."""
+        folder = layout.attempt_folder(self.place, self.manifest.attempt)
+        return folder / f"{layout.part_name(rank, self.world_size)}.{ending}"
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Elements of one tensor in one part's file."""
+
+    chunk: Chunk
+    rank: int
+    offset: int
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint whose indexes have been read: every piece it holds, by tensor, in order."""
+
+    info: CheckpointInfo
+    parts: tuple[Part, ...]
+    pieces: dict[tuple[str, str], tuple[Piece, ...]]
+
+
+def committed(folder: Place) -> list[CheckpointInfo]:
+    """Every committed checkpoint of a run, the oldest first."""
+    places = _step_folders(folder)
+    if not places:
+        return []
+    with ThreadPoolExecutor(min(THREADS, len(places))) as pool:
+        found = list(pool.map(_info, places))
+    return [info for info in found if info is not None]
+
+
+def newest(folder: Place) -> CheckpointInfo | None:
+    """The committed checkpoint with the highest step, None when there is none."""
+    return next((info for info in map(_info, reversed(_step_folders(folder))) if info is not None), None)
+
+
+def open_checkpoint(place: Place | CheckpointInfo) -> Checkpoint:
+    """Read a checkpoint's indexes, given its folder or what `newest` found; CheckpointError when it is not whole."""
+    info = place if isinstance(place, CheckpointInfo) else _info(place)
+    if info is None:
+        raise CheckpointError(
+            f"{place} holds no committed checkpoint: it has no {layout.MANIFEST}",
+            hint="name the folder of a checkpoint that was committed; `raylm report` lists them",
+        )
+    with ThreadPoolExecutor(min(THREADS, info.world_size)) as pool:
+        parts = tuple(pool.map(lambda rank: _read_part(info, rank), range(info.world_size)))
+    pieces: dict[tuple[str, str], list[Piece]] = {}
+    for part in parts:
+        for stored in part.stored:
+            pieces.setdefault(stored.chunk.tensor, []).append(Piece(stored.chunk, part.rank, stored.offset))
+    ordered = {tensor: tuple(sorted(held, key=lambda one: one.chunk.start)) for tensor, held in pieces.items()}
+    return Checkpoint(info, parts, ordered)
+
+
+def fill(checkpoint: Checkpoint, wanted: Sequence[tuple[Chunk, torch.Tensor]]) -> None:
+    """Fill every destination; CheckpointError before anything is written when the checkpoint does not cover them."""
+    copies = [copy for chunk, tensor in wanted for copy in _copies(checkpoint, chunk, tensor)]
+    requests = [
+        request
+        for part in checkpoint.parts
+        for request in _requests(part, [copy for copy in copies if copy.rank == part.rank])
+    ]
+    if not requests:
+        return
+    with ThreadPoolExecutor(min(THREADS, len(requests))) as pool:
+        done = [pool.submit(_serve, checkpoint, request) for request in requests]
+        try:
+            for one in done:
+                one.result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def weights(checkpoint: Checkpoint, dtype: torch.dtype | None = None) -> dict[str, torch.Tensor]:
+    """The model's state dict on the CPU: masters and frozen weights, cast to dtype when given, and buffers as saved.
+
+    A tied parameter stands under each of its names (meta["tied"]) as one tensor.
+    """
+    import torch
+
+    wanted, state = [], {}
+    for (kind, name), held in checkpoint.pieces.items():
+        if kind not in ("master", "frozen", "buffer"):
+            continue
+        first = held[0].chunk
+        saved = getattr(torch, first.dtype)
+        cast = dtype is not None and kind != "buffer" and saved.is_floating_point
+        flat = torch.empty(first.numel, dtype=dtype if cast else saved)
+        whole = Chunk(name, first.kind, 0, first.numel, first.dtype, first.numel, first.shape)
+        if first.numel:
+            wanted.append((whole, flat))
+        state[name] = flat.view(first.shape)
+    fill(checkpoint, wanted)
+    for alias, name in dict(checkpoint.info.meta.get("tied", {})).items():
+        if name in state:
+            state[alias] = state[name]
+    return state
+
+
+def _step_folders(folder: Place) -> list[Place]:
+    found = [place for place in folder.list() if layout.STEP_FOLDER.fullmatch(place.name)]
+    return sorted(found, key=lambda place: int(place.name.removeprefix("step-")))
+
+
+def _info(place: Place) -> CheckpointInfo | None:
+    found = layout.read_manifest(place)
+    return None if found is None else CheckpointInfo(found.step, place, found)
+
+
+def _read_part(info: CheckpointInfo, rank: int) -> Part:
+    place = info.part(rank, "json")
+    try:
+        data = place.read_bytes()
+    except NotFound as error:
+        raise damaged(place, "is missing") from error
+    if layout.checksum(data) != info.manifest.index_crc32[rank]:
+        raise damaged(place, "is damaged: its checksum differs from the manifest's")
+    return layout.parse_part(
+        data, place, step=info.step, attempt=info.manifest.attempt, rank=rank, world_size=info.world_size
+    )
+
+
+@dataclass(frozen=True)
+class _Copy:
+    """Bytes [start, stop) of a part's file are `dtype` elements that belong at `at` in a destination."""
+
+    rank: int
+    start: int
+    stop: int
+    dtype: str
+    destination: torch.Tensor
+    at: int
+
+
+@dataclass(frozen=True)
+class _Request:
+    """One read of whole blocks, and the copies that lie in it or reach into it."""
+
+    part: Part
+    start: int
+    stop: int
+    copies: tuple[_Copy, ...]
+
+
+def _copies(checkpoint: Checkpoint, chunk: Chunk, destination: torch.Tensor) -> Iterator[_Copy]:
+    """The stored bytes that together are one wanted piece."""
+    held = checkpoint.pieces.get(chunk.tensor, ())
+    if not held:
+        raise _not_held(checkpoint, chunk, "it is not in the checkpoint")
+    if held[0].chunk.shape != chunk.shape:
+        shapes = f"it was saved with shape {list(held[0].chunk.shape)} and is wanted with {list(chunk.shape)}"
+        raise _not_held(checkpoint, chunk, shapes)
+    if held[0].chunk.dtype != chunk.dtype and not _floats(held[0].chunk.dtype, chunk.dtype):
+        raise _not_held(checkpoint, chunk, f"it was saved as {held[0].chunk.dtype} and is wanted as {chunk.dtype}")
+    assert destination.numel() == chunk.length, f"{chunk} does not fit its destination"
+    reached = chunk.start
+    for piece in held:
+        stop = min(piece.chunk.stop, chunk.stop)
+        if piece.chunk.start > reached or stop <= reached:
+            continue
+        size = element_bytes(piece.chunk.dtype)
+        begins = piece.offset + (reached - piece.chunk.start) * size
+        ends = begins + (stop - reached) * size
+        yield _Copy(piece.rank, begins, ends, piece.chunk.dtype, destination, reached - chunk.start)
+        reached = stop
+    if reached < chunk.stop:
+        raise _not_held(checkpoint, chunk, f"elements {reached} to {chunk.stop} are not in the checkpoint")
+
+
+def _floats(*dtypes: str) -> bool:
+    return all(dtype.startswith(("float", "bfloat")) for dtype in dtypes)
+
+
+def _not_held(checkpoint: Checkpoint, chunk: Chunk, why: str) -> CheckpointError:
+    return CheckpointError(
+        f"{checkpoint.info.place.url} cannot give {chunk.kind} {chunk.name!r}: {why}",
+        hint="the checkpoint is of another model: use the model settings it was saved with, or another run folder",
+    )
+
+
+def _requests(part: Part, copies: list[_Copy]) -> Iterator[_Request]:
+    """Cut what is needed of one file into reads of whole blocks, joining neighbours and splitting what is long."""
+    block = part.block_bytes
+    longest = max(block, REQUEST_BYTES // block * block)
+    pending: list[_Copy] = []
+    start = stop = 0
+    for copy in sorted(copies, key=lambda one: one.start):
+        begins = copy.start // block * block
+        ends = min(-(-copy.stop // block) * block, part.file_bytes)
+        if pending and begins > stop + GAP_BYTES:
+            yield from _split(part, start, stop, longest, pending)
+            pending = []
+        start = start if pending else begins
+        stop = max(stop, ends) if pending else ends
+        pending.append(copy)
+    if pending:
+        yield from _split(part, start, stop, longest, pending)
+
+
+def _split(part: Part, start: int, stop: int, longest: int, copies: list[_Copy]) -> Iterator[_Request]:
+    first = 0
+    for begins in range(start, stop, longest):
+        ends = min(begins + longest, stop)
+        while copies[first].stop <= begins:
+            first += 1
+        inside = []
+        for copy in copies[first:]:
+            if copy.start >= ends:
+                break
+            if copy.stop > begins:
+                inside.append(copy)
+        yield _Request(part, begins, ends, tuple(inside))
+
+
+def _serve(checkpoint: Checkpoint, request: _Request) -> None:
+    """Read, check and hand out one request's bytes."""
+    place = checkpoint.info.part(request.part.rank, "safetensors")
+    data = _read(place, request)
+    block = request.part.block_bytes
+    view = memoryview(data)
+    for number, begins in enumerate(range(request.start, request.stop, block), request.start // block):
+        inside = view[begins - request.start : begins - request.start + block]
+        if zlib.crc32(inside) != request.part.crc32[number]:
+            raise damaged(place, f"is damaged: bytes {begins} to {begins + inside.nbytes} fail their checksum")
+    for copy in request.copies:
+        _hand_out(copy, view, request)
+
+
+def _read(place: Place, request: _Request) -> bytes:
+    try:
+        return place.read_range(request.start, request.stop - request.start)
+    except NotFound as error:
+        raise damaged(place, "is missing") from error
+    except StorageError:
+        size = place.size()
+        if size >= request.stop:
+            raise
+        raise damaged(place, f"is truncated: {size} of {request.part.file_bytes} bytes are there") from None
+
+
+def _hand_out(copy: _Copy, view: memoryview, request: _Request) -> None:
+    import numpy as np
+    import torch
+
+    size = element_bytes(copy.dtype)
+    begins, ends = max(copy.start, request.start), min(copy.stop, request.stop)
+    source = np.frombuffer(view[begins - request.start : ends - request.start], dtype=np.uint8)
+    at = copy.at + (begins - copy.start) // size
+    target = copy.destination.detach()[at : at + (ends - begins) // size]
+    dtype = getattr(torch, copy.dtype)
+    if target.dtype == dtype and target.device.type == "cpu":
+        np.copyto(target.view(torch.uint8).numpy(), source)  # lets other threads run meanwhile
+    else:
+        target.copy_(torch.from_numpy(source.copy()).view(dtype))

@@ -1,0 +1,86 @@
+"""The buffer that a save copies living tensors into, so that training may go on while they are written.
+
+Comes in: 1-D tensors and where each goes. Leaves: their bytes, unchanged until they are released. One buffer a process
+is kept and reused: fresh memory costs more to touch for the first time than to fill.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Staging:
+    """One reused buffer, taken by `fill` on the training thread and given back by `release` on the upload's."""
+
+    def __init__(self) -> None:
+        self._taken = threading.Lock()
+        self._buffer: torch.Tensor | None = None
+        self._pinned = False
+        self._length = 0
+
+    def fill(self, pieces: Sequence[tuple[int, torch.Tensor]], length: int) -> None:
+        """Wait until the buffer is free, then copy each tensor to its byte offset."""
+        self._taken.acquire()
+        try:
+            self._copy(pieces, length)
+        except BaseException:
+            self._taken.release()
+            raise
+
+    def bytes(self) -> memoryview:
+        """What was filled in last."""
+        assert self._buffer is not None, "nothing was staged"
+        return self._buffer.numpy().data[: self._length]
+
+    def release(self) -> None:
+        """Let the next save have the buffer."""
+        self._taken.release()
+
+    def _copy(self, pieces: Sequence[tuple[int, torch.Tensor]], length: int) -> None:
+        import torch
+
+        on_gpu = any(tensor.is_cuda for _, tensor in pieces)
+        buffer = self._reserve(length, pinned=on_gpu)
+        for offset, tensor in pieces:
+            size = tensor.numel() * tensor.element_size()
+            target = buffer[offset : offset + size].view(tensor.dtype)
+            target.copy_(tensor.detach().reshape(-1), non_blocking=tensor.is_cuda)
+        if on_gpu:
+            torch.cuda.synchronize()
+        self._length = length
+
+    def _reserve(self, length: int, *, pinned: bool) -> torch.Tensor:
+        import torch
+
+        enough = self._buffer is not None and self._buffer.numel() >= length and self._pinned >= pinned
+        if not enough:
+            self._free()
+            # Registered rather than allocated pinned: torch's pinned allocator rounds up to a power of two.
+            self._buffer = torch.empty(max(length, 1), dtype=torch.uint8)
+            self._pinned = pinned and _register(self._buffer)
+        assert self._buffer is not None
+        return self._buffer
+
+    def _free(self) -> None:
+        if self._buffer is not None and self._pinned:
+            _runtime().cudaHostUnregister(self._buffer.data_ptr())
+        self._buffer, self._pinned = None, False
+
+
+def _register(buffer: torch.Tensor) -> bool:
+    # Portable (1): pinned for every CUDA context of the process.
+    return int(_runtime().cudaHostRegister(buffer.data_ptr(), buffer.numel(), 1)) == 0
+
+
+def _runtime() -> Any:
+    import torch
+
+    return torch.cuda.cudart()  # type: ignore[no-untyped-call]
+
+
+STAGING = Staging()
