@@ -161,9 +161,9 @@ class Coordinator:
         """Why this attempt should save and leave, or None; `stale` when a newer attempt has begun."""
         return "stale" if attempt != self._attempt else self._leave
 
-    def mean_time_between_failures(self, first_guess_seconds: float) -> float:
-        """Seconds of training a failure, the first guess counting as one failure."""
-        return (first_guess_seconds + self._training_seconds) / (1 + self._failures)
+    def history(self) -> tuple[int, float]:
+        """Failures so far, and seconds spent stepping."""
+        return self._failures, self._training_seconds
 
     def step(self) -> int:
         """The last step that the newest attempt finished or started from."""
@@ -209,10 +209,10 @@ class Coordinator:
 
     # -- how it ends ---------------------------------------------------------------------------------------------
 
-    def fail(self, error: RaylmError) -> None:
+    def fail(self, attempt: int, error: RaylmError) -> None:
         """An error no restart can mend; the first one counts."""
         with self._lock:
-            if self._fatal is None:
+            if self._fatal is None and attempt == self._attempt:
                 self._fatal = error
                 self._event("failed", step=self._last_step, workers=self._size, message=error.message)
                 self._log.flush()
@@ -246,11 +246,12 @@ class Coordinator:
             )
             if self._failures_in_a_row > self._workers.max_failures:
                 self.fail(
+                    self._attempt,
                     TrainingError(
                         f"{self._failures_in_a_row} failures in a row without a finished step beyond step "
                         f"{self._best_step}; the last: {'; '.join(sorted(set(losses.values())))[:1500]}",
                         hint="mend the cause above, or raise workers.max_failures; the same command resumes",
-                    )
+                    ),
                 )
                 return False
             return True

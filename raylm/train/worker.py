@@ -7,28 +7,32 @@ this attempt ended. `work` knows nothing of Ray: `alone` runs it in one process 
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from raylm.config.load import resolved_yaml
 from raylm.config.schema import Job
-from raylm.errors import CheckpointError, RaylmError, TrainingError
+from raylm.errors import CheckpointError, RaylmError, StorageError, TrainingError
 from raylm.records import Batch, Progress, StepReport
 from raylm.storage import Place
 from raylm.train.coordinator import STOP, Coordinator, Seat
 from raylm.train.plan import micro_batches_per_rank
 
 if TYPE_CHECKING:
+    from raylm.checkpoint.policy import Cadence
     from raylm.checkpoint.save import PendingSave
     from raylm.stream.loader import StreamSource
     from raylm.train.engine import Engine
     from raylm.train.group import Group
+
+log = logging.getLogger(__name__)
 
 SIGNALS = {"grow": 1, "preemption_notice": 2, "stop": 3, "stale": 4}
 REASONS = {number: reason for reason, number in SIGNALS.items()}
@@ -38,6 +42,10 @@ PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L4": 121e12, "L40
 
 class LeaveGroup(Exception):
     """The attempt ends on purpose, with its state saved; not an error of the run."""
+
+
+class PeerLost(Exception):
+    """The group could not be formed because somebody did not come; worth another attempt."""
 
 
 class Desk(Protocol):
@@ -86,8 +94,11 @@ class Session:
     fingerprint: str
     progress: Progress
     run: Place
+    model_config: dict[str, Any]
+    cadence: Cadence
     pending: PendingSave | None = None
     saved_step: int = 0
+    held_out: dict[int, float] = field(default_factory=dict)
 
     @property
     def first(self) -> bool:
@@ -99,17 +110,17 @@ def work(job: Job, seat: Seat, desk: Desk) -> None:
     """Train until the run is finished, or the group is asked to leave (LeaveGroup), or an error ends the attempt."""
     from raylm.train.group import leave_group
 
-    group: Group | None = None
+    session: Session | None = None
     try:
         session = _open(job, seat, desk)
-        group = session.group
         _train(session)
     except RaylmError as error:
-        desk.ask("fail", error)
+        desk.ask("fail", seat.attempt, error)
         raise
     finally:
-        if group is not None:
-            leave_group(group)
+        if session is not None:
+            session.engine.destroy()
+            leave_group(session.group)
 
 
 def _open(job: Job, seat: Seat, desk: Desk) -> Session:
@@ -123,21 +134,25 @@ def _open(job: Job, seat: Seat, desk: Desk) -> Session:
 
     cuda = torch.cuda.is_available() and job.workers.gpu is not False
     torch.set_num_threads(job.workers.threads or max(1, int(job.workers.cpus)))
-    group = form_group(
-        address=seat.address,
-        rank=seat.rank,
-        size=seat.size,
-        generation=seat.attempt,
-        timeout_seconds=job.workers.collective_timeout_seconds,
-        backend="nccl" if cuda else "gloo",
-        local_rank=seat.local_rank,
-    )
+    try:
+        group = form_group(
+            address=seat.address,
+            rank=seat.rank,
+            size=seat.size,
+            generation=seat.attempt,
+            timeout_seconds=job.workers.collective_timeout_seconds,
+            backend="nccl" if cuda else "gloo",
+            local_rank=seat.local_rank,
+        )
+    except TrainingError as error:
+        raise PeerLost(error.message) from error
     sources = open_sources(job)
     manifest = sources[0].manifest
     run = Place(job.run_url, job.object_store.reach())
     model = build_model(
         job.model, vocab_size=manifest.vocab_size, sequence_length=manifest.sequence_length, seed=job.train.seed
     )
+    config: dict[str, Any] = model.config.to_dict()
     engine = Engine.build(
         model,
         group,
@@ -147,7 +162,9 @@ def _open(job: Job, seat: Seat, desk: Desk) -> Session:
         micro=job.batch.micro,
         accumulation=micro_batches_per_rank(job.batch.lanes, seat.size),
     )
-    session = Session(job, seat, desk, group, engine, sources, data_fingerprint(sources), Progress(), run)
+    session = Session(
+        job, seat, desk, group, engine, sources, data_fingerprint(sources), Progress(), run, config, _cadence(job, desk)
+    )
     found = _restore(session)
     agree(group, [0.0])  # nobody steps, and nobody is told of a start, before all hold the state
     if session.first:
@@ -159,6 +176,20 @@ def _open(job: Job, seat: Seat, desk: Desk) -> Session:
             seconds=time.monotonic() - began,
         )
     return session
+
+
+def _cadence(job: Job, desk: Desk) -> Cadence:
+    """When to save, knowing the failures of earlier attempts."""
+    from raylm.checkpoint.policy import Cadence
+
+    failures, trained_seconds = desk.ask("history") or (0, 0.0)
+    return Cadence(
+        started=time.monotonic() - trained_seconds,
+        every_steps=job.checkpoint.every_steps,
+        every_seconds=job.checkpoint.every_seconds,
+        first_guess_seconds=job.checkpoint.mean_time_between_failures_seconds,
+        failures=failures,
+    )
 
 
 def open_sources(job: Job) -> list[StreamSource]:
@@ -183,7 +214,7 @@ def data_fingerprint(sources: list[StreamSource]) -> str:
 def _restore(session: Session) -> str | None:
     """Fill the engine from the newest committed checkpoint; returns its URL, None for a fresh start."""
     from raylm.checkpoint import layout
-    from raylm.checkpoint.restore import fill, newest
+    from raylm.checkpoint.restore import fill, newest, open_checkpoint
     from raylm.train.group import agree
 
     job, folder = session.job, session.run / "checkpoints"
@@ -197,10 +228,11 @@ def _restore(session: Session) -> str | None:
         if found is None:
             raise CheckpointError(f"rank {session.seat.rank} does not see checkpoint step {step} in {folder.url}")
     check_meta(found.meta, job, session.fingerprint, found.place.url)
-    fill(found, layout.wanted(session.engine.deepspeed))
-    layout.adopted(session.engine.deepspeed, found.scalars)
+    fill(open_checkpoint(found), layout.wanted(session.engine.raw))
+    layout.adopted(session.engine.raw, found.scalars)
     session.progress = Progress(**found.meta["progress"])
     session.saved_step = session.progress.step
+    session.cadence = session.cadence.resumed(session.progress.step, time.monotonic())
     return found.place.url
 
 
@@ -241,13 +273,11 @@ def order_settings(job: Job) -> dict[str, Any]:
 
 def _train(session: Session) -> None:
     """Consume the loop: record, evaluate, save, and leave when asked."""
-    from raylm.checkpoint.policy import Cadence
     from raylm.stream.loader import Stream
     from raylm.train.group import agree
     from raylm.train.loop import steps
 
-    job, seat, desk = session.job, session.seat, session.desk
-    cadence = Cadence(job.checkpoint, step=session.progress.step, now=time.monotonic())
+    job, seat = session.job, session.seat
     stream = Stream(
         session.sources,
         batch=job.batch,
@@ -268,7 +298,7 @@ def _train(session: Session) -> None:
                 _record(session, report, seen.pop())
                 last = report.step >= job.train.steps
                 wish = 0.0 if not session.first else float(SIGNALS.get(signal() or "", 0))
-                due = session.first and not last and cadence.should_save(report.step, time.monotonic())
+                due = session.first and not last and session.cadence.should_save(report.step, time.monotonic())
                 code, save = agree(session.group, [wish, float(due)])
                 if job.evaluate.every_steps and (last or report.step % job.evaluate.every_steps == 0):
                     _evaluate(session)
@@ -278,8 +308,10 @@ def _train(session: Session) -> None:
                     _leave(session, REASONS[int(code)])
                     return
                 if save:
-                    _save(session, cadence, asynchronous=job.checkpoint.asynchronous)
-        _finish(session, cadence)
+                    _begin_save(session, asynchronous=job.checkpoint.asynchronous)
+                elif session.first and session.pending is not None and session.pending.done():
+                    _settled(session)
+        _finish(session)
     finally:
         stream.close()
 
@@ -335,11 +367,13 @@ def _mfu(session: Session, report: StepReport) -> float | None:
 
     if not session.group.device.startswith("cuda"):
         return None
+    from raylm.model.budget import flops_per_token
+
     name = torch.cuda.get_device_name()
     peak = next((flops for key, flops in PEAK_FLOPS.items() if key in name), None)
     if peak is None:
         return None
-    per_token = session.engine.flops_per_token(session.sources[0].manifest.sequence_length)
+    per_token = flops_per_token(session.model_config, session.sources[0].manifest.sequence_length)
     return per_token * report.tokens / report.seconds / (peak * session.seat.size)
 
 
@@ -357,7 +391,10 @@ def _evaluate(session: Session) -> None:
         sequences=job.evaluate.sequences,
         document_attention=job.model.document_attention,
     )
-    loss_sum, tokens = session.engine.evaluate(batches)
+    turns = micro_batches_per_rank(-(-job.evaluate.sequences // job.batch.micro), seat.size)
+    loss_sum, tokens = session.engine.evaluate(batches, turns)
+    if tokens:
+        session.held_out[session.progress.step] = loss_sum / tokens
     if session.first and tokens:
         session.desk.tell(
             "event",
@@ -372,66 +409,125 @@ def _evaluate(session: Session) -> None:
         )
 
 
-def _save(session: Session, cadence: Any, *, asynchronous: bool) -> None:
-    """Save the state of the current step; every rank calls it at the same step."""
+def _begin_save(session: Session, *, asynchronous: bool) -> None:
+    """Start saving the state of the current step; every rank calls it at the same step."""
     from raylm.checkpoint import layout
-    from raylm.checkpoint.save import begin_save
+    from raylm.checkpoint.save import begin_save, tied_names
 
-    job, seat, desk, step = session.job, session.seat, session.desk, session.progress.step
+    job, seat = session.job, session.seat
     settle(session)
-    began = time.monotonic()
     session.pending = begin_save(
         session.run / "checkpoints",
-        step=step,
+        step=session.progress.step,
         attempt=seat.attempt,
         rank=seat.rank,
         world_size=seat.size,
-        held=layout.owned(session.engine.deepspeed),
-        scalars=layout.scalars(session.engine.deepspeed),
+        held=layout.owned(session.engine.raw),
+        scalars=layout.scalars(session.engine.raw),
         meta={
             "progress": asdict(session.progress),
             "data_fingerprint": session.fingerprint,
             "order": order_settings(job),
-            "model_config": session.engine.model_config,
-            "model": job.model.model_dump(),
+            "model_config": session.model_config,
+            "model": job.model.model_dump(mode="json"),
+            "tied": tied_names(session.engine.model),
             "zero_stage": job.zero.stage,
-            "world_size": seat.size,
+            "held_out_loss": session.held_out.get(session.progress.step),
         },
-        before_commit=(lambda: desk.ask("flush")) if session.first else None,
+        before_commit=lambda: session.desk.ask("flush"),
         asynchronous=asynchronous,
-        on_commit=(lambda saved: _committed_event(session, saved)) if session.first else None,
     )
-    session.saved_step = step
-    if cadence is not None:
-        mtbf = job.checkpoint.mean_time_between_failures_seconds
-        if session.first and not (job.checkpoint.every_steps or job.checkpoint.every_seconds):
-            mtbf = desk.ask("mean_time_between_failures", mtbf) or mtbf
-        cadence.saved(step, time.monotonic(), stall_seconds=time.monotonic() - began, mtbf_seconds=mtbf)
+    session.cadence = session.cadence.saving(session.progress.step, time.monotonic())
 
 
-def _committed_event(session: Session, saved: Any) -> None:
-    """Runs on rank 0 when a checkpoint has its manifest: tell it, then drop what retention no longer keeps."""
-    from raylm.checkpoint.policy import apply_retention
+def settle(session: Session) -> bool:
+    """Wait for the save under way, if any; returns whether it was committed. Collective.
 
-    session.desk.tell(
+    A rank that could not write its part lets nobody wait for it: the save is given up by all, and training goes on
+    from the checkpoint before.
+    """
+    from raylm.train.group import agree
+
+    if session.pending is None:
+        return True
+    while True:
+        done, error = _outcome(session.pending)
+        finished, failed = agree(session.group, [float(done), float(error is not None)])
+        if failed or finished == session.seat.size:
+            break
+        time.sleep(0.02)
+    _settled(session)
+    return not failed
+
+
+def _outcome(pending: PendingSave) -> tuple[bool, Exception | None]:
+    if not pending.done():
+        return False, None
+    try:
+        pending.wait(0)
+    except CheckpointError as error:
+        return True, error
+    except StorageError as error:
+        return True, error
+    return True, None
+
+
+def _settled(session: Session) -> None:
+    """Take the ended save off the desk and tell what became of it."""
+    pending, session.pending = session.pending, None
+    assert pending is not None
+    done, error = _outcome(pending)
+    seat, desk = session.seat, session.desk
+    if error is not None:
+        log.warning("rank %d: saving failed: %s", seat.rank, error)
+        fields = {"step": session.progress.step, "rank": seat.rank, "message": str(error)}
+        desk.tell("event", seat.attempt, "checkpoint_failed", fields)
+        return
+    if not session.first or not done:
+        return
+    saved = pending.wait(0)
+    if not saved.committed:
+        desk.tell("event", seat.attempt, "checkpoint_failed", {"step": saved.step, "message": saved.reason})
+        return
+    session.saved_step = saved.step
+    session.cadence = session.cadence.measured(saved.stall_seconds, saved.total_seconds)
+    desk.tell(
         "event",
-        session.seat.attempt,
+        seat.attempt,
         "checkpoint_committed",
         {
             "step": saved.step,
             "seconds": round(saved.total_seconds, 3),
-            "stall_seconds": round(saved.stall_seconds, 3),
-            "bytes": saved.bytes,
+            "stall_seconds": round(saved.stall_seconds, 4),
+            "bytes": saved.checkpoint_bytes,
         },
     )
-    apply_retention(session.run / "checkpoints", session.job.checkpoint, attempt=session.seat.attempt)
+    # Deleting takes a request a file on an object store: not in the training's way.
+    threading.Thread(target=_retire, args=(session,), name="raylm-retention", daemon=True).start()
 
 
-def settle(session: Session) -> None:
-    """Wait for the save under way, if any."""
-    if session.pending is not None:
-        pending, session.pending = session.pending, None
-        pending.wait()
+def _retire(session: Session) -> None:
+    from raylm.checkpoint.retention import apply_retention
+
+    settings = session.job.checkpoint
+    try:
+        apply_retention(session.run / "checkpoints", newest=settings.keep, best=settings.keep_best)
+    except RaylmError as error:
+        log.warning("old checkpoints could not be removed: %s", error)
+
+
+def _save_now(session: Session) -> bool:
+    """Have the current step committed before returning; tries once more when the first save fails."""
+    from raylm.train.group import agree
+
+    for _ in range(2):
+        settle(session)
+        # Only rank 0 knows what is committed.
+        if agree(session.group, [float(session.first and session.saved_step == session.progress.step)])[0]:
+            return True
+        _begin_save(session, asynchronous=False)
+    settle(session)
+    return bool(agree(session.group, [float(session.first and session.saved_step == session.progress.step)])[0])
 
 
 def _leave(session: Session, reason: str) -> None:
@@ -440,10 +536,7 @@ def _leave(session: Session, reason: str) -> None:
 
     if reason == "stale":
         raise LeaveGroup("a newer attempt has begun")
-    settle(session)
-    if session.saved_step != session.progress.step:
-        _save(session, None, asynchronous=False)
-        settle(session)
+    _save_now(session)
     if session.first:
         session.desk.ask("left", session.seat.attempt, reason, session.progress.step)
     # Nobody raises before rank 0 has committed and told: the first error ends every worker of the group.
@@ -452,11 +545,12 @@ def _leave(session: Session, reason: str) -> None:
         raise LeaveGroup(reason)
 
 
-def _finish(session: Session, cadence: Any) -> None:
-    settle(session)
-    if session.saved_step != session.progress.step:
-        _save(session, cadence, asynchronous=False)
-        settle(session)
+def _finish(session: Session) -> None:
+    if not _save_now(session):
+        raise StorageError(
+            f"the finished model of step {session.progress.step} could not be saved in {session.run.url}/checkpoints",
+            hint="see the checkpoint_failed events; the same command resumes from the newest checkpoint",
+        )
     if session.first:
         session.desk.ask(
             "finish",
@@ -493,15 +587,14 @@ def free_port() -> int:
 
 
 def alone(job: Job) -> Coordinator | None:
-    """Train without Ray: in this process, or as one rank of torchrun (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT)."""
+    """Train without Ray: in this process, or as one rank of torchrun. Returns the coordinator on rank 0."""
     from raylm.checkpoint.save import claim_attempt
 
     rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    address = f"{os.environ.get('MASTER_ADDR', '127.0.0.1')}:{os.environ.get('MASTER_PORT') or free_port()}"
     run = Place(job.run_url, job.object_store.reach())
     coordinator: Coordinator | None = None
     desk: Desk = SilentDesk()
-    attempt = 1
+    attempt, address = 1, f"127.0.0.1:{free_port()}"
     if rank == 0:
         (run / "run.yaml").write_text(resolved_yaml(job))
         coordinator = Coordinator(
@@ -510,26 +603,27 @@ def alone(job: Job) -> Coordinator | None:
         attempt = coordinator.begin(size)
         desk = LocalDesk(coordinator)
     if size > 1:
-        attempt = _attempt_of_rank_0(address, rank, attempt)
-    seat = Seat(rank, size, attempt, address, int(os.environ.get("LOCAL_RANK", rank)), socket.gethostname())
+        attempt, address = _meet_through_torchrun(rank, attempt)
+    local_rank = int(os.environ.get("LOCAL_RANK", rank))
     try:
-        work(job, seat, desk)
+        work(job, Seat(rank, size, attempt, address, local_rank, socket.gethostname()), desk)
     finally:
         if coordinator is not None:
             coordinator.close()
     return coordinator
 
 
-def _attempt_of_rank_0(address: str, rank: int, attempt: int) -> int:
-    """Hand rank 0's attempt number to every rank, through torchrun's own store."""
+def _meet_through_torchrun(rank: int, attempt: int) -> tuple[int, str]:
+    """Hand rank 0's attempt number and a port of its own to every rank, through torchrun's store."""
     from torch.distributed import TCPStore
 
-    host, port = address.rsplit(":", 1)
-    agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    store = TCPStore(host, int(port), is_master=rank == 0 and not agent)
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    served = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    store = TCPStore(host, port, is_master=rank == 0 and not served)
     if rank == 0:
         store.set("raylm/attempt", str(attempt))
-    return int(store.get("raylm/attempt"))
+        store.set("raylm/address", f"{host}:{free_port()}")
+    return int(store.get("raylm/attempt")), store.get("raylm/address").decode()
 
 
 class ActorDesk:
