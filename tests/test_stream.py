@@ -1,0 +1,288 @@
+"""Batches are what the order says, at any world size and from any step, whoever delivers them."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from raylm.config.schema import BatchSettings, DataSettings
+from raylm.errors import DataError
+from raylm.records import Batch, MicroBatch
+from raylm.shards import Manifest, ShardWriter, make_manifest, write_manifest
+from raylm.storage import Place
+from raylm.stream import loader, reading
+from raylm.stream.loader import Stream, StreamSource, held_out, held_out_turns, order_of
+
+SEQUENCE = 16
+VOCABULARY = 5000
+BATCH = BatchSettings(sequences=8, micro=2)
+DATA = DataSettings(deliver="threads", chunk_rows=8, window_chunks=3)
+
+
+def row_tokens(source: int, row: int) -> np.ndarray:
+    """A row that names itself in each token; every seventh is shorter than the sequence."""
+    length = SEQUENCE - 5 if row % 7 == 3 else SEQUENCE
+    return (source * 1000 + row + np.arange(length) * 3) % VOCABULARY
+
+
+def row_starts(row: int) -> list[int]:
+    return [0, 4, 9][: 1 + row % 3]
+
+
+def write_source(folder: Path, shards: Sequence[int], *, number: int = 0, held_out_rows: int = 11) -> StreamSource:
+    """A folder of shards whose rows are known."""
+    place, row = Place(str(folder)), 0
+    written = []
+    for shard, rows in enumerate((*shards, held_out_rows)):
+        with ShardWriter(place / f"shard-{shard}.parquet", SEQUENCE, "uint16", 8, tokenizer="t") as writer:
+            for _ in range(rows):
+                writer.add(row_tokens(number, row), row_starts(row))
+                row += 1
+        written.append(writer.close())
+    manifest = make_manifest(
+        sequence_length=SEQUENCE,
+        vocab_size=VOCABULARY,
+        tokenizer="t",
+        eos_id=0,
+        train=written[:-1],
+        held_out=written[-1:] if held_out_rows else [],
+        train_tokens=sum(shards) * SEQUENCE,
+        held_out_tokens=0,
+        held_out_bytes=0,
+        group_rows=8,
+    )
+    write_manifest(place, manifest)
+    return StreamSource(place, manifest, weight=number + 1.0)
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> list[StreamSource]:
+    folder = tmp_path_factory.mktemp("sources")
+    return [write_source(folder / "a", [50, 13, 70], number=0), write_source(folder / "b", [9], number=1)]
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Test data is tiny: read it block by block, as large data is.
+    monkeypatch.setattr(reading, "KEPT_BYTES", 0)
+
+
+def stream(
+    sources: Sequence[StreamSource], rank: int = 0, world_size: int = 1, start: int = 0, *, attention: bool = False
+) -> Stream:
+    return Stream(
+        sources,
+        batch=BATCH,
+        data=DATA,
+        seed=5,
+        rank=rank,
+        world_size=world_size,
+        start_step=start,
+        document_attention=attention,
+    )
+
+
+def take(batches: Stream, steps: int) -> list[Batch]:
+    with batches:
+        taken = list(itertools.islice(batches, steps))
+    for thread in readers():
+        thread.join(5)
+    return taken
+
+
+def readers() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("raylm-read")]
+
+
+def same(one: MicroBatch, other: MicroBatch) -> bool:
+    return (
+        one.lane == other.lane
+        and np.array_equal(one.tokens, other.tokens)
+        and np.array_equal(one.labels, other.labels)
+        and np.array_equal(one.ids, other.ids)
+        and np.array_equal(one.epochs, other.epochs)
+        and all(np.array_equal(a, b) for a, b in zip(one.document_starts, other.document_starts, strict=True))
+    )
+
+
+def check_rows(batch: MicroBatch, first_of_b: int, *, attention: bool = False) -> None:
+    for place, number in enumerate(batch.ids.tolist()):
+        source, row = (0, number) if number < first_of_b else (1, number - first_of_b)
+        expected = row_tokens(source, row)
+        assert np.array_equal(batch.tokens[place, : len(expected)], expected)
+        labels = np.full(SEQUENCE, -100)
+        labels[: len(expected)] = expected
+        if attention:
+            labels[row_starts(row)] = -100
+        assert np.array_equal(batch.labels[place], labels)
+        assert batch.document_starts[place].tolist() == row_starts(row)
+
+
+@pytest.mark.parametrize("attention", [False, True])
+def test_batches_hold_the_rows_that_the_order_names(sources: list[StreamSource], attention: bool) -> None:
+    order = order_of(sources, batch=BATCH, data=DATA, seed=5)
+    for step, batch in enumerate(take(stream(sources, attention=attention), 40)):
+        assert batch.step == step
+        assert [micro.lane for micro in batch.micro_batches] == [0, 1, 2, 3]
+        for micro in batch.micro_batches:
+            ids, epochs = order.micro_batch(micro.lane, step)
+            assert np.array_equal(micro.ids, ids)
+            assert np.array_equal(micro.epochs, epochs)
+            check_rows(micro, 133, attention=attention)
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+@pytest.mark.parametrize("start", [0, 5, 31])
+@pytest.mark.parametrize("world_size", [2, 3, 4])
+def test_ranks_share_out_the_same_batches(
+    sources: list[StreamSource], world_size: int, start: int, mixed: bool
+) -> None:
+    sources = sources if mixed else sources[:1]
+    whole = take(stream(sources), start + 20)[start:]
+    shares = [take(stream(sources, rank, world_size, start), 20) for rank in range(world_size)]
+    for step, batch in enumerate(whole):
+        for rank, share in enumerate(shares):
+            assert share[step].step == batch.step
+            assert [micro.lane for micro in share[step].micro_batches] == list(range(rank, 4, world_size))
+            assert all(same(micro, batch.micro_batches[micro.lane]) for micro in share[step].micro_batches)
+
+
+def test_a_walk_over_world_sizes_loses_and_repeats_nothing(sources: list[StreamSource]) -> None:
+    rows = sources[0].manifest.train_rows
+    seen: list[int] = []
+    step = 0
+    for world_size, steps in ((4, 3), (1, 5), (3, 6), (2, 3)):
+        for rank in range(world_size):
+            for batch in take(stream(sources[:1], rank, world_size, step), steps):
+                seen += [
+                    int(number)
+                    for micro in batch.micro_batches
+                    for number, epoch in zip(micro.ids, micro.epochs, strict=True)
+                    if epoch == 0
+                ]
+        step += steps
+    assert step * BATCH.sequences > rows
+    assert sorted(seen) == list(range(rows))
+
+
+def test_each_block_is_read_once(sources: list[StreamSource], monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[tuple[str, int, int]] = []
+    lock = threading.Lock()
+    inner = reading.read_rows
+
+    def counted(folder: Place, shard: object, start: int, stop: int, manifest: Manifest) -> object:
+        with lock:
+            read.append((shard.path, start, stop))  # type: ignore[attr-defined]
+        return inner(folder, shard, start, stop, manifest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(reading, "read_rows", counted)
+    monkeypatch.setattr(loader, "AHEAD_BYTES", 0)
+    take(stream(sources[:1]), 133 // 8)
+    rows = sum(stop - start for _, start, stop in read)
+    # An epoch, and what was read ahead of it: a window.
+    assert 133 <= rows <= 133 + 2 * 24
+    assert len({(path, start) for path, start, _ in read}) >= 133 // 8
+
+
+def test_reading_ahead_is_bounded(sources: list[StreamSource]) -> None:
+    with stream(sources[:1]) as batches:
+        next(batches)
+        threads = batches._deliverer
+        assert isinstance(threads, loader.Threads)
+        held = threads._coming_rows
+        assert held <= 4 * 24 + 24
+
+
+def test_a_small_source_is_read_once_and_kept(sources: list[StreamSource], monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = take(stream(sources), 60)
+    monkeypatch.setattr(reading, "KEPT_BYTES", 2**20)
+    calls = itertools.count()
+    inner = reading.read_rows
+    monkeypatch.setattr(reading, "read_rows", lambda *args: (next(calls), inner(*args))[1])
+    found = take(stream(sources), 60)
+    assert next(calls) == 4
+    assert all(
+        same(a, b)
+        for x, y in zip(expected, found, strict=True)
+        for a, b in zip(x.micro_batches, y.micro_batches, strict=True)
+    )
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4])
+@pytest.mark.parametrize("sequences", [1, 7, 16, None, 1000])
+def test_held_out_is_the_same_at_any_world_size(
+    sources: list[StreamSource], world_size: int, sequences: int | None
+) -> None:
+    def ask(rank: int, size: int) -> list[tuple[MicroBatch, ...]]:
+        return list(held_out(sources, batch=BATCH, rank=rank, world_size=size, sequences=sequences))
+
+    whole = ask(0, 1)
+    ids = [int(number) for round_ in whole for micro in round_ for number in micro.ids]
+    assert len(ids) == len(set(ids)) == min(sequences or 22, 22)
+    shares = [ask(rank, world_size) for rank in range(world_size)]
+    for number, round_ in enumerate(whole):
+        dealt = sorted((micro for share in shares for micro in share[number]), key=lambda micro: micro.lane)
+        assert all(same(a, b) for a, b in zip(round_, dealt, strict=True))
+    counts = [sum(len(round_) for round_ in share) for share in shares]
+    assert counts[0] == max(counts) == held_out_turns(sources, batch=BATCH, world_size=world_size, sequences=sequences)
+
+
+def test_no_held_out_rows_is_said_plainly(tmp_path: Path) -> None:
+    source = write_source(tmp_path, [9], held_out_rows=0)
+    with pytest.raises(DataError, match="no held-out sequences in") as found:
+        list(held_out([source], batch=BATCH, rank=0, world_size=1, sequences=4))
+    assert "prepare.held_out" in (found.value.hint or "")
+
+
+@pytest.mark.parametrize("damage", ["missing", "empty", "truncated", "foreign", "vocabulary"])
+def test_a_bad_shard_is_one_error_that_names_it(tmp_path: Path, damage: str) -> None:
+    source = write_source(tmp_path, [30, 20])
+    bad = tmp_path / "shard-1.parquet"
+    spoil(bad, damage)
+    with stream([source]) as batches:
+        with pytest.raises(DataError, match=r"shard-1\.parquet") as found:
+            for _ in itertools.islice(batches, 20):
+                pass
+        assert found.value.hint
+        # Asked again, it says the same and does not go on with a hole.
+        with pytest.raises(DataError, match=r"shard-1\.parquet"):
+            next(batches)
+
+
+def spoil(path: Path, damage: str) -> None:
+    content = path.read_bytes()
+    if damage == "missing":
+        path.unlink()
+    elif damage == "empty":
+        path.write_bytes(b"")
+    elif damage == "truncated":
+        path.write_bytes(content[: len(content) // 2])
+    elif damage == "foreign":
+        path.write_bytes(os.urandom(len(content)))
+    else:
+        with ShardWriter(Place(str(path)), SEQUENCE, "uint16", 8, tokenizer="t") as writer:
+            for row in range(20):
+                writer.add(row_tokens(0, 30 + row) * 0 + VOCABULARY, row_starts(30 + row))
+
+
+def test_sources_must_agree(sources: list[StreamSource], tmp_path: Path) -> None:
+    other = write_source(tmp_path, [9])
+    foreign = StreamSource(other.folder, Manifest(**{**other.manifest.__dict__, "tokenizer": "u"}))
+    with pytest.raises(DataError, match=r"data sources differ in tokenizer: t in .*, u in"):
+        stream([sources[0], foreign])
+
+
+def test_close_ends_the_threads(sources: list[StreamSource]) -> None:
+    batches = stream(sources)
+    next(batches)
+    batches.close()
+    batches.close()
+    for thread in readers():
+        thread.join(5)
+    assert not readers()
