@@ -12,6 +12,7 @@ import importlib
 import logging
 import math
 import os
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -79,6 +80,10 @@ class Engine:
         )
         optimizer = _adamw(trained, optim)
         raw, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config, dist_init_required=False)
+        if type(raw.optimizer).__name__ == "FP16_UnfusedOptimizer":
+            # Its constructor takes a step with zero gradients, which decays the masters and counts as one.
+            raw.optimizer.refresh_fp32_params()
+            raw.optimizer.state.clear()
         if not model_settings.document_attention:
             loss = _without_documents(loss)
         return cls(raw, group, accumulation, loss, optim)
@@ -305,6 +310,15 @@ def _deepspeed() -> Any:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     deepspeed = importlib.import_module("deepspeed")
     importlib.import_module("deepspeed.utils").logger.setLevel(logging.WARNING)
+    importlib.import_module(
+        "deepspeed.runtime.bf16_optimizer"
+    ).see_memory_usage = _silent  # prints, and collects garbage
+    # It calls torch by older names on every step, and torch says so each time.
+    warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
     # Its first use compiles for up to 200 s, and a killed build leaves a lock that hangs the next one.
     importlib.import_module("deepspeed.ops").__compatible_ops__["deepspeed_shm_comm"] = False
     return deepspeed
+
+
+def _silent(message: str, force: bool = False) -> None:
+    pass

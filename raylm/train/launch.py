@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from raylm.config.load import parse_job, resolved_yaml, same_run
+from raylm.config.load import parse_job, same_run
 from raylm.config.schema import Job
 from raylm.errors import ConfigError, Interrupted, TrainingError
 from raylm.storage import Place
@@ -60,12 +60,14 @@ def train(job: Job, *, on_step: Listener | None = None, on_event: Listener | Non
     Uses the Ray that is initialised, else `where.address` or RAY_ADDRESS, else starts a local one.
     on_step and on_event are called in this thread with each metrics and event line.
     """
+    from raylm.train.worker import publish
+
     job = anchored(job)
     run = Place(job.run_url, job.object_store.reach())
     done = preflight(job, run)
     if done is not None:
         return done
-    (run / "run.yaml").write_text(resolved_yaml(job))
+    publish(job, run)
     import ray
 
     owned = not ray.is_initialized()

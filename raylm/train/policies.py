@@ -50,7 +50,7 @@ def draining_nodes() -> dict[str, float | None]:
 
 
 def room(needed: Mapping[str, float]) -> tuple[int, int]:
-    """(workers that fit into what is free now, workers that the live nodes could hold in all); none on draining nodes."""
+    """(workers that fit into what is free now, workers that the live nodes could hold); none on draining nodes."""
     draining = draining_nodes()
     alive = {
         node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"] and node["NodeID"] not in draining
@@ -63,7 +63,7 @@ def room(needed: Mapping[str, float]) -> tuple[int, int]:
 
 
 class LiveNodes(ScalingPolicy):  # type: ignore[misc]
-    """Sizes the group from the nodes that live and are not draining; growing is asked of the workers, not done to them."""
+    """Sizes the group from the nodes that live and are not draining; growing is asked of the workers, not forced."""
 
     def __init__(self, scaling_config: ScalingConfig, coordinator: Any, grow_check_seconds: float) -> None:
         super().__init__(scaling_config)

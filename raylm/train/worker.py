@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -242,6 +243,16 @@ def _committed(folder: Place) -> list[Any]:
     return list(committed(folder))
 
 
+def publish(job: Job, run: Place) -> None:
+    """Write what makes the run folder stand alone: its settings, and the tokenizer of its data."""
+    from raylm.shards import TOKENIZER_FOLDER
+
+    (run / "run.yaml").write_text(resolved_yaml(job))
+    tokenizer = Place(job.data_sources[0].path, job.object_store.reach()) / TOKENIZER_FOLDER
+    for file in tokenizer.list():
+        (run / TOKENIZER_FOLDER / file.name).write_bytes(file.read_bytes())
+
+
 def check_meta(meta: dict[str, Any], job: Job, fingerprint: str, url: str) -> None:
     """Refuse a checkpoint whose data or batch geometry is not the job's: its position would mean other sequences."""
     if meta["data_fingerprint"] != fingerprint and not job.data.accept_changed:
@@ -379,7 +390,7 @@ def _mfu(session: Session, report: StepReport) -> float | None:
 
 def _evaluate(session: Session) -> None:
     """Held-out loss over the same sequences at any number of workers."""
-    from raylm.stream.loader import held_out
+    from raylm.stream.loader import held_out, held_out_turns
 
     job, seat = session.job, session.seat
     began = time.monotonic()
@@ -391,8 +402,8 @@ def _evaluate(session: Session) -> None:
         sequences=job.evaluate.sequences,
         document_attention=job.model.document_attention,
     )
-    turns = micro_batches_per_rank(-(-job.evaluate.sequences // job.batch.micro), seat.size)
-    loss_sum, tokens = session.engine.evaluate(batches, turns)
+    turns = held_out_turns(session.sources, batch=job.batch, world_size=seat.size, sequences=job.evaluate.sequences)
+    loss_sum, tokens = session.engine.evaluate((micro for round_ in batches for micro in round_), turns)
     if tokens:
         session.held_out[session.progress.step] = loss_sum / tokens
     if session.first and tokens:
@@ -448,19 +459,21 @@ def settle(session: Session) -> bool:
     """
     from raylm.train.group import agree
 
-    if session.pending is None:
-        return True
     while True:
+        # Rank 0 may have taken its ended save off the desk already; it still takes part.
         done, error = _outcome(session.pending)
         finished, failed = agree(session.group, [float(done), float(error is not None)])
         if failed or finished == session.seat.size:
             break
         time.sleep(0.02)
-    _settled(session)
+    if session.pending is not None:
+        _settled(session)
     return not failed
 
 
-def _outcome(pending: PendingSave) -> tuple[bool, Exception | None]:
+def _outcome(pending: PendingSave | None) -> tuple[bool, Exception | None]:
+    if pending is None:
+        return True, None
     if not pending.done():
         return False, None
     try:
@@ -596,7 +609,7 @@ def alone(job: Job) -> Coordinator | None:
     desk: Desk = SilentDesk()
     attempt, address = 1, f"127.0.0.1:{free_port()}"
     if rank == 0:
-        (run / "run.yaml").write_text(resolved_yaml(job))
+        publish(job, run)
         coordinator = Coordinator(
             run, job.workers, audit=job.train.audit, claim=lambda: claim_attempt(run / "checkpoints")
         )
@@ -669,3 +682,14 @@ def ray_worker(config: dict[str, Any]) -> None:
                 raise TrainingError(f"rank 0 of attempt {attempt} did not say within 60 s where the group meets")
             time.sleep(0.02)
     work(config["job"], Seat(rank, size, attempt, address, context.get_local_rank(), node), desk)
+
+
+def main(arguments: list[str]) -> None:
+    """`python -m raylm.train.worker JOB [key=value …]`, also under torchrun: train without Ray."""
+    from raylm.config.load import load_job
+
+    alone(load_job(arguments[0], arguments[1:]))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
