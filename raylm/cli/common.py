@@ -1,0 +1,72 @@
+"""What several commands share: the job argument, how to reach object storage, how a result is shown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from raylm.config.schema import Job
+    from raylm.storage import Reach
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def job_options(command: Command) -> Command:
+    """The argument JOB and the option --set, handed on as `job_file` and `overrides`."""
+    command = click.option(
+        "--set",
+        "overrides",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="Change a setting, for example --set optim.lr=1e-4; repeatable.",
+    )(command)
+    return click.argument("job_file", metavar="JOB", type=click.Path(dir_okay=True))(command)
+
+
+def reach_options(command: Command) -> Command:
+    """How to reach an object store when no job file says so; handed on as keyword arguments for `reach`."""
+    for option in (
+        click.option("--anonymous", is_flag=True, help="Read a public bucket without credentials."),
+        click.option("--region", help="Region of the object store, where it wants one."),
+        click.option("--endpoint", metavar="URL", help="An S3-compatible server, for s3:// URLs."),
+    ):
+        command = option(command)
+    return command
+
+
+def reach(endpoint: str | None, region: str | None, anonymous: bool) -> Reach:
+    """The options of `reach_options` as a Reach."""
+    from raylm.config.schema import ObjectStore
+
+    return ObjectStore(endpoint=endpoint, region=region, anonymous=anonymous).reach()
+
+
+def read_job(job_file: str, overrides: Sequence[str]) -> Job:
+    """The checked job of `job_options`."""
+    from raylm.config.load import load_job
+
+    return load_job(job_file, overrides)
+
+
+def again(command: str, job_file: str, overrides: Sequence[str]) -> str:
+    """The command line that names this job and its overrides."""
+    import shlex
+
+    flags = [word for override in overrides for word in ("--set", override)]
+    return shlex.join(["raylm", command, job_file, *flags])
+
+
+def show(rows: Sequence[tuple[str, str]]) -> None:
+    """Print rows of a name and a value, values aligned."""
+    width = max(len(name) for name, _ in rows)
+    for name, value in rows:
+        click.echo(f"{name:<{width}}  {value}")
+
+
+def next_step(*commands: str) -> None:
+    """Print what to type next."""
+    for index, command in enumerate(commands):
+        click.echo(f"{'next:' if index == 0 else '     '} {command}")

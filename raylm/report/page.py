@@ -1,0 +1,315 @@
+"""Comes in: a run's `History`. Leaves: one HTML page that needs nothing but itself."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from html import escape
+from importlib import resources
+
+from raylm.report.charts import (
+    Axis,
+    Mark,
+    Point,
+    Series,
+    chart,
+    grouped,
+    shape,
+    smoothed,
+    step_axis,
+    time_axis,
+)
+from raylm.report.history import MARKED, Event, History, Step, Totals, describe, read_history, stops, totals
+from raylm.storage import Place
+from raylm.units import count, duration
+
+KINDS = {
+    "loss": "worker lost",
+    "notice": "notice of reclaim",
+    "resize": "resize",
+    "checkpoint": "checkpoint committed",
+    "bad": "bad loss or failure",
+}
+SPENT = (
+    ("useful", "steps that count"),
+    ("replayed", "work thrown away by a loss and trained again"),
+    ("idle", "starting, restoring, waiting for workers, evaluating, saving"),
+    ("stopped", "nothing was running; not part of the bar"),
+)
+# More events than this are not all listed: a long run commits thousands of checkpoints.
+MOST_EVENTS = 400
+# More held-out losses than this become a line.
+MOST_DOTS = 50
+
+
+def write_report(run: Place, output: Place | None = None) -> Place:
+    """Write the run folder's history as report.html there, or to `output`; returns where the page is."""
+    target = output or run / "report.html"
+    target.write_text(render(read_history(run)))
+    return target
+
+
+def render(history: History) -> str:
+    """The page."""
+    total = totals(history)
+    body = [
+        f"<header><h1>{escape(history.name)}</h1><p>{escape(_status(history, total))}</p></header>",
+        _tiles(history, total),
+        _time_bar(total),
+        _views(history),
+        _event_table(history),
+        f"<footer>Written by raylm on {_clock(datetime.now(UTC).timestamp())}</footer>",
+    ]
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<meta name="color-scheme" content="light dark"><title>{escape(history.name)} - raylm</title>'
+        f"<style>{_file('page.css')}</style></head><body><main>{''.join(body)}</main>"
+        f'<script type="application/json" id="data">{_readouts(history)}</script>'
+        f"<script>{_file('page.js')}</script></body></html>\n"
+    )
+
+
+def _status(history: History, total: Totals) -> str:
+    last = history.steps[-1].step if history.steps else 0
+    planned = f" of {history.steps_planned:,}" if history.steps_planned else ""
+    moments = [event.at for event in history.events] + [step.at for step in history.steps]
+    state = {"finished": "finished", "failed": "failed"}.get(history.events[-1].kind if history.events else "", "at")
+    where = f"{state} step {last:,}{planned}" if state == "at" else f"{state} at step {last:,}{planned}"
+    return f"{where}; {_clock(min(moments))} to {_clock(max(moments))}, {duration(total.span_seconds)}"
+
+
+def _tiles(history: History, total: Totals) -> str:
+    steps, held_out = history.steps, history.held_out
+    sizes = sorted({step.workers for step in steps})
+    median = sorted(step.tokens_per_second for step in steps)[len(steps) // 2] if steps else math.nan
+    rows = [
+        ("loss", f"{steps[-1].loss:.4f}" if steps else "-", f"from {steps[0].loss:.4f}" if steps else ""),
+        ("held-out loss", f"{held_out[-1][1]:.4f}" if held_out else "-", _perplexity(held_out)),
+        ("tokens", count(total.tokens), f"{total.steps:,} steps"),
+        ("tokens a second", count(median) if steps else "-", "median"),
+        ("workers", "-".join(str(size) for size in {*sizes[:1], *sizes[-1:]}) if sizes else "-", _resizes(total)),
+        ("workers lost", str(total.workers_lost), f"{total.steps_lost:,} steps replayed"),
+        ("checkpoints", str(total.checkpoints), f"{total.notices} notice{'s' if total.notices != 1 else ''}"),
+    ]
+    tiles = [
+        f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd><small>{escape(note)}</small></div>"
+        for name, value, note in rows
+    ]
+    return f'<dl class="tiles">{"".join(tiles)}</dl>'
+
+
+def _perplexity(held_out: Sequence[tuple[Event, float]]) -> str:
+    if not held_out or not held_out[-1][1] < 20:
+        return ""
+    return f"perplexity {math.exp(held_out[-1][1]):.1f}"
+
+
+def _resizes(total: Totals) -> str:
+    return f"{total.resizes} resize{'s' if total.resizes != 1 else ''}"
+
+
+def _time_bar(total: Totals) -> str:
+    """Where the running time went, as one bar and a table; time when nothing ran stands beside it."""
+    running = total.span_seconds - total.stopped_seconds or 1.0
+    pieces, rows = [], []
+    for name, what in SPENT:
+        seconds = getattr(total, f"{name}_seconds")
+        share = "" if name == "stopped" else f"{100 * seconds / running:.1f} %"
+        if name == "stopped" and not seconds:
+            continue
+        if share:
+            pieces.append(
+                f'<i class="{name}" style="width:{100 * seconds / running:.3f}%" title="{name}: {share}"></i>'
+            )
+        rows.append(
+            f'<tr><td><i class="swatch {name}"></i>{name}</td><td class="n">{duration(seconds)}</td>'
+            f'<td class="n">{share}</td><td>{what}</td></tr>'
+        )
+    return (
+        f'<section><h2>Where the time went</h2><div class="bar">{"".join(pieces)}</div>'
+        f"<table>{''.join(rows)}</table></section>"
+    )
+
+
+def _views(history: History) -> str:
+    legend = "".join(f"<li>{shape(kind)}{words}</li>" for kind, words in KINDS.items())
+    if stops(history):
+        legend += '<li><i class="cut"></i>stopped time cut out</li>'
+    return (
+        '<section class="views"><h2>Curves</h2>'
+        '<input type="radio" name="axis" id="by-step" checked><label for="by-step">over steps</label>'
+        '<input type="radio" name="axis" id="by-time"><label for="by-time">over time</label>'
+        f'<ul class="legend">{legend}</ul>'
+        f'<div class="view step">{_step_view(history)}</div>'
+        f'<div class="view time">{_time_view(history)}</div></section>'
+    )
+
+
+def _step_view(history: History) -> str:
+    steps = history.steps
+    last = max([step.step for step in steps] + [event.step for event in history.events])
+    axis = step_axis(last)
+    marks = [Mark(event.step, MARKED[event.kind], _words(event)) for event in history.of(*MARKED)]
+    held_out = [(float(event.step), value) for event, value in history.held_out]
+    xs = [float(step.step) for step in steps]
+    return _charts(axis, marks, xs, steps, [range(len(steps))], held_out, _stairs(xs, steps))
+
+
+def _time_view(history: History) -> str:
+    clock = Running(history)
+    steps = history.steps
+    axis = time_axis(clock.span, [(clock(begin), end - begin) for begin, end in clock.stops])
+    marks = [Mark(clock(event.at), MARKED[event.kind], _words(event)) for event in history.of(*MARKED)]
+    held_out = [(clock(event.at), value) for event, value in history.held_out]
+    xs = [clock(step.at) for step in steps]
+    return _charts(axis, marks, xs, steps, _between_starts(history), held_out, _size_in_time(history, clock))
+
+
+class Running:
+    """Maps a moment to seconds of running time since the run began: spans when nothing ran are cut out."""
+
+    def __init__(self, history: History) -> None:
+        self.stops = stops(history)
+        moments = [event.at for event in history.events] + [step.at for step in history.steps]
+        starts = [event.at - float(event.fields.get("seconds", 0)) for event in history.events[:1]]
+        self._zero = min(moments + starts)
+        self.span = self(max(moments))
+
+    def __call__(self, at: float) -> float:
+        """Running seconds at this moment."""
+        return at - self._zero - sum(min(at, end) - begin for begin, end in self.stops if at > begin)
+
+
+def _charts(
+    axis: Axis,
+    marks: Sequence[Mark],
+    xs: Sequence[float],
+    steps: Sequence[Step],
+    runs: Sequence[range],
+    held_out: Sequence[tuple[float, float]],
+    workers: Sequence[Point],
+) -> str:
+    def curve(values: Sequence[float], style: str, *, band: bool = False) -> Series:
+        points = [grouped([(xs[i], values[i]) for i in run]) for run in runs]
+        return Series(tuple(run for run in points if run), style, band=band)
+
+    loss = curve([step.loss for step in steps], "line loss", band=True)
+    shown = [loss]
+    if len(steps) > 100:
+        shown = [
+            Series(loss.runs, "line raw", band=True),
+            Series(tuple(smoothed(run) for run in loss.runs), "line loss"),
+        ]
+    if held_out:
+        few = len(held_out) <= MOST_DOTS
+        shown.append(Series((grouped(held_out),), "dot held-out" if few else "line held-out", dots=few))
+    lr = curve([step.lr for step in steps], "line lr")
+    throughput = curve([step.tokens_per_second for step in steps], "line throughput", band=True)
+    size = Series((tuple(workers),), "line workers", stairs=True)
+    title = "loss" if not held_out else f"loss, held-out loss ({'dots' if len(held_out) <= MOST_DOTS else 'dashed'})"
+    return "".join(
+        [
+            chart(title=title, axis=axis, series=shown, marks=marks, label=lambda v: f"{v:g}"),
+            chart(title="learning rate", axis=axis, series=[lr], marks=marks, label=_short, from_zero=True),
+            chart(title="tokens a second", axis=axis, series=[throughput], marks=marks, label=count, from_zero=True),
+            chart(
+                title="workers",
+                axis=axis,
+                series=[size],
+                marks=marks,
+                label=lambda v: f"{v:.0f}",
+                from_zero=True,
+                whole=True,
+            ),
+        ]
+    )
+
+
+def _stairs(xs: Sequence[float], steps: Sequence[Step]) -> list[Point]:
+    """Worker count over steps: only the corners."""
+    corners = []
+    for index, step in enumerate(steps):
+        if index in (0, len(steps) - 1) or step.workers != steps[index - 1].workers:
+            corners.append(_point(xs[index] - 1 if index < len(steps) - 1 else xs[index], step.workers))
+    return corners
+
+
+def _size_in_time(history: History, clock: Running) -> list[Point]:
+    """Worker count over time: none between the end of one group and the start of the next."""
+    corners = []
+    starts = history.of("started", "resumed")
+    for index, start in enumerate(starts):
+        until = starts[index + 1].at if index + 1 < len(starts) else math.inf
+        steps = [step for step in history.steps if start.at < step.at <= until]
+        gone = [event.at for event in history.of("worker_lost", "finished", "failed") if start.at < event.at <= until]
+        workers = int(start.fields.get("workers", steps[0].workers if steps else 0))
+        ended = gone[0] if gone else max([step.at for step in steps], default=start.at)
+        corners += [_point(clock(start.at), workers), _point(clock(ended), 0 if until < math.inf or gone else workers)]
+    first = [_point(0.0, 0)] if corners else []
+    return first + corners
+
+
+def _between_starts(history: History) -> list[range]:
+    """Indices of the steps that ran without a start between them."""
+    starts = [event.at for event in history.of("started", "resumed")]
+    edges = [0]
+    for index in range(1, len(history.steps)):
+        before, after = history.steps[index - 1].at, history.steps[index].at
+        if any(before < at <= after for at in starts):
+            edges.append(index)
+    return [range(low, high) for low, high in zip(edges, [*edges[1:], len(history.steps)], strict=True)]
+
+
+def _point(x: float, value: float) -> Point:
+    return Point(x, value, value, value)
+
+
+def _event_table(history: History) -> str:
+    listed = history.events
+    if len(listed) > MOST_EVENTS:
+        listed = tuple(event for event in listed if event.kind != "checkpoint_committed")[-MOST_EVENTS:]
+    rows = [
+        f"<tr><td>{_clock(event.at)}</td><td>{shape(MARKED[event.kind]) if event.kind in MARKED else ''}</td>"
+        f"<td>{escape(_words(event))}</td></tr>"
+        for event in listed
+    ]
+    left_out = len(history.events) - len(listed)
+    note = f"<p>{left_out} further events are in events.jsonl.</p>" if left_out else ""
+    return f'<section><h2>Events</h2><table class="events">{"".join(rows)}</table>{note}</section>'
+
+
+def _readouts(history: History) -> str:
+    """What the page's script reads out under the pointer, as JSON that cannot end its script element."""
+    clock = Running(history)
+    each = max(1, math.ceil(len(history.steps) / 1000))
+    rows = [
+        [
+            step.step,
+            round(clock(step.at), 2),
+            *(float(f"{v:.6g}") if math.isfinite(v) else None for v in (step.loss, step.lr, step.tokens_per_second)),
+            step.workers,
+        ]
+        for step in history.steps[::each]
+    ]
+    last = max([step.step for step in history.steps] + [event.step for event in history.events])
+    edges = {"step": [0, max(1, last)], "time": [0, max(1.0, clock.span)]}
+    return json.dumps({"rows": rows, "edges": edges}, separators=(",", ":")).replace("<", "\\u003c")
+
+
+def _words(event: Event) -> str:
+    return describe(event.kind, event.fields)
+
+
+def _short(value: float) -> str:
+    return "0" if value == 0 else f"{value:.2g}"
+
+
+def _clock(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def _file(name: str) -> str:
+    return resources.files("raylm.report").joinpath(name).read_text(encoding="utf-8")
