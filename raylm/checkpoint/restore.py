@@ -6,10 +6,14 @@ are read, neighbouring ones in one request, in threads; every block read is held
 
 from __future__ import annotations
 
+import json
+import uuid
 import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from raylm.checkpoint import manifest as layout
@@ -25,6 +29,7 @@ REQUEST_BYTES = 16 << 20
 # Reading over a gap this small costs less than another request.
 GAP_BYTES = 2 << 20
 THREADS = 8
+READERS = "readers"
 
 
 @dataclass(frozen=True)
@@ -81,35 +86,35 @@ class Checkpoint:
 
 def committed(folder: Place) -> list[CheckpointInfo]:
     """Every committed checkpoint of a run, the oldest first."""
-    places = _step_folders(folder)
+    places = step_folders(folder)
     if not places:
         return []
     with ThreadPoolExecutor(min(THREADS, len(places))) as pool:
-        found = list(pool.map(_info, places))
-    return [info for info in found if info is not None]
+        found = list(pool.map(checkpoint_at, places))
+    return [one for one in found if one is not None]
 
 
 def newest(folder: Place) -> CheckpointInfo | None:
     """The committed checkpoint with the highest step, None when there is none."""
-    return next((info for info in map(_info, reversed(_step_folders(folder))) if info is not None), None)
+    return next((one for one in map(checkpoint_at, reversed(step_folders(folder))) if one is not None), None)
 
 
 def open_checkpoint(place: Place | CheckpointInfo) -> Checkpoint:
     """Read a checkpoint's indexes, given its folder or what `newest` found; CheckpointError when it is not whole."""
-    info = place if isinstance(place, CheckpointInfo) else _info(place)
-    if info is None:
+    found = place if isinstance(place, CheckpointInfo) else checkpoint_at(place)
+    if found is None:
         raise CheckpointError(
             f"{place} holds no committed checkpoint: it has no {layout.MANIFEST}",
             hint="name the folder of a checkpoint that was committed; `raylm report` lists them",
         )
-    with ThreadPoolExecutor(min(THREADS, info.world_size)) as pool:
-        parts = tuple(pool.map(lambda rank: _read_part(info, rank), range(info.world_size)))
+    with ThreadPoolExecutor(min(THREADS, found.world_size)) as pool:
+        parts = tuple(pool.map(lambda rank: _read_part(found, rank), range(found.world_size)))
     pieces: dict[tuple[str, str], list[Piece]] = {}
     for part in parts:
         for stored in part.stored:
             pieces.setdefault(stored.chunk.tensor, []).append(Piece(stored.chunk, part.rank, stored.offset))
     ordered = {tensor: tuple(sorted(held, key=lambda one: one.chunk.start)) for tensor, held in pieces.items()}
-    return Checkpoint(info, parts, ordered)
+    return Checkpoint(found, parts, ordered)
 
 
 def fill(checkpoint: Checkpoint, wanted: Sequence[tuple[Chunk, torch.Tensor]]) -> None:
@@ -131,6 +136,48 @@ def fill(checkpoint: Checkpoint, wanted: Sequence[tuple[Chunk, torch.Tensor]]) -
             pool.shutdown(wait=True, cancel_futures=True)
 
 
+@contextmanager
+def reading(found: CheckpointInfo, seconds: float = 7200.0) -> Iterator[None]:
+    """Keep retention, wherever it runs, from removing this checkpoint; without effect where one may not write.
+
+    The workers of a run need none: only their own attempt removes anything, and not before it has saved.
+    """
+    lease = _readers(found.place) / f"{found.step}-{uuid.uuid4().hex}"
+    until = datetime.now(UTC) + timedelta(seconds=seconds)
+    leased = bool(layout.STEP_FOLDER.fullmatch(found.place.name))
+    try:
+        if leased:
+            lease.write_text(json.dumps({"until": until.isoformat()}))
+    except StorageError:
+        leased = False  # a reader's key often may not write
+    try:
+        if not (found.place / layout.MANIFEST).exists():
+            raise CheckpointError(
+                f"{found.place.url} was removed by the run's retention", hint="read the newest checkpoint instead"
+            )
+        yield
+    finally:
+        if leased:
+            with suppress(StorageError):
+                lease.remove()
+
+
+def steps_being_read(folder: Place) -> set[int]:
+    """The steps that `reading` protects now."""
+    held = set()
+    for place in (folder / READERS).list():
+        step, _, token = place.name.partition("-")
+        with suppress(NotFound, ValueError, KeyError, TypeError):
+            until = datetime.fromisoformat(json.loads(place.read_bytes())["until"])
+            if token and until > datetime.now(UTC):
+                held.add(int(step))
+    return held
+
+
+def _readers(step_place: Place) -> Place:
+    return Place(step_place.url.rsplit("/", 1)[0], step_place.reach) / READERS
+
+
 def weights(checkpoint: Checkpoint, dtype: torch.dtype | None = None) -> dict[str, torch.Tensor]:
     """The model's state dict on the CPU: masters and frozen weights, cast to dtype when given, and buffers as saved.
 
@@ -150,19 +197,22 @@ def weights(checkpoint: Checkpoint, dtype: torch.dtype | None = None) -> dict[st
         if first.numel:
             wanted.append((whole, flat))
         state[name] = flat.view(first.shape)
-    fill(checkpoint, wanted)
+    with reading(checkpoint.info):
+        fill(checkpoint, wanted)
     for alias, name in dict(checkpoint.info.meta.get("tied", {})).items():
         if name in state:
             state[alias] = state[name]
     return state
 
 
-def _step_folders(folder: Place) -> list[Place]:
+def step_folders(folder: Place) -> list[Place]:
+    """The folders of all steps, committed or not, ascending."""
     found = [place for place in folder.list() if layout.STEP_FOLDER.fullmatch(place.name)]
     return sorted(found, key=lambda place: int(place.name.removeprefix("step-")))
 
 
-def _info(place: Place) -> CheckpointInfo | None:
+def checkpoint_at(place: Place) -> CheckpointInfo | None:
+    """What is committed in a checkpoint's folder, if anything; CheckpointError when the manifest is damaged."""
     found = layout.read_manifest(place)
     return None if found is None else CheckpointInfo(found.step, place, found)
 

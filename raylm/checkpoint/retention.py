@@ -1,0 +1,66 @@
+"""Removing what is no longer wanted, so that at every moment what counts is whole.
+
+Comes in: a run's checkpoints and the policy's numbers. Leaves: fewer folders. A manifest goes before the parts that it
+names; the newest committed checkpoint stays, and so does one that is being read.
+"""
+
+from __future__ import annotations
+
+from raylm.checkpoint import manifest as layout
+from raylm.checkpoint.policy import Candidate, keep
+from raylm.checkpoint.restore import CheckpointInfo, checkpoint_at, step_folders, steps_being_read
+from raylm.checkpoint.save import check_fence
+from raylm.errors import CheckpointError
+from raylm.storage import Place
+
+
+def prune(folder: Place, *, attempt: int, newest: int, best: int = 0) -> list[int]:
+    """Remove checkpoints beyond the newest k and the best k by meta["metric"]; the steps that were removed.
+
+    Also removed: what older attempts left uncommitted below the newest committed step. Above it nothing is touched, so
+    that a frozen writer that wakes up can at worst commit a checkpoint that is whole. Call it from one rank, when a
+    save has been committed; StaleAttempt when a newer attempt has begun.
+    """
+    check_fence(folder, attempt)
+    places = {int(place.name.removeprefix("step-")): place for place in step_folders(folder)}
+    readable = ((step, _readable(place)) for step, place in places.items())
+    found = {step: one for step, one in readable if one is not None}
+    if not found:
+        return []
+    kept = keep([Candidate(one.step, _metric(one)) for one in found.values()], newest=newest, best=best)
+    removed = []
+    for step in sorted(found.keys() - kept - steps_being_read(folder)):
+        (places[step] / layout.MANIFEST).remove()
+        # A reader that came meanwhile may go on: without the manifest the folder is a leftover for a later call.
+        if step not in steps_being_read(folder):
+            places[step].remove()
+            removed.append(step)
+    for step in sorted(step for step in places.keys() - set(removed) if step <= max(found)):
+        _remove_leftovers(places[step], found.get(step), attempt, held=step in steps_being_read(folder))
+    return removed
+
+
+def _remove_leftovers(place: Place, committed: CheckpointInfo | None, attempt: int, *, held: bool) -> None:
+    """Remove the parts of older attempts that no manifest names."""
+    if held or (committed is None and (place / layout.MANIFEST).exists()):  # being read, or its manifest is damaged
+        return
+    children = place.list()
+    attempts = [(child, layout.ATTEMPT_FOLDER.fullmatch(child.name)) for child in children]
+    for child, match in attempts:
+        if match and int(match[1]) < attempt and (committed is None or int(match[1]) != committed.manifest.attempt):
+            child.remove()
+    if committed is None and all(match and int(match[1]) < attempt for _, match in attempts):
+        place.remove()
+
+
+def _readable(place: Place) -> CheckpointInfo | None:
+    # A damaged manifest is for a person to look at; retention neither counts nor removes it.
+    try:
+        return checkpoint_at(place)
+    except CheckpointError:
+        return None
+
+
+def _metric(one: CheckpointInfo) -> float | None:
+    value = one.meta.get("metric")
+    return float(value) if isinstance(value, int | float) else None
