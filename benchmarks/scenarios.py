@@ -29,6 +29,7 @@ from raylm.storage import Place
 SEQUENCE, VOCABULARY = 64, 512
 # One worker a node: each worker wants one of these, each worker node has one.
 SEAT = "seat"
+DRIVER = [sys.executable, "-m", "raylm.cli.main"]
 HEALTH = {
     "health_check_initial_delay_ms": 1000,
     "health_check_period_ms": 500,
@@ -260,7 +261,7 @@ def run_elastic(
 
         def start() -> subprocess.Popen[bytes]:
             return subprocess.Popen(
-                [sys.executable, "-m", "raylm.cli.main", "train", str(job), "--set", f"where.address={cluster.address}"],
+                [*DRIVER, "train", str(job), "--set", f"where.address={cluster.address}"],
                 stdout=log,
                 stderr=log,
                 env=environment(),
