@@ -107,10 +107,11 @@ class Engine:
         """Train on one global batch, of which these are this rank's lanes and `global_tokens` everyone's targets.
 
         Gradients are those of the mean over the global batch at any number of ranks. A loss or gradient that is not
-        finite changes nothing, on any rank: it raises TrainingError, or with `skip_bad` is reported as skipped.
+        finite changes nothing, on any rank: it raises TrainingError, or with `skip_bad` is reported as skipped. Nor
+        does a batch without any target, which is no error.
         """
         if global_tokens < 1:
-            raise TrainingError(f"the global batch of step {step} has no token to train on")
+            return StepResult(0.0, 0.0, skipped=False)
         for options in self.raw.optimizer.param_groups:
             options["lr"] = lr
         # DeepSpeed averages over ranks; the mean over the global batch's tokens is a sum over ranks.
