@@ -19,7 +19,7 @@ from raylm.checkpoint import manifest as layout
 from raylm.checkpoint import restore, save
 from raylm.checkpoint.chunks import Chunk
 from raylm.checkpoint.restore import committed, fill, newest, open_checkpoint, reading, steps_being_read, weights
-from raylm.checkpoint.retention import prune
+from raylm.checkpoint.retention import apply_retention
 from raylm.checkpoint.save import StaleAttempt, begin_save, claim_attempt, tied_names
 from raylm.errors import CheckpointError, StorageError
 from raylm.storage import Place
@@ -261,7 +261,7 @@ def test_a_stale_attempt_cannot_commit(folder: Place) -> None:
     with pytest.raises(StaleAttempt, match=f"attempt {old} may not commit .* attempt {new} has begun"):
         save_all(folder, 5, attempt=old)
     with pytest.raises(StaleAttempt):
-        prune(folder, attempt=old, newest=1)
+        apply_retention(folder, attempt=old, newest=1)
     assert newest(folder) is None
     assert save_all(folder, 5, attempt=new)[0].committed
 
@@ -276,11 +276,42 @@ def test_a_stale_attempt_stops_waiting_for_its_peers(folder: Place, monkeypatch:
         pending.wait(30)
 
 
-def test_one_attempt_cannot_save_a_step_twice(folder: Place) -> None:
+def test_one_attempt_cannot_save_two_states_of_a_step(folder: Place) -> None:
     save_all(folder, 1)
-    with pytest.raises(CheckpointError, match="step 1 was saved already by attempt 1") as caught:
-        save_all(folder, 1)
+    held = [(whole("master", "w", torch.ones(3)), torch.ones(3))]
+    pending = begin_save(folder, step=1, attempt=1, rank=0, world_size=2, held=held, scalars={}, meta={})
+    with pytest.raises(CheckpointError, match="attempt 1 saved another state of step 1 already") as caught:
+        pending.wait(30)
     assert "claim a new attempt" in str(caught.value.hint)
+
+
+def test_a_save_that_failed_on_one_rank_may_be_begun_again(folder: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = shared_out(tensors_of(1), [[0.4]], 2)
+
+    def begin(rank: int, timeout: float) -> save.PendingSave:
+        return begin_save(
+            folder,
+            step=1,
+            attempt=1,
+            rank=rank,
+            world_size=2,
+            held=state[rank],
+            scalars={},
+            meta={},
+            commit_timeout_seconds=timeout,
+        )
+
+    assert not begin(0, 0.1).wait(30).committed
+    first = folder.glob("**/*")
+    writes: list[str] = []
+    real = Place.write_parts
+    monkeypatch.setattr(Place, "write_parts", lambda self, parts: writes.append(self.name) or real(self, parts))
+    again = begin(0, 30)
+    begin(1, 30).wait(30)
+    assert again.wait(30).committed
+    assert len(first) == 2
+    assert writes == ["rank-00001-of-2.safetensors"]
+    assert same(loaded(folder / "step-000000001", tensors_of(1)), tensors_of(1))
 
 
 def test_a_step_that_another_attempt_committed_counts(folder: Place) -> None:
@@ -437,12 +468,12 @@ def test_a_broken_stream_is_written_again_from_its_start(folder: Place, monkeypa
 
 def test_the_newest_and_the_best_survive_retention(folder: Place) -> None:
     claim_attempt(folder)
-    for step, metric in ((1, 5.0), (2, 1.0), (3, 4.0), (4, 3.0), (5, None)):
-        save_all(folder, step, metric=metric)
-    assert prune(folder, attempt=1, newest=2, best=1) == [1, 3]
+    for step, loss in ((1, 5.0), (2, 1.0), (3, 4.0), (4, 3.0), (5, None)):
+        save_all(folder, step, held_out_loss=loss)
+    assert apply_retention(folder, attempt=1, newest=2, best=1) == [1, 3]
     assert [one.step for one in committed(folder)] == [2, 4, 5]
     assert not (folder / "step-000000001").exists()
-    assert prune(folder, attempt=1, newest=0) == [2, 4]
+    assert apply_retention(folder, attempt=1, newest=0) == [2, 4]
     assert [one.step for one in committed(folder)] == [5]
 
 
@@ -458,11 +489,11 @@ def test_a_manifest_is_removed_before_its_parts(folder: Place, monkeypatch: pyte
 
     monkeypatch.setattr(Place, "remove", dies_after_the_first)
     with pytest.raises(KeyboardInterrupt):
-        prune(folder, attempt=1, newest=1)
+        apply_retention(folder, attempt=1, newest=1)
     monkeypatch.undo()
     assert [one.step for one in committed(folder)] == [2]
     assert same(loaded(folder / "step-000000002", tensors_of(2)), tensors_of(2))
-    prune(folder, attempt=claim_attempt(folder), newest=1)
+    apply_retention(folder, attempt=claim_attempt(folder), newest=1)
     assert not (folder / "step-000000001").exists()
 
 
@@ -473,9 +504,9 @@ def test_what_is_being_read_is_not_removed(folder: Place) -> None:
     first = committed(folder)[0]
     with reading(first):
         assert steps_being_read(folder) == {1}
-        assert prune(folder, attempt=1, newest=1) == [2]
+        assert apply_retention(folder, attempt=1, newest=1) == [2]
         assert same(loaded(first, tensors_of(1)), tensors_of(1))
-    assert prune(folder, attempt=1, newest=1) == [1]
+    assert apply_retention(folder, attempt=1, newest=1) == [1]
     with pytest.raises(CheckpointError, match="was removed by the run's retention"), reading(first):
         pass
 
@@ -494,13 +525,13 @@ def test_a_reader_that_comes_during_removal_may_finish(folder: Place, monkeypatc
         real(self)
 
     monkeypatch.setattr(Place, "remove", reader_comes)
-    assert prune(folder, attempt=1, newest=1) == []
+    assert apply_retention(folder, attempt=1, newest=1) == []
     state = tensors_of(1)
     out = {key: torch.zeros_like(tensor) for key, tensor in state.items()}
     fill(checkpoint, [(whole(*key, tensor), tensor.view(-1)) for key, tensor in out.items()])
     assert same(out, state)
     leased.__exit__(None, None, None)
-    assert prune(folder, attempt=claim_attempt(folder), newest=1) == []
+    assert apply_retention(folder, attempt=claim_attempt(folder), newest=1) == []
     assert not (folder / "step-000000001").exists()
 
 
@@ -525,7 +556,7 @@ def test_leftovers_of_older_attempts_go_and_others_stay(folder: Place) -> None:
     uncommitted(folder, 16, attempt)
     uncommitted(folder, 20, 2)  # beside what was committed
     uncommitted(folder, 30, 1)  # above the newest: a frozen writer may yet commit it
-    assert prune(folder, attempt=attempt, newest=1) == []
+    assert apply_retention(folder, attempt=attempt, newest=1) == []
     left = {place.url.removeprefix(folder.url + "/").rsplit("/", 1)[0] for place in folder.glob("step-*/a*/*")}
     assert left == {"step-000000015/a3", "step-000000016/a3", "step-000000020/a3", "step-000000030/a1"}
 
@@ -535,7 +566,7 @@ def test_retention_leaves_a_checkpoint_with_a_damaged_manifest_alone(folder: Pla
     for step in (1, 2, 3):
         save_all(folder, step)
     foreign(Path((folder / "step-000000001" / "manifest.json").url))
-    assert prune(folder, attempt=1, newest=1) == [2]
+    assert apply_retention(folder, attempt=1, newest=1) == [2]
     assert len((folder / "step-000000001").glob("**/*")) == 5
 
 
@@ -596,4 +627,4 @@ def test_a_frozen_weight_may_change_its_float_type_on_the_way(folder: Place) -> 
 def test_a_folder_without_checkpoints_has_none(folder: Place) -> None:
     assert newest(folder) is None
     assert committed(folder) == []
-    assert prune(folder, attempt=0, newest=1) == []
+    assert apply_retention(folder, attempt=0, newest=1) == []

@@ -14,8 +14,8 @@ from raylm.errors import CheckpointError
 from raylm.storage import Place
 
 
-def prune(folder: Place, *, attempt: int, newest: int, best: int = 0) -> list[int]:
-    """Remove checkpoints beyond the newest k and the best k by meta["metric"]; the steps that were removed.
+def apply_retention(folder: Place, *, attempt: int, newest: int, best: int = 0) -> list[int]:
+    """Remove checkpoints beyond the newest k and the best k by meta["held_out_loss"]; the steps that were removed.
 
     Also removed: what older attempts left uncommitted below the newest committed step. Above it nothing is touched, so
     that a frozen writer that wakes up can at worst commit a checkpoint that is whole. Call it from one rank, when a
@@ -27,7 +27,7 @@ def prune(folder: Place, *, attempt: int, newest: int, best: int = 0) -> list[in
     found = {step: one for step, one in readable if one is not None}
     if not found:
         return []
-    kept = keep([Candidate(one.step, _metric(one)) for one in found.values()], newest=newest, best=best)
+    kept = keep([Candidate(one.step, _held_out_loss(one)) for one in found.values()], newest=newest, best=best)
     removed = []
     for step in sorted(found.keys() - kept - steps_being_read(folder)):
         (places[step] / layout.MANIFEST).remove()
@@ -61,6 +61,6 @@ def _readable(place: Place) -> CheckpointInfo | None:
         return None
 
 
-def _metric(one: CheckpointInfo) -> float | None:
-    value = one.meta.get("metric")
+def _held_out_loss(one: CheckpointInfo) -> float | None:
+    value = one.meta.get("held_out_loss")
     return float(value) if isinstance(value, int | float) else None

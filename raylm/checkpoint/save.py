@@ -22,7 +22,7 @@ from raylm.checkpoint.chunks import Chunk
 from raylm.checkpoint.manifest import BLOCK_BYTES, DTYPES, Manifest, Part, Stored, element_bytes
 from raylm.checkpoint.staging import STAGING
 from raylm.errors import CheckpointError, StorageError
-from raylm.storage import Place
+from raylm.storage import NotFound, Place
 
 if TYPE_CHECKING:
     import torch
@@ -125,7 +125,8 @@ def begin_save(
     """Copy what this rank holds and write it behind the training; with asynchronous=False, return when it has ended.
 
     before_commit runs on every rank before its part counts: what must be durable whenever the checkpoint is.
-    Saving again waits until the staging buffer of the save before is written out.
+    Saving again waits until the staging buffer of the save before is written out. A save that failed may be begun
+    again: a part that was written is not written twice.
     """
     _check_meta(meta)
     begun = time.perf_counter()
@@ -213,7 +214,9 @@ class _Checksums:
 def _write_part(save: _Save, stored: tuple[Stored, ...], header: bytes) -> Part:
     """Write the staged bytes and then their index; the staging buffer is free afterwards, come what may."""
     try:
-        _refuse_second(save)
+        earlier = _written_before(save, header)
+        if earlier is not None:
+            return earlier
         written, sums = _stream(save, header)
     finally:
         STAGING.release()
@@ -221,6 +224,27 @@ def _write_part(save: _Save, stored: tuple[Stored, ...], header: bytes) -> Part:
         save.before_commit()
     part = Part(save.step, save.attempt, save.rank, save.world_size, written, BLOCK_BYTES, sums, stored)
     _create(save.part(save.rank, "json"), part.to_json())
+    return part
+
+
+def _written_before(save: _Save, header: bytes) -> Part | None:
+    """The part as an earlier try of this very save left it; parts are never overwritten, a commit may count on them."""
+    place = save.part(save.rank, "json")
+    try:
+        data = place.read_bytes()
+    except NotFound:
+        return None
+    part = layout.parse_part(
+        data, place, step=save.step, attempt=save.attempt, rank=save.rank, world_size=save.world_size
+    )
+    sums = _Checksums()
+    for _ in _pieces(header, STAGING.bytes(), sums):
+        pass
+    if sums.close() != part.crc32:
+        raise CheckpointError(
+            f"attempt {save.attempt} saved another state of step {save.step} already: {place.url} exists",
+            hint="claim a new attempt whenever the worker group is formed anew",
+        )
     return part
 
 
@@ -244,16 +268,6 @@ def _pieces(header: bytes, staged: memoryview, sums: _Checksums) -> Iterator[mem
             piece = whole[start : start + WRITE_BYTES]
             sums.add(piece)
             yield piece
-
-
-def _refuse_second(save: _Save) -> None:
-    """Parts are never overwritten: a second save of a step by one attempt could be mixed with the first."""
-    place = save.part(save.rank, "json")
-    if place.exists():
-        raise CheckpointError(
-            f"step {save.step} was saved already by attempt {save.attempt}: {place.url} exists",
-            hint="claim a new attempt whenever the worker group is formed anew",
-        )
 
 
 def _create(place: Place, data: bytes) -> bool:

@@ -524,7 +524,9 @@ def _retire(session: Session) -> None:
 
     settings = session.job.checkpoint
     try:
-        apply_retention(session.run / "checkpoints", newest=settings.keep, best=settings.keep_best)
+        apply_retention(
+            session.run / "checkpoints", attempt=session.seat.attempt, newest=settings.keep, best=settings.keep_best
+        )
     except RaylmError as error:
         log.warning("old checkpoints could not be removed: %s", error)
 
