@@ -80,11 +80,11 @@ class LocalFiles:
         except (FileNotFoundError, NotADirectoryError):
             return []
 
-    def matches(self, url: str, pattern: str) -> list[str]:
-        """Files under the folder that match, relative to it."""
+    def matches(self, url: str, pattern: str) -> dict[str, int]:
+        """Files under the folder that match, relative to it, with their bytes."""
         root = Path(url)
         found = (path for path in root.glob(pattern) if path.is_file() and not path.name.startswith(_TEMPORARY))
-        return [path.relative_to(root).as_posix() for path in found]
+        return {path.relative_to(root).as_posix(): path.stat().st_size for path in found}
 
     def remove(self, url: str) -> None:
         """Delete the file or folder, if it is there."""

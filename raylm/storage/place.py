@@ -183,15 +183,16 @@ class Place:
 Places: TypeAlias = list[Place]  # inside Place, `list` is the method
 
 
-def find(pattern: str, reach: Reach) -> list[Place]:
-    """The files that a URL with wildcards names, sorted; without wildcards, that one file if it is there."""
-    normal = _normal(pattern)
-    parts = normal.split("/")
+def find(pattern: str, reach: Reach) -> list[tuple[Place, int]]:
+    """The files that a URL with wildcards names, sorted, with their bytes; without wildcards, that one file if any."""
+    parts = _normal(pattern).split("/")
     first = next((number for number, part in enumerate(parts) if _WILDCARDS & set(part)), None)
     if first is None:
-        place = Place(normal, reach)
-        return [place] if place.is_file() else []
-    return Place("/".join(parts[:first]) or "/", reach).glob("/".join(parts[first:]))
+        place = Place(pattern, reach)
+        return [(place, place.size())] if place.is_file() else []
+    root = Place("/".join(parts[:first]) or "/", reach)
+    found = root._attempt("list", lambda files: files.matches(root.url, "/".join(parts[first:])))
+    return [(root / name, size) for name, size in sorted(found.items())]
 
 
 class Backend(Protocol):
@@ -205,7 +206,7 @@ class Backend(Protocol):
     def open_read(self, url: str) -> contextlib.AbstractContextManager[BinaryIO]: ...
     def open_write(self, url: str) -> contextlib.AbstractContextManager[BinaryIO]: ...
     def children(self, url: str) -> list[str]: ...
-    def matches(self, url: str, pattern: str) -> list[str]: ...
+    def matches(self, url: str, pattern: str) -> dict[str, int]: ...
     def remove(self, url: str) -> None: ...
     def make_folder(self, url: str) -> None: ...
     def free_bytes(self, url: str) -> int | None: ...

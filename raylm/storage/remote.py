@@ -136,12 +136,14 @@ class RemoteFiles:
         names = {str(entry["name"]).rstrip("/") for entry in entries}
         return [name.rsplit("/", 1)[-1] for name in names if name != root]
 
-    def matches(self, url: str, pattern: str) -> list[str]:
-        """Files under the URL that match, relative to it."""
+    def matches(self, url: str, pattern: str) -> dict[str, int]:
+        """Files under the URL that match, relative to it, with their bytes."""
         self._forget(url)
         root = self.files._strip_protocol(url).rstrip("/")
         found = self.files.glob(f"{root}/{pattern}", detail=True)
-        return [str(name)[len(root) + 1 :] for name, entry in found.items() if entry["type"] == "file"]
+        return {
+            str(name)[len(root) + 1 :]: int(entry["size"]) for name, entry in found.items() if entry["type"] == "file"
+        }
 
     def remove(self, url: str) -> None:
         """Delete the object, or all objects under the prefix, if any."""

@@ -1,0 +1,166 @@
+"""What preparation will do, decided before it starts: input files are cut and grouped into units of about equal size.
+
+Comes in: the listing of each source. Leaves: a `Plan` that is written down before any work, so that a later attempt
+does exactly the same. A unit is what one task prepares, one shard holds, and one restart repeats.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from raylm.config.schema import Job, TextSource
+from raylm.errors import ConfigError, DataError
+from raylm.storage import Place, Reach, find
+
+COMPRESSED = (".gz",)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of an input file: bytes, or row groups for Parquet, from `start` to `stop` (None: to the end).
+
+    `size` is the file's length when it was listed; `limit` is the most documents to take.
+    """
+
+    url: str
+    size: int
+    start: int = 0
+    stop: int | None = None
+    limit: int | None = None
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Pieces of one source that become one shard a side."""
+
+    number: int
+    source: str
+    pieces: tuple[Piece, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that shapes the result, and the units in order."""
+
+    settings: dict[str, Any]
+    units: tuple[Unit, ...]
+
+    def to_json(self) -> str:
+        """As it is written down."""
+        return json.dumps(asdict(self), indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> Plan:
+        """What to_json wrote."""
+        content = json.loads(text)
+        units = tuple(
+            Unit(unit["number"], unit["source"], tuple(Piece(**piece) for piece in unit["pieces"]))
+            for unit in content["units"]
+        )
+        return cls(content["settings"], units)
+
+
+def shaping_settings(job: Job) -> dict[str, Any]:
+    """The settings that decide what the shards hold; where they lie and how fast they come does not count."""
+    return job.prepare.model_dump(mode="json", exclude={"output", "workers"})
+
+
+def differences(there: dict[str, Any], wanted: dict[str, Any], prefix: str = "prepare") -> list[str]:
+    """Lines that say which settings differ, and how."""
+    lines: list[str] = []
+    for key in sorted({*there, *wanted}):
+        old, new = there.get(key), wanted.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            lines += differences(old, new, f"{prefix}.{key}")
+        elif old != new:
+            lines.append(f"{prefix}.{key} is {_short(old)} there and {_short(new)} here")
+    return lines
+
+
+def refuse_other_settings(there: dict[str, Any], wanted: dict[str, Any], output: Place) -> None:
+    """Raise a ConfigError when the folder belongs to a job of other settings."""
+    lines = differences(there, wanted)
+    if lines:
+        raise ConfigError(
+            f"{output.url} holds data prepared with other settings: {'; '.join(lines)}",
+            hint="choose another prepare.output, or remove that folder to prepare it anew",
+        )
+
+
+def listed(source: TextSource, reach: Reach) -> list[tuple[Place, int]]:
+    """The source's files in order; a DataError when there is none."""
+    assert source.glob is not None  # the schema asks for it
+    files = find(source.glob, reach)
+    if not files:
+        raise DataError(
+            f"source {source.name!r}: no file matches {source.glob}",
+            hint="check the path and the wildcards (`*` stays within a folder, `**/` crosses folders)",
+        )
+    return files
+
+
+def units_of(pieces: Iterable[tuple[str, Piece, int]], unit_bytes: int) -> tuple[Unit, ...]:
+    """Group consecutive (source, piece, bytes) of one source until a unit is full."""
+    groups: list[tuple[str, list[Piece]]] = []
+    filled = 0
+    for source, piece, size in pieces:
+        if not groups or groups[-1][0] != source or filled + size > unit_bytes:
+            groups.append((source, []))
+            filled = 0
+        groups[-1][1].append(piece)
+        filled += size
+    return tuple(Unit(number, source, tuple(group)) for number, (source, group) in enumerate(groups))
+
+
+def pieces_of(
+    source: TextSource,
+    files: Iterable[tuple[Place, int]],
+    unit_bytes: int,
+    row_groups: Callable[[Place], list[int]],
+) -> Iterator[tuple[str, Piece, int]]:
+    """Cut files larger than a unit where their kind allows it; `row_groups` gives a Parquet file's group sizes."""
+    for place, size in files:
+        whole = Piece(place.url, size)
+        compressed = place.name.endswith(COMPRESSED)
+        if size <= unit_bytes or compressed or (source.kind == "text" and source.document == "file"):
+            yield source.name, whole, size
+        elif source.kind == "parquet":
+            for start, stop, held in _runs(row_groups(place), unit_bytes):
+                yield source.name, replace(whole, start=start, stop=stop), held
+        else:
+            parts = -(-size // unit_bytes)
+            cuts = [size * part // parts for part in range(parts + 1)]
+            for start, stop in itertools.pairwise(cuts):
+                yield source.name, replace(whole, start=start, stop=stop), stop - start
+
+
+def capped(
+    pieces: Iterable[tuple[str, Piece, int]], most: int, count: Callable[[Piece, int], int]
+) -> Iterator[tuple[str, Piece, int]]:
+    """The first pieces that hold `most` documents; `count` says how many a piece has, up to a number."""
+    left = most
+    for source, piece, size in pieces:
+        if left == 0:
+            return
+        found = count(piece, left)
+        left -= found
+        yield source, replace(piece, limit=found), size
+
+
+def _runs(sizes: list[int], most: int) -> Iterator[tuple[int, int, int]]:
+    start, held = 0, 0
+    for number, size in enumerate(sizes):
+        if number > start and held + size > most:
+            yield start, number, held
+            start, held = number, 0
+        held += size
+    yield start, len(sizes), held
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 120 else text[:117] + "..."
