@@ -94,6 +94,10 @@ class Coordinator:
                 if address is not None:
                     self._address = {attempt: address}
 
+    def seats(self) -> list[str]:
+        """The node of each rank of the newest attempt."""
+        return list(self._nodes.values())
+
     def address(self, attempt: int) -> str | None:
         """Where attempt `attempt` meets, once rank 0 has told."""
         return self._address.get(attempt)

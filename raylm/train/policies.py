@@ -9,7 +9,7 @@ that is gone, count draining nodes, and grow without saving first.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ray
@@ -29,8 +29,7 @@ from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, Wo
 
 from raylm.train.coordinator import GROW
 
-# A group that just ended gives its resources back within about a second; past this, take what is free.
-SETTLE_SECONDS = 3.0
+TELL_WAITING_SECONDS = 3.0
 
 
 def slots(resources: Mapping[str, float], needed: Mapping[str, float]) -> int:
@@ -49,17 +48,19 @@ def draining_nodes() -> dict[str, float | None]:
     return {node: max(0.0, (deadline - now_ms) / 1000) if deadline else None for node, deadline in draining.items()}
 
 
-def room(needed: Mapping[str, float]) -> tuple[int, int]:
-    """(workers that fit into what is free now, workers that the live nodes could hold); none on draining nodes."""
+def room(needed: Mapping[str, float], held: Sequence[str] = ()) -> int:
+    """Workers that fit on live nodes that are not draining; `held` names the node of each seat about to be given back.
+
+    Ray Train takes an ended group down only when the next decision is carried out, so its seats are not free yet.
+    """
     draining = draining_nodes()
-    alive = {
-        node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"] and node["NodeID"] not in draining
-    }
     free = ray_state.available_resources_per_node()
-    return (
-        sum(slots(free.get(node, {}), needed) for node in alive),
-        sum(slots(whole, needed) for whole in alive.values()),
-    )
+    fits = 0
+    for node in ray.nodes():
+        name = node["NodeID"]
+        if node["Alive"] and name not in draining:
+            fits += min(slots(free.get(name, {}), needed) + held.count(name), slots(node["Resources"], needed))
+    return fits
 
 
 class LiveNodes(ScalingPolicy):  # type: ignore[misc]
@@ -77,18 +78,17 @@ class LiveNodes(ScalingPolicy):  # type: ignore[misc]
         return int(self.scaling_config.max_workers)
 
     def make_decision_for_non_running_worker_group(self) -> ScalingDecision:
-        """Start with every worker that fits, as soon as the old group's resources are free again."""
+        """Start with every worker that fits, as soon as the fewest do."""
         self._maybe_send_resource_request()
         now = time.monotonic()
         self._waiting_since = self._waiting_since if self._waiting_since is not None else now
-        free, whole = room(self.scaling_config._resources_per_worker_not_none)
-        most, least = int(self.scaling_config.max_workers), int(self.scaling_config.min_workers)
-        size = min(most, free)
-        settled = size >= min(most, whole) or now - self._waiting_since > SETTLE_SECONDS
-        if size < least or not settled:
-            if size < least and not self._told_waiting and now - self._waiting_since > SETTLE_SECONDS:
+        needed = dict(self.scaling_config._resources_per_worker_not_none)
+        least = int(self.scaling_config.min_workers)
+        size = min(int(self.scaling_config.max_workers), room(needed, self._call("seats")))
+        if size < least:
+            if not self._told_waiting and now - self._waiting_since > TELL_WAITING_SECONDS:
                 self._told_waiting = True
-                self._call("waiting", size, least, dict(self.scaling_config._resources_per_worker_not_none))
+                self._call("waiting", size, least, needed)
             time.sleep(0.05)  # the controller asks again at once, and would spin
             return NoopDecision()
         self._waiting_since, self._told_waiting = None, False
@@ -108,7 +108,7 @@ class LiveNodes(ScalingPolicy):  # type: ignore[misc]
         if now - self._checked_at < (1.0 if self._seen_room else self._grow_check_seconds):
             return NoopDecision()
         self._checked_at = now
-        free, _ = room(self.scaling_config._resources_per_worker_not_none)
+        free = room(self.scaling_config._resources_per_worker_not_none)
         if free > 0 and self._seen_room:
             self._call("ask_to_leave", GROW, room=free)
         self._seen_room = free > 0
