@@ -1,0 +1,253 @@
+"""Comes in: how many nodes. Leaves: a Ray cluster of several real nodes on this machine, whose nodes can be lost.
+
+Each node is a `ray start` of its own. What was started is written to `cluster.json` in the cluster's folder, so that
+another process can add, kill or drain nodes, and so that nothing else is ever ended.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from raylm.errors import ConfigError, TrainingError
+
+HEAD = "head"
+# Ray's defaults take over ten seconds to call a silent node dead; on one machine a second or two tells.
+HEALTH_CHECKS = {
+    "health_check_initial_delay_ms": 1000,
+    "health_check_period_ms": 500,
+    "health_check_timeout_ms": 1000,
+    "health_check_failure_threshold": 2,
+}
+# A node gives this many of a resource of this name, one for each worker that it can hold.
+SEAT = "seat"
+
+
+@dataclass(frozen=True)
+class Node:
+    """One `ray start`; `started` tells its process from a later one with the same id."""
+
+    name: str
+    pid: int
+    started: float
+
+
+@dataclass(frozen=True)
+class NodeShape:
+    """What each node offers."""
+
+    cpus: int = 1
+    seats: int = 1
+    object_store_bytes: int = 100_000_000
+
+
+class LocalCluster:
+    """The cluster whose state stands in `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder.absolute()
+        self._state = self.folder / "cluster.json"
+
+    def up(self, nodes: int, *, head: NodeShape, each: NodeShape) -> None:
+        """Start a head and `nodes` further nodes, and wait until all have joined."""
+        if self._state.exists() and self.alive():
+            raise ConfigError(
+                f"a cluster is running in {self.folder}", hint="take it down first, or use another folder"
+            )
+        # Ray puts Unix sockets below this folder, and their paths may not exceed 107 bytes.
+        if len(str(self.folder)) > 40:
+            raise ConfigError(
+                f"{self.folder} is too long a path for Ray's sockets", hint="choose one of 40 letters or less"
+            )
+        self.folder.mkdir(parents=True, exist_ok=True)
+        _make_token()
+        port = _free_port()
+        self._write(f"127.0.0.1:{port}", [])
+        flags = [
+            *("--head", f"--port={port}", f"--temp-dir={self.folder}", "--include-dashboard=false"),
+            *(f"--ray-client-server-port={_free_port()}", f"--system-config={json.dumps(HEALTH_CHECKS)}"),
+        ]
+        try:
+            self._await(self._start(HEAD, head, flags))
+            self.add(nodes, each)
+        except TrainingError:
+            self.down()
+            raise
+
+    @property
+    def address(self) -> str:
+        """What `where.address` must be."""
+        return str(self._read()["address"])
+
+    def nodes(self) -> list[Node]:
+        """Every node started, dead or alive, in order."""
+        return [Node(**node) for node in self._read()["nodes"]]
+
+    def alive(self) -> list[Node]:
+        """The nodes whose process lives."""
+        return [node for node in self.nodes() if _process(node) is not None]
+
+    def add(self, count: int, shape: NodeShape) -> list[Node]:
+        """Start so many more nodes, and wait until they have joined."""
+        added = []
+        for _ in range(count):
+            # One after the other: two that start at once choose the same socket names, and one of them fails.
+            node = self._start(f"node-{len(self.nodes())}", shape, [f"--address={self.address}"])
+            self._await(node)
+            added.append(node)
+        return added
+
+    def kill(self, name: str) -> None:
+        """End a node and everything on it with SIGKILL, as a machine that is gone."""
+        node = self._find(name)
+        _signal(_tree(node), signal.SIGKILL)
+
+    def drain(self, name: str, seconds: float) -> None:
+        """Tell Ray that a node will be reclaimed in so many seconds; the node lives on until it is killed."""
+        import ray
+
+        self._find(name)
+        owned = not ray.is_initialized()
+        if owned:
+            ray.init(address=self.address, log_to_driver=False, logging_level="ERROR")
+        try:
+            ids = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["NodeName"] == name]
+        finally:
+            if owned:
+                ray.shutdown()
+        if not ids:
+            raise TrainingError(f"Ray does not know a living node {name}", hint="see the cluster's status")
+        command = [
+            *(*_ray(), "drain-node", f"--address={self.address}", f"--node-id={ids[0]}"),
+            *("--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=reclaimed by hand"),
+            f"--deadline-remaining-seconds={int(seconds)}",
+        ]
+        done = subprocess.run(command, env=_environment(), capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise TrainingError(f"Ray would not drain {name}: {done.stderr.strip()[-300:]}")
+
+    def down(self) -> None:
+        """End every node that this cluster started, and nothing else."""
+        processes = [process for node in self.nodes() for process in _tree(node)]
+        _signal(processes, signal.SIGTERM)
+        _, stubborn = psutil.wait_procs(processes, timeout=5)
+        _signal(stubborn, signal.SIGKILL)
+        psutil.wait_procs(stubborn, timeout=5)
+        self._state.unlink(missing_ok=True)
+
+    def _find(self, name: str) -> Node:
+        for node in self.alive():
+            if node.name == name:
+                return node
+        living = ", ".join(node.name for node in self.alive()) or "none"
+        raise ConfigError(f"no living node {name!r} in {self.folder}", hint=f"living nodes: {living}")
+
+    def _start(self, name: str, shape: NodeShape, flags: Sequence[str]) -> Node:
+        command = [
+            *(*_ray(), "start", "--block", "--disable-usage-stats", "--node-ip-address=127.0.0.1"),
+            *(f"--node-name={name}", f"--num-cpus={shape.cpus}", "--num-gpus=0"),
+            *(f"--resources={json.dumps({SEAT: shape.seats})}", f"--object-store-memory={shape.object_store_bytes}"),
+            # Ports of Ray's own choosing: its fixed ranges would meet on one machine.
+            *("--min-worker-port=0", "--max-worker-port=0", f"--dashboard-agent-listen-port={_free_port()}"),
+            *(f"--metrics-export-port={_free_port()}", *flags),
+        ]
+        with self._log(name).open("wb") as log:
+            process = subprocess.Popen(
+                command, env=_environment(), stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
+            )
+        node = Node(name, process.pid, psutil.Process(process.pid).create_time())
+        self._write(self.address, [*self.nodes(), node])
+        return node
+
+    def _await(self, node: Node, timeout_seconds: float = 90) -> None:
+        deadline = time.monotonic() + timeout_seconds
+        while b"Ray runtime started" not in self._log(node.name).read_bytes():
+            late = time.monotonic() > deadline
+            if late or _process(node) is None:
+                said = self._log(node.name).read_text(errors="replace").strip().splitlines()[-1:]
+                reason = f"did not start within {timeout_seconds:g} s" if late else "ended while it started"
+                _signal(_tree(node), signal.SIGKILL)
+                raise TrainingError(
+                    f"{node.name} {reason}: {''.join(said)}", hint=f"see {self._log(node.name)}; is the machine busy?"
+                )
+            time.sleep(0.1)
+
+    def _log(self, name: str) -> Path:
+        return self.folder / f"{name}.log"
+
+    def _read(self) -> dict[str, Any]:
+        if not self._state.exists():
+            raise ConfigError(f"no cluster in {self.folder}", hint="start one first")
+        found = json.loads(self._state.read_text())
+        assert isinstance(found, dict)
+        return found
+
+    def _write(self, address: str, nodes: Sequence[Node]) -> None:
+        self._state.write_text(json.dumps({"address": address, "nodes": [asdict(node) for node in nodes]}, indent=1))
+
+
+def _ray() -> list[str]:
+    # The `ray` of this very interpreter, wherever it is installed and whether or not it is on the PATH.
+    return [sys.executable, "-m", "ray.scripts.scripts"]
+
+
+def _environment() -> dict[str, str]:
+    """This process's environment without what would point the nodes at another cluster."""
+    kept = {
+        key: value for key, value in os.environ.items() if not key.startswith("RAY_") or key.startswith("RAY_AUTH_")
+    }
+    # Ray's nodes listen on the network, and whoever reaches one without a token can run code on it. A head turns
+    # tokens on by itself when there is one, a further node does not: so it is said to all of them.
+    return {"RAY_AUTH_MODE": "token", **kept, "OMP_NUM_THREADS": "1"}
+
+
+def _make_token() -> None:
+    """Have Ray write the user's token, where it always looks for it, unless there is one."""
+    environment = _environment()
+    given = any(key in environment for key in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
+    if environment["RAY_AUTH_MODE"] == "token" and not given and not (Path.home() / ".ray" / "auth_token").exists():
+        subprocess.run([*_ray(), "get-auth-token", "--generate"], env=environment, capture_output=True, check=True)
+
+
+def _process(node: Node) -> psutil.Process | None:
+    try:
+        process = psutil.Process(node.pid)
+        same = abs(process.create_time() - node.started) < 1 and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return None
+    return process if same else None
+
+
+def _tree(node: Node) -> list[psutil.Process]:
+    process = _process(node)
+    if process is None:
+        return []
+    try:
+        return [process, *process.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _signal(processes: Iterable[psutil.Process], number: signal.Signals) -> None:
+    for process in processes:
+        try:
+            process.send_signal(number)
+        except psutil.NoSuchProcess:
+            continue
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
