@@ -20,8 +20,6 @@ from raylm.model.build import (  # noqa: E402
     config_from,
     model_config,
     parameter_count,
-    set_buffers,
-    wide_buffers,
 )
 from raylm.model.loss import cross_entropy_sum, loss_sum, position_ids, target_tokens  # noqa: E402
 from raylm.model.presets import SHAPES  # noqa: E402
@@ -196,15 +194,6 @@ def test_dropout_follows_the_random_seed_and_is_off_in_evaluation() -> None:
     assert losses[0] == losses[1] != losses[2]
     model.eval()
     assert loss_sum(model, tokens, tokens, None).item() == loss_sum(model, tokens, tokens, None).item()
-
-
-def test_a_cast_leaves_buffers_as_wide_as_they_were() -> None:
-    model = build()
-    kept = wide_buffers(model)
-    assert kept
-    model.bfloat16()
-    set_buffers(model, kept)
-    assert all(torch.equal(buffer, kept[name]) for name, buffer in model.named_buffers())
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -116,19 +116,6 @@ def parameter_count(module: torch.nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def wide_buffers(module: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Copies of the floating-point buffers by name: rotary frequencies lose precision in a cast to bf16."""
-    return {name: buffer.clone() for name, buffer in module.named_buffers() if buffer.is_floating_point()}
-
-
-def set_buffers(module: torch.nn.Module, values: Mapping[str, torch.Tensor]) -> None:
-    """Puts buffers back in the type they have in `values`, on the device where the module's own are."""
-    for name, value in values.items():
-        owner_name, _, attribute = name.rpartition(".")
-        owner = module.get_submodule(owner_name)
-        setattr(owner, attribute, value.to(getattr(owner, attribute).device))
-
-
 def _from_config(config: Any, attention: str) -> torch.nn.Module:
     try:
         model: torch.nn.Module = AutoModelForCausalLM.from_config(

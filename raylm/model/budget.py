@@ -1,0 +1,362 @@
+"""What a job's model costs before anything is started: comes in a job, leaves a Plan of sizes. Arithmetic alone.
+
+The formulas count what this stack really holds: transformers' modules, raylm's loss, DeepSpeed 0.19's ZeRO engines.
+Tests hold every part against tensors counted in a live run. Not counted: what the allocator wastes and what CUDA and
+NCCL take for themselves; `RESERVE_BYTES` and `RESERVE_SHARE` stand for them when the plan says what fits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from raylm.config.schema import Job, ModelSettings
+from raylm.model.presets import SHAPES
+
+STAGES = (0, 1, 2, 3)
+GPU_BYTES = 80_000_000_000
+RESERVE_BYTES = 1_500_000_000  # CUDA context, NCCL channels, cuBLAS workspaces
+RESERVE_SHARE = 0.05  # of the card, to fragmentation
+
+BUCKET_ELEMENTS = 50_000_000  # train/engine.py's gradient bucket
+LIVE_ELEMENTS = 1_000_000_000  # DeepSpeed's stage3_max_live_parameters and sub_group_size
+REPLICA_BUCKET_ELEMENTS = 500_000_000  # DeepSpeed's all-reduce bucket at stage 0
+CHUNK_ELEMENTS = 1 << 24  # model/loss.py's logits widened at once
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The sizes of a decoder. `parameters` counts tied weights once; `looked_up` is the part that is no matrix product.
+
+    `largest` is the biggest single parameter.
+    """
+
+    parameters: int
+    looked_up: int
+    largest: int
+    vocabulary: int
+    hidden: int
+    intermediate: int
+    layers: int
+    query: int
+    key: int
+    heads: int
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on one worker at the peak of a step, by part; `host_bytes` is in the node's memory beside them.
+
+    `buffers` are gradient buckets, weights gathered by stage 3, and what the optimizer's step needs beyond the room
+    that activations leave behind. `building` is held before the first step, when stage 3 cuts up whole weights.
+    """
+
+    stage: int
+    workers: int
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+    buffers: int
+    building: int
+    host_bytes: int
+
+    @property
+    def total(self) -> int:
+        """All of the device's parts in a step."""
+        return self.weights + self.gradients + self.optimizer + self.activations + self.buffers
+
+    @property
+    def needed(self) -> int:
+        """What the device must have: for a step, or for building the engine where that takes more."""
+        return max(self.total, self.building)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a job costs, for each ZeRO stage at each number of workers."""
+
+    model: str
+    dtype: str
+    shape: Shape
+    sequence_length: int
+    micro: int
+    sequences: int
+    activation_checkpointing: bool
+    offload_optimizer: bool
+    stage: int
+    flops_per_token: int
+    gpu_bytes: int
+    memories: tuple[Memory, ...]
+
+    @property
+    def usable_bytes(self) -> int:
+        """What of the GPU's memory tensors can have."""
+        return round(self.gpu_bytes * (1 - RESERVE_SHARE)) - RESERVE_BYTES
+
+    @property
+    def workers(self) -> tuple[int, ...]:
+        """The numbers of workers that the plan covers, ascending."""
+        return tuple(sorted({memory.workers for memory in self.memories}))
+
+    def at(self, stage: int, workers: int) -> Memory:
+        """One cell of the plan."""
+        return next(m for m in self.memories if (m.stage, m.workers) == (stage, workers))
+
+    def fitting(self, workers: int) -> tuple[int, ...]:
+        """The stages that fit the GPU at this number of workers."""
+        return tuple(stage for stage in STAGES if self.at(stage, workers).needed <= self.usable_bytes)
+
+
+def plan(
+    job: Job,
+    vocab_size: int | None = None,
+    *,
+    sequence_length: int | None = None,
+    gpu_bytes: int = GPU_BYTES,
+    workers: Sequence[int] | None = None,
+) -> Plan:
+    """The plan of a job, at workers.min and workers.max unless told others.
+
+    Without a manifest to ask, the vocabulary and the row length are those that `raylm prepare` would make.
+    """
+    vocabulary = vocab_size or job.prepare.tokenizer.vocab_size
+    length = sequence_length or job.prepare.sequence_length
+    shape = shape_of(job.model, vocabulary, length)
+    counts = sorted(set(workers or (job.workers.min, job.workers.max)))
+    return Plan(
+        model=_name(job.model),
+        dtype=job.model.dtype,
+        shape=shape,
+        sequence_length=length,
+        micro=job.batch.micro,
+        sequences=job.batch.sequences,
+        activation_checkpointing=job.model.activation_checkpointing,
+        offload_optimizer=job.zero.offload_optimizer,
+        stage=job.zero.stage,
+        flops_per_token=flops_per_token(shape, length),
+        gpu_bytes=gpu_bytes,
+        memories=tuple(memory(job, shape, length, stage, count) for count in counts for stage in STAGES),
+    )
+
+
+def shape_of(settings: ModelSettings, vocab_size: int, sequence_length: int) -> Shape:
+    """The shape of a job's model: a preset's by arithmetic, any other's counted by torch on its meta device."""
+    if settings.preset is None:
+        return _counted_shape(settings, vocab_size, sequence_length)
+    preset = SHAPES[settings.preset]
+    hidden, table = preset.hidden, vocab_size * preset.hidden
+    block = 4 * hidden * hidden + 3 * hidden * preset.intermediate + 2 * hidden
+    return Shape(
+        parameters=preset.layers * block + hidden + (table if preset.tied else 2 * table),
+        looked_up=0 if preset.tied else table,
+        largest=max(table, hidden * preset.intermediate),
+        vocabulary=vocab_size,
+        hidden=hidden,
+        intermediate=preset.intermediate,
+        layers=preset.layers,
+        query=hidden,
+        key=hidden,
+        heads=preset.heads,
+    )
+
+
+def flops_per_token(shape: Shape, sequence_length: int) -> int:
+    """Forward and backward: 6 a matrix parameter and 12 x layers x width x length for attention.
+
+    As in PaLM, appendix B (arXiv:2204.02311): attention is counted whole, not halved for the causal mask, and
+    recomputed activations are not counted. An input embedding that is only looked up multiplies nothing. Of a
+    mixture of experts every expert is counted, which is too many.
+    """
+    return 6 * (shape.parameters - shape.looked_up) + 12 * shape.layers * shape.query * sequence_length
+
+
+def memory(job: Job, shape: Shape, sequence_length: int, stage: int, workers: int) -> Memory:
+    """One worker's bytes at a ZeRO stage and a number of workers, if a micro-batch runs on each."""
+    wide = job.model.dtype == "fp32"
+    size = 4 if wide else 2
+    whole = shape.parameters
+    part = -(-whole // workers)
+    offload = job.zero.offload_optimizer and stage > 0
+    weights = size * (part if stage == 3 else whole)
+    gradients = _gradients(stage, size, whole, part)
+    # Masters and two moments in fp32; stage 0 in fp32 trains the weights themselves.
+    optimizer = 8 * whole if stage == 0 and wide else 12 * (whole if stage == 0 else part)
+    activations = activation_bytes(job.model, shape, sequence_length, job.batch.micro)
+    buffers = _buckets(stage, size, whole, workers)
+    step = _step_copies(stage, wide, shape, part)
+    host = 0
+    if offload:
+        # The shares of gradients and optimizer move to the host; one parameter's gradient passes through the device.
+        host = optimizer + 4 * part
+        buffers += 8 * shape.largest
+        gradients = size * whole if stage == 1 else 0
+        optimizer = step = 0
+    return Memory(
+        stage=stage,
+        workers=workers,
+        weights=weights,
+        gradients=gradients,
+        optimizer=optimizer,
+        activations=activations,
+        buffers=buffers + max(0, step - activations),
+        building=size * (whole + part) if stage == 3 else 0,
+        host_bytes=host,
+    )
+
+
+def activation_bytes(settings: ModelSettings, shape: Shape, sequence_length: int, micro: int) -> int:
+    """The most that one micro-batch's forward and backward holds besides weights and gradients.
+
+    Either what every layer keeps and the logits with their gradient, or, where layers are recomputed, their inputs
+    and one whole layer. Other families than Llama are taken as Llama-style blocks of their widths.
+    """
+    size = 4 if settings.dtype == "fp32" else 2
+    tokens = micro * sequence_length
+    layer = _layer_bytes(settings, shape, sequence_length, size)
+    kept = size * shape.hidden if settings.activation_checkpointing else layer
+    recomputed = layer if settings.activation_checkpointing else 0
+    norm = (4 + 2 * size) * shape.hidden
+    # In the loss: logits and their gradient in the model's type, and a chunk twice over in fp32.
+    loss = tokens * (norm + 2 * size * shape.vocabulary) + 8 * min(
+        tokens * shape.vocabulary, max(CHUNK_ELEMENTS, shape.vocabulary)
+    )
+    backward = tokens * (recomputed + 2 * size * (shape.intermediate + shape.hidden))
+    mask = (1 + size) * tokens * sequence_length if settings.document_attention else 0
+    return tokens * shape.layers * kept + max(loss, backward) + mask
+
+
+def _layer_bytes(settings: ModelSettings, shape: Shape, sequence_length: int, size: int) -> int:
+    """What one Llama block keeps a token for its backward pass."""
+    norms = 2 * ((4 + 2 * size) * shape.hidden + 4)  # the input in fp32, normalised, scaled; a scale a token
+    attention = size * (2 * shape.query + 2 * shape.key)  # queries, keys, values and the output
+    if settings.attention == "eager":
+        attention += shape.heads * sequence_length * (4 + (size if size < 4 else 0))  # the scores, in both types
+    else:
+        attention += 4 * shape.heads  # one log-sum-exp a head
+    return norms + attention + 4 * size * shape.intermediate  # gate, its activation, up, their product
+
+
+def _gradients(stage: int, size: int, whole: int, part: int) -> int:
+    """Gradients held when the last micro-batch of a step goes backward."""
+    if stage == 0:
+        return size * whole
+    if stage == 1:
+        # In bf16 DeepSpeed adds up in an fp32 copy of the whole, beside the bf16 gradients themselves.
+        return 4 * whole if size == 4 else 4 * whole + size * whole
+    return 4 * part
+
+
+def _buckets(stage: int, size: int, whole: int, workers: int) -> int:
+    """Buffers of communication, and the weights that stage 3 has gathered at any time."""
+    bucket = size * min(BUCKET_ELEMENTS, whole)
+    if stage == 0:
+        return size * min(REPLICA_BUCKET_ELEMENTS, whole) if workers > 1 else 0
+    if stage == 1 and size == 2:
+        return 0  # reduced in place
+    if stage < 3:
+        return 2 * bucket  # one is filled while the other is sent
+    gathered = size * min(LIVE_ELEMENTS, whole) if workers > 1 else 0
+    return bucket + gathered
+
+
+def _step_copies(stage: int, wide: bool, shape: Shape, part: int) -> int:
+    """What the optimizer's step needs when activations are gone."""
+    if stage == 0:
+        return 0 if wide else 4 * shape.parameters  # fp32 gradients
+    if stage == 3:
+        return 4 * min(part, LIVE_ELEMENTS)
+    if wide:
+        return 4 * part  # gradients flattened
+    return 8 * min(shape.largest, part)  # one gradient in fp64, for its norm
+
+
+def _counted_shape(settings: ModelSettings, vocab_size: int, sequence_length: int) -> Shape:
+    from raylm.model.build import empty_model, model_config
+
+    config = model_config(settings, vocab_size, sequence_length)
+    model = empty_model(config, settings.attention)
+    sizes = [parameter.numel() for parameter in model.parameters()]
+    hidden, heads = int(config.hidden_size), int(config.num_attention_heads)
+    width = int(_first(config, ("head_dim",), hidden // heads))
+    inputs, outputs = model.get_input_embeddings(), model.get_output_embeddings()  # type: ignore[operator]
+    tied = outputs is not None and outputs.weight is inputs.weight
+    return Shape(
+        parameters=sum(sizes),
+        looked_up=0 if tied else inputs.weight.numel(),
+        largest=max(sizes),
+        vocabulary=int(config.vocab_size),
+        hidden=hidden,
+        intermediate=int(_first(config, ("intermediate_size", "n_inner", "ffn_dim"), 4 * hidden)),
+        layers=int(config.num_hidden_layers),
+        query=heads * width,
+        key=int(_first(config, ("num_key_value_heads",), heads)) * width,
+        heads=heads,
+    )
+
+
+def _first(config: Any, names: Sequence[str], otherwise: int) -> int:
+    values = (getattr(config, name, None) for name in names)
+    return next((value for value in values if value is not None), otherwise)
+
+
+def _name(settings: ModelSettings) -> str:
+    if settings.preset:
+        return settings.preset
+    if isinstance(settings.config, dict):
+        return str(settings.config.get("model_type", "inline config"))
+    return str(settings.path or settings.config)
+
+
+def plan_lines(made: Plan) -> list[str]:
+    """The plan as lines of plain text: facts, then a table for each number of workers, then what fits."""
+    shape = made.shape
+    gpu = made.gpu_bytes / 1e9
+    lines = [
+        f"model        {made.model}, {made.dtype}, vocabulary {shape.vocabulary}, rows of {made.sequence_length}",
+        f"parameters   {shape.parameters:,}",
+        f"FLOPs/token  {made.flops_per_token:.4g}  (6 x matrix parameters + 12 x layers x width x row length)",
+        f"batch        {made.sequences} sequences, {made.sequences * made.sequence_length:,} tokens, "
+        f"micro-batches of {made.micro}",
+        f"activations  {'recomputed in the backward pass' if made.activation_checkpointing else 'kept'}",
+        f"host memory  {4 * shape.parameters / 1e9:.2f} GB a worker, in which it builds the weights in fp32",
+    ]
+    for workers in made.workers:
+        lines += ["", f"GB a worker, {workers} worker{'s' if workers > 1 else ''}", *_table(made, workers)]
+        fitting = made.fitting(workers)
+        answer = f"stage {', '.join(map(str, fitting))}" if fitting else "no stage"
+        building = made.at(3, workers).building
+        if building > made.at(3, workers).total:
+            lines.append(f"  stage 3 takes {building / 1e9:.2f} GB while the engine is built: whole weights, then cut")
+        lines.append(f"  fits {gpu:g} GB: {answer} ({made.usable_bytes / 1e9:.1f} GB are left for tensors)")
+        if not fitting:
+            lines.append("  " + _advice(made))
+    return lines
+
+
+def _table(made: Plan, workers: int) -> list[str]:
+    columns: tuple[str, ...] = ("weights", "gradients", "optimizer", "activations", "buffers", "total")
+    if made.offload_optimizer:
+        columns += ("host_bytes",)
+    rows = [["ZeRO", *(name.removesuffix("_bytes") for name in columns), ""]]
+    for stage in STAGES:
+        cell = made.at(stage, workers)
+        mark = "fits" if stage in made.fitting(workers) else "too big"
+        chosen = " <- zero.stage" if stage == made.stage else ""
+        rows.append([str(stage), *(f"{getattr(cell, name) / 1e9:.2f}" for name in columns), mark + chosen])
+    widths = [max(len(row[index]) for row in rows) for index in range(len(rows[0]) - 1)]
+    return [
+        "  " + "  ".join([*(text.rjust(width) for text, width in zip(row, widths, strict=False)), row[-1]]).rstrip()
+        for row in rows
+    ]
+
+
+def _advice(made: Plan) -> str:
+    wishes = ["lower batch.micro"] if made.micro > 1 else []
+    if not made.activation_checkpointing:
+        wishes.append("set model.activation_checkpointing")
+    if not made.offload_optimizer:
+        wishes.append("set zero.offload_optimizer")
+    wishes.append("raise workers.min")
+    return "to make it fit: " + ", ".join(wishes)

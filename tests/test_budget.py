@@ -1,0 +1,362 @@
+"""The plan of a job against what torch really counts: parameters, activations, and the tensors of live engines.
+
+Run as a script this file is one rank of a measurement: `python tests/test_budget.py RANK WORLD PORT`.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import socket
+import subprocess
+import sys
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from raylm.config.schema import PRESETS, Job, ModelSettings
+from raylm.model.budget import STAGES, Plan, activation_bytes, flops_per_token, plan, plan_lines, shape_of
+
+VOCABULARY, LENGTH, MICRO = 2048, 256, 2
+SMALL = {
+    "model_type": "llama",
+    "hidden_size": 256,
+    "intermediate_size": 704,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
+GPT2 = {"model_type": "gpt2", "n_embd": 64, "n_layer": 2, "n_head": 2, "n_positions": LENGTH}
+
+
+def job(**model: Any) -> Job:
+    return Job.model_validate(
+        {
+            "model": {"config": SMALL, **model},
+            "batch": {"sequences": 8, "micro": MICRO},
+            "workers": {"min": 1, "max": 2},
+        }
+    )
+
+
+def seven(**more: Any) -> Plan:
+    """llama-7b as someone would first ask for it."""
+    settings = {
+        "model": {"preset": "llama-7b", "activation_checkpointing": True},
+        "batch": {"sequences": 256, "micro": 2},
+        "workers": {"min": 1, "max": 64},
+        "prepare": {"tokenizer": {"vocab_size": 32000}, "sequence_length": 4096},
+        **more,
+    }
+    return plan(Job.model_validate(settings))
+
+
+# The sizes that follow need neither torch nor a GPU.
+
+
+def test_it_answers_for_7b_without_loading_torch() -> None:
+    code = (
+        "import sys; from raylm.config.schema import Job; from raylm.model.budget import plan, plan_lines;"
+        "job = Job.model_validate({'model': {'preset': 'llama-7b'}, 'batch': {'sequences': 128, 'micro': 1},"
+        " 'workers': {'max': 64}});"
+        "assert plan_lines(plan(job)); sys.exit(bool({'torch', 'ray', 'transformers', 'deepspeed'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_7b_is_the_known_model_and_fits_as_is_known() -> None:
+    made = seven()
+    assert made.shape.parameters == 6_738_415_616  # Llama-2-7B
+    assert made.workers == (1, 64)
+    assert made.fitting(1) == ()
+    assert made.fitting(64) == (1, 2, 3)
+    # ZeRO's own figure, 16 bytes a parameter in bf16, is a lower bound of stage 0.
+    assert made.at(0, 64).weights + made.at(0, 64).gradients + made.at(0, 64).optimizer == 16 * made.shape.parameters
+
+
+def test_memory_never_grows_with_workers_or_stage() -> None:
+    counts = [2, 3, 4, 8, 16, 33, 64]
+    base = Job.model_validate({"model": {"preset": "llama-7b"}, "batch": {"sequences": 64, "micro": 1}})
+    made = plan(base, 32000, workers=counts)
+    for stage in STAGES:
+        totals = [made.at(stage, count).total for count in counts]
+        assert totals == sorted(totals, reverse=True)
+    for count in counts:
+        assert made.at(3, count).total < made.at(2, count).total < made.at(1, count).total < made.at(0, count).total
+
+
+def test_offload_moves_the_optimizer_to_the_host() -> None:
+    plain, offloaded = seven(), seven(zero={"offload_optimizer": True})
+    assert offloaded.at(2, 64).optimizer == 0
+    assert offloaded.at(2, 64).host_bytes > plain.at(2, 64).optimizer > 0
+    assert offloaded.at(3, 1).total < plain.at(3, 1).total
+
+
+def test_recomputing_activations_is_cheaper_to_hold() -> None:
+    kept, recomputed = (
+        activation_bytes(ModelSettings(preset="llama-7b", activation_checkpointing=on), seven().shape, 4096, 1)
+        for on in (False, True)
+    )
+    assert recomputed < kept / 5
+
+
+def test_flops_are_six_a_matrix_parameter_and_attention() -> None:
+    shape = shape_of(ModelSettings(preset="llama-7b"), 32000, 4096)
+    matrices = 6_738_415_616 - 32000 * 4096
+    assert flops_per_token(shape, 4096) == 6 * matrices + 12 * 32 * 4096 * 4096
+    tied = shape_of(ModelSettings(preset="tiny"), 512, 64)
+    assert flops_per_token(tied, 64) == 6 * tied.parameters + 12 * 4 * 128 * 64
+
+
+def test_a_plan_without_a_manifest_takes_what_prepare_would_make() -> None:
+    made = plan(Job.model_validate({"model": {"preset": "tiny"}}))
+    assert (made.shape.vocabulary, made.sequence_length) == (8192, 512)
+
+
+def test_the_lines_say_which_stage_fits_and_what_to_do_when_none_does() -> None:
+    text = "\n".join(plan_lines(seven()))
+    assert "6,738,415,616" in text
+    assert "fits 80 GB: no stage" in text
+    assert "to make it fit: lower batch.micro, set zero.offload_optimizer, raise workers.min" in text
+    assert "fits 80 GB: stage 1, 2, 3" in text
+    assert "6 x matrix parameters + 12 x layers x width x row length" in text
+    assert "<- zero.stage" in text
+    assert "host" in "\n".join(plan_lines(seven(zero={"offload_optimizer": True})))
+
+
+# Against torch.
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("vocabulary", [512, 32000])
+def test_a_presets_parameters_are_torchs(preset: str, vocabulary: int) -> None:
+    from raylm.model.build import empty_model, model_config, parameter_count
+
+    settings = ModelSettings(preset=preset)
+    model = empty_model(model_config(settings, vocabulary, 64))
+    shape = shape_of(settings, vocabulary, 64)
+    assert shape.parameters == parameter_count(model)
+    assert shape.largest == max(parameter.numel() for parameter in model.parameters())
+    looked_up = model.get_input_embeddings().weight  # type: ignore[operator]
+    tied = looked_up is model.get_output_embeddings().weight  # type: ignore[operator]
+    assert shape.looked_up == (0 if tied else looked_up.numel())
+
+
+@pytest.mark.parametrize("config", [SMALL, SMALL | {"tie_word_embeddings": True}, GPT2], ids=["llama", "tied", "gpt2"])
+def test_an_inline_configs_parameters_are_torchs(config: dict[str, Any]) -> None:
+    from raylm.model.build import build_model, parameter_count
+
+    settings = ModelSettings(config=config)
+    model = build_model(settings, vocab_size=VOCABULARY, sequence_length=LENGTH, seed=0)
+    assert shape_of(settings, VOCABULARY, LENGTH).parameters == parameter_count(model)
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+@pytest.mark.parametrize("switches", [{}, {"activation_checkpointing": True}, {"attention": "eager"}], ids=str)
+@pytest.mark.parametrize("vocabulary", [64, VOCABULARY])
+def test_activations_are_what_a_backward_pass_holds(dtype: str, switches: dict[str, Any], vocabulary: int) -> None:
+    import torch
+
+    from raylm.model.build import build_model
+    from raylm.model.loss import loss_sum
+
+    settings = ModelSettings(config=SMALL, dtype=dtype, **switches)  # type: ignore[arg-type]
+    kind = torch.float32 if dtype == "fp32" else torch.bfloat16
+    model = build_model(settings, vocab_size=vocabulary, sequence_length=LENGTH, seed=0, dtype=kind)
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    tokens = torch.randint(0, vocabulary, (MICRO, LENGTH))
+    with metered(model) as meter:
+        loss_sum(model, tokens, tokens, None).backward()  # type: ignore[no-untyped-call]
+    expected = activation_bytes(settings, shape_of(settings, vocabulary, LENGTH), LENGTH, MICRO)
+    assert meter.peak == pytest.approx(expected, rel=0.06)
+
+
+@pytest.mark.timeout(300)
+def test_every_stage_holds_what_the_plan_says() -> None:
+    for workers in (1, 2):
+        made = plan(job(), VOCABULARY, sequence_length=LENGTH, workers=[workers])
+        wide = plan(job(dtype="fp32"), VOCABULARY, sequence_length=LENGTH, workers=[workers])
+        for dtype, stage, peak in measured_on_cpu(workers):
+            cell = (made if dtype == "bf16" else wide).at(stage, workers)
+            name = f"stage {stage}, {dtype}, {workers} workers"
+            assert peak <= cell.total * 1.03, f"{name}: measured {peak}, planned {cell.total} {cell}"
+            # Buckets of a model this small are as big as it is, and need not be full at the peak.
+            assert peak >= (cell.total - cell.buffers) * 0.97, f"{name}: measured {peak}, planned {cell.total} {cell}"
+
+
+def measured_on_cpu(workers: int) -> list[tuple[str, int, int]]:
+    """(dtype, stage, bytes at the peak of a step on rank 0) of live engines."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, __file__]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    ranks = [
+        subprocess.Popen(
+            [*command, str(rank), str(workers), str(port)], stdout=subprocess.PIPE, text=True, env=environment
+        )
+        for rank in range(workers)
+    ]
+    try:
+        outputs = [rank.communicate(timeout=240)[0] for rank in ranks]
+    finally:
+        for rank in ranks:
+            rank.kill()
+    assert all(rank.returncode == 0 for rank in ranks)
+    return [tuple(row) for row in json.loads(outputs[0].splitlines()[-1])]
+
+
+def measure(rank: int, world: int, port: int) -> list[tuple[str, int, int]]:
+    """Three steps of an engine at each stage and type, and the most that each held."""
+    from raylm.train.group import form_group, leave_group
+
+    found = []
+    for number, (dtype, stage) in enumerate((d, s) for d in ("bf16", "fp32") for s in STAGES):
+        group = form_group(
+            address=f"127.0.0.1:{port}", rank=rank, size=world, generation=number, timeout_seconds=60, backend="gloo"
+        )
+        with metered() as meter:
+            engine = _engine(job(dtype=dtype), stage, group)
+            gc.collect()
+            meter.peak = meter.now
+            _run(engine, rank, world)
+            found.append((dtype, stage, meter.peak))
+            engine.destroy()
+        del engine
+        leave_group(group)
+    return found
+
+
+def _engine(made: Job, stage: int, group: Any) -> Any:
+    from raylm.config.schema import OptimSettings, ZeroSettings
+    from raylm.model.build import build_model
+    from raylm.train.engine import Engine
+
+    model = build_model(made.model, vocab_size=VOCABULARY, sequence_length=LENGTH, seed=0)
+    return Engine.build(
+        model,
+        group,
+        zero=ZeroSettings(stage=stage),  # type: ignore[arg-type]
+        optim=OptimSettings(),
+        model_settings=made.model,
+        micro=MICRO,
+        accumulation=2,
+    )
+
+
+def _run(engine: Any, rank: int, world: int, steps: int = 3) -> None:
+    import numpy as np
+
+    from raylm.records import MicroBatch
+
+    def lane(number: int) -> MicroBatch:
+        tokens = np.random.default_rng(number).integers(0, VOCABULARY, (MICRO, LENGTH))
+        starts = tuple(np.zeros(1, np.int32) for _ in range(MICRO))
+        return MicroBatch(number, tokens, tokens.copy(), starts, np.arange(MICRO), np.zeros(MICRO, np.int64))
+
+    count = 2 * world * MICRO * (LENGTH - 1)
+    for step in range(steps):
+        batches = [lane(rank), lane(rank + world)]
+        engine.step(batches, step=step, seed=0, global_tokens=count, lr=1e-4, skip_bad=False)
+
+
+class Meter:
+    """Bytes of all tensors made while it watches, now and at most."""
+
+    def __init__(self) -> None:
+        self.live: dict[int, int] = {}
+        self.now = 0
+        self.peak = 0
+
+    def add(self, tensor: Any) -> None:
+        storage = tensor.untyped_storage()
+        if storage._cdata in self.live or tensor.device.type == "meta":
+            return
+        self.live[storage._cdata] = storage.nbytes()
+        self.now += storage.nbytes()
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._drop, storage._cdata)
+
+    def _drop(self, key: int) -> None:
+        self.now -= self.live.pop(key, 0)
+
+
+@contextmanager
+def metered(known: Any = None) -> Iterator[Meter]:
+    """Counts every tensor that torch makes on this thread; those of `known` and their gradients weigh nothing."""
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils._pytree import tree_leaves
+
+    meter = Meter()
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            made = function(*args, **(kwargs or {}))
+            for leaf in tree_leaves(made):
+                if isinstance(leaf, torch.Tensor):
+                    meter.add(leaf)
+            return made
+
+    for parameter in known.parameters() if known is not None else ():
+        for tensor in (parameter, parameter.grad):
+            meter.live[tensor.untyped_storage()._cdata] = 0
+    with Watch():
+        yield meter
+
+
+# Against a GPU, where there is one.
+
+
+def _has_gpu() -> bool:
+    torch = pytest.importorskip("torch")
+    return bool(torch.cuda.is_available())
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_gpus_peak_is_what_the_plan_says(stage: int, checkpointing: bool) -> None:
+    if not _has_gpu():
+        pytest.skip("needs a GPU")
+    code = f"import test_budget; print(test_budget.gpu_peak({stage}, {checkpointing}))"
+    folder = os.path.dirname(__file__)  # noqa: PTH120
+    output = subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True, timeout=300
+    ).stdout
+    peak = int(output.splitlines()[-1])
+    cell = gpu_plan(checkpointing).at(stage, 1)
+    assert (cell.total - cell.buffers) * 0.9 <= peak <= cell.total * 1.1, f"measured {peak}, planned {cell}"
+
+
+def gpu_job(checkpointing: bool) -> Job:
+    return job(config=None, preset="llama-350m", activation_checkpointing=checkpointing)
+
+
+def gpu_plan(checkpointing: bool) -> Plan:
+    return plan(gpu_job(checkpointing), VOCABULARY, sequence_length=LENGTH, workers=[1])
+
+
+def gpu_peak(stage: int, checkpointing: bool) -> int:
+    """Bytes that torch's allocator gave out at most during three steps of llama-350m on this machine's GPU."""
+    import torch
+
+    from raylm.train.group import form_group
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    group = form_group(address=f"127.0.0.1:{port}", rank=0, size=1, generation=0, timeout_seconds=60, backend="nccl")
+    engine = _engine(gpu_job(checkpointing), stage, group)
+    torch.cuda.reset_peak_memory_stats()
+    _run(engine, 0, 1)
+    return int(torch.cuda.max_memory_allocated())
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure(*(int(argument) for argument in sys.argv[1:]))), flush=True)
+    os._exit(0)  # DeepSpeed's atexit hooks want a group that has been left
