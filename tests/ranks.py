@@ -32,11 +32,11 @@ class Ranks:
         self.most = most
         self._members: list[tuple[BaseProcess, Connection]] = []
 
-    def run(self, function: Callable[..., Any], size: int, *args: Any, seconds: float = 120) -> list[Any]:
+    def run(self, function: Callable[..., Any], size: int, *args: Any, seconds: float = 300) -> list[Any]:
         """Every rank's result in rank order; functions and results travel pickled."""
         return self._call(_with_group, size, function, args, seconds)
 
-    def run_bare(self, function: Callable[..., Any], size: int, *args: Any, seconds: float = 120) -> list[Any]:
+    def run_bare(self, function: Callable[..., Any], size: int, *args: Any, seconds: float = 300) -> list[Any]:
         """As run, but `function(rank, size, address, *args)` forms and leaves groups itself."""
         return self._call(_without_group, size, function, args, seconds)
 

@@ -44,20 +44,40 @@ def targets(step: int) -> int:
     return sum(int((micro_batch(step, lane).labels[:, 1:] != -100).sum()) for lane in range(LANES))
 
 
-def build(group: Group, *, stage: int = 1, dtype: str = "fp32", offload: bool = False, **model: Any) -> Any:
-    """An engine on a small model whose settings may be overridden."""
+def build(
+    group: Group,
+    *,
+    stage: int = 1,
+    offload: bool = False,
+    seed: int = 1,
+    frozen: bool = False,
+    clip: float = 0.5,
+    loss: Any = None,
+    config: dict[str, Any] | None = None,
+    **model: Any,
+) -> Any:
+    """An engine on a small model; `frozen` freezes some of it and gives it buffers."""
+    import torch
+
     from raylm.model.build import build_model
     from raylm.train.engine import Engine
 
-    settings = ModelSettings(config=INLINE | model.pop("config", {}), dtype=dtype, **model)
+    settings = ModelSettings(config=INLINE | (config or {}), **({"dtype": "fp32"} | model))
+    module = build_model(settings, vocab_size=VOCABULARY, sequence_length=LENGTH, seed=seed)
+    if frozen:
+        for name, parameter in module.named_parameters():
+            parameter.requires_grad_("layers.0.mlp" not in name and "layers.1.input_layernorm" not in name)
+        module.register_buffer("table", torch.arange(7.0) * seed)
+        module.get_submodule("model").register_buffer("count", torch.tensor(seed))
     return Engine.build(
-        build_model(settings, vocab_size=VOCABULARY, sequence_length=LENGTH, seed=1),
+        module,
         group,
         zero=ZeroSettings(stage=stage, offload_optimizer=offload),
-        optim=OptimSettings(lr=0.01, clip=0.5),
+        optim=OptimSettings(lr=0.01, clip=clip),
         model_settings=settings,
         micro=MICRO,
         accumulation=-(-LANES // group.size),
+        **({"loss": loss} if loss else {}),
     )
 
 

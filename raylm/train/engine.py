@@ -311,9 +311,8 @@ def _deepspeed() -> Any:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     deepspeed = importlib.import_module("deepspeed")
     importlib.import_module("deepspeed.utils").logger.setLevel(logging.WARNING)
-    importlib.import_module(
-        "deepspeed.runtime.bf16_optimizer"
-    ).see_memory_usage = _silent  # prints, and collects garbage
+    bf16_optimizer: Any = importlib.import_module("deepspeed.runtime.bf16_optimizer")
+    bf16_optimizer.see_memory_usage = _silent  # it prints, whatever the log level
     # It calls torch by older names on every step, and torch says so each time.
     warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
     # Its first use compiles for up to 200 s, and a killed build leaves a lock that hangs the next one.

@@ -1,0 +1,226 @@
+"""Resharding without storage: comes in pieces of state that living ranks hold, leaves each rank filled as it wants.
+
+Every rank learns what all ranks hold and want, works out the same plan, and sends exactly the elements needed.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from raylm.checkpoint.chunks import Chunk
+from raylm.errors import CheckpointError
+
+# Bytes sent from one rank to another at once: pieces are small and many, and joined copies of all would double memory.
+MESSAGE_BYTES = 64 << 20
+
+
+class Members(Protocol):
+    """What resharding needs of a group."""
+
+    @property
+    def rank(self) -> int: ...
+    @property
+    def size(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Move:
+    """`length` elements from rank `source`'s held piece `held` at `held_at` to rank `target`'s wanted piece."""
+
+    source: int
+    held: int
+    held_at: int
+    target: int
+    wanted: int
+    wanted_at: int
+    length: int
+
+
+def snapshot(pairs: Iterable[tuple[Chunk, Tensor]]) -> list[tuple[Chunk, Tensor]]:
+    """Copies in main memory of what an engine owns, which outlive the engine."""
+    return [(chunk, tensor.detach().to("cpu", copy=True)) for chunk, tensor in pairs]
+
+
+def copies(group: Members, held: Sequence[tuple[Chunk, Tensor]], of: Sequence[int]) -> list[tuple[Chunk, Tensor]]:
+    """Copies in main memory of all that ranks `of` hold; every rank calls it, each with its own wish.
+
+    A neighbour's, kept against its loss; or those of ranks that are about to leave.
+    """
+    index = _everyones(group, [chunk for chunk, _ in held], [])
+    chunks = {chunk for rank in of for chunk in index[rank][0]}
+    wanted = [(chunk, torch.empty(chunk.length, dtype=getattr(torch, chunk.dtype))) for chunk in sorted(chunks)]
+    reshard(group, held, wanted)
+    return wanted
+
+
+def reshard(group: Members, held: Sequence[tuple[Chunk, Tensor]], wanted: Sequence[tuple[Chunk, Tensor]]) -> int:
+    """Fill every rank's wanted tensors from what the ranks hold; returns the bytes this rank received.
+
+    Pieces may overlap (copies kept for a neighbour); any of them serves. When some element is held by no rank, every
+    rank raises CheckpointError and nothing is written.
+    """
+    index = _everyones(group, [chunk for chunk, _ in held], [chunk for chunk, _ in wanted])
+    moves = plan([chunks for chunks, _ in index], [chunks for _, chunks in index])
+    for move in moves:
+        if move.source == move.target == group.rank:
+            _part(wanted[move.wanted][1], move.wanted_at, move.length).copy_(
+                _part(held[move.held][1], move.held_at, move.length)
+            )
+    return _exchange(group, moves, held, wanted, [chunks for chunks, _ in index])
+
+
+def plan(held: Sequence[Sequence[Chunk]], wanted: Sequence[Sequence[Chunk]]) -> list[Move]:
+    """Which rank sends what to whom, given what each holds and wants; the same list wherever it is worked out."""
+    holders: dict[tuple[str, str], list[tuple[int, int, int, int]]] = defaultdict(list)
+    sizes: dict[tuple[str, str], int] = {}
+    for rank, chunks in enumerate(held):
+        for number, chunk in enumerate(chunks):
+            holders[chunk.tensor].append((chunk.start, chunk.stop, rank, number))
+            sizes[chunk.tensor] = chunk.numel
+    for spans in holders.values():
+        spans.sort()
+    sent = [0] * len(held)
+    moves: list[Move] = []
+    for target, chunks in enumerate(wanted):
+        for number, chunk in enumerate(chunks):
+            if sizes.get(chunk.tensor, chunk.numel) != chunk.numel:
+                raise CheckpointError(
+                    f"{chunk.kind} {chunk.name!r} has {chunk.numel} elements here and {sizes[chunk.tensor]} there",
+                    hint="the ranks hold the state of another model: resume from a checkpoint of this one",
+                )
+            for move in _fill(chunk, target, number, holders.get(chunk.tensor, []), sent):
+                sent[move.source] += move.length if move.source != target else 0
+                moves.append(move)
+    return moves
+
+
+def _fill(
+    chunk: Chunk, target: int, number: int, spans: list[tuple[int, int, int, int]], sent: Sequence[int]
+) -> Iterator[Move]:
+    """Moves that cover one wanted chunk: from the rank itself where it can, else from whoever sends least so far."""
+    own = [span for span in spans if span[2] == target]
+    at = chunk.start
+    while at < chunk.stop:
+        reach = spans[: bisect.bisect_right(spans, at, key=lambda span: span[0])]
+        able = [span for span in reach if span[1] > at]
+        if not able:
+            raise CheckpointError(
+                f"no rank holds element {at} of {chunk.kind} {chunk.name!r}",
+                hint="too many workers were lost at once: resume from the newest checkpoint",
+            )
+        start, stop, source, piece = min(able, key=lambda span: (span[2] != target, sent[span[2]], span[2]))
+        stop = min(stop, chunk.stop)
+        if source != target:  # not beyond where the rank's own copy begins
+            stop = min([stop, *(span[0] for span in own if span[0] > at)])
+        yield Move(source, piece, at - start, target, number, at - chunk.start, stop - at)
+        at = stop
+
+
+def _everyones(group: Members, held: list[Chunk], wanted: list[Chunk]) -> list[tuple[list[Chunk], list[Chunk]]]:
+    if group.size == 1:
+        return [(held, wanted)]
+    gathered: list[tuple[list[Chunk], list[Chunk]] | None] = [None] * group.size
+    dist.all_gather_object(gathered, (held, wanted))
+    return [pair for pair in gathered if pair is not None]
+
+
+def _exchange(
+    group: Members,
+    moves: Sequence[Move],
+    held: Sequence[tuple[Chunk, Tensor]],
+    wanted: Sequence[tuple[Chunk, Tensor]],
+    index: Sequence[Sequence[Chunk]],
+) -> int:
+    """Send and receive what crosses ranks, a bounded number of bytes from rank to rank at a time."""
+    between: dict[tuple[int, int], list[Move]] = defaultdict(list)
+    for move in moves:
+        if move.source != move.target and group.rank in (move.source, move.target):
+            between[move.source, move.target].append(move)
+    queues = {
+        pair: list(_messages(batch, [_itemsize(index[pair[0]][move.held].dtype) for move in batch]))
+        for pair, batch in sorted(between.items())
+    }
+    received = 0
+    for turn in range(max((len(queue) for queue in queues.values()), default=0)):
+        arriving, waiting, sending = [], [], []
+        for (source, target), queue in queues.items():
+            if turn >= len(queue):
+                continue
+            batch = queue[turn]
+            if source == group.rank:
+                sending.append(torch.cat([_bytes(_part(held[m.held][1], m.held_at, m.length)) for m in batch]))
+                waiting.append(dist.isend(sending[-1], dst=target))
+            else:
+                total = sum(m.length * _itemsize(index[source][m.held].dtype) for m in batch)
+                buffer = torch.empty(total, dtype=torch.uint8)
+                waiting.append(dist.irecv(buffer, src=source))
+                arriving.append((source, batch, buffer))
+        for work in waiting:
+            if work is not None:
+                work.wait()
+        for source, batch, buffer in arriving:
+            _unpack(buffer, batch, index[source], wanted)
+            received += buffer.numel()
+    return received
+
+
+def _unpack(
+    buffer: Tensor, batch: Sequence[Move], held: Sequence[Chunk], wanted: Sequence[tuple[Chunk, Tensor]]
+) -> None:
+    at = 0
+    for move in batch:
+        dtype: torch.dtype = getattr(torch, held[move.held].dtype)
+        stop = at + move.length * dtype.itemsize
+        # A copy, because a view as a wider type must begin at a multiple of its size.
+        values = buffer[at:stop].clone().view(dtype)
+        _part(wanted[move.wanted][1], move.wanted_at, move.length).copy_(values)
+        at = stop
+
+
+def _messages(moves: Sequence[Move], sizes: Sequence[int]) -> Iterator[list[Move]]:
+    """The moves in order, cut into messages of about MESSAGE_BYTES; long moves are cut too."""
+    batch: list[Move] = []
+    room = MESSAGE_BYTES
+    for move, size in zip(moves, sizes, strict=True):
+        done = 0
+        while done < move.length:
+            if room < size:
+                yield batch
+                batch, room = [], MESSAGE_BYTES
+            length = min(move.length - done, room // size)
+            batch.append(
+                Move(
+                    move.source,
+                    move.held,
+                    move.held_at + done,
+                    move.target,
+                    move.wanted,
+                    move.wanted_at + done,
+                    length,
+                )
+            )
+            done += length
+            room -= length * size
+    if batch:
+        yield batch
+
+
+def _part(tensor: Tensor, start: int, length: int) -> Tensor:
+    return tensor.detach().view(-1).narrow(0, start, length)
+
+
+def _bytes(tensor: Tensor) -> Tensor:
+    return tensor.to("cpu").contiguous().view(torch.uint8)
+
+
+def _itemsize(dtype: str) -> int:
+    named: torch.dtype = getattr(torch, dtype)
+    return named.itemsize
