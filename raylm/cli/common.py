@@ -70,3 +70,11 @@ def next_step(*commands: str) -> None:
     """Print what to type next."""
     for index, command in enumerate(commands):
         click.echo(f"{'next:' if index == 0 else '     '} {command}")
+
+
+def quiet_logs() -> None:
+    """Print raylm's own warnings as lines of text on standard error, other libraries' from errors on."""
+    import logging
+
+    logging.basicConfig(format="%(message)s", level=logging.ERROR)
+    logging.getLogger("raylm").setLevel(logging.WARNING)

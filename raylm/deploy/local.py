@@ -103,10 +103,20 @@ class LocalCluster:
         added = []
         for _ in range(count):
             # One after the other: two that start at once choose the same socket names, and one of them fails.
-            node = self._start(f"node-{len(self.nodes())}", shape, [f"--address={self.address}"])
-            self._await(node)
-            added.append(node)
+            added.append(self._join(shape))
         return added
+
+    def _join(self, shape: NodeShape, tries: int = 2) -> Node:
+        """One more node. A raylet gives up when its agent needs over 15 s, as on a busy machine: then once more."""
+        for left in reversed(range(tries)):
+            node = self._start(f"node-{len(self.nodes())}", shape, [f"--address={self.address}"])
+            try:
+                self._await(node)
+                break
+            except TrainingError:
+                if not left:
+                    raise
+        return node
 
     def kill(self, name: str) -> None:
         """End a node and everything on it with SIGKILL, as a machine that is gone."""

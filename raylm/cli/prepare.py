@@ -1,0 +1,76 @@
+"""`raylm prepare JOB`: raw text to tokenized shards."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import click
+
+from raylm.cli.common import again, job_options, next_step, quiet_logs, read_job, show
+from raylm.units import count, duration
+
+if TYPE_CHECKING:
+    from raylm.prep import PrepareProgress, PrepareReport
+
+
+@click.command()
+@job_options
+@click.option("--dry-run", is_flag=True, help="Show what would be read and written, and stop.")
+def prepare(job_file: str, overrides: tuple[str, ...], dry_run: bool) -> None:
+    """Turn the raw text of JOB's `prepare` section into tokenized shards.
+
+    Running it again goes on where a killed run stopped, and does nothing when all is done.
+    """
+    job = read_job(job_file, overrides)
+    if dry_run:
+        from raylm.cli.preview import prepare_rows
+
+        show(prepare_rows(job))
+        next_step(again("prepare", job_file, overrides))
+        return
+    quiet_logs()
+    from raylm.prep import prepare as run_prepare
+
+    show(result_rows(run_prepare(job, progress=progress_lines())))
+    next_step(again("train", job_file, overrides))
+
+
+def result_rows(result: PrepareReport) -> list[tuple[str, str]]:
+    """What a preparation gave, in words."""
+    manifest = result.manifest
+    how = "finished already" if result.already_done else f"in {duration(result.seconds)}"
+    rows = [
+        ("documents", f"{result.documents:,} {how}"),
+        ("tokens", f"{count(result.tokens)}, {manifest.train_rows:,} rows of {manifest.sequence_length:,} to train on"),
+        ("held out", f"{manifest.held_out_rows:,} rows"),
+        ("vocabulary", f"{manifest.vocab_size:,}"),
+        ("shards", result.output),
+    ]
+    if result.skipped:
+        rows.insert(1, ("skipped", f"{result.skipped:,} documents that are not UTF-8"))
+    return rows
+
+
+def progress_lines(
+    every_seconds: float = 2.0, clock: Callable[[], float] = time.monotonic
+) -> Callable[[PrepareProgress], None]:
+    """A listener that prints each new stage, and within a stage a line every few seconds."""
+    told: dict[str, float] = {}
+
+    def tell(progress: PrepareProgress) -> None:
+        now = clock()
+        if now - told.get(progress.stage, float("-inf")) < every_seconds and progress.done < progress.total:
+            return
+        told[progress.stage] = now
+        words = progress.stage
+        if progress.total > 1:
+            words += f": {progress.done} of {progress.total}"
+        if progress.tokens:
+            words += f", {count(progress.documents)} documents, {count(progress.tokens)} tokens"
+        click.echo(words)
+        sys.stdout.flush()
+
+    return tell

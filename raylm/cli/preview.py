@@ -1,0 +1,91 @@
+"""Comes in: a job. Leaves: the rows that `--dry-run` shows before anything is spent."""
+
+from __future__ import annotations
+
+from raylm.config.schema import Job
+from raylm.errors import DataError, StorageError
+from raylm.storage import Place
+from raylm.units import count, size
+
+Rows = list[tuple[str, str]]
+
+
+def prepare_rows(job: Job) -> Rows:
+    """What `raylm prepare` would read and write."""
+    settings = job.prepare
+    sources = [f"{source.name} ({source.glob or source.kind})" for source in settings.sources]
+    tokenizer = settings.tokenizer.path or f"byte-level BPE of {settings.tokenizer.vocab_size:,}, to be trained"
+    workers = f"{settings.workers} at once" if settings.workers else "as many as the machine's CPUs carry"
+    return [
+        *(("source" if index == 0 else "", words) for index, words in enumerate(sources)),
+        ("tokens", _raw_tokens(job)),
+        ("tokenizer", tokenizer),
+        ("rows", f"{settings.sequence_length:,} tokens each, {settings.held_out:.1%} of documents held out"),
+        ("workers", workers),
+        ("output", _state(Place(job.shards_url, job.object_store.reach()))),
+    ]
+
+
+def train_rows(job: Job) -> Rows:
+    """What `raylm train` would train on, with and into."""
+    length, data = _data(job)
+    per_step = job.batch.sequences * length
+    workers = f"{job.workers.min} to {job.workers.max}" if job.workers.min < job.workers.max else f"{job.workers.max}"
+    interval = "by Young and Daly's formula"
+    if job.checkpoint.every_steps:
+        interval = f"every {job.checkpoint.every_steps} steps"
+    elif job.checkpoint.every_seconds:
+        interval = f"every {job.checkpoint.every_seconds:g} s"
+    return [
+        ("model", f"{job.model.preset or job.model.path or 'inline config'}, {job.model.dtype}"),
+        ("data", data),
+        ("batch", f"{job.batch.sequences} sequences, {count(per_step)} tokens, {job.batch.lanes} lanes"),
+        ("workers", f"{workers}, {job.workers.cpus:g} CPUs each, ZeRO stage {job.zero.stage}"),
+        ("tokens", f"{count(per_step * job.train.steps)} in {job.train.steps:,} steps"),
+        ("checkpoints", f"{interval}, {job.checkpoint.keep} kept"),
+        ("output", _progress(job)),
+    ]
+
+
+def _data(job: Job) -> tuple[int, str]:
+    """Tokens a sequence, and the shards in words; where there are none yet, what prepare would make."""
+    from raylm.shards import read_manifest
+
+    tokens, length = 0, job.prepare.sequence_length
+    for source in job.data_sources:
+        place = Place(source.path, job.object_store.reach())
+        try:
+            manifest = read_manifest(place)
+        except (DataError, StorageError) as error:
+            return length, f"{source.path}: {error.message}"
+        tokens += manifest.train_tokens
+        length = manifest.sequence_length
+    where = ", ".join(source.path for source in job.data_sources)
+    epochs = job.train.steps * job.batch.sequences * length / max(1, tokens)
+    return length, f"{where}: {count(tokens)} tokens, so {epochs:.2g} epochs"
+
+
+def _raw_tokens(job: Job) -> str:
+    """A guess at the tokens in the sources, from their bytes."""
+    from raylm.storage import find
+
+    total = 0
+    for source in job.prepare.sources:
+        if source.glob is None:
+            return "known when the documentation has been collected"
+        files = find(source.glob, job.object_store.reach())
+        total += sum(file.size() for file in files)
+    # English takes between 3 and 4.5 bytes a token, depending on the vocabulary.
+    return f"about {count(total / 4)} ({size(total)} of files at 4 bytes a token)"
+
+
+def _state(folder: Place) -> str:
+    return f"{folder.url}{' (finished already)' if (folder / 'manifest.json').exists() else ''}"
+
+
+def _progress(job: Job) -> str:
+    from raylm.checkpoint.restore import newest
+
+    run = Place(job.run_url, job.object_store.reach())
+    found = newest(run / "checkpoints")
+    return run.url if found is None else f"{run.url} (goes on from step {found.step})"

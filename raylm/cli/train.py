@@ -1,0 +1,40 @@
+"""`raylm train JOB`: train, or go on with a run that stopped."""
+
+from __future__ import annotations
+
+import click
+
+from raylm.cli.common import again, job_options, next_step, quiet_logs, read_job, show
+
+
+@click.command()
+@job_options
+@click.option("--dry-run", is_flag=True, help="Show workers, tokens and output path, and stop.")
+def train(job_file: str, overrides: tuple[str, ...], dry_run: bool) -> None:
+    """Train JOB to its last step.
+
+    Run the same command again to go on from the newest checkpoint. Ctrl-C saves and stops; a second one stops at once.
+    """
+    job = read_job(job_file, overrides)
+    if dry_run:
+        from raylm.cli.preview import train_rows
+
+        show(train_rows(job))
+        next_step(again("train", job_file, overrides))
+        return
+    quiet_logs()
+    from raylm.cli.progress import watching
+    from raylm.train.launch import train as run_train
+
+    with watching(job.train.steps) as display:
+        result = run_train(job, on_step=display.on_step, on_event=display.on_event)
+    if result.already_finished:
+        click.echo(f"finished already at step {result.step}; raise train.steps to go on")
+    show([("steps", f"{result.step:,}"), ("loss", _loss(result.loss)), ("run", job.run_url)])
+    next_step(
+        f"raylm evaluate {job.run_url}", f"raylm generate {job.run_url} --prompt 'The '", f"raylm report {job.run_url}"
+    )
+
+
+def _loss(loss: float | None) -> str:
+    return "-" if loss is None else f"{loss:.4f}"
