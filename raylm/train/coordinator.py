@@ -142,7 +142,7 @@ class Coordinator:
                 self._failures_in_a_row = 0
             self._log.metric({**line, "attempt": attempt})
             self._feed.append(("step", line))
-            self._log.flush_if_due()
+        self._log.flush_if_due()
 
     def audit(self, attempt: int, step: int, rows: Iterable[tuple[int, int, int]]) -> None:
         """Record what one rank trained on in one step."""
@@ -194,14 +194,10 @@ class Coordinator:
 
     def drained(self, nodes: dict[str, float | None]) -> None:
         """Nodes about to be reclaimed, with seconds left where known; asks to leave when one of them hosts a rank."""
-        hit = [(rank, node) for rank, node in self._nodes.items() if node in nodes]
-        if hit and self._leave is None:
-            left = [nodes[node] for _, node in hit if nodes[node] is not None]
-            self.ask_to_leave(
-                NOTICE,
-                ranks=[rank for rank, _ in hit],
-                grace_seconds=round(min(left), 1) if left else None,  # type: ignore[type-var]
-            )
+        ranks = sorted(rank for rank, node in self._nodes.items() if node in nodes)
+        if ranks and self._leave is None:
+            known = [left for rank in ranks if (left := nodes[self._nodes[rank]]) is not None]
+            self.ask_to_leave(NOTICE, ranks=ranks, grace_seconds=round(min(known), 1) if known else None)
 
     def left(self, attempt: int, reason: str, step: int) -> None:
         """The group has saved step `step` and leaves on purpose."""

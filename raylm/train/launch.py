@@ -18,6 +18,7 @@ from typing import Any
 from raylm.config.load import parse_job, same_run
 from raylm.config.schema import Job
 from raylm.errors import ConfigError, Interrupted, TrainingError
+from raylm.shards import Manifest
 from raylm.storage import Place
 from raylm.train.coordinator import STOP, Coordinator
 from raylm.train.runlog import Line
@@ -114,7 +115,7 @@ def preflight(job: Job, run: Place) -> TrainResult | None:
             f"{sorted(lengths if len(lengths) > 1 else tokenizers)}",
             hint="prepare all sources with the same prepare.sequence_length and tokenizer",
         )
-    run.check_writable(needed_bytes=0)
+    run.check_writable(needed_bytes=_state_bytes(job, sources[0].manifest))
     if (run / "run.yaml").exists():
         _refuse_other_job(job, run)
     found = newest(run / "checkpoints")
@@ -126,11 +127,11 @@ def preflight(job: Job, run: Place) -> TrainResult | None:
     return TrainResult(job.run_url, found.step, _last_loss(run), already_finished=True)
 
 
-def _state_bytes(job: Job, vocab_size: int) -> int:
+def _state_bytes(job: Job, manifest: Manifest) -> int:
     """Bytes of one checkpoint: 12 a parameter (fp32 master and two moments)."""
-    from raylm.model.budget import parameter_count
+    from raylm.model.budget import shape_of
 
-    return 12 * parameter_count(job.model, vocab_size=vocab_size)
+    return 12 * shape_of(job.model, manifest.vocab_size, manifest.sequence_length).parameters
 
 
 def _refuse_other_job(job: Job, run: Place) -> None:
@@ -188,9 +189,9 @@ class _Driver:
         import ray
 
         here = ray.get_runtime_context().get_node_id()
-        actor_class: Any = ray.remote(num_cpus=0, max_concurrency=16, label_selector={"ray.io/node-id": here})(
-            CoordinatorActor
-        )
+        actor_class: Any = ray.remote(
+            num_cpus=0, concurrency_groups={"log": 1, "control": 8}, label_selector={"ray.io/node-id": here}
+        )(CoordinatorActor)
         self._actor = actor_class.remote(self._job)
         self._ask("attempt")  # its storage errors surface here, before workers are asked for
         fit = threading.Thread(target=self._fit, name="raylm-fit", daemon=True)
@@ -291,6 +292,16 @@ def _trainer(job: Job, actor: Any) -> Any:
     )
 
 
+def _in_group(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """ray.method(concurrency_group=…) without importing Ray when this module is."""
+
+    def mark(method: Callable[..., Any]) -> Callable[..., Any]:
+        method.__ray_concurrency_group__ = name  # type: ignore[attr-defined]
+        return method
+
+    return mark
+
+
 class CoordinatorActor:
     """The coordinator on the driver's node, with a thread that watches for nodes about to be reclaimed."""
 
@@ -303,8 +314,14 @@ class CoordinatorActor:
         )
         threading.Thread(target=self._watch, name="raylm-drains", daemon=True).start()
 
+    @_in_group("control")
     def call(self, name: str, *args: Any, **kwargs: Any) -> Any:
         """Call one method of the coordinator."""
+        return getattr(self._coordinator, name)(*args, **kwargs)
+
+    @_in_group("log")
+    def record(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        """Call one method of the coordinator, after those asked for before it."""
         return getattr(self._coordinator, name)(*args, **kwargs)
 
     def _watch(self, period_seconds: float = 0.25) -> None:

@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from raylm.config.load import resolved_yaml
 from raylm.config.schema import Job
@@ -153,7 +153,7 @@ def _open(job: Job, seat: Seat, desk: Desk) -> Session:
     model = build_model(
         job.model, vocab_size=manifest.vocab_size, sequence_length=manifest.sequence_length, seed=job.train.seed
     )
-    config: dict[str, Any] = model.config.to_dict()
+    config: dict[str, Any] = cast(Any, model).config.to_dict()
     engine = Engine.build(
         model,
         group,
@@ -345,12 +345,9 @@ def _record(session: Session, report: StepReport, batch: Batch) -> None:
     """Report one step: rank 0 its metrics, every rank what it trained on when audited."""
     seat, desk = session.seat, session.desk
     if session.job.train.audit:
-        rows = [
-            (micro.lane, int(row), int(epoch))
-            for micro in batch.micro_batches
-            for row, epoch in zip(micro.ids, micro.epochs, strict=True)
-        ]
-        desk.ask("audit", seat.attempt, report.step, rows)
+        rows = _gather_rows(session, batch)
+        if session.first:
+            desk.tell("audit", seat.attempt, report.step, rows)
     if not session.first:
         return
     line: dict[str, Any] = {
@@ -372,19 +369,41 @@ def _record(session: Session, report: StepReport, batch: Batch) -> None:
         desk.tell("event", seat.attempt, "bad_loss", {"step": report.step, "loss": str(report.loss)})
 
 
+def _gather_rows(session: Session, batch: Batch) -> list[tuple[int, int, int]]:
+    """On rank 0, (lane, sequence id, epoch) of everything the group trained on in this step; empty elsewhere."""
+    import torch
+    import torch.distributed as dist
+
+    mine = [
+        (micro.lane, int(row), int(epoch))
+        for micro in batch.micro_batches
+        for row, epoch in zip(micro.ids, micro.epochs, strict=True)
+    ]
+    size = session.seat.size
+    table = torch.full((micro_batches_per_rank(session.job.batch.lanes, size) * session.job.batch.micro, 3), -1)
+    table[: len(mine)] = torch.tensor(mine)
+    tables = [torch.empty_like(table) for _ in range(size)] if session.first else None
+    if size == 1:
+        return mine
+    dist.gather(table, tables)
+    return [(lane, row, epoch) for one in tables or [] for lane, row, epoch in one.tolist() if lane >= 0]
+
+
 def _mfu(session: Session, report: StepReport) -> float | None:
     """Model FLOPs over the devices' peak, where the peak is known."""
     import torch
 
     if not session.group.device.startswith("cuda"):
         return None
-    from raylm.model.budget import flops_per_token
+    from raylm.model.budget import flops_per_token, shape_of
 
     name = torch.cuda.get_device_name()
     peak = next((flops for key, flops in PEAK_FLOPS.items() if key in name), None)
     if peak is None:
         return None
-    per_token = flops_per_token(session.model_config, session.sources[0].manifest.sequence_length)
+    manifest = session.sources[0].manifest
+    shape = shape_of(session.job.model, manifest.vocab_size, manifest.sequence_length)
+    per_token = flops_per_token(shape, manifest.sequence_length)
     return per_token * report.tokens / report.seconds / (peak * session.seat.size)
 
 
@@ -630,15 +649,20 @@ def alone(job: Job) -> Coordinator | None:
 
 def _meet_through_torchrun(rank: int, attempt: int) -> tuple[int, str]:
     """Hand rank 0's attempt number and a port of its own to every rank, through torchrun's store."""
-    from torch.distributed import TCPStore
+    import torch.distributed as dist
 
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     served = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    store = TCPStore(host, port, is_master=rank == 0 and not served)
+    store: Any = dist.TCPStore(host, port, is_master=rank == 0 and not served)  # type: ignore[attr-defined]
     if rank == 0:
         store.set("raylm/attempt", str(attempt))
         store.set("raylm/address", f"{host}:{free_port()}")
     return int(store.get("raylm/attempt")), store.get("raylm/address").decode()
+
+
+# Calls that write the run's record: carried out one by one in the order they were made, so that a flush before a
+# commit holds every step before it. The others must not wait behind a slow upload.
+RECORDING = {"metric", "audit", "event", "flush", "started", "left", "finish", "fail", "close"}
 
 
 class ActorDesk:
@@ -648,14 +672,18 @@ class ActorDesk:
         self._actor = actor
 
     def tell(self, name: str, *args: Any, **kwargs: Any) -> None:
-        self._actor.call.remote(name, *args, **kwargs)
+        self._send(name, args, kwargs)
+
+    def _send(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        method = self._actor.record if name in RECORDING else self._actor.call
+        return method.remote(name, *args, **kwargs)
 
     def ask(self, name: str, *args: Any, **kwargs: Any) -> Any:
         import ray
         from ray.exceptions import RayTaskError
 
         try:
-            return ray.get(self._actor.call.remote(name, *args, **kwargs))
+            return ray.get(self._send(name, args, kwargs))
         except RayTaskError as error:
             if isinstance(error.cause, RaylmError):
                 raise error.cause from None  # Ray's wrapper would show a person a traceback
