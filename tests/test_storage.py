@@ -79,16 +79,16 @@ def test_listings_are_sorted_and_never_stale(folder: Place) -> None:
 
 
 def test_a_stream_that_fails_leaves_nothing_visible(folder: Place) -> None:
-    for size in (10, 70 * 2**20):  # in one request, and in several parts
+    for size in (10, 40 * 2**20):  # in one request, and in several parts
         with pytest.raises(ZeroDivisionError):
             write_and_fail(folder / "whole.bin", size)
         assert folder.list() == []
 
 
 def test_a_long_stream_arrives_whole(folder: Place) -> None:
-    parts = [bytes([number]) * (7 * 2**20) for number in range(10)]
-    assert (folder / "long.bin").write_parts(memoryview(part) for part in parts) == 70 * 2**20
-    assert (folder / "long.bin").size() == 70 * 2**20
+    parts = [bytes([number]) * (7 * 2**20) for number in range(6)]
+    assert (folder / "long.bin").write_parts(memoryview(part) for part in parts) == 42 * 2**20
+    assert (folder / "long.bin").size() == 42 * 2**20
     assert (folder / "long.bin").read_range(7 * 2**20 - 1, 2) == b"\x00\x01"
 
 
@@ -136,7 +136,7 @@ def test_places_are_absolute_and_travel(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_the_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(StorageError, match=r"no space at .*: 953674316\.41 GiB needed") as caught:
+    with pytest.raises(StorageError, match=r"no space at .*: 931322574\.62 GiB needed") as caught:
         Place(str(tmp_path)).check_writable(needed_bytes=10**18)
     assert "free some space" in str(caught.value.hint)
 
@@ -188,11 +188,12 @@ def test_an_endpoint_that_nobody_serves() -> None:
     assert "object_store.endpoint" in str(caught.value.hint)
 
 
+# The next two have a timeout of their own, because fsspec keeps a connected client for each set of options.
 def test_wrong_credentials(seaweed: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
     bucket = seaweed.bucket()
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
     with pytest.raises(StorageError, match=r"rejects the credentials|no permission") as caught:
-        Place(bucket.url, seaweed.reach(retries=4)).check_writable()
+        Place(bucket.url, seaweed.reach(timeout_seconds=7.0)).check_writable()
     assert "AWS_ACCESS_KEY_ID" in str(caught.value.hint) or "keys" in str(caught.value.hint)
 
 
@@ -202,13 +203,13 @@ def test_no_credentials(moto: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_pat
             monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path))
     with pytest.raises(StorageError, match="no credentials were found") as caught:
-        Place("s3://bucket/x", moto.reach(retries=3)).check_writable()
+        Place("s3://bucket/x", moto.reach(timeout_seconds=6.0)).check_writable()
     assert "object_store.anonymous" in str(caught.value.hint)
 
 
-def test_a_missing_bucket(s3: S3Server) -> None:
+def test_a_missing_bucket(moto: S3Server) -> None:
     with pytest.raises(NotFound, match="there is no such bucket"):
-        Place("s3://raylm-no-such-bucket/x", s3.reach()).check_writable()
+        Place("s3://raylm-no-such-bucket/x", moto.reach()).check_writable()
 
 
 def test_failing_requests_are_tried_again(moto: S3Server) -> None:
