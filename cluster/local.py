@@ -55,9 +55,8 @@ def act(cluster: LocalCluster, arguments: argparse.Namespace) -> None:
             # The head holds no worker: it runs the driver and reads data.
             cluster.up(arguments.nodes, head=NodeShape(cpus=2, seats=0), each=NodeShape(cpus=arguments.cpus))
             print(f"address: {cluster.address}")
-            print(
-                f"next: raylm train JOB --set where.address={cluster.address} --set 'workers.resources={{{SEAT}: 1}}'"
-            )
+            settings = f"--set where.address={cluster.address} --set 'workers.resources={{{SEAT}: 1}}'"
+            print(f"next: RAY_AUTH_MODE=token raylm train JOB {settings}")
         case "add":
             added = cluster.add(arguments.count, NodeShape(cpus=arguments.cpus))
             print(f"added: {', '.join(node.name for node in added)}")

@@ -73,8 +73,7 @@ def _raw_tokens(job: Job) -> str:
     for source in job.prepare.sources:
         if source.glob is None:
             return "known when the documentation has been collected"
-        files = find(source.glob, job.object_store.reach())
-        total += sum(file.size() for file in files)
+        total += sum(file_bytes for _, file_bytes in find(source.glob, job.object_store.reach()))
     # English takes between 3 and 4.5 bytes a token, depending on the vocabulary.
     return f"about {count(total / 4)} ({size(total)} of files at 4 bytes a token)"
 

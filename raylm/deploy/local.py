@@ -123,14 +123,23 @@ class LocalCluster:
         node = self._find(name)
         _signal(_tree(node), signal.SIGKILL)
 
+    def connect(self) -> None:
+        """Make this process a driver of the cluster."""
+        # Read once, when Ray is imported; without it a driver that is given an address sends no token.
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        import ray
+
+        ray.init(address=self.address, log_to_driver=False, logging_level="ERROR")
+
     def drain(self, name: str, seconds: float) -> None:
         """Tell Ray that a node will be reclaimed in so many seconds; the node lives on until it is killed."""
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
         import ray
 
         self._find(name)
         owned = not ray.is_initialized()
         if owned:
-            ray.init(address=self.address, log_to_driver=False, logging_level="ERROR")
+            self.connect()
         try:
             ids = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["NodeName"] == name]
         finally:
