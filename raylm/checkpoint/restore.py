@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import torch
 
 REQUEST_BYTES = 16 << 20
-# Reading over a gap this small costs less than another request.
+# Reading over a gap this small costs less than another request over a network; a local disk needs no request.
 GAP_BYTES = 2 << 20
 THREADS = 8
 READERS = "readers"
@@ -119,12 +119,12 @@ def open_checkpoint(place: Place | CheckpointInfo) -> Checkpoint:
 
 def fill(checkpoint: Checkpoint, wanted: Sequence[tuple[Chunk, torch.Tensor]]) -> None:
     """Fill every destination; CheckpointError before anything is written when the checkpoint does not cover them."""
-    copies = [copy for chunk, tensor in wanted for copy in _copies(checkpoint, chunk, tensor)]
-    requests = [
-        request
-        for part in checkpoint.parts
-        for request in _requests(part, [copy for copy in copies if copy.rank == part.rank])
-    ]
+    gap = 0 if checkpoint.info.place.is_local else GAP_BYTES
+    by_rank: list[list[_Copy]] = [[] for _ in checkpoint.parts]
+    for chunk, tensor in wanted:
+        for copy in _copies(checkpoint, chunk, tensor):
+            by_rank[copy.rank].append(copy)
+    requests = [request for part in checkpoint.parts for request in _requests(part, by_rank[part.rank], gap)]
     if not requests:
         return
     with ThreadPoolExecutor(min(THREADS, len(requests))) as pool:
@@ -288,7 +288,7 @@ def _not_held(checkpoint: Checkpoint, chunk: Chunk, why: str) -> CheckpointError
     )
 
 
-def _requests(part: Part, copies: list[_Copy]) -> Iterator[_Request]:
+def _requests(part: Part, copies: list[_Copy], gap: int) -> Iterator[_Request]:
     """Cut what is needed of one file into reads of whole blocks, joining neighbours and splitting what is long."""
     block = part.block_bytes
     longest = max(block, REQUEST_BYTES // block * block)
@@ -297,7 +297,7 @@ def _requests(part: Part, copies: list[_Copy]) -> Iterator[_Request]:
     for copy in sorted(copies, key=lambda one: one.start):
         begins = copy.start // block * block
         ends = min(-(-copy.stop // block) * block, part.file_bytes)
-        if pending and begins > stop + GAP_BYTES:
+        if pending and begins > stop + gap:
             yield from _split(part, start, stop, longest, pending)
             pending = []
         start = start if pending else begins

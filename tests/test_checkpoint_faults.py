@@ -1,0 +1,208 @@
+"""Writers that are killed and servers that fail: what was committed loads, what was not is not there."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import signal
+import time
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import pytest
+import torch
+from servers import CREDENTIALS, Faults, S3Server, failing, moto, proxy, seaweed
+
+from raylm.checkpoint import save
+from raylm.checkpoint.chunks import Chunk
+from raylm.checkpoint.restore import CheckpointInfo, committed, fill, newest, open_checkpoint
+from raylm.checkpoint.retention import apply_retention
+from raylm.checkpoint.save import begin_save, claim_attempt, newest_attempt
+from raylm.errors import StorageError
+from raylm.storage import Place
+
+KILLS = 20
+RANKS = 2
+NUMEL = 150_001
+
+
+@pytest.fixture(autouse=True)
+def _credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in CREDENTIALS.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.fixture(scope="module")
+def moto_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    with moto(tmp_path_factory.mktemp("moto")) as server:
+        yield server
+
+
+def value(kind: str, step: int) -> torch.Tensor:
+    return torch.arange(NUMEL, dtype=torch.float32) + {"master": 0.25, "exp_avg": 0.5, "exp_avg_sq": 0.75}[kind] + step
+
+
+def save_step(folder: Place, step: int, attempt: int) -> bool:
+    """Two ranks' save of a state that says which step it is of."""
+    pending = []
+    for rank in reversed(range(RANKS)):
+        start, stop = NUMEL * rank // RANKS, NUMEL * (rank + 1) // RANKS
+        held = [
+            (Chunk("w", kind, start, stop - start, "float32", NUMEL, (NUMEL,)), value(kind, step)[start:stop])
+            for kind in ("master", "exp_avg", "exp_avg_sq")
+        ]
+        pending.append(
+            begin_save(
+                folder,
+                step=step,
+                attempt=attempt,
+                rank=rank,
+                world_size=RANKS,
+                held=held,  # type: ignore[arg-type]
+                scalars={"optimizer_step": step},
+                meta={"progress": {"step": step}},
+                commit_timeout_seconds=30,
+            )
+        )
+    return [one.wait(120).committed for one in pending][-1]
+
+
+def check_loads(found: CheckpointInfo) -> None:
+    """Every element is the step's, read by one rank."""
+    out = {kind: torch.zeros(NUMEL) for kind in ("master", "exp_avg", "exp_avg_sq")}
+    whole = [(Chunk("w", kind, 0, NUMEL, "float32", NUMEL, (NUMEL,)), tensor) for kind, tensor in out.items()]
+    fill(open_checkpoint(found), whole)  # type: ignore[arg-type]
+    assert all(torch.equal(tensor, value(kind, found.step)) for kind, tensor in out.items())
+    assert found.scalars == {"optimizer_step": found.step}
+
+
+def write_until_killed(folder: Place, pipe: Connection) -> None:
+    """What a run does over and over: resume, save, retire."""
+    torch.set_num_threads(1)
+    attempt = claim_attempt(folder)
+    found = newest(folder)
+    step = found.step if found else 0
+    pipe.send(step)
+    while True:
+        step += 1
+        save_step(folder, step, attempt)
+        apply_retention(folder, attempt=attempt, newest=2)
+
+
+def kill_at_random_points(folder: Place, longest_seconds: float) -> None:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch", "s3fs", "raylm.checkpoint.retention"])
+    chance = random.Random(5)
+    last, unfinished = 0, 0
+    for kill in range(KILLS):
+        ours, theirs = context.Pipe()
+        writer = context.Process(target=write_until_killed, args=(folder, theirs), daemon=True)
+        writer.start()
+        theirs.close()
+        assert ours.poll(120), "the writer did not start"
+        assert ours.recv() == last
+        time.sleep(chance.random() * longest_seconds)
+        assert writer.pid is not None
+        os.kill(writer.pid, signal.SIGKILL)
+        writer.join(30)
+        steps = committed(folder)
+        for found in steps:
+            check_loads(found)
+        if last:
+            assert steps, "what was committed is gone"
+        if steps:
+            assert steps[-1].step >= last
+            last = steps[-1].step
+        files = folder.glob("step-*/a*/*")
+        unfinished += any(f"step-{last:09d}" < place.url.rsplit("/", 3)[1] for place in files)
+        assert newest_attempt(folder) == kill + 1
+    assert last > 0, "nothing was ever committed"
+    assert unfinished > 0, "no kill hit a save under way"
+    attempt = claim_attempt(folder)
+    save_step(folder, last + 1, attempt)
+    apply_retention(folder, attempt=attempt, newest=1)
+    left = {place.url.rsplit("/", 3)[1] for place in folder.glob("step-*/a*/*")}
+    assert left == {f"step-{last + 1:09d}"}, "leftovers were not removed"
+
+
+def test_a_writer_killed_at_twenty_random_points_on_local_disk(tmp_path: Path) -> None:
+    kill_at_random_points(Place(str(tmp_path / "checkpoints")), 0.2)
+
+
+def test_a_writer_killed_at_twenty_random_points_on_s3(moto_server: S3Server) -> None:
+    kill_at_random_points(moto_server.bucket() / "run/checkpoints", 0.8)
+
+
+@pytest.mark.long
+def test_a_writer_killed_at_twenty_random_points_on_seaweedfs(tmp_path: Path) -> None:
+    with seaweed(tmp_path) as server:
+        kill_at_random_points(server.bucket() / "run/checkpoints", 0.8)
+
+
+def save_through_a_failing_server(server: S3Server, steps: int) -> None:
+    faults = Faults(failing(0.12, seed=3, kinds=("error", "reset", "cut", "lose")))
+    direct = server.bucket() / "checkpoints"
+    with proxy(server, faults) as failing_server:
+        folder = Place(direct.url, failing_server.reach(retries=8))
+        attempt = claim_attempt(folder)
+        for step in range(1, steps + 1):
+            assert save_step(folder, step, attempt)
+            apply_retention(folder, attempt=attempt, newest=2)
+            found = newest(direct)
+            assert found is not None
+            assert found.step == step
+            for place in (found, newest(folder)):
+                assert place is not None
+                check_loads(place)
+    assert [one.step for one in committed(direct)] == list(range(max(1, steps - 1), steps + 1))
+    assert sum(count for fate, count in faults.counts.items() if fate != "pass") >= steps
+
+
+def test_a_server_that_fails_requests_is_asked_again(moto_server: S3Server) -> None:
+    save_through_a_failing_server(moto_server, steps=3)
+
+
+@pytest.mark.long
+def test_a_seaweedfs_that_fails_requests_is_asked_again(tmp_path: Path) -> None:
+    with seaweed(tmp_path) as server:
+        save_through_a_failing_server(server, steps=10)
+
+
+def failing_only(fate: str, method: str, ending: str, times: int) -> Callable[[str, str], str]:
+    """Fail the first requests of one kind."""
+    left = [times]
+
+    def choose(asked: str, path: str) -> str:
+        if asked == method and path.split("?")[0].endswith(ending) and left[0] > 0:
+            left[0] -= 1
+            return fate
+        return "pass"
+
+    return choose
+
+
+def test_a_lost_answer_to_the_commit_counts_as_committed(moto_server: S3Server) -> None:
+    faults = Faults(failing_only("lose", "PUT", "manifest.json", 1))
+    with proxy(moto_server, faults) as failing_server:
+        folder = Place(moto_server.bucket().url, failing_server.reach()) / "checkpoints"
+        assert save_step(folder, 1, claim_attempt(folder))
+        check_loads(committed(folder)[0])
+    assert faults.counts["lose"] == 1
+
+
+@pytest.mark.parametrize("ending", ["safetensors", "json", "manifest.json"])
+def test_a_server_that_takes_no_more_leaves_the_checkpoint_before(
+    moto_server: S3Server, ending: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(save, "WRITE_TRIALS", 1)
+    direct = moto_server.bucket() / "checkpoints"
+    save_step(direct, 1, claim_attempt(direct))
+    with proxy(moto_server, Faults(failing_only("error", "PUT", ending, 10**9))) as failing_server:
+        folder = Place(direct.url, failing_server.reach(retries=1))
+        with pytest.raises(StorageError):
+            save_step(folder, 2, newest_attempt(direct))
+    assert [one.step for one in committed(direct)] == [1]
+    check_loads(committed(direct)[0])
+    assert save_step(direct, 3, claim_attempt(direct))
