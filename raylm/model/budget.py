@@ -222,7 +222,10 @@ def activation_bytes(settings: ModelSettings, shape: Shape, sequence_length: int
     loss = tokens * (norm + 2 * size * shape.vocabulary) + 8 * min(
         tokens * shape.vocabulary, max(CHUNK_ELEMENTS, shape.vocabulary)
     )
-    backward = tokens * (recomputed + 2 * size * (shape.intermediate + shape.hidden))
+    transient = 2 * size * (shape.intermediate + shape.hidden)  # gradients inside the block that goes backward
+    if settings.attention == "eager":
+        transient = max(transient, shape.heads * sequence_length * (4 + size))
+    backward = tokens * (recomputed + transient)
     mask = (1 + size) * tokens * sequence_length if settings.document_attention else 0
     return tokens * shape.layers * kept + max(loss, backward) + mask
 

@@ -1,0 +1,240 @@
+"""A trained model to use: comes in a run, a checkpoint or an export, local or remote; leaves module and tokenizer.
+
+Weights are read straight from where they are; a tokenizer, and an export that is not on this machine, go through a
+temporary folder, since transformers loads from local files only. Nothing that is read can run code.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from raylm.errors import CheckpointError
+from raylm.storage import NotFound, Place, Reach
+
+if TYPE_CHECKING:
+    import torch
+
+    from raylm.checkpoint.restore import CheckpointInfo
+
+CHECKPOINTS = "checkpoints"
+TOKENIZER = "tokenizer"
+SETTINGS = "run.yaml"
+EXPORT_RECORD = "raylm_export.json"
+_CONFIG = "config.json"
+
+Dtype = Literal["fp32", "bf16"]
+
+
+@dataclass(frozen=True)
+class Info:
+    """Where a model came from. `run` is the run folder, where one is known; an export knows neither it nor a step."""
+
+    kind: Literal["checkpoint", "export"]
+    place: Place
+    run: Place | None
+    step: int | None
+    dtype: Dtype
+    context: int | None
+
+    def __str__(self) -> str:
+        return f"{self.place.url}" + (f" (step {self.step})" if self.step is not None else "")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A module in evaluation mode on one device, its tokenizer, and where both came from."""
+
+    model: Any
+    tokenizer: Any
+    info: Info
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        device: torch.device = next(self.model.parameters()).device
+        return device
+
+
+def open_trained(place: str | Place, reach: Reach = Reach(), *, dtype: Dtype | None = None) -> Trained:  # noqa: B008
+    """The model in a run folder (its newest committed checkpoint), a checkpoint's folder or an export.
+
+    It computes in the type it was trained in unless `dtype` says otherwise, on a GPU where there is one.
+    """
+    place = Place(place, reach) if isinstance(place, str) else place
+    if (place / _CONFIG).exists():
+        return _open_export(place, dtype)
+    found = find_checkpoint(place)
+    run = _run_of(found.place)
+    return _open_checkpoint(found, run, dtype)
+
+
+def find_checkpoint(place: Place) -> CheckpointInfo:
+    """The checkpoint that a place means: its own, or the newest that its run committed."""
+    from raylm.checkpoint.restore import checkpoint_at, newest, step_folders
+
+    if _is_prepared_data(place):
+        raise CheckpointError(f"{place.url} is prepared data, not a trained model", hint="name the run's folder")
+    if (own := checkpoint_at(place)) is not None:
+        return own
+    if place.name.startswith("step-"):
+        raise CheckpointError(
+            f"the checkpoint {place.url} was never committed: it has no manifest.json",
+            hint="name the run's folder to get its newest committed checkpoint",
+        )
+    folder = place if place.name == CHECKPOINTS else place / CHECKPOINTS
+    if (found := newest(folder)) is not None:
+        return found
+    steps = len(step_folders(folder))
+    if steps or (place / SETTINGS).exists() or folder.exists():
+        folders = f"{steps} folder{'' if steps == 1 else 's'}, none committed"
+        raise CheckpointError(
+            f"no complete checkpoint in {place.url} ({folders})",
+            hint="run `raylm train` until a checkpoint is committed; checkpoint.every_steps makes one sooner",
+        )
+    if (place / EXPORT_RECORD).exists():
+        raise CheckpointError(f"the export in {place.url} was not finished", hint="run `raylm export` again")
+    if not place.exists():
+        raise CheckpointError(f"there is nothing at {place.url}", hint=_hint_for_missing(place))
+    raise CheckpointError(
+        f"{place.url} is neither a run, a checkpoint nor an export",
+        hint="name a folder with run.yaml, a folder checkpoints/step-…, or what `raylm export` wrote",
+    )
+
+
+def read_tokenizer(folder: Place) -> Any:
+    """The Hugging Face tokenizer in this folder."""
+    from transformers import AutoTokenizer
+
+    with _local_copy(folder) as local:
+        if local is None:
+            raise CheckpointError(
+                f"no tokenizer in {folder.url}",
+                hint="the run's folder holds one; copy it beside the checkpoint, or name the run's folder",
+            )
+        try:
+            return AutoTokenizer.from_pretrained(local, local_files_only=True)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(
+                f"the tokenizer in {folder.url} cannot be loaded: {error}", hint="restore its files from the data"
+            ) from error
+
+
+def _open_checkpoint(found: CheckpointInfo, run: Place | None, dtype: Dtype | None) -> Trained:
+    from raylm.model.build import config_from
+
+    meta = found.meta
+    settings = meta.get("model", {})
+    chosen: Dtype = dtype or settings.get("dtype", "fp32")
+    if "model_config" not in meta:
+        raise CheckpointError(f"{found.place.url} does not say what model it is of", hint="it is not of this raylm")
+    config = config_from(meta["model_config"])
+    tokenizer = read_tokenizer((run or found.place) / TOKENIZER)
+    model = _loaded(found, config, chosen, settings.get("attention", "sdpa"))
+    context = getattr(config, "max_position_embeddings", None)
+    return Trained(_placed(model), tokenizer, Info("checkpoint", found.place, run, found.step, chosen, context))
+
+
+def _loaded(found: CheckpointInfo, config: Any, dtype: Dtype, attention: str) -> Any:
+    """The module with a checkpoint's weights, built without being initialised first."""
+    from raylm.checkpoint.restore import open_checkpoint, weights
+    from raylm.model.build import empty_model
+
+    kind = _torch_dtype(dtype)
+    state = weights(open_checkpoint(found), kind)
+    empty = empty_model(config, attention)
+    # Buffers that the module computes itself are saved too where DeepSpeed holds them; only named state is set.
+    state = {name: tensor for name, tensor in state.items() if name in empty.state_dict()}
+    model, report = type(empty).from_pretrained(  # type: ignore[attr-defined]
+        None, config=config, state_dict=state, dtype=kind, attn_implementation=attention, output_loading_info=True
+    )
+    if missing := sorted(report["missing_keys"]):
+        raise CheckpointError(
+            f"{found.place.url} lacks {len(missing)} of the model's tensors, e.g. {missing[0]}",
+            hint="the checkpoint's manifest names another model than its tensors are of; use another checkpoint",
+        )
+    return model
+
+
+def _open_export(place: Place, dtype: Dtype | None) -> Trained:
+    """A Hugging Face folder; one that `raylm export` wrote is whole when its config.json is there."""
+    from transformers import AutoModelForCausalLM
+
+    with _local_copy(place) as local:
+        assert local is not None
+        try:
+            model = AutoModelForCausalLM.from_pretrained(
+                local,
+                dtype=_torch_dtype(dtype) if dtype else "auto",
+                local_files_only=True,
+                use_safetensors=True,  # never a pickle
+            )
+        except (OSError, ValueError, RuntimeError, KeyError) as error:
+            raise CheckpointError(
+                f"the model in {place.url} cannot be loaded: {error}", hint="export the run again"
+            ) from error
+    import torch
+
+    kind: Dtype = "bf16" if model.dtype == torch.bfloat16 else "fp32"
+    context = getattr(model.config, "max_position_embeddings", None)
+    return Trained(_placed(model), read_tokenizer(place), Info("export", place, None, None, kind, context))
+
+
+def _placed(model: Any) -> Any:
+    import torch
+
+    model.requires_grad_(False)
+    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+
+
+def _torch_dtype(dtype: Dtype) -> torch.dtype:
+    import torch
+
+    return torch.bfloat16 if dtype == "bf16" else torch.float32
+
+
+def _run_of(checkpoint: Place) -> Place | None:
+    """The run folder around a checkpoint, where it still stands in one."""
+    above, _, _ = checkpoint.url.rpartition("/")
+    run, _, name = above.rpartition("/")
+    return Place(run, checkpoint.reach) if name == CHECKPOINTS and run else None
+
+
+def _is_prepared_data(place: Place) -> bool:
+    try:
+        content = json.loads((place / "manifest.json").read_bytes())
+    except (NotFound, ValueError):
+        return False
+    return isinstance(content, dict) and content.get("format") == "raylm-shards"
+
+
+def _hint_for_missing(place: Place) -> str:
+    local = place.local_path()
+    if local is None or not local.parent.is_dir():
+        return "check the path; a run's folder is <storage>/<name>"
+    runs = [entry.name for entry in sorted(local.parent.iterdir()) if (entry / SETTINGS).exists()]
+    return f"runs in {local.parent}: {', '.join(runs[:8])}" if runs else "check the path; a run is <storage>/<name>"
+
+
+@contextmanager
+def _local_copy(folder: Place) -> Iterator[Path | None]:
+    """The folder's files as local ones, None when it holds none: itself, or copies that last as long as the block."""
+    local = folder.local_path()
+    if local is not None:
+        yield local if local.is_dir() and any(local.iterdir()) else None
+        return
+    with tempfile.TemporaryDirectory(prefix="raylm-") as scratch:
+        copied = [_copy(place, Path(scratch) / place.name) for place in folder.list() if place.is_file()]
+        yield Path(scratch) if copied else None
+
+
+def _copy(source: Place, target: Path) -> Path:
+    with source.open_read() as reading, target.open("wb") as writing:
+        while piece := reading.read(16 << 20):
+            writing.write(piece)
+    return target
