@@ -87,7 +87,9 @@ def make_data(folder: Path, *, rows: int, held_out: int = 16, seed: int = 0) -> 
     for split, count in (("train", rows), ("held-out", held_out)):
         made = []
         for part, start in enumerate(range(0, count, 100)):
-            writer = ShardWriter(Place(str(folder / f"{split}-{part:03d}.parquet")), SEQUENCE, dtype, 8, tokenizer="none")
+            writer = ShardWriter(
+                Place(str(folder / f"{split}-{part:03d}.parquet")), SEQUENCE, dtype, 8, tokenizer="none"
+            )
             for _ in range(start, min(start + 100, count)):
                 tokens = (random.integers(1, VOCABULARY) + random.integers(1, 4) * np.arange(SEQUENCE)) % VOCABULARY
                 noisy = np.where(random.random(SEQUENCE) < 0.1, random.integers(1, VOCABULARY, SEQUENCE), tokens)
@@ -135,6 +137,7 @@ def job_settings(storage: Path, data: Path, *, name: str, steps: int, stage: int
 
 
 def write_job(folder: Path, settings: dict[str, Any]) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{settings['name']}.yaml"
     path.write_text(yaml.safe_dump(settings))
     return path

@@ -1,0 +1,216 @@
+"""One job at many sizes: the same losses, the same sequences, each once, whatever comes and goes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ranks import Ranks
+
+from benchmarks.scenarios import Action, Outcome, job_settings, make_data, read_outcome, run_elastic, write_job
+
+ROWS, STEPS = 480, 32
+EPOCH_STEPS = ROWS // 24
+TOLERANCE = 1e-4
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_data(tmp_path_factory.mktemp("elastic") / "data", rows=ROWS)
+
+
+@pytest.fixture(scope="module")
+def ranks() -> Iterator[Ranks]:
+    members = Ranks(4)
+    yield members
+    members.close()
+
+
+@pytest.fixture(scope="module")
+def reference(ranks: Ranks, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+    """One worker, uninterrupted."""
+    return train(ranks, 1, tmp_path_factory.mktemp("reference"), data)
+
+
+def train(ranks: Ranks, size: int, folder: Path, data: Path, **changes: Any) -> Outcome:
+    """The job on `size` processes that live already; without Ray."""
+    settings = job_settings(folder / "runs", data, **{"name": "run", "steps": STEPS, "workers__max": 4, **changes})
+    job = write_job(folder, settings)
+    ranks.run_bare(train_rank, size, str(job), seconds=240)
+    return read_outcome(folder / "runs" / "run")
+
+
+def train_rank(rank: int, size: int, address: str, job_file: str) -> None:
+    """One rank of a run: rank 0 claims the attempt, the others know its number from the folder they share."""
+    import time
+
+    from raylm.checkpoint.save import claim_attempt, newest_attempt
+    from raylm.config.load import load_job
+    from raylm.storage import Place
+    from raylm.train.coordinator import Coordinator, Seat
+    from raylm.train.worker import LocalDesk, SilentDesk, publish, work
+
+    job = load_job(job_file)
+    run = Place(job.run_url)
+    note = Path(job_file).with_suffix(f".{address.rpartition(':')[2]}")
+    if rank == 0:
+        publish(job, run)
+        coordinator = Coordinator(run, job.workers, audit=True, claim=lambda: claim_attempt(run / "checkpoints"))
+        attempt = coordinator.begin(size)
+        note.write_text(str(attempt))
+        work(job, Seat(0, size, attempt, address), LocalDesk(coordinator))
+        coordinator.close()
+        return
+    while not note.exists() or not note.read_text():
+        time.sleep(0.01)
+    work(job, Seat(rank, size, newest_attempt(run / "checkpoints"), address), SilentDesk())
+
+
+def assert_same_run(outcome: Outcome, reference: Outcome, tolerance: float = TOLERANCE) -> None:
+    """Losses agree step by step, and the tables of what was trained on are identical."""
+    assert [line["step"] for line in outcome.metrics] == [line["step"] for line in reference.metrics]
+    differences = [abs(a - b) for a, b in zip(outcome.losses, reference.losses, strict=True)]
+    assert max(differences) <= tolerance, differences
+    assert outcome.audit_table() == reference.audit_table()
+    for event, other in zip(outcome.of("evaluated"), reference.of("evaluated"), strict=True):
+        assert abs(event["held_out_loss"] - other["held_out_loss"]) <= tolerance
+
+
+def test_the_reference_learns_and_sees_every_sequence_of_the_epoch_once(reference: Outcome) -> None:
+    assert reference.losses[-1] < reference.losses[0] - 0.3
+    first_epoch = Counter(row for line in reference.audit for _, row, epoch in line["rows"] if epoch == 0)
+    assert first_epoch == Counter(range(ROWS))
+    assert {line["step"] for line in reference.audit if any(epoch for *_, epoch in line["rows"])} == set(
+        range(EPOCH_STEPS + 1, STEPS + 1)
+    )
+
+
+DEFAULT_SIZES = [(2, 1), (3, 1), (4, 3), (3, 0), (2, 2)]
+
+
+@pytest.mark.parametrize(("size", "stage"), DEFAULT_SIZES)
+def test_the_run_is_the_same_at_any_size(
+    ranks: Ranks, data: Path, reference: Outcome, tmp_path: Path, size: int, stage: int
+) -> None:
+    assert_same_run(train(ranks, size, tmp_path, data, stage=stage), reference)
+
+
+@pytest.mark.sweep
+@pytest.mark.parametrize("size", [1, 2, 3, 4])
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_the_run_is_the_same_at_every_size_and_stage(
+    ranks: Ranks, data: Path, reference: Outcome, tmp_path: Path, size: int, stage: int
+) -> None:
+    assert_same_run(train(ranks, size, tmp_path, data, stage=stage), reference)
+
+
+def test_bf16_differs_by_no_more_than_the_worker_count_does(ranks: Ranks, data: Path, tmp_path: Path) -> None:
+    """A resume at another size may not differ more from one worker than twice what the size alone does."""
+    one = train(ranks, 1, tmp_path / "one", data, model__dtype="bf16")
+    two = train(ranks, 2, tmp_path / "two", data, model__dtype="bf16")
+    resumed = stop_and_go_on(ranks, tmp_path / "resumed", data, sizes=(2, 3), model__dtype="bf16")
+    alone = max(abs(a - b) for a, b in zip(two.losses, one.losses, strict=True))
+    both = max(abs(a - b) for a, b in zip(resumed.losses, one.losses, strict=True))
+    assert both <= 2 * max(alone, 1e-3)
+    assert resumed.audit_table() == one.audit_table()
+
+
+def stop_and_go_on(
+    ranks: Ranks, folder: Path, data: Path, *, sizes: tuple[int, int], at: int = 15, **changes: Any
+) -> Outcome:
+    """Train to a checkpoint at one size, throw away what came after it, and finish at another size."""
+    settings = job_settings(
+        folder / "runs", data, **{"name": "run", "steps": STEPS, "workers__max": 4, "checkpoint__keep": 9, **changes}
+    )
+    job = write_job(folder, settings)
+    ranks.run_bare(train_rank, sizes[0], str(job), seconds=240)
+    for step in (folder / "runs" / "run" / "checkpoints").glob("step-*"):
+        if int(step.name.removeprefix("step-")) > at:
+            (step / "manifest.json").unlink()
+    ranks.run_bare(train_rank, sizes[1], str(job), seconds=240)
+    return read_outcome(folder / "runs" / "run")
+
+
+@pytest.mark.parametrize(("sizes", "stage"), [((2, 3), 1), ((3, 1), 3)])
+def test_resuming_at_another_size_goes_on_as_if_nothing_had_happened(
+    ranks: Ranks, data: Path, reference: Outcome, tmp_path: Path, sizes: tuple[int, int], stage: int
+) -> None:
+    outcome = stop_and_go_on(ranks, tmp_path, data, sizes=sizes, stage=stage)
+    assert [event["step"] for event in outcome.of("resumed")] == [15]
+    # The evaluations of replayed steps stand twice in the events; the metrics hold each step once.
+    outcome.events[:] = [e for e in outcome.events if e["event"] != "evaluated"]
+    reference_events = Outcome(
+        reference.metrics, [e for e in reference.events if e["event"] != "evaluated"], reference.audit, 0
+    )
+    assert_same_run(outcome, reference_events)
+
+
+def test_another_seed_is_another_run(ranks: Ranks, data: Path, reference: Outcome, tmp_path: Path) -> None:
+    """The control: what assert_same_run compares does differ when the order of the data does."""
+    other = train(ranks, 2, tmp_path, data, train__seed=8)
+    with pytest.raises(AssertionError):
+        assert_same_run(other, reference)
+    assert other.audit_table() != reference.audit_table()
+
+
+ALL_AT_ONCE = [
+    Action(6, "kill", workers=2),
+    Action(10, "add", workers=1),
+    Action(11, "add", workers=1),
+    Action(18, "drain", workers=3),
+    Action(24, "driver"),
+]
+
+
+def elastic(data: Path, folder: Path, actions: list[Action], *, seats: int = 2, **changes: Any) -> Outcome:
+    settings = job_settings(folder / "runs", data, **{"name": "run", "steps": STEPS, **changes})
+    return run_elastic(write_job(folder, settings), actions, seats=seats)
+
+
+def test_nodes_and_drivers_come_and_go_and_the_run_is_the_same(data: Path, reference: Outcome, tmp_path: Path) -> None:
+    """2 → 1 (node killed) → 3 (two join) → 2 (drained) workers, then the driver is killed and started again."""
+    outcome = elastic(data, tmp_path, ALL_AT_ONCE)
+    assert_same_losses_and_sequences(outcome, reference)
+    assert outcome.sizes[:2] == [2, 1]
+    assert 3 in outcome.sizes
+    assert len(outcome.of("worker_lost")) == 1
+    assert len(outcome.of("preemption_notice")) == 1
+    after = {event["step"]: event for event in outcome.of("resumed")}
+    noticed = outcome.of("preemption_notice")[0]
+    used = next(event for event in outcome.of("resumed") if event["time"] > noticed["time"])
+    assert used["steps_lost"] == 0, after
+    grown = [e for e in outcome.of("resized") if e["workers"] > e["workers_before"]]
+    assert grown
+    for event in grown:
+        back = next(e for e in outcome.of("resumed") if e["time"] > event["time"])
+        assert back["steps_lost"] == 0
+    killed = next(e for e in outcome.of("resumed") if e["time"] > outcome.of("worker_lost")[0]["time"])
+    assert killed["steps_lost"] <= 5
+
+
+def assert_same_losses_and_sequences(outcome: Outcome, reference: Outcome) -> None:
+    assert [line["step"] for line in outcome.metrics] == list(range(1, STEPS + 1))
+    differences = [abs(a - b) for a, b in zip(outcome.losses, reference.losses, strict=True)]
+    assert max(differences) <= TOLERANCE, differences
+    assert outcome.audit_table() == reference.audit_table()
+
+
+@pytest.mark.sweep
+@pytest.mark.parametrize("stage", [0, 2, 3])
+def test_nodes_and_drivers_come_and_go_at_every_stage(
+    data: Path, reference: Outcome, tmp_path: Path, stage: int
+) -> None:
+    assert_same_losses_and_sequences(elastic(data, tmp_path, ALL_AT_ONCE, stage=stage), reference)
+
+
+@pytest.mark.sweep
+@pytest.mark.parametrize("what", ["kill_worker", "freeze"])
+def test_a_lost_worker_and_a_frozen_node_cost_a_restart_and_nothing_else(
+    data: Path, reference: Outcome, tmp_path: Path, what: str
+) -> None:
+    outcome = elastic(data, tmp_path, [Action(8, what, workers=2)])
+    assert_same_losses_and_sequences(outcome, reference)
+    assert len(outcome.of("worker_lost")) == 1
