@@ -118,9 +118,9 @@ class Stream:
             for lane in self._lanes
             for source in range(len(sources))
         }
-        self._deliverer = self._open(data, deliver or data.deliver, world_size)
+        self._deliverer = self._open(data, deliver or data.deliver)
 
-    def _open(self, data: DataSettings, deliver: str, world_size: int) -> Deliverer:
+    def _open(self, data: DataSettings, deliver: str) -> Deliverer:
         plan = self._order.needs(self._lanes, self._step)
         window_rows = data.chunk_rows * data.window_chunks
         most = AHEAD_BYTES // max(source.row_bytes for source in self._sources)
@@ -130,7 +130,7 @@ class Stream:
             return Threads(self._sources, plan, ahead_rows=ahead_rows)
         from raylm.stream.source import RayData
 
-        return RayData(self._sources, plan, ahead_rows=ahead_rows, window_rows=window_rows, world_size=world_size)
+        return RayData(self._sources, plan, ahead_rows=ahead_rows, window_rows=window_rows)
 
     def __iter__(self) -> Self:
         return self

@@ -1,0 +1,222 @@
+"""Ray Data delivers the batches that threads deliver, beside other ranks, and never holds anybody up."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import test_stream
+from test_stream import BATCH, same, spoil, write_source
+
+from raylm.config.schema import DataSettings
+from raylm.errors import DataError
+from raylm.records import Batch
+from raylm.stream import source as ray_source
+from raylm.stream.lanes import Block
+from raylm.stream.loader import Stream, StreamSource, order_of
+
+DATA = DataSettings(chunk_rows=8, window_chunks=3)
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    import ray
+
+    ray.init(
+        num_cpus=2,
+        include_dashboard=False,
+        logging_level="ERROR",
+        log_to_driver=False,
+        object_store_memory=256 * 2**20,
+        _temp_dir=str(tmp_path_factory.mktemp("ray")),
+    )
+    # The test modules are on no worker's path.
+    for module in (test_stream, sys.modules[__name__]):
+        ray.cloudpickle.register_pickle_by_value(module)
+    yield ray
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> list[StreamSource]:
+    folder = tmp_path_factory.mktemp("sources")
+    return [write_source(folder / "a", [50, 13, 70], number=0), write_source(folder / "b", [9], number=1)]
+
+
+@pytest.fixture(autouse=True)
+def _small_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_source, "BLOCKS_A_ROUND", 150)
+    monkeypatch.setattr(ray_source, "BLOCKS_A_TASK", 16)
+    monkeypatch.setattr(ray_source, "POLL_SECONDS", 0.1)
+
+
+def stream(sources: Sequence[StreamSource], deliver: Any, rank: int = 0, world_size: int = 1, start: int = 0) -> Stream:
+    return Stream(
+        sources,
+        batch=BATCH,
+        data=DATA,
+        seed=5,
+        rank=rank,
+        world_size=world_size,
+        start_step=start,
+        deliver=deliver,
+        document_attention=True,
+    )
+
+
+def from_ray(batches: Stream) -> int:
+    """Blocks that came through Ray Data so far."""
+    delivering = batches._deliverer
+    assert isinstance(delivering, ray_source.RayData)
+    return delivering.from_ray
+
+
+def consume(batches: Stream, until: Callable[[], bool], *, more: int, pause: float = 0.02) -> list[Batch]:
+    """Batches until something is true, and `more` after that."""
+    taken: list[Batch] = []
+    deadline = time.monotonic() + 120
+    while not until():
+        assert time.monotonic() < deadline, "it never came"
+        taken.append(next(batches))
+        time.sleep(pause)
+    return taken + list(itertools.islice(batches, more))
+
+
+def check_same(found: list[Batch], expected: Iterator[Batch]) -> None:
+    for one, other in zip(found, expected, strict=False):
+        assert one.step == other.step
+        assert all(same(a, b) for a, b in zip(one.micro_batches, other.micro_batches, strict=True))
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_ray_data_and_threads_give_the_same_batches(cluster: Any, sources: list[StreamSource], mixed: bool) -> None:
+    sources = sources if mixed else sources[:1]
+    with stream(sources, "ray", start=3) as batches, stream(sources, "threads", start=3) as expected:
+        found = consume(batches, lambda: from_ray(batches) > 0, more=0)
+        found += consume(batches, lambda: from_ray(batches) > 200, more=20, pause=0)
+        check_same(found, expected)
+
+
+def train_part(sources: list[StreamSource], rank: int, world_size: int) -> list[Batch]:
+    """What a Ray Train worker does, in an actor that holds its CPU."""
+    with stream(sources, "ray", rank, world_size) as batches:
+        return consume(batches, lambda: from_ray(batches) > 10, more=20)
+
+
+def test_ranks_in_actors_that_reserve_cpus_stream_side_by_side(cluster: Any, sources: list[StreamSource]) -> None:
+    part = cluster.remote(num_cpus=0.7)(train_part)
+    pending = [part.remote(sources, rank, 2) for rank in range(2)]
+    shares = cluster.get(pending, timeout=150)
+    with stream(sources, "threads") as whole:
+        for batch, *parts in zip(whole, *shares, strict=False):
+            dealt = sorted((micro for part in parts for micro in part.micro_batches), key=lambda micro: micro.lane)
+            assert all(same(a, b) for a, b in zip(dealt, batch.micro_batches, strict=True))
+
+
+def test_threads_serve_while_no_cpu_is_free(cluster: Any, sources: list[StreamSource]) -> None:
+    class Holder:
+        def ready(self) -> bool:
+            return True
+
+    holder = cluster.remote(num_cpus=2)(Holder).remote()
+    assert cluster.get(holder.ready.remote(), timeout=60)
+    with stream(sources, "ray") as batches, stream(sources, "threads") as expected:
+        began = time.monotonic()
+        found = consume(batches, lambda: time.monotonic() > began + 2, more=0)
+        assert from_ray(batches) == 0
+        cluster.kill(holder)
+        found += consume(batches, lambda: from_ray(batches) > 0, more=10)
+        check_same(found, expected)
+
+
+def test_threads_take_over_where_ray_data_stalls(
+    sources: list[StreamSource], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    never = threading.Event()
+    monkeypatch.setattr(ray_source, "STALL_SECONDS", 0.5)
+    monkeypatch.setattr(ray_source, "PATIENCE_SECONDS", 0.1)
+    fake_executions(monkeypatch, sources, then=lambda: never.wait(60))
+    with caplog.at_level(logging.WARNING), stream(sources, "ray") as batches, stream(sources, "threads") as expected:
+        check_same(consume(batches, lambda: from_ray(batches) > 0, more=100), expected)
+        assert from_ray(batches) == 7
+    never.set()
+    assert [record.message for record in caplog.records if "gave nothing for 0.5 s" in record.message]
+
+
+def test_threads_take_over_where_ray_data_fails(
+    sources: list[StreamSource], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail() -> None:
+        raise RuntimeError("the node went away")
+
+    fake_executions(monkeypatch, sources, then=fail)
+    with caplog.at_level(logging.WARNING), stream(sources, "ray") as batches, stream(sources, "threads") as expected:
+        check_same(consume(batches, lambda: from_ray(batches) > 0, more=100), expected)
+        assert from_ray(batches) == 7
+    assert len([record for record in caplog.records if "RuntimeError: the node went away" in record.message]) == 1
+
+
+def test_threads_help_out_where_ray_data_is_late(
+    sources: list[StreamSource], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(ray_source, "PATIENCE_SECONDS", 0.05)
+    fake_executions(monkeypatch, sources, then=lambda: time.sleep(1))
+    with caplog.at_level(logging.WARNING), stream(sources, "ray") as batches, stream(sources, "threads") as expected:
+        check_same(consume(batches, lambda: from_ray(batches) > 30, more=10), expected)
+    assert not caplog.records
+
+
+def fake_executions(monkeypatch: pytest.MonkeyPatch, sources: list[StreamSource], then: Callable[[], object]) -> None:
+    """Executions that give seven blocks and then do something else."""
+
+    def execute(self: Any, blocks: Sequence[Block]) -> Iterator[Any]:
+        reader = ray_source.Reader(sources)
+        for number, block in enumerate(blocks):
+            if number == 7:
+                then()
+            yield reader.read(block.source, block.pieces, block.order)
+
+    monkeypatch.setattr(ray_source.RayData, "_await_cpu", lambda self: True)
+    monkeypatch.setattr(ray_source.RayData, "_execute", execute)
+
+
+def test_a_bad_shard_in_a_read_task_is_one_error(cluster: Any, tmp_path: Path) -> None:
+    source = write_source(tmp_path, [1600, 8])
+    order = order_of([source], batch=BATCH, data=DATA, seed=5)
+    late = next(
+        number
+        for number, block in enumerate(order.needs(range(4), 0))
+        if any(piece.shard == 1 for piece in block.pieces)
+    )
+    assert late > 20, "another seed, so that the bad shard is not needed at once"
+    with stream([source], "ray") as batches:
+        consume(batches, lambda: from_ray(batches) > 0, more=0, pause=0.2)
+        spoil(tmp_path / "shard-1.parquet", "missing")
+        with pytest.raises(DataError, match=r"shard-1\.parquet is missing") as found:
+            list(itertools.islice(batches, 400))
+        assert found.value.hint
+        with pytest.raises(DataError, match=r"shard-1\.parquet is missing"):
+            next(batches)
+
+
+def test_close_ends_the_execution(cluster: Any, sources: list[StreamSource]) -> None:
+    batches = stream(sources, "ray")
+    consume(batches, lambda: from_ray(batches) > 0, more=5)
+    batches.close()
+    batches.close()
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline and streaming_threads():
+        time.sleep(0.1)
+    assert not streaming_threads()
+
+
+def streaming_threads() -> list[str]:
+    names = ("raylm-ray-data", "StreamingExecutor")
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith(names)]
