@@ -35,14 +35,15 @@ def apply_retention(folder: Place, *, attempt: int, newest: int, best: int = 0) 
         if step not in steps_being_read(folder):
             places[step].remove()
             removed.append(step)
-    for step in sorted(step for step in places.keys() - set(removed) if step <= max(found)):
-        _remove_leftovers(places[step], found.get(step), attempt, held=step in steps_being_read(folder))
+    for step in sorted(places.keys() - set(removed) - steps_being_read(folder)):
+        if step <= max(found):
+            _remove_leftovers(places[step], found.get(step), attempt)
     return removed
 
 
-def _remove_leftovers(place: Place, committed: CheckpointInfo | None, attempt: int, *, held: bool) -> None:
+def _remove_leftovers(place: Place, committed: CheckpointInfo | None, attempt: int) -> None:
     """Remove the parts of older attempts that no manifest names."""
-    if held or (committed is None and (place / layout.MANIFEST).exists()):  # being read, or its manifest is damaged
+    if committed is None and (place / layout.MANIFEST).exists():  # a damaged manifest
         return
     children = place.list()
     attempts = [(child, layout.ATTEMPT_FOLDER.fullmatch(child.name)) for child in children]
