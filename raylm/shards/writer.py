@@ -121,7 +121,9 @@ class ShardWriter:
         self._pending.clear()
 
     def _abandon(self, error: BaseException) -> None:
-        # The stream takes the error as its own, so that it gives the file up instead of committing it.
+        # The stream takes the error as its own, so that it gives the file up instead of committing it. Parquet's
+        # writer would write its footer when it is collected; let it do so now, into nothing.
+        self._hashed.dropped = True
         with contextlib.suppress(BaseException):
             self._stack.__exit__(type(error), error, error.__traceback__)
 
@@ -155,6 +157,7 @@ class _Hashed(io.RawIOBase):
         self._stream = stream
         self.digest = hashlib.sha256()
         self.count = 0
+        self.dropped = False
 
     def writable(self) -> bool:
         return True
@@ -165,5 +168,6 @@ class _Hashed(io.RawIOBase):
     def write(self, data: Any) -> int:
         self.digest.update(data)
         self.count += len(data)
-        self._stream.write(data)
+        if not self.dropped:
+            self._stream.write(data)
         return len(data)

@@ -1,0 +1,542 @@
+"""Preparation: every document exactly once, the same bytes whatever killed it, and errors that name the line."""
+
+from __future__ import annotations
+
+import gzip
+import itertools
+import json
+import multiprocessing
+import os
+import random
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from servers import Faults, S3Server, failing, proxy
+
+from raylm.config.schema import Job, TextSource
+from raylm.errors import ConfigError, DataError
+from raylm.prep import PrepareProgress, PrepareReport, prepare, pydocs, run_here
+from raylm.prep.documents import Skipped, read_piece
+from raylm.prep.pack import is_held_out
+from raylm.prep.plan import Piece, Plan
+from raylm.prep.tokenizer import load
+from raylm.shards import read_manifest, read_rows
+from raylm.storage import Place, Reach
+
+WORDS = [
+    "the",
+    "quick",
+    "brown",
+    "fox",
+    "jumps",
+    "over",
+    "Ünïcode",
+    "東京",
+    "naïve",
+    "12",
+    "345",
+    "<|endoftext|>",
+    "()",
+]
+SHARED_TEXT = Path(__file__).parents[2] / "shared/data/pretrain-text"
+
+
+def text(number: int) -> str:
+    chance = random.Random(number)
+    return " ".join(chance.choice(WORDS) for _ in range(chance.randint(1, 60)))
+
+
+def job(output: Path | str, sources: list[dict[str, Any]], **settings: Any) -> Job:
+    defaults: dict[str, Any] = {
+        "sources": sources,
+        "output": str(output),
+        "sequence_length": 64,
+        "held_out": 0.1,
+        "unit_bytes": 3000,
+        "tokenizer": {"vocab_size": 400},
+    }
+    return Job.model_validate({"prepare": defaults | settings})
+
+
+def run(wanted: Job, **more: Any) -> PrepareReport:
+    return prepare(wanted, run_units=run_here, **more)
+
+
+def write_corpus(folder: Path) -> tuple[list[dict[str, Any]], list[str]]:
+    """Sources of every kind, and the documents they hold."""
+    folder.mkdir(parents=True, exist_ok=True)
+    texts = [text(number) for number in range(300)]
+    (folder / "a").mkdir()
+    for number, one in enumerate(texts[:20]):
+        (folder / "a" / f"{number:02d}.txt").write_text(one)
+    (folder / "lines.txt").write_text("\n".join(texts[20:100]) + "\n\n")
+    (folder / "blocks.txt").write_text("\n\n \n".join(f"{one}\nsecond line" for one in texts[100:150]))
+    (folder / "b.jsonl").write_text("".join(json.dumps({"id": 1, "text": one}) + "\n" for one in texts[150:200]))
+    with gzip.open(folder / "c.jsonl.gz", "wt") as stream:
+        stream.writelines(json.dumps({"text": one}, ensure_ascii=False) + "\n" for one in texts[200:250])
+    pq.write_table(pa.table({"body": texts[250:], "n": list(range(50))}), folder / "d.parquet", row_group_size=7)
+    sources = [
+        {"name": "files", "glob": f"{folder}/a/*.txt"},
+        {"name": "lines", "glob": f"{folder}/lines.txt", "document": "line"},
+        {"name": "blocks", "glob": f"{folder}/blocks.txt", "document": "block"},
+        {"name": "json", "kind": "jsonl", "glob": f"{folder}/*.jsonl*"},
+        {"name": "parquet", "kind": "parquet", "glob": f"{folder}/*.parquet", "column": "body"},
+    ]
+    held = texts[:100] + [f"{one}\nsecond line" for one in texts[100:150]] + texts[150:]
+    return sources, held
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[dict[str, Any]], list[str]]:
+    return write_corpus(tmp_path_factory.mktemp("corpus") / "raw")
+
+
+@pytest.fixture(scope="module")
+def finished(corpus: tuple[list[dict[str, Any]], list[str]], tmp_path_factory: pytest.TempPathFactory) -> Place:
+    """The corpus, prepared without interruption."""
+    output = tmp_path_factory.mktemp("finished") / "data"
+    run(job(output, corpus[0]))
+    return Place(str(output))
+
+
+def documents(output: Place, side: str = "train") -> list[str]:
+    """The texts in the shards, told apart by document starts alone."""
+    manifest = read_manifest(output)
+    tokenizer, _ = load(output / "tokenizer")
+    found: list[str] = []
+    for shard in getattr(manifest, side):
+        rows = read_rows(output, shard, 0, shard.rows, manifest)
+        current: list[int] = []
+        for tokens, starts, length in zip(rows.tokens, rows.document_starts, rows.lengths, strict=True):
+            assert starts[0] == 0
+            begun = {int(start) for start in starts[1:]} | ({0} if not current else set())
+            for position, token in enumerate(tokens[:length].tolist()):
+                assert (position in begun) == (not current), "a document starts where the one before ended"
+                current.append(token)
+                if token == manifest.eos_id:
+                    found.append(tokenizer.decode(current[:-1], skip_special_tokens=False))
+                    current = []
+            assert all(token == manifest.eos_id for token in tokens[length:])
+        assert not current, "the last document of a shard is whole"
+    return found
+
+
+def content(output: Place) -> dict[str, bytes]:
+    """Every file in the folder, by name."""
+    return {place.url.removeprefix(output.url): place.read_bytes() for place in output.glob("**/*")}
+
+
+def test_every_document_is_there_exactly_once(corpus: tuple[list[dict[str, Any]], list[str]], finished: Place) -> None:
+    texts = corpus[1]
+    train, held_out = documents(finished), documents(finished, "held_out")
+    assert Counter(train + held_out) == Counter(texts)
+    assert 0 < len(held_out) < 60
+    manifest = read_manifest(finished)
+    assert {name: counts["documents"] + counts["held_out_documents"] for name, counts in manifest.sources.items()} == {
+        "files": 20, "lines": 80, "blocks": 50, "json": 100, "parquet": 50,
+    }  # fmt: skip
+    assert manifest.sources["lines"]["skipped_empty"] == 1
+    assert manifest.held_out_bytes == sum(len(one.encode()) for one in held_out)
+    assert manifest.dtype == "uint16"
+    assert len(manifest.train) > 10, "several units"
+
+
+def test_unit_size_and_sequence_length_change_the_shards_but_not_the_documents(
+    corpus: tuple[list[dict[str, Any]], list[str]], finished: Place, tmp_path: Path
+) -> None:
+    for unit_bytes, sequence_length in ((200, 8), (900, 1000), (10**6, 16)):
+        output = Place(str(tmp_path / str(unit_bytes)))
+        run(job(output.url, corpus[0], unit_bytes=unit_bytes, sequence_length=sequence_length))
+        assert sorted(documents(output)) == sorted(documents(finished))
+        assert sorted(documents(output, "held_out")) == sorted(documents(finished, "held_out"))
+
+
+def test_equal_inputs_elsewhere_give_an_equal_fingerprint(tmp_path: Path, finished: Place) -> None:
+    sources, _ = write_corpus(tmp_path / "moved")
+    report = run(job(tmp_path / "data", sources))
+    there = read_manifest(finished)
+    assert report.manifest.fingerprint == there.fingerprint
+    assert run(job(tmp_path / "other", sources, held_out=0.2)).manifest.fingerprint != there.fingerprint
+    assert run(job(tmp_path / "more", sources[:-1])).manifest.fingerprint != there.fingerprint
+
+
+def test_a_finished_job_is_left_alone(corpus: tuple[list[dict[str, Any]], list[str]], finished: Place) -> None:
+    before = {place.url: Path(place.url).stat().st_mtime_ns for place in finished.glob("**/*")}
+    report = run(job(finished.url, corpus[0]))
+    assert report.already_done
+    assert report.documents == 300
+    assert {place.url: Path(place.url).stat().st_mtime_ns for place in finished.glob("**/*")} == before
+
+
+def test_other_settings_are_refused_and_nothing_is_harmed(
+    corpus: tuple[list[dict[str, Any]], list[str]], finished: Place
+) -> None:
+    before = content(finished)
+    with pytest.raises(ConfigError) as caught:
+        run(job(finished.url, corpus[0], sequence_length=128, tokenizer={"vocab_size": 500}))
+    assert str(caught.value) == (
+        f"{finished.url} holds data prepared with other settings: prepare.sequence_length is 64 there and 128 here; "
+        "prepare.tokenizer.vocab_size is 400 there and 500 here"
+    )
+    assert "choose another prepare.output" in str(caught.value.hint)
+    assert content(finished) == before
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "data/train").mkdir(parents=True)
+    (tmp_path / "data/train/mine.parquet").write_text("precious")
+    (tmp_path / "x.txt").write_text("text")
+    with pytest.raises(ConfigError, match="already holds train, but no plan and no manifest"):
+        run(job(tmp_path / "data", [{"glob": f"{tmp_path}/x.txt"}]))
+    assert (tmp_path / "data/train/mine.parquet").read_text() == "precious"
+
+
+def test_progress_is_told(corpus: tuple[list[dict[str, Any]], list[str]], tmp_path: Path) -> None:
+    told: list[PrepareProgress] = []
+    report = run(job(tmp_path / "data", corpus[0]), progress=told.append)
+    assert list(dict.fromkeys(one.stage for one in told)) == [
+        "listing the sources", "training the tokenizer", "tokenizing", "writing the manifest",
+    ]  # fmt: skip
+    last = [one for one in told if one.stage == "tokenizing"][-1]
+    assert last.done == last.total
+    assert (last.documents, last.tokens) == (report.documents, report.tokens) == (300, report.tokens)
+
+
+# Killed and resumed
+
+
+def prepare_until_killed(wanted: Job, writes: int) -> None:
+    """Prepare in this process, which kills itself in the middle of the given write."""
+    from raylm.storage.local import LocalFiles
+
+    left = itertools.count(writes, -1)
+    whole = LocalFiles.open_write
+
+    def open_write(self: LocalFiles, url: str) -> Any:
+        if next(left) == 0:
+            path = Path(url)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.with_name(f".raylm-writing-{writes}").write_bytes(b"half of")
+            os.kill(os.getpid(), signal.SIGKILL)
+        return whole(self, url)
+
+    LocalFiles.open_write = open_write  # type: ignore[method-assign]
+    run(wanted)
+
+
+def test_killed_at_any_write_and_resumed_the_result_is_byte_identical(
+    corpus: tuple[list[dict[str, Any]], list[str]], finished: Place, tmp_path: Path
+) -> None:
+    spawn = multiprocessing.get_context("forkserver")
+    spawn.set_forkserver_preload(["test_prepare", "tokenizers", "pyarrow.parquet"])
+    wanted = job(tmp_path / "data", corpus[0])
+    output = Place(wanted.shards_url)
+    kills = 0
+    for writes in (0, 1, 2, 3, 5, 8, 13, 13, 13, 13, 1, 0):
+        child = spawn.Process(target=prepare_until_killed, args=(wanted, writes))
+        child.start()
+        child.join(120)
+        kills += child.exitcode == -signal.SIGKILL
+        if (output / "manifest.json").exists():
+            break
+        for place in output.glob("**/.raylm-writing-*"):
+            place.remove()
+    assert kills >= 8
+    report = run(wanted)
+    assert report.resumed_units > 0
+    assert not report.already_done
+    left_behind = {name for name in content(output) if "raylm-writing" in name}
+    assert {name: data for name, data in content(output).items() if name not in left_behind} == content(finished)
+
+
+def test_killed_on_ray_and_finished_without_it_the_result_is_byte_identical(
+    corpus: tuple[list[dict[str, Any]], list[str]], finished: Place, tmp_path: Path
+) -> None:
+    wanted = job(tmp_path / "data", corpus[0])
+    script = tmp_path / "go.py"
+    script.write_text(
+        textwrap.dedent(
+            """
+            import sys
+            from raylm.config.schema import Job
+            from raylm.prep import prepare
+            prepare(Job.model_validate_json(sys.stdin.read()))
+            """
+        )
+    )
+    output = Place(wanted.shards_url)
+    child = subprocess.Popen([sys.executable, str(script)], stdin=subprocess.PIPE, text=True, cwd=tmp_path)
+    assert child.stdin is not None
+    child.stdin.write(wanted.model_dump_json())
+    child.stdin.close()
+    while child.poll() is None and len((output / "_work/units").list()) < 3:
+        time.sleep(0.02)
+    child.kill()
+    child.wait()
+    assert not (output / "manifest.json").exists()
+    report = run(wanted)  # the rest without Ray: who runs a unit does not matter
+    assert report.resumed_units >= 3
+    assert content(output) == content(finished)
+
+
+def test_input_that_changed_under_an_unfinished_job_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "x.txt"
+    path.write_text("one\ntwo\n" * 50)
+    wanted = job(tmp_path / "data", [{"glob": str(path), "document": "line"}], unit_bytes=100)
+
+    def stop_after_two(*arguments: Any) -> Iterator[Any]:
+        yield from itertools.islice(run_here(*arguments), 2)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare(wanted, run_units=stop_after_two)
+    path.write_text("one\ntwo\n" * 51)
+    with pytest.raises(DataError, match=r"x\.txt changed while it was being prepared: 400 bytes when listed, 408 now"):
+        run(wanted)
+    with pytest.raises(ConfigError, match=r"prepare\.held_out is 0\.1 there and 0\.2 here"):
+        run(job(tmp_path / "data", [{"glob": str(path), "document": "line"}], unit_bytes=100, held_out=0.2))
+
+
+# Cutting files
+
+
+@pytest.mark.parametrize("document", ["line", "block"])
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_cut_anywhere_pieces_hold_each_document_once(tmp_path: Path, document: str, newline: str) -> None:
+    chance = random.Random(7)
+    path = tmp_path / "x.txt"
+    for _ in range(12):
+        lines = [chance.choice(["", "", " ", "a", "bb", "c" * 30]) for _ in range(chance.randint(1, 14))]
+        path.write_bytes(newline.join(lines).encode() + (newline.encode() if chance.random() < 0.5 else b""))
+        size = path.stat().st_size
+        source = TextSource.model_validate({"glob": str(path), "document": document})
+        whole = [one.id for one in read_piece(source, Piece(str(path), size), Reach(), Skipped())]
+        cuts_of = itertools.combinations(range(1, size), 2) if size < 40 else itertools.pairwise(range(1, size, 7))
+        for cuts in cuts_of:
+            bounds = [0, *cuts, size]
+            pieces = [Piece(str(path), size, start, stop) for start, stop in itertools.pairwise(bounds)]
+            found = [one.id for piece in pieces for one in read_piece(source, piece, Reach(), Skipped())]
+            assert found == whole, (path.read_bytes(), bounds)
+
+
+def test_a_plan_is_read_back() -> None:
+    from raylm.prep.plan import units_of
+
+    units = units_of([("a", Piece("x", 10, 0, 5), 5), ("a", Piece("x", 10, 5, 10, 3), 5), ("b", Piece("y", 1), 1)], 9)
+    assert [len(unit.pieces) for unit in units] == [1, 1, 1]
+    assert Plan.from_json(Plan({"held_out": 0.1}, units).to_json()) == Plan({"held_out": 0.1}, units)
+
+
+# Settings
+
+
+def test_equal_texts_are_on_the_same_side(tmp_path: Path) -> None:
+    (tmp_path / "x.txt").write_text("".join(f"document {number % 50}\n" for number in range(400)))
+    run(job(tmp_path / "data", [{"glob": f"{tmp_path}/x.txt", "document": "line"}], held_out=0.3))
+    output = Place(str(tmp_path / "data"))
+    train, held_out = documents(output), documents(output, "held_out")
+    assert not set(train) & set(held_out)
+    assert len(train) + len(held_out) == 400
+    assert 0.1 < sum(is_held_out(str(number), 0.2) for number in range(1000)) / 1000 < 0.3
+
+
+@pytest.mark.parametrize("kind", ["line", "jsonl"])
+def test_a_cap_takes_the_first_documents(tmp_path: Path, kind: str) -> None:
+    texts = [text(number) for number in range(100)]
+    if kind == "jsonl":
+        (tmp_path / "x.jsonl").write_text("".join(json.dumps({"text": one}) + "\n" for one in texts))
+        source = {"kind": "jsonl", "glob": f"{tmp_path}/x.jsonl", "max_documents": 37}
+    else:
+        (tmp_path / "x.txt").write_text("\n".join(texts))
+        source = {"glob": f"{tmp_path}/x.txt", "document": "line", "max_documents": 37}
+    run(job(tmp_path / "data", [source], unit_bytes=500))
+    output = Place(str(tmp_path / "data"))
+    assert Counter(documents(output) + documents(output, "held_out")) == Counter(texts[:37])
+
+
+def test_a_tokenizer_is_loaded_from_a_folder(
+    corpus: tuple[list[dict[str, Any]], list[str]], finished: Place, tmp_path: Path
+) -> None:
+    folder = finished / "tokenizer"
+    report = run(job(tmp_path / "data", corpus[0], tokenizer={"path": folder.url}))
+    assert report.manifest.tokenizer == read_manifest(finished).tokenizer
+    assert report.manifest.fingerprint == read_manifest(finished).fingerprint
+    assert content(Place(str(tmp_path / "data/tokenizer"))) == content(folder)
+
+
+def test_transformers_loads_the_trained_tokenizer(finished: Place) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(f"{finished.url}/tokenizer")
+    manifest = read_manifest(finished)
+    assert tokenizer.eos_token_id == manifest.eos_id
+    assert len(tokenizer) == manifest.vocab_size <= 400
+    assert tokenizer.decode(tokenizer("naïve  café\n東京").input_ids) == "naïve  café\n東京"
+
+
+def test_a_bad_tokenizer_folder_is_named(corpus: tuple[list[dict[str, Any]], list[str]], tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no tokenizer in .*nowhere: the folder is missing or empty"):
+        run(job(tmp_path / "a", corpus[0], tokenizer={"path": str(tmp_path / "nowhere")}))
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad/tokenizer.json").write_text("{}")
+    with pytest.raises(DataError, match="is no tokenizer"):
+        run(job(tmp_path / "b", corpus[0], tokenizer={"path": str(tmp_path / "bad")}))
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    ("name", "raw", "source", "message"),
+    [
+        ("x.txt", b"fine\nbad \xff here\n", {"document": "line"}, r"x\.txt is not UTF-8: 0xff at byte 9"),
+        ("x.txt", b"12345\xe9", {}, r"x\.txt is not UTF-8: 0xe9 at byte 5"),
+        ("x.txt", b"a\n\n\nbc\xc3(", {"document": "block"}, r"x\.txt is not UTF-8: 0xc3 at byte 6"),
+        ("x.txt.gz", gzip.compress(b"ab\xff"), {}, r"0xff at byte 2 of the unpacked text"),
+        ("x.txt.gz", gzip.compress(b"ab" * 9000)[:-9], {}, r"x\.txt\.gz cannot be unpacked"),
+        ("x.txt.gz", b"not gzip", {}, r"x\.txt\.gz cannot be unpacked"),
+        ("x.jsonl", b'{"text": "a"}\n{"text": \n', {"kind": "jsonl"}, r"x\.jsonl line 2 is not JSON"),
+        ("x.jsonl", b'{"text": "a"}\n\n{"body": "b"}\n', {"kind": "jsonl"}, r"line 3 has no key 'text'; it has: body"),
+        ("x.jsonl", b'{"text": 5}\n', {"kind": "jsonl"}, r"line 1: 'text' is int, not text"),
+        ("x.jsonl", b'{"text": "ab\xff"}\n', {"kind": "jsonl"}, r"x\.jsonl is not UTF-8: 0xff at byte 12"),
+        ("x.jsonl", b'{"text": "\\ud800"}\n', {"kind": "jsonl"}, r"lone surrogate"),
+        ("x.parquet", b"PAR1 no", {"kind": "parquet"}, r"x\.parquet cannot be read as Parquet"),
+        ("x.txt", b" \n\n", {"document": "line"}, r"the sources hold no document"),
+        ("x.txt", b"", {}, r"the sources hold no document"),
+        ("y.txt", b"a", {}, r"source 'text': no file matches .*x\*"),
+    ],
+)
+def test_bad_input_is_named(tmp_path: Path, name: str, raw: bytes, source: dict[str, Any], message: str) -> None:
+    (tmp_path / name).write_bytes(raw)
+    with pytest.raises(DataError, match=message) as caught:
+        run(job(tmp_path / "data", [source | {"glob": f"{tmp_path}/x*"}]))
+    assert caught.value.hint
+    assert not (tmp_path / "data/manifest.json").exists()
+
+
+def test_a_missing_parquet_column_names_those_there(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"body": ["a"], "n": [1]}), tmp_path / "x.parquet")
+    with pytest.raises(DataError, match="has no column 'text'; it has: body, n"):
+        run(job(tmp_path / "data", [{"kind": "parquet", "glob": f"{tmp_path}/*.parquet"}]))
+    with pytest.raises(DataError, match="row 0: column 'n' is int, not text"):
+        run(job(tmp_path / "more", [{"kind": "parquet", "glob": f"{tmp_path}/*.parquet", "column": "n"}]))
+
+
+def test_bad_encoding_can_be_skipped_and_is_counted(tmp_path: Path) -> None:
+    (tmp_path / "x.txt").write_bytes(b"fine\nbad \xff here\nalso fine\n")
+    source = {"glob": f"{tmp_path}/x.txt", "document": "line", "encoding_errors": "skip"}
+    report = run(job(tmp_path / "data", [source], held_out=0))
+    assert documents(Place(str(tmp_path / "data"))) == ["fine", "also fine"]
+    assert report.skipped == report.manifest.sources["text"]["skipped_encoding"] == 1
+
+
+def test_an_unreadable_document_found_late_harms_nothing_done(tmp_path: Path) -> None:
+    path = tmp_path / "x.txt"
+    good = "a line of text\n" * 40
+    path.write_bytes(good.encode() + b"\xff\n")
+    wanted = job(tmp_path / "data", [{"glob": str(path), "document": "line"}], unit_bytes=100, tokenizer={
+        "vocab_size": 300, "sample_bytes": 20,
+    })  # fmt: skip
+    with pytest.raises(DataError, match="0xff at byte 600"):
+        run(wanted)
+    path.write_bytes(good.encode() + b"x\n")  # the same length: the job goes on
+    report = run(wanted)
+    assert report.resumed_units >= 4
+    assert (
+        len(documents(Place(str(tmp_path / "data")))) + len(documents(Place(str(tmp_path / "data")), "held_out")) == 41
+    )
+
+
+# Object stores
+
+
+def test_sources_and_shards_on_s3(
+    corpus: tuple[list[dict[str, Any]], list[str]], finished: Place, seaweed: S3Server
+) -> None:
+    bucket = seaweed.bucket()
+    root = Path(corpus[0][0]["glob"]).parents[1]
+    for path in root.glob("**/*"):
+        if path.is_file():
+            (bucket / "raw" / path.relative_to(root).as_posix()).write_bytes(path.read_bytes())
+    sources = [{**one, "glob": one["glob"].replace(str(root), f"{bucket.url}/raw")} for one in corpus[0]]
+    wanted = job(f"{bucket.url}/data", sources)
+    wanted = wanted.model_copy(
+        update={"object_store": wanted.object_store.model_copy(update={"endpoint": seaweed.endpoint})}
+    )
+    report = run(wanted)
+    assert report.manifest.fingerprint == read_manifest(finished).fingerprint
+    output = Place(f"{bucket.url}/data", seaweed.reach())
+    assert content(output).keys() == content(finished).keys()
+    assert sorted(documents(output)) == sorted(documents(finished))
+    assert run(wanted).already_done
+
+
+def test_a_store_that_fails_requests_is_outlasted(tmp_path: Path, moto: S3Server) -> None:
+    (tmp_path / "x.txt").write_text("\n".join(text(number) for number in range(100)))
+    sources = [{"glob": f"{tmp_path}/x.txt", "document": "line"}]
+    calm = run(job(tmp_path / "data", sources)).manifest
+    faults = Faults()
+    with proxy(moto, faults) as flaky:
+        wanted = job(f"{moto.bucket().url}/data", sources)
+        store = wanted.object_store.model_copy(update={"endpoint": flaky.endpoint, "retries": 8})
+        faults.choose = failing(0.15, seed=3)
+        report = run(wanted.model_copy(update={"object_store": store}))
+    assert report.manifest.fingerprint == calm.fingerprint
+    assert sum(count for fate, count in faults.counts.items() if fate != "pass") > 3
+
+
+# Built-in and real text
+
+
+def test_python_docs_are_english_and_stable(tmp_path: Path) -> None:
+    sources = [{"name": "python-docs", "kind": "python-docs", "max_documents": 120}]
+    report = run(job(tmp_path / "data", sources, unit_bytes=200_000, tokenizer={"vocab_size": 2000}))
+    output = Place(str(tmp_path / "data"))
+    found = documents(output) + documents(output, "held_out")
+    assert Counter(found) == Counter(one for _, one in itertools.islice(pydocs.documents(), 120))
+    assert report.documents == 120
+    assert any("reserved words" in one for one in found)
+    assert any(one.startswith("module argparse\n\nCommand-line parsing library") for one in found)
+
+
+def test_a_module_is_read_without_running_it() -> None:
+    source = '''
+        """Top."""
+        raise SystemExit("imported")
+        class A:
+            """An A."""
+            def f(self, x): """Does f."""
+    '''
+    assert pydocs.module_text("m", textwrap.dedent(source)) == (
+        "module m\n\nTop.\n\nclass m.A\n\nAn A.\n\ndef m.A.f(self, x)\n\nDoes f.\n"
+    )
+    assert pydocs.module_text("m", "not python (") == ""
+
+
+def test_real_text(tmp_path: Path) -> None:
+    if not SHARED_TEXT.is_dir():
+        pytest.skip("the shared sample texts are not on this machine")
+    sources = [
+        {"name": "plays", "glob": f"{SHARED_TEXT}/tinyshakespeare*.gz", "document": "block"},
+        {"name": "wiki", "glob": f"{SHARED_TEXT}/wikipedia*.gz", "document": "line"},
+        {"name": "web", "kind": "jsonl", "glob": f"{SHARED_TEXT}/c4_docs.jsonl.gz"},
+    ]
+    report = run(job(tmp_path / "data", sources, sequence_length=512, tokenizer={"vocab_size": 4096}, held_out=0.02))
+    output = Place(str(tmp_path / "data"))
+    found = documents(output) + documents(output, "held_out")
+    counts = report.manifest.sources
+    assert counts["wiki"]["documents"] + counts["wiki"]["held_out_documents"] == 24
+    assert counts["web"]["documents"] + counts["web"]["held_out_documents"] == 240
+    with gzip.open(SHARED_TEXT / "c4_docs.jsonl.gz", "rt", encoding="utf-8") as stream:
+        assert not Counter(json.loads(line)["text"] for line in stream) - Counter(found)
+    assert sum(len(one.encode()) for one in found) / report.tokens > 3, "bytes a token"
