@@ -86,12 +86,15 @@ def _save(trained: Trained, folder: Path) -> None:
     """The Hugging Face files, on this machine."""
     from transformers import GenerationConfig
 
+    from raylm.model.build import quietly
+
     tokenizer, model = trained.tokenizer, trained.model
     model.config.use_cache = True
     model.generation_config = _generation(GenerationConfig, tokenizer)
     if getattr(model.config, "eos_token_id", None) is None:
         model.config.eos_token_id = tokenizer.eos_token_id
-    model.save_pretrained(folder)
+    with quietly():
+        model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 

@@ -143,16 +143,17 @@ def _open_checkpoint(found: CheckpointInfo, run: Place | None, dtype: Dtype | No
 def _loaded(found: CheckpointInfo, config: Any, dtype: Dtype, attention: str) -> Any:
     """The module with a checkpoint's weights, built without being initialised first."""
     from raylm.checkpoint.restore import open_checkpoint, weights
-    from raylm.model.build import empty_model
+    from raylm.model.build import empty_model, quietly
 
     kind = _torch_dtype(dtype)
     state = weights(open_checkpoint(found), kind)
     empty = empty_model(config, attention)
     # Buffers that the module computes itself are saved too where DeepSpeed holds them; only named state is set.
     state = {name: tensor for name, tensor in state.items() if name in empty.state_dict()}
-    model, report = type(empty).from_pretrained(  # type: ignore[attr-defined]
-        None, config=config, state_dict=state, dtype=kind, attn_implementation=attention, output_loading_info=True
-    )
+    with quietly():
+        model, report = type(empty).from_pretrained(  # type: ignore[attr-defined]
+            None, config=config, state_dict=state, dtype=kind, attn_implementation=attention, output_loading_info=True
+        )
     if missing := sorted(report["missing_keys"]):
         raise CheckpointError(
             f"{found.place.url} lacks {len(missing)} of the model's tensors, e.g. {missing[0]}",
@@ -165,7 +166,9 @@ def _open_export(place: Place, dtype: Dtype | None) -> Trained:
     """A Hugging Face folder; one that `raylm export` wrote is whole when its config.json is there."""
     from transformers import AutoModelForCausalLM
 
-    with _local_copy(place) as local:
+    from raylm.model.build import LOADING_ERRORS, quietly
+
+    with _local_copy(place) as local, quietly():
         assert local is not None
         try:
             model = AutoModelForCausalLM.from_pretrained(
@@ -174,7 +177,7 @@ def _open_export(place: Place, dtype: Dtype | None) -> Trained:
                 local_files_only=True,
                 use_safetensors=True,  # never a pickle
             )
-        except (OSError, ValueError, RuntimeError, KeyError) as error:
+        except LOADING_ERRORS as error:
             raise CheckpointError(
                 f"the model in {place.url} cannot be loaded: {error}", hint="export the run again"
             ) from error

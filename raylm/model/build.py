@@ -7,16 +7,22 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
+from transformers.utils import logging as transformers_logging
 
 from raylm.config.schema import ModelSettings
 from raylm.errors import ConfigError
 from raylm.model.presets import preset_config
+
+# What transformers raises over a folder that is missing, broken or of another model.
+LOADING_ERRORS = (OSError, ValueError, RuntimeError, KeyError, SafetensorError)
 
 _PATH_HINT = "give a folder with config.json and *.safetensors, as `save_pretrained` or `raylm export` writes"
 
@@ -116,6 +122,18 @@ def parameter_count(module: torch.nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Without transformers' progress bars inside the block: only the command line prints."""
+    showed = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if showed:
+            transformers_logging.enable_progress_bar()
+
+
 def _from_config(config: Any, attention: str) -> torch.nn.Module:
     try:
         model: torch.nn.Module = AutoModelForCausalLM.from_config(
@@ -138,22 +156,18 @@ def _from_config(config: Any, attention: str) -> torch.nn.Module:
 def _load_weights(folder: Path, config: Any, attention: str) -> torch.nn.Module:
     """Weights from a local folder; every parameter must be there."""
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(
-            folder,
-            config=config,
-            attn_implementation=attention,
-            dtype=torch.float32,
-            local_files_only=True,
-            output_loading_info=True,
-            use_safetensors=True,  # never a pickle
-        )
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        with quietly():
+            model, report = AutoModelForCausalLM.from_pretrained(
+                folder,
+                config=config,
+                attn_implementation=attention,
+                dtype=torch.float32,
+                local_files_only=True,
+                output_loading_info=True,
+                use_safetensors=True,  # never a pickle
+            )
+    except LOADING_ERRORS as error:
         raise ConfigError(f"model.path={str(folder)!r} cannot be loaded: {error}", hint=_PATH_HINT) from error
-    except Exception as error:
-        # safetensors raises an exception class of its own that derives from Exception alone.
-        if type(error).__name__ != "SafetensorError":
-            raise
-        raise ConfigError(f"model.path={str(folder)!r} holds broken weights: {error}", hint=_PATH_HINT) from error
     if missing := sorted(report["missing_keys"]):
         raise ConfigError(
             f"model.path={str(folder)!r} lacks {len(missing)} of the model's tensors, e.g. {missing[0]}",
