@@ -130,13 +130,13 @@ def kinds(tmp_path: Path) -> list[str]:
 def test_a_loss_is_followed_by_a_resize_and_a_resume_that_counts_what_is_replayed(tmp_path: Path) -> None:
     made = coordinator(tmp_path)
     first = begun(made, 3)
-    made.started(first, step=0, checkpoint=None, seconds=1.0)
+    made.started(first, step=0, checkpoint=None, phases={})
     for step in range(1, 9):
         made.metric(first, {"step": step, "loss": 1.0})
     made.event(first, "checkpoint_committed", {"step": 5})
     assert made.group_ended({2: "lost: node died", 0: "error: connection closed"})
     second = begun(made, 2)
-    made.started(second, step=5, checkpoint="step-5", seconds=1.0)
+    made.started(second, step=5, checkpoint="step-5", phases={})
     assert kinds(tmp_path) == ["started", "checkpoint_committed", "worker_lost", "resized", "resumed"]
     lost, _, resumed = made._log.events[-3:]
     assert (lost["ranks"], lost["nodes"], lost["last_committed"]) == ([2], ["node-2"], 5)

@@ -66,6 +66,7 @@ class Coordinator:
         self._lost_at: float | None = None
         self._training_seconds = 0.0
         self._stepped_at: float | None = None
+        self._begun_at = self._seated_at = clock()
         self._feed: list[tuple[str, Line]] = []
 
     # -- an attempt begins ---------------------------------------------------------------------------------------
@@ -77,6 +78,7 @@ class Coordinator:
             previous, self._size = self._size, size
             self._leave = self._left = None
             self._nodes.clear()
+            self._begun_at = self._seated_at = self._clock()
             self._stepped_at = None
             if previous and previous != size:
                 self._event("resized", step=self._last_step, workers=size, workers_before=previous)
@@ -93,6 +95,7 @@ class Coordinator:
                 self._nodes[rank] = node
                 if address is not None:
                     self._address = {attempt: address}
+                    self._seated_at = self._clock()
 
     def seats(self) -> list[str]:
         """The node of each rank of the newest attempt."""
@@ -102,28 +105,33 @@ class Coordinator:
         """Where attempt `attempt` meets, once rank 0 has told."""
         return self._address.get(attempt)
 
-    def started(self, attempt: int, *, step: int, checkpoint: str | None, seconds: float) -> None:
-        """The group stands and holds the state of `step`; metrics after it are about to be trained again."""
+    def started(self, attempt: int, *, step: int, checkpoint: str | None, phases: dict[str, float]) -> None:
+        """The group stands and holds the state of `step`; metrics after it are about to be trained again.
+
+        phases: seconds that rank 0 spent on each part of getting there.
+        """
         with self._lock:
             if attempt != self._attempt:
                 return
             lost = max(0, self._last_step - step)
             self._log.rewind(step)
-            waited = None if self._lost_at is None else round(self._clock() - self._lost_at, 3)
+            waited = {"decide": self._begun_at - self._lost_at} if self._lost_at is not None else {}
+            starting = {"workers": self._seated_at - self._begun_at, **phases}
             self._lost_at = None
-            resumed = checkpoint is not None or step > 0
+            resumed = checkpoint is not None
             self._event(
                 "resumed" if resumed else "started",
                 step=step,
                 workers=self._size,
                 attempt=attempt,
-                seconds=round(seconds, 3),
-                steps_lost=lost if resumed else None,
-                since_loss_seconds=waited,
+                seconds=round(sum(starting.values()), 3),
+                since_loss_seconds=round(sum(waited.values()) + sum(starting.values()), 3) if waited else None,
+                phases={name: round(seconds, 3) for name, seconds in (waited | starting).items()},
+                steps_lost=lost if resumed or lost else None,
                 checkpoint=checkpoint,
             )
             self._last_step = step
-            self._committed = max(self._committed, step) if resumed else self._committed
+            self._committed = max(self._committed, step)
 
     # -- while it runs -------------------------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from raylm.config.load import resolved_yaml
@@ -126,7 +127,7 @@ def work(job: Job, seat: Seat, desk: Desk) -> None:
 
 def _open(job: Job, seat: Seat, desk: Desk) -> Session:
     """Form the group, build the engine and bring it to the newest committed step."""
-    began = time.monotonic()
+    marks = [("", time.monotonic())]
     import torch
 
     from raylm.model.build import build_model
@@ -134,6 +135,7 @@ def _open(job: Job, seat: Seat, desk: Desk) -> Session:
     from raylm.train.group import agree, form_group
 
     cuda = torch.cuda.is_available() and job.workers.gpu is not False
+    marks.append(("import", time.monotonic()))
     torch.set_num_threads(job.workers.threads or max(1, int(job.workers.cpus)))
     try:
         group = form_group(
@@ -147,6 +149,7 @@ def _open(job: Job, seat: Seat, desk: Desk) -> Session:
         )
     except TrainingError as error:
         raise PeerLost(error.message) from error
+    marks.append(("meet", time.monotonic()))
     sources = open_sources(job)
     manifest = sources[0].manifest
     run = Place(job.run_url, job.object_store.reach())
@@ -166,16 +169,13 @@ def _open(job: Job, seat: Seat, desk: Desk) -> Session:
     session = Session(
         job, seat, desk, group, engine, sources, data_fingerprint(sources), Progress(), run, config, _cadence(job, desk)
     )
+    marks.append(("build", time.monotonic()))
     found = _restore(session)
     agree(group, [0.0])  # nobody steps, and nobody is told of a start, before all hold the state
+    marks.append(("restore", time.monotonic()))
     if session.first:
-        desk.ask(
-            "started",
-            seat.attempt,
-            step=session.progress.step,
-            checkpoint=found,
-            seconds=time.monotonic() - began,
-        )
+        phases = {name: at - before for (_, before), (name, at) in pairwise(marks)}
+        desk.ask("started", seat.attempt, step=session.progress.step, checkpoint=found, phases=phases)
     return session
 
 
