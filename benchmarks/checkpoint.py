@@ -1,0 +1,308 @@
+"""How long does a checkpoint hold training up, how big is it, and how soon does another number of workers go on?
+
+raylm against DeepSpeed's own way for the same model: save_checkpoint at 2 workers, ds_to_universal, load_universal at
+3. Times are medians, in seconds, on local disk; imports and building engines are left out on both sides. raylm's files
+carry checksums and are flushed to disk before they count, DeepSpeed's are left in the page cache.
+
+    python benchmarks/checkpoint.py [--quick] [--stage 1] [--repeats 3]
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+from ranks import Ranks, ranks  # noqa: E402
+
+if TYPE_CHECKING:
+    from raylm.train.engine import Engine
+    from raylm.train.group import Group
+
+SAVED_AT, RESUMED_AT = 2, 3
+VOCABULARY = 16384
+TAG = "step"
+CONVERT = """
+import argparse, json, sys, time
+from deepspeed.checkpoint import ds_to_universal
+sys.argv = ["ds_to_universal", *sys.argv[1:]]
+began = time.perf_counter()
+ds_to_universal.main(ds_to_universal.parse_arguments())
+print("seconds", time.perf_counter() - began)
+"""
+
+
+def build(group: Group, preset: str, stage: int, *, universal: bool = False, seed: int = 1) -> Engine:
+    """An engine in bf16 that has taken no step; universal adds DeepSpeed's setting for loading such a checkpoint."""
+    from unittest import mock
+
+    from raylm.config.schema import ModelSettings, OptimSettings, ZeroSettings
+    from raylm.model.build import build_model
+    from raylm.train import engine
+
+    settings = ModelSettings(preset=preset)
+    model = build_model(settings, vocab_size=VOCABULARY, sequence_length=64, seed=seed)
+    ours = engine.deepspeed_config
+
+    def with_universal(*args: Any, **kwargs: Any) -> dict[str, Any]:
+        return ours(*args, **kwargs) | ({"checkpoint": {"load_universal": True}} if universal else {})
+
+    with mock.patch.object(engine, "deepspeed_config", with_universal):
+        return engine.Engine.build(
+            model,
+            group,
+            zero=ZeroSettings(stage=stage),
+            optim=OptimSettings(),
+            model_settings=settings,
+            micro=1,
+            accumulation=1,
+        )
+
+
+def step(engine: Engine, number: int) -> None:
+    """One optimizer step on very little, so that there is state to save."""
+    import numpy as np
+
+    from raylm.records import MicroBatch
+
+    tokens = np.random.default_rng([number, engine.group.rank]).integers(0, VOCABULARY, (1, 16))
+    batch = MicroBatch(engine.group.rank, tokens, tokens, (np.zeros(1, np.int32),), np.zeros(1, int), np.zeros(1, int))
+    engine.step([batch], step=number, seed=0, global_tokens=15 * engine.group.size, lr=1e-3, skip_bad=False)
+
+
+def together(group: Group) -> None:
+    """Wait for the other ranks, so that a clock started now measures the work and not their delay."""
+    from raylm.train.group import agree
+
+    agree(group, [0.0])
+
+
+def slowest(group: Group, seconds: float) -> float:
+    """The longest of the ranks' times."""
+    from raylm.train.group import agree
+
+    mine = [seconds if rank == group.rank else 0.0 for rank in range(group.size)]
+    return max(agree(group, mine))
+
+
+def digest(engine: Engine) -> list[float]:
+    """Sums over all ranks of what they own, by kind: equal when the state is the same."""
+    from raylm.checkpoint import layout
+    from raylm.checkpoint.chunks import KINDS
+    from raylm.train.group import agree
+
+    sums = dict.fromkeys(KINDS, 0.0)
+    for chunk, tensor in layout.owned(engine.raw):
+        sums[chunk.kind] += float(tensor.double().square().sum())
+    return agree(engine.group, list(sums.values()))
+
+
+def save(group: Group, preset: str, stage: int, folder: str, repeats: int) -> dict[str, Any]:
+    """Save in each of the three ways in turn, as often as asked; a step between any two."""
+    from raylm.checkpoint import layout
+    from raylm.checkpoint.save import begin_save
+    from raylm.storage import Place
+
+    engine = build(group, preset, stage)
+    step(engine, 0)
+    ways: dict[str, Callable[[int], float]] = {}
+    totals = []
+
+    def theirs(turn: int) -> float:
+        began = time.perf_counter()
+        engine.raw.save_checkpoint(f"{folder}/deepspeed", tag=TAG)
+        return time.perf_counter() - began
+
+    def ours(turn: int, *, asynchronous: bool) -> float:
+        began = time.perf_counter()
+        pending = begin_save(
+            Place(folder) / "raylm",
+            step=1 + 2 * turn + asynchronous,
+            attempt=0,
+            rank=group.rank,
+            world_size=group.size,
+            held=layout.owned(engine.raw),
+            scalars=layout.scalars(engine.raw),
+            meta={},
+            asynchronous=asynchronous,
+        )
+        stall = time.perf_counter() - began
+        together(group)
+        total = pending.wait(600).total_seconds
+        if asynchronous:
+            totals.append(slowest(group, total))
+        return stall
+
+    ways["save_deepspeed"] = theirs
+    ways["save_synchronous"] = functools.partial(ours, asynchronous=False)
+    ways["stall_asynchronous"] = functools.partial(ours, asynchronous=True)
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for turn in range(repeats + 1):
+        for name, way in ways.items():
+            together(group)
+            took = slowest(group, way(turn))
+            if turn:  # the first one allocates the buffers
+                times[name].append(took)
+    times["save_asynchronous_total"] = totals[1:]
+    result = {"times": times, "digest": digest(engine), "parameters": sum(_sizes(engine))}
+    engine.destroy()
+    return result
+
+
+def _sizes(engine: Engine) -> Sequence[int]:
+    return [getattr(p, "ds_numel", p.numel()) for p in engine.model.parameters()]
+
+
+def load_theirs(group: Group, preset: str, stage: int, folder: str) -> tuple[float, list[float]]:
+    """load_universal into a fresh engine."""
+    engine = build(group, preset, stage, universal=True, seed=2)
+    together(group)
+    began = time.perf_counter()
+    engine.raw.load_checkpoint(f"{folder}/deepspeed", tag=f"{TAG}_universal")
+    together(group)
+    took = slowest(group, time.perf_counter() - began)
+    found = digest(engine)
+    engine.destroy()
+    return took, found
+
+
+def load_ours(group: Group, preset: str, stage: int, folder: str, repeats: int) -> tuple[list[float], list[float]]:
+    """Find the newest checkpoint and go on from it, into a fresh engine each time."""
+    from raylm.checkpoint import layout
+    from raylm.checkpoint.restore import fill, newest, open_checkpoint
+    from raylm.storage import Place
+
+    times, found = [], []
+    for _ in range(repeats):
+        engine = build(group, preset, stage, seed=2)
+        together(group)
+        began = time.perf_counter()
+        latest = newest(Place(folder) / "raylm")
+        assert latest is not None
+        fill(open_checkpoint(latest), layout.wanted(engine.raw))
+        layout.adopted(engine.raw, latest.scalars)
+        together(group)
+        times.append(slowest(group, time.perf_counter() - began))
+        found = digest(engine)
+        engine.destroy()
+    return times, found
+
+
+def convert(folder: str) -> float:
+    """Seconds of DeepSpeed's ds_to_universal, without starting Python and importing."""
+    command = [sys.executable, "-c", CONVERT, "--input_folder", f"{folder}/deepspeed/{TAG}"]
+    command += ["--output_folder", f"{folder}/deepspeed/{TAG}_universal", "--inject_missing_state"]
+    command += ["--num_extract_workers", "2", "--num_merge_workers", "2"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=1200)
+    if done.returncode:
+        raise SystemExit(f"ds_to_universal failed:\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}")
+    return float(next(line for line in done.stdout.splitlines() if line.startswith("seconds ")).split()[1])
+
+
+def bytes_in(folder: Path) -> int:
+    """Bytes of all files under a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def close(first: Sequence[float], second: Sequence[float]) -> bool:
+    """Are two digests of the same state? The order of sums differs with the number of workers."""
+    return all(abs(a - b) <= 1e-9 * max(abs(a), abs(b), 1e-30) for a, b in zip(first, second, strict=True))
+
+
+def measure(pool: Ranks, preset: str, stage: int, folder: Path, repeats: int) -> dict[str, Any]:
+    """Everything for one ZeRO stage."""
+    where = str(folder)
+    saved = pool.run(save, SAVED_AT, preset, stage, where, repeats, seconds=1200)[0]
+    times = {name: statistics.median(values) for name, values in saved["times"].items()}
+    ours_bytes = bytes_in(next(iter(sorted((folder / "raylm").glob("step-*")))))
+    theirs_bytes = bytes_in(folder / "deepspeed" / TAG)
+    times["convert_deepspeed"] = convert(where)
+    universal_bytes = bytes_in(folder / "deepspeed" / f"{TAG}_universal")
+    times["load_deepspeed"], theirs = pool.run(load_theirs, RESUMED_AT, preset, stage, where, seconds=1200)[0]
+    loads, ours = pool.run(load_ours, RESUMED_AT, preset, stage, where, repeats, seconds=1200)[0]
+    times["load_raylm"] = statistics.median(loads)
+    if not close(ours, saved["digest"]):
+        raise SystemExit(f"what raylm loaded is not what was saved: {ours} and {saved['digest']}")
+    resume_theirs = times["convert_deepspeed"] + times["load_deepspeed"]
+    parameters = saved["parameters"]
+    return {
+        "stage": stage,
+        "parameters": parameters,
+        "seconds": {name: round(value, 3) for name, value in times.items()},
+        "bytes_per_parameter": round(ours_bytes / parameters, 2),
+        "bytes_per_parameter_deepspeed": round(theirs_bytes / parameters, 2),
+        "bytes_per_parameter_universal": round(universal_bytes / parameters, 2),
+        "deepspeed_restores_the_same": close(theirs, saved["digest"]),
+        "resume_other_size_speedup": round(resume_theirs / times["load_raylm"], 2),
+        "async_stall_ratio": round(times["stall_asynchronous"] / times["save_synchronous"], 3),
+        "stall_over_deepspeed": round(times["stall_asynchronous"] / times["save_deepspeed"], 3),
+    }
+
+
+def main() -> None:
+    """Measure, explain, and end with one line of JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a small model, once")
+    parser.add_argument("--stage", type=int, choices=(1, 2, 3), action="append", help="ZeRO stages; 1 and 3")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--folder", help="where to write; a temporary folder when not given")
+    options = parser.parse_args()
+    preset, repeats = ("llama-25m", 1) if options.quick else ("llama-125m", options.repeats)
+    stages = options.stage or ([1] if options.quick else [1, 3])
+    results = []
+    with ranks(RESUMED_AT) as pool:
+        for stage in stages:
+            folder = Path(tempfile.mkdtemp(prefix="raylm-checkpoint-", dir=options.folder))
+            try:
+                results.append(measure(pool, preset, stage, folder, repeats))
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+            explain(results[-1], preset)
+    # The worst of the stages is what is claimed.
+    line = {
+        "benchmark": "checkpoint",
+        "model": preset,
+        "saved_at_workers": SAVED_AT,
+        "resumed_at_workers": RESUMED_AT,
+        "resume_other_size_speedup": min(one["resume_other_size_speedup"] for one in results),
+        "async_stall_ratio": max(one["async_stall_ratio"] for one in results),
+        "stages": results,
+    }
+    print(json.dumps(line))
+
+
+def explain(result: dict[str, Any], preset: str) -> None:
+    """The same in words."""
+    seconds = result["seconds"]
+    print(f"{preset}, {result['parameters'] / 1e6:.1f}M parameters, bf16, ZeRO-{result['stage']}")
+    print(f"  save at {SAVED_AT} workers   DeepSpeed {seconds['save_deepspeed']:8.2f} s")
+    print(f"                      raylm     {seconds['save_synchronous']:8.2f} s, waiting for it")
+    print(
+        f"                                {seconds['stall_asynchronous']:8.2f} s of stall, "
+        f"{seconds['save_asynchronous_total']:.2f} s until it is committed"
+    )
+    print(
+        f"  resume at {RESUMED_AT}         DeepSpeed {seconds['convert_deepspeed']:8.2f} s ds_to_universal"
+        f" + {seconds['load_deepspeed']:.2f} s load"
+    )
+    print(f"                      raylm     {seconds['load_raylm']:8.2f} s")
+    print(
+        f"  bytes a parameter   DeepSpeed {result['bytes_per_parameter_deepspeed']:8.2f}"
+        f" + {result['bytes_per_parameter_universal']:.2f} universal; raylm {result['bytes_per_parameter']:.2f}"
+    )
+
+
+if __name__ == "__main__":
+    main()
