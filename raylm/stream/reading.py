@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from raylm.errors import DataError
 from raylm.shards import Manifest, Rows, Shard, read_rows
@@ -48,11 +49,20 @@ class Reader:
 
     def read(self, source: int, pieces: Sequence[Piece], order: Ints) -> Rows:
         """The rows of `pieces`, rearranged by `order`."""
-        parts = [self._part(source, piece) for piece in pieces]
-        tokens = parts[0].tokens if len(parts) == 1 else np.concatenate([part.tokens for part in parts])
-        starts = [row for part in parts for row in part.document_starts]
-        lengths = np.concatenate([part.lengths for part in parts])
-        return Rows(tokens[order], tuple(starts[place] for place in order.tolist()), lengths[order])
+        manifest = self._sources[source].manifest
+        # Each part is copied once, straight to where its rows belong.
+        places = np.empty_like(order)
+        places[order] = np.arange(len(order))
+        tokens = np.empty((len(order), manifest.sequence_length), dtype=manifest.dtype)
+        lengths = np.empty(len(order), dtype=np.int32)
+        starts: list[NDArray[np.int32]] = []
+        for piece in pieces:
+            part = self._part(source, piece)
+            to = places[len(starts) : len(starts) + len(part.tokens)]
+            tokens[to] = part.tokens
+            lengths[to] = part.lengths
+            starts.extend(part.document_starts)
+        return Rows(tokens, tuple(starts[place] for place in order.tolist()), lengths)
 
     def _part(self, source: int, piece: Piece) -> Rows:
         described = self._sources[source]
