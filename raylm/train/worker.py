@@ -154,7 +154,11 @@ def _open(job: Job, seat: Seat, desk: Desk) -> Session:
     manifest = sources[0].manifest
     run = Place(job.run_url, job.object_store.reach())
     model = build_model(
-        job.model, vocab_size=manifest.vocab_size, sequence_length=manifest.sequence_length, seed=job.train.seed
+        job.model,
+        vocab_size=manifest.vocab_size,
+        sequence_length=manifest.sequence_length,
+        seed=job.train.seed,
+        eos_id=manifest.eos_id,
     )
     config: dict[str, Any] = cast(Any, model).config.to_dict()
     engine = Engine.build(
