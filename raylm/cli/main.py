@@ -6,6 +6,7 @@ A command's module is imported when the command runs, so that `raylm --help` ans
 from __future__ import annotations
 
 import importlib
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -59,6 +60,8 @@ def cli(traceback: bool) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and exit: 0, the error's own code, or 130 after Ctrl-C."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    # A polite kill ends a run as Ctrl-C does, so that what was started is ended too.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         code = cli.main(given, prog_name="raylm", standalone_mode=False)
     except click.ClickException as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import tempfile
 import threading
 import time
@@ -74,11 +75,15 @@ def two_nodes() -> Iterator[LocalCluster]:
     cluster = LocalCluster(folder)
     try:
         cluster.up(1, head=_shape(cpus=2), each=_shape(cpus=1))
-        cluster.connect()
-        yield cluster
+        try:
+            cluster.connect()
+            # Ray aborts the process on SIGTERM and would leave the nodes behind; end as on Ctrl-C instead.
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
+            yield cluster
+        finally:
+            _disconnect()
+            cluster.down()
     finally:
-        _disconnect()
-        cluster.down()
         shutil.rmtree(folder, ignore_errors=True)
 
 

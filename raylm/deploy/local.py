@@ -30,6 +30,8 @@ HEALTH_CHECKS = {
     "health_check_timeout_ms": 1000,
     "health_check_failure_threshold": 2,
 }
+# Several nodes that start on few processors take their time.
+PATIENCE = {"RAY_agent_register_timeout_ms": "60000", "RAY_raylet_start_wait_time_s": "60"}
 # A node gives this many of a resource of this name, one for each worker that it can hold.
 SEAT = "seat"
 
@@ -79,7 +81,7 @@ class LocalCluster:
             *(f"--ray-client-server-port={_free_port()}", f"--system-config={json.dumps(HEALTH_CHECKS)}"),
         ]
         try:
-            self._await(self._start(HEAD, head, flags))
+            self._up(HEAD, head, flags)
             self.add(nodes, each)
         except TrainingError:
             self.down()
@@ -103,25 +105,8 @@ class LocalCluster:
         added = []
         for _ in range(count):
             # One after the other: two that start at once choose the same socket names, and one of them fails.
-            added.append(self._join(shape))
+            added.append(self._up(f"node-{len(self.nodes())}", shape, [f"--address={self.address}"]))
         return added
-
-    def _join(self, shape: NodeShape, tries: int = 2) -> Node:
-        """One more node. A raylet gives up when its agent needs over 15 s, as on a busy machine: then once more."""
-        for left in reversed(range(tries)):
-            node = self._start(f"node-{len(self.nodes())}", shape, [f"--address={self.address}"])
-            try:
-                self._await(node)
-                break
-            except TrainingError:
-                if not left:
-                    raise
-        return node
-
-    def kill(self, name: str) -> None:
-        """End a node and everything on it with SIGKILL, as a machine that is gone."""
-        node = self._find(name)
-        _signal(_tree(node), signal.SIGKILL)
 
     def connect(self) -> None:
         """Make this process a driver of the cluster."""
@@ -172,6 +157,13 @@ class LocalCluster:
         living = ", ".join(node.name for node in self.alive()) or "none"
         raise ConfigError(f"no living node {name!r} in {self.folder}", hint=f"living nodes: {living}")
 
+    def _up(self, name: str, shape: NodeShape, flags: Sequence[str]) -> Node:
+        """One more node, started and joined; on a machine too busy for Ray's own deadlines, at the second try."""
+        try:
+            return self._await(self._start(name, shape, flags))
+        except TrainingError:
+            return self._await(self._start(name, shape, flags))
+
     def _start(self, name: str, shape: NodeShape, flags: Sequence[str]) -> Node:
         command = [
             *(*_ray(), "start", "--block", "--disable-usage-stats", "--node-ip-address=127.0.0.1"),
@@ -186,10 +178,11 @@ class LocalCluster:
                 command, env=_environment(), stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
             )
         node = Node(name, process.pid, psutil.Process(process.pid).create_time())
-        self._write(self.address, [*self.nodes(), node])
+        others = [other for other in self.nodes() if other.name != name]
+        self._write(self.address, [*others, node])
         return node
 
-    def _await(self, node: Node, timeout_seconds: float = 90) -> None:
+    def _await(self, node: Node, timeout_seconds: float = 90) -> Node:
         deadline = time.monotonic() + timeout_seconds
         while b"Ray runtime started" not in self._log(node.name).read_bytes():
             late = time.monotonic() > deadline
@@ -201,6 +194,7 @@ class LocalCluster:
                     f"{node.name} {reason}: {''.join(said)}", hint=f"see {self._log(node.name)}; is the machine busy?"
                 )
             time.sleep(0.1)
+        return node
 
     def _log(self, name: str) -> Path:
         return self.folder / f"{name}.log"
@@ -228,7 +222,7 @@ def _environment() -> dict[str, str]:
     }
     # Ray's nodes listen on the network, and whoever reaches one without a token can run code on it. A head turns
     # tokens on by itself when there is one, a further node does not: so it is said to all of them.
-    return {"RAY_AUTH_MODE": "token", **kept, "OMP_NUM_THREADS": "1"}
+    return {"RAY_AUTH_MODE": "token", **kept, **PATIENCE, "OMP_NUM_THREADS": "1"}
 
 
 def _make_token() -> None:
