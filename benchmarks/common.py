@@ -1,76 +1,105 @@
-"""What every benchmark shares: what it ran on, medians of alternating runs, one line of JSON last, results on file."""
+"""What every benchmark shares: the arguments, the header of a result, the folder it is kept in, the last line."""
 
 from __future__ import annotations
 
 import argparse
+import datetime
+import importlib.metadata
 import json
 import os
 import platform
-import statistics
-from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
+import subprocess
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("torch", "ray", "deepspeed", "transformers", "pyarrow", "numpy")
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+_PACKAGES = ("torch", "ray", "deepspeed", "transformers", "pyarrow", "numpy")
 
 
 def arguments(description: str) -> argparse.ArgumentParser:
-    """A parser with the options that every benchmark takes."""
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--quick", action="store_true", help="about a minute: fewer repeats, smaller sizes")
-    parser.add_argument("--save", action="store_true", help="write the figures under benchmarks/results/")
+    """A parser with the options that every benchmark has."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="about a minute: smaller sizes, fewer repeats")
+    parser.add_argument("--keep", action="store_true", help="write the result under benchmarks/results/")
     return parser
 
 
-def machine() -> dict[str, Any]:
-    """Hardware, date and versions, without anything that names the host."""
-    found: dict[str, Any] = {
-        "date": datetime.now(UTC).date().isoformat(),
-        "cpu": _cpu(),
-        "cores": os.cpu_count(),
-        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
-        "load_before": round(os.getloadavg()[0], 1),
-        "python": platform.python_version(),
+def header(packages: Sequence[str] = _PACKAGES) -> dict[str, Any]:
+    """Date, hardware and versions: what a figure means nothing without."""
+    return {
+        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "commit": _commit(),
+        "hardware": {
+            "processor": _processor(),
+            "cores": os.cpu_count(),
+            "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+            "gpu": _gpu(),
+            "load_at_start": round(os.getloadavg()[0], 1),
+        },
+        "system": platform.platform(),
+        "versions": {"python": platform.python_version()} | {name: _version(name) for name in packages},
     }
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
-def _cpu() -> str:
+def finish(name: str, figures: Mapping[str, Any], *, details: Mapping[str, Any], table: str, keep: bool) -> None:
+    """Print the table and, as the last line, the figures as JSON; with `keep`, write both under benchmarks/results/."""
+    about = header()
+    print(table)
+    if keep:
+        RESULTS.mkdir(parents=True, exist_ok=True)
+        content = {"benchmark": name, **about, "figures": dict(figures), "details": dict(details)}
+        (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
+        hardware, versions = about["hardware"], about["versions"]
+        lines = [
+            f"# {name}",
+            "",
+            f"{about['date']}, commit {about['commit']}. {hardware['processor']}, {hardware['cores']} cores, "
+            f"{hardware['memory_gib']} GiB, GPU: {hardware['gpu'] or 'none'}; load {hardware['load_at_start']}. "
+            + ", ".join(f"{key} {value}" for key, value in versions.items() if value)
+            + ".",
+            "",
+            table,
+            "",
+            *(f"- `{key}`: {value}" for key, value in figures.items()),
+        ]
+        (RESULTS / f"{name}.md").write_text("\n".join(lines) + "\n")
+    print(json.dumps(dict(figures)))
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """A Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+
+
+def _version(package: str) -> str | None:
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
-def alternate(rounds: int, **runs: Callable[[], float]) -> dict[str, list[float]]:
-    """Each run once a round, in turns, the order reversed every other round; the figures by name."""
-    found: dict[str, list[float]] = {name: [] for name in runs}
-    for turn in range(rounds):
-        for name in list(runs)[:: -1 if turn % 2 else 1]:
-            found[name].append(runs[name]())
-    return found
+def _commit() -> str | None:
+    return _said(["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"])
 
 
-def median(values: Sequence[float]) -> float:
-    """The median."""
-    return float(statistics.median(values))
+def _gpu() -> str | None:
+    return _said(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"])
 
 
-def finish(
-    name: str, figures: Mapping[str, Any], *, started_on: Mapping[str, Any], quick: bool, save: bool = False
-) -> None:
-    """Print the figures as the last line, and keep those of a full run that was asked to be kept."""
-    line = {"benchmark": name, "quick": quick, **figures}
-    if save and not quick:
-        RESULTS.mkdir(exist_ok=True)
-        (RESULTS / f"{name}.json").write_text(json.dumps({**line, "machine": dict(started_on)}, indent=1) + "\n")
-    print(json.dumps(line))
+def _said(command: Sequence[str]) -> str | None:
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() or None
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
