@@ -7,13 +7,13 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
 import torch
-from servers import CREDENTIALS, Faults, S3Server, failing, moto, proxy, seaweed
+from servers import Faults, S3Server, failing, proxy
 
 from raylm.checkpoint import save
 from raylm.checkpoint.chunks import Chunk
@@ -26,18 +26,6 @@ from raylm.storage import Place
 KILLS = 20
 RANKS = 2
 NUMEL = 150_001
-
-
-@pytest.fixture(autouse=True)
-def _credentials(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in CREDENTIALS.items():
-        monkeypatch.setenv(name, value)
-
-
-@pytest.fixture(scope="module")
-def moto_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    with moto(tmp_path_factory.mktemp("moto")) as server:
-        yield server
 
 
 def value(kind: str, step: int) -> torch.Tensor:
@@ -131,14 +119,13 @@ def test_a_writer_killed_at_twenty_random_points_on_local_disk(tmp_path: Path) -
     kill_at_random_points(Place(str(tmp_path / "checkpoints")), 0.2)
 
 
-def test_a_writer_killed_at_twenty_random_points_on_s3(moto_server: S3Server) -> None:
-    kill_at_random_points(moto_server.bucket() / "run/checkpoints", 0.8)
+def test_a_writer_killed_at_twenty_random_points_on_s3(moto: S3Server) -> None:
+    kill_at_random_points(moto.bucket() / "run/checkpoints", 0.8)
 
 
 @pytest.mark.long
-def test_a_writer_killed_at_twenty_random_points_on_seaweedfs(tmp_path: Path) -> None:
-    with seaweed(tmp_path) as server:
-        kill_at_random_points(server.bucket() / "run/checkpoints", 0.8)
+def test_a_writer_killed_at_twenty_random_points_on_seaweedfs(seaweed: S3Server) -> None:
+    kill_at_random_points(seaweed.bucket() / "run/checkpoints", 0.8)
 
 
 def save_through_a_failing_server(server: S3Server, steps: int) -> None:
@@ -160,14 +147,13 @@ def save_through_a_failing_server(server: S3Server, steps: int) -> None:
     assert sum(count for fate, count in faults.counts.items() if fate != "pass") >= steps
 
 
-def test_a_server_that_fails_requests_is_asked_again(moto_server: S3Server) -> None:
-    save_through_a_failing_server(moto_server, steps=3)
+def test_a_server_that_fails_requests_is_asked_again(moto: S3Server) -> None:
+    save_through_a_failing_server(moto, steps=3)
 
 
 @pytest.mark.long
-def test_a_seaweedfs_that_fails_requests_is_asked_again(tmp_path: Path) -> None:
-    with seaweed(tmp_path) as server:
-        save_through_a_failing_server(server, steps=10)
+def test_a_seaweedfs_that_fails_requests_is_asked_again(seaweed: S3Server) -> None:
+    save_through_a_failing_server(seaweed, steps=10)
 
 
 def failing_only(fate: str, method: str, ending: str, times: int) -> Callable[[str, str], str]:
@@ -183,10 +169,10 @@ def failing_only(fate: str, method: str, ending: str, times: int) -> Callable[[s
     return choose
 
 
-def test_a_lost_answer_to_the_commit_counts_as_committed(moto_server: S3Server) -> None:
+def test_a_lost_answer_to_the_commit_counts_as_committed(moto: S3Server) -> None:
     faults = Faults(failing_only("lose", "PUT", "manifest.json", 1))
-    with proxy(moto_server, faults) as failing_server:
-        folder = Place(moto_server.bucket().url, failing_server.reach()) / "checkpoints"
+    with proxy(moto, faults) as failing_server:
+        folder = Place(moto.bucket().url, failing_server.reach()) / "checkpoints"
         assert save_step(folder, 1, claim_attempt(folder))
         check_loads(committed(folder)[0])
     assert faults.counts["lose"] == 1
@@ -194,15 +180,36 @@ def test_a_lost_answer_to_the_commit_counts_as_committed(moto_server: S3Server) 
 
 @pytest.mark.parametrize("ending", ["safetensors", "json", "manifest.json"])
 def test_a_server_that_takes_no_more_leaves_the_checkpoint_before(
-    moto_server: S3Server, ending: str, monkeypatch: pytest.MonkeyPatch
+    moto: S3Server, ending: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(save, "WRITE_TRIALS", 1)
-    direct = moto_server.bucket() / "checkpoints"
+    direct = moto.bucket() / "checkpoints"
     save_step(direct, 1, claim_attempt(direct))
-    with proxy(moto_server, Faults(failing_only("error", "PUT", ending, 10**9))) as failing_server:
+    with proxy(moto, Faults(failing_only("error", "PUT", ending, 10**9))) as failing_server:
         folder = Place(direct.url, failing_server.reach(retries=1))
         with pytest.raises(StorageError):
             save_step(folder, 2, newest_attempt(direct))
     assert [one.step for one in committed(direct)] == [1]
     check_loads(committed(direct)[0])
     assert save_step(direct, 3, claim_attempt(direct))
+
+
+def test_an_upload_in_several_requests_survives_their_failing(moto: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("raylm.storage.remote._PART_BYTES", 5 << 20)
+    fates = ["error", "lose", "pass", "reset"]
+
+    def choose(method: str, path: str) -> str:
+        return fates.pop() if "partNumber=" in path and fates else "pass"
+
+    tensor = torch.arange(4_000_000, dtype=torch.float32)
+    chunk = Chunk("w", "master", 0, tensor.numel(), "float32", tensor.numel(), (tensor.numel(),))
+    with proxy(moto, Faults(choose)) as failing_server:
+        folder = Place(moto.bucket().url, failing_server.reach(retries=8)) / "checkpoints"
+        pending = begin_save(
+            folder, step=1, attempt=0, rank=0, world_size=1, held=[(chunk, tensor)], scalars={}, meta={}
+        )
+        assert pending.wait(120).committed
+        out = torch.zeros_like(tensor)
+        fill(open_checkpoint(committed(folder)[0]), [(chunk, out)])
+    assert not fates
+    assert torch.equal(out, tensor)
