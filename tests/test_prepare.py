@@ -21,10 +21,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from servers import Faults, S3Server, failing, proxy
+from servers import Faults, S3Server, failing, free_port, proxy
 
 from raylm.config.schema import Job, TextSource
-from raylm.errors import ConfigError, DataError
+from raylm.errors import ConfigError, DataError, StorageError
 from raylm.prep import PrepareProgress, PrepareReport, prepare, pydocs, run_here
 from raylm.prep.documents import Skipped, read_piece
 from raylm.prep.pack import is_held_out
@@ -479,6 +479,33 @@ def test_sources_and_shards_on_s3(
     assert content(output).keys() == content(finished).keys()
     assert sorted(documents(output)) == sorted(documents(finished))
     assert run(wanted).already_done
+
+
+def test_an_endpoint_that_nobody_serves_is_said_soon(tmp_path: Path) -> None:
+    store = {"endpoint": f"http://127.0.0.1:{free_port()}", "region": "us-east-1"}
+    (tmp_path / "x.txt").write_text("text")
+    for output, glob in (("s3://bucket/data", f"{tmp_path}/x.txt"), (str(tmp_path / "data"), "s3://bucket/*.txt")):
+        wanted = Job.model_validate(job(output, [{"glob": glob}]).model_dump() | {"object_store": store})
+        began = time.monotonic()
+        with pytest.raises(StorageError, match="the server cannot be reached") as caught:
+            run(wanted)
+        assert "object_store.endpoint" in str(caught.value.hint)
+        assert time.monotonic() - began < 15
+    assert not (tmp_path / "data/_work/plan.json").exists()
+
+
+def test_shards_on_disks_of_other_nodes_are_noticed(tmp_path: Path) -> None:
+    (tmp_path / "x.txt").write_text("text\n" * 100)
+    wanted = job(tmp_path / "data", [{"glob": f"{tmp_path}/x.txt", "document": "line"}], unit_bytes=200)
+
+    def elsewhere(*arguments: Any) -> Iterator[Any]:
+        for result in run_here(*arguments):
+            (tmp_path / "data" / result.train.path).unlink()
+            yield result
+
+    with pytest.raises(StorageError, match="is not the same folder on every node") as caught:
+        prepare(wanted, run_units=elsewhere)
+    assert "all nodes share" in str(caught.value.hint)
 
 
 def test_a_store_that_fails_requests_is_outlasted(tmp_path: Path, moto: S3Server) -> None:

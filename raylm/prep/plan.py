@@ -94,7 +94,7 @@ def refuse_other_settings(there: dict[str, Any], wanted: dict[str, Any], output:
 def listed(source: TextSource, reach: Reach) -> list[tuple[Place, int]]:
     """The source's files in order; a DataError when there is none."""
     assert source.glob is not None  # the schema asks for it
-    files = find(source.glob, reach)
+    files = [(Place(place.url, reach), size) for place, size in find(source.glob, reach.quick)]
     if not files:
         raise DataError(
             f"source {source.name!r}: no file matches {source.glob}",

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from raylm.config.schema import Job, TextSource
-from raylm.errors import ConfigError, DataError
+from raylm.errors import ConfigError, DataError, StorageError
 from raylm.prep import pydocs
 from raylm.prep import tokenizer as tokenizers_
 from raylm.prep.documents import Skipped, read_piece, row_group_bytes
@@ -34,6 +34,7 @@ from raylm.shards import (
     MANIFEST_NAME,
     TOKENIZER_FOLDER,
     Manifest,
+    check_shards,
     make_manifest,
     read_manifest,
     write_manifest,
@@ -59,7 +60,7 @@ class PrepareProgress:
 
 @dataclass(frozen=True)
 class PrepareReport:
-    """What a preparation gave; `resumed_units` had been done by an earlier attempt."""
+    """What a preparation gave; `resumed_units` had been done by an earlier attempt, `skipped` were no UTF-8."""
 
     already_done: bool
     manifest: Manifest
@@ -99,13 +100,14 @@ def prepare(
     results, resumed = _run(job, output, plan, tell, run_units)
     tell(PrepareProgress("writing the manifest", len(plan.units), len(plan.units)))
     manifest = _manifest(job, output, results)
+    _check_shared(output, manifest)
     write_manifest(output, manifest)
     (output / WORK_FOLDER).remove()
     return _report(manifest, output, clock() - began, resumed_units=resumed)
 
 
 def _finished_manifest(job: Job, output: Place) -> Manifest | None:
-    if not (output / MANIFEST_NAME).exists():
+    if not (Place(output.url, output.reach.quick) / MANIFEST_NAME).exists():  # the first contact: fail soon
         return None
     manifest = read_manifest(output)
     refuse_other_settings(manifest.settings, shaping_settings(job), output)
@@ -277,6 +279,17 @@ def _manifest(job: Job, output: Place, results: list[UnitResult]) -> Manifest:
     )
 
 
+def _check_shared(output: Place, manifest: Manifest) -> None:
+    """Tasks on other nodes may have written to disks of their own."""
+    try:
+        check_shards(output, manifest)
+    except DataError as error:
+        raise StorageError(
+            f"{output.url} is not the same folder on every node: {error}",
+            hint="set prepare.output (or storage) to a bucket or a folder that all nodes share",
+        ) from error
+
+
 def _no_documents() -> DataError:
     return DataError(
         "the sources hold no document: every file is empty, or every document was skipped",
@@ -296,5 +309,5 @@ def _report(
         tokens=manifest.train_tokens + manifest.held_out_tokens,
         output=output.url,
         resumed_units=resumed_units,
-        skipped=sum(count["skipped_empty"] + count["skipped_encoding"] for count in counts),
+        skipped=sum(count["skipped_encoding"] for count in counts),
     )

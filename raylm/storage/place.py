@@ -11,7 +11,7 @@ import random
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, TypeAlias, TypeVar, cast
 
@@ -35,6 +35,11 @@ class Reach:
     anonymous: bool = False
     retries: int = 5
     timeout_seconds: float = 30.0
+
+    @property
+    def quick(self) -> Reach:
+        """The same with few retries: for questions whose answer somebody waits for, before anything can be lost."""
+        return replace(self, retries=min(2, self.retries))
 
 
 @dataclass(frozen=True)
@@ -155,8 +160,7 @@ class Place:
 
     def check_writable(self, needed_bytes: int = 0) -> None:
         """Raise a StorageError with a hint unless files can be written into this folder now."""
-        # Few retries: somebody is waiting for the answer, and nothing is lost yet.
-        quick = Place(self.url, Reach(**{**self.reach.__dict__, "retries": min(2, self.reach.retries)}))
+        quick = Place(self.url, self.reach.quick)
         free = quick._attempt("write into", lambda files: files.free_bytes(self.url))
         if free is not None and free < needed_bytes:
             raise StorageError(
@@ -215,6 +219,8 @@ class Backend(Protocol):
 def _normal(url: str) -> str:
     if url.startswith(("file://", "local://")):
         url = url.split("://", 1)[1]
+    if url.startswith("/") and "//" not in url and "/." not in url:
+        return url.rstrip("/") or "/"  # the usual case, hundreds of times a second
     if "://" in url:
         return url.rstrip("/") if not url.endswith("://") else url
     return str(Path(url).expanduser().absolute())
