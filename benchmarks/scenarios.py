@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,19 +25,12 @@ import numpy as np
 import psutil
 import yaml
 
+from raylm.deploy.local import SEAT, LocalCluster, NodeShape
 from raylm.shards import ShardWriter, make_manifest, token_dtype, write_manifest
 from raylm.storage import Place
 
 SEQUENCE, VOCABULARY = 64, 512
-# One worker a node: each worker wants one of these, each worker node has one.
-SEAT = "seat"
 DRIVER = [sys.executable, "-m", "raylm.cli.main"]
-HEALTH = {
-    "health_check_initial_delay_ms": 1000,
-    "health_check_period_ms": 500,
-    "health_check_timeout_ms": 1000,
-    "health_check_failure_threshold": 2,
-}
 
 
 @dataclass(frozen=True)
@@ -56,7 +51,7 @@ class Outcome:
     audit: list[dict[str, Any]]
     seconds: float
     driver_log: str = ""
-    notes: list[str] = field(default_factory=list)
+    acts: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def losses(self) -> list[float]:
@@ -146,16 +141,23 @@ def write_job(folder: Path, settings: dict[str, Any]) -> Path:
 def environment() -> dict[str, str]:
     """One thread a process, and nothing that points at another cluster."""
     env = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
-    return {**env, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "TOKENIZERS_PARALLELISM": "false"}
+    # The clusters here take a token, which Ray reads from the user's own file.
+    return {
+        **env,
+        "RAY_AUTH_MODE": "token",
+        "OMP_NUM_THREADS": "1",
+        "DS_ACCELERATOR": "cpu",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
 
 
-def read_outcome(run: Path, seconds: float = 0.0, driver_log: str = "", notes: Sequence[str] = ()) -> Outcome:
+def read_outcome(run: Path, seconds: float = 0.0, driver_log: str = "", acts: Sequence[dict[str, Any]] = ()) -> Outcome:
     def lines(name: str) -> list[dict[str, Any]]:
         path = run / name
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
     return Outcome(
-        lines("metrics.jsonl"), lines("events.jsonl"), lines("audit/audit.jsonl"), seconds, driver_log, list(notes)
+        lines("metrics.jsonl"), lines("events.jsonl"), lines("audit/audit.jsonl"), seconds, driver_log, list(acts)
     )
 
 
@@ -179,74 +181,50 @@ class Cluster:
     """A head with CPUs for data and nodes with one seat each, all on this machine."""
 
     def __init__(self, seats: int) -> None:
-        import ray._private.utils
-        from ray.cluster_utils import Cluster as RayCluster
-
-        # It would write a machine-wide file that another test run reads.
-        ray._private.utils.write_ray_address = lambda *args, **kwargs: None
-        self._folder = tempfile.mkdtemp(prefix="rl-")
-        self._cluster = RayCluster(
-            initialize_head=True,
-            head_node_args={
-                "num_cpus": 2,
-                "include_dashboard": False,
-                "_system_config": HEALTH,
-                "object_store_memory": 200_000_000,
-            },
-        )
+        # Ray's sockets need a short path.
+        self._folder = Path(tempfile.mkdtemp(prefix="rl-", dir="/tmp"))
+        self._cluster = LocalCluster(self._folder)
+        self._cluster.up(seats, head=NodeShape(cpus=2, seats=0), each=NodeShape(cpus=1, seats=1))
         self.address: str = self._cluster.address
-        self.nodes: list[Any] = []
-        for _ in range(seats):
-            self.add()
+        self._doomed: list[tuple[float, str]] = []
+        self._gone = {"head"}
 
-    def add(self) -> None:
-        self.nodes.append(
-            self._cluster.add_node(num_cpus=1, resources={SEAT: 1}, object_store_memory=100_000_000, wait=False)
-        )
+    def act(self, what: str, drain_seconds: float) -> None:
+        """Do one thing to the newest node; whatever takes seconds happens beside the training."""
+        if what == "add":
+            threading.Thread(target=self._cluster.add, args=(1, NodeShape(cpus=1, seats=1)), daemon=True).start()
+            return
+        name = [node.name for node in self._cluster.alive() if node.name not in self._gone][-1]
+        if what == "kill_worker":
+            for process in self._cluster.processes(name):
+                with suppress(psutil.NoSuchProcess):
+                    if "RayTrainWorker" in " ".join(process.cmdline()):
+                        process.kill()
+            return
+        self._gone.add(name)
+        if what == "kill":
+            self._cluster.kill(name)
+        elif what == "freeze":
+            self._cluster.send(name, signal.SIGSTOP)
+        elif what == "drain":
+            threading.Thread(target=self._drain, args=(name, drain_seconds), daemon=True).start()
 
-    def processes(self, node: Any) -> list[psutil.Process]:
-        """A node's raylet and everything below it."""
-        raylets = node.all_processes["raylet"]
-        found: list[psutil.Process] = []
-        for info in raylets:
-            try:
-                raylet = psutil.Process(info.process.pid)
-                found += [raylet, *raylet.children(recursive=True)]
-            except psutil.NoSuchProcess:
-                continue
-        return found
+    def _drain(self, name: str, seconds: float) -> None:
+        self._cluster.drain(name, seconds)
+        self._doomed.append((time.monotonic() + seconds, name))
 
-    def signal(self, node: Any, number: signal.Signals) -> None:
-        for process in self.processes(node):
-            with suppressed():
-                process.send_signal(number)
-
-    def kill_worker(self, node: Any) -> None:
-        """SIGKILL the training worker alone; its node lives on."""
-        for process in self.processes(node):
-            with suppressed():
-                if "RayTrainWorker" in " ".join(process.cmdline()):
-                    process.kill()
-
-    def drain(self, node: Any, seconds: float) -> None:
-        from ray._raylet import GcsClient
-
-        reason = 2  # DRAIN_NODE_REASON_PREEMPTION
-        deadline = int((time.time() + seconds) * 1000)
-        GcsClient(address=self.address).drain_node(node.node_id, reason, "reclaimed by the test", deadline)
+    def reclaim(self) -> None:
+        """Kill the nodes whose drain deadline has passed."""
+        for due, name in list(self._doomed):
+            if due <= time.monotonic():
+                self._doomed.remove((due, name))
+                self._cluster.kill(name)
 
     def close(self) -> None:
-        for node in self.nodes:
-            self.signal(node, signal.SIGCONT)
-        self._cluster.shutdown()
-
-
-@contextmanager
-def suppressed() -> Iterator[None]:
-    try:
-        yield
-    except (psutil.NoSuchProcess, psutil.ZombieProcess, ProcessLookupError):
-        pass
+        for node in self._cluster.alive():
+            self._cluster.send(node.name, signal.SIGCONT)
+        self._cluster.down()
+        shutil.rmtree(self._folder, ignore_errors=True)
 
 
 def run_elastic(
@@ -258,8 +236,7 @@ def run_elastic(
     cluster = Cluster(seats)
     began = time.monotonic()
     log_path = job.with_suffix(".log")
-    notes: list[str] = []
-    doomed: list[tuple[float, Any]] = []
+    acts: list[dict[str, Any]] = []
     with log_path.open("ab") as log:
 
         def start() -> subprocess.Popen[bytes]:
@@ -276,31 +253,29 @@ def run_elastic(
             while True:
                 time.sleep(0.05)
                 now = time.monotonic()
-                for due, node in [item for item in doomed if item[0] <= now]:
-                    cluster.signal(node, signal.SIGKILL)
-                    doomed.remove((due, node))
+                cluster.reclaim()
                 if now - began > timeout_seconds:
                     raise TimeoutError(f"no end after {timeout_seconds} s; log:\n{log_path.read_text()[-4000:]}")
                 step, size = _last(run)
                 if waiting and step >= waiting[0].step and waiting[0].workers in (None, size):
                     action = waiting.pop(0)
-                    notes.append(f"{action.what} at step {step}, {now - began:.1f} s")
+                    acts.append({"what": action.what, "step": step, "at": time.time()})
                     if action.what == "driver":
                         driver.kill()
                         driver.wait()
                         driver = start()
                     else:
-                        _act(cluster, action.what, doomed, drain_seconds)
+                        cluster.act(action.what, drain_seconds)
                 if driver.poll() is not None:
                     break
         finally:
             driver.kill()
             cluster.close()
-    outcome = read_outcome(run, time.monotonic() - began, log_path.read_text(), notes)
+    outcome = read_outcome(run, time.monotonic() - began, log_path.read_text(), acts)
     if driver.returncode:
         raise RuntimeError(f"raylm train gave {driver.returncode}: {log_path.read_text()[-6000:]}")
     if waiting:
-        raise RuntimeError(f"the run ended before {waiting}; {notes}")
+        raise RuntimeError(f"the run ended before {waiting}; {acts}")
     return outcome
 
 
@@ -311,21 +286,3 @@ def _last(run: Path) -> tuple[int, int]:
     except (OSError, IndexError, ValueError):
         return 0, 0
     return line["step"], line["workers"]
-
-
-def _act(cluster: Cluster, what: str, doomed: list[tuple[float, Any]], drain_seconds: float) -> None:
-    if what == "add":
-        cluster.add()
-        return
-    node = cluster.nodes[-1]
-    if what == "kill_worker":
-        cluster.kill_worker(node)
-        return
-    cluster.nodes.remove(node)
-    if what == "kill":
-        cluster.signal(node, signal.SIGKILL)
-    elif what == "freeze":
-        cluster.signal(node, signal.SIGSTOP)
-    elif what == "drain":
-        cluster.drain(node, drain_seconds)
-        doomed.append((time.monotonic() + drain_seconds, node))

@@ -141,6 +141,18 @@ class LocalCluster:
         if done.returncode:
             raise TrainingError(f"Ray would not drain {name}: {done.stderr.strip()[-300:]}")
 
+    def kill(self, name: str) -> None:
+        """End a node and all that runs on it at once, as when its machine is taken away."""
+        self.send(name, signal.SIGKILL)
+
+    def send(self, name: str, number: signal.Signals) -> None:
+        """Send a signal to every process of a node: SIGSTOP freezes it, SIGCONT thaws it."""
+        _signal(self.processes(name), number)
+
+    def processes(self, name: str) -> list[psutil.Process]:
+        """A node's processes, its workers among them."""
+        return _tree(self._find(name))
+
     def down(self) -> None:
         """End every node that this cluster started, and nothing else."""
         processes = [process for node in self.nodes() for process in _tree(node)]

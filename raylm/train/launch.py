@@ -158,9 +158,12 @@ def _last_loss(run: Place) -> float | None:
 
 
 def _start_ray(job: Job) -> None:
+    address = job.where.address or os.environ.get("RAY_ADDRESS")
+    if address and (Path.home() / ".ray" / "auth_token").exists():
+        # Ray sends the user's token only when told to, and is told once, when it is imported.
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
     import ray
 
-    address = job.where.address or os.environ.get("RAY_ADDRESS")
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING, "configure_logging": True}
     try:
         if address:
