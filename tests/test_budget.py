@@ -1,14 +1,9 @@
-"""The plan of a job against what torch really counts: parameters, activations, and the tensors of live engines.
-
-Run as a script this file is one rank of a measurement: `python tests/test_budget.py DTYPE RANK WORLD PORT`.
-"""
+"""The plan of a job against what torch really counts: parameters, activations, and the tensors of live engines."""
 
 from __future__ import annotations
 
 import gc
-import json
 import os
-import socket
 import subprocess
 import sys
 import weakref
@@ -17,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from ranks import ranks
 
 from raylm.config.schema import PRESETS, Job, ModelSettings
 from raylm.model.budget import STAGES, Plan, activation_bytes, flops_per_token, plan, plan_lines, shape_of
@@ -188,7 +184,9 @@ def test_every_stage_holds_what_the_plan_says_at_any_type_and_size(dtype: str, w
 
 def _hold_against_plan(dtype: str, workers: int) -> None:
     made = plan(job(dtype=dtype), VOCABULARY, sequence_length=LENGTH, workers=[workers])
-    for stage, peak in measured_on_cpu(dtype, workers):
+    with ranks(workers) as processes:
+        measured = processes.run(measure, workers, dtype)[0]
+    for stage, peak in measured:
         cell = made.at(stage, workers)
         facts = f"stage {stage}: measured {peak}, planned {cell.total}, {cell}"
         assert peak <= cell.total * 1.03, facts
@@ -196,46 +194,19 @@ def _hold_against_plan(dtype: str, workers: int) -> None:
         assert peak >= (cell.total - cell.buffers) * 0.97, facts
 
 
-def measured_on_cpu(dtype: str, workers: int) -> list[tuple[int, int]]:
-    """(stage, bytes at the peak of a step on rank 0) of live engines."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, __file__]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    ranks = [
-        subprocess.Popen(
-            [*command, dtype, str(rank), str(workers), str(port)], stdout=subprocess.PIPE, text=True, env=environment
-        )
-        for rank in range(workers)
-    ]
-    try:
-        outputs = [rank.communicate(timeout=240)[0] for rank in ranks]
-    finally:
-        for rank in ranks:
-            rank.kill()
-    assert all(rank.returncode == 0 for rank in ranks)
-    return [(stage, peak) for stage, peak in json.loads(outputs[0].splitlines()[-1])]
-
-
-def measure(dtype: str, rank: int, world: int, port: int) -> list[tuple[int, int]]:
-    """A few steps of an engine at each stage, and the most that each held."""
-    from raylm.train.group import form_group, leave_group
-
+def measure(group: Any, dtype: str) -> list[tuple[int, int]]:
+    """A few steps of an engine at each stage, and the most bytes that each held on this rank."""
     found = []
     for stage in STAGES:
-        group = form_group(
-            address=f"127.0.0.1:{port}", rank=rank, size=world, generation=stage, timeout_seconds=60, backend="gloo"
-        )
         with metered() as meter:
             engine = _engine(job(dtype=dtype), stage, group)
             gc.collect()
             meter.peak = meter.now
-            _run(engine, rank, world)
+            _run(engine, group.rank, group.size)
             found.append((stage, meter.peak))
             engine.destroy()
         del engine
-        leave_group(group)
+        gc.collect()
     return found
 
 
@@ -352,18 +323,9 @@ def gpu_peak(stage: int, checkpointing: bool) -> int:
     """Bytes that torch's allocator gave out at most during three steps of llama-350m on this machine's GPU."""
     import torch
 
-    from raylm.train.group import form_group
+    from raylm.train.group import single
 
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    group = form_group(address=f"127.0.0.1:{port}", rank=0, size=1, generation=0, timeout_seconds=60, backend="nccl")
-    engine = _engine(gpu_job(checkpointing), stage, group)
+    engine = _engine(gpu_job(checkpointing), stage, single())
     torch.cuda.reset_peak_memory_stats()
     _run(engine, 0, 1)
     return int(torch.cuda.max_memory_allocated())
-
-
-if __name__ == "__main__":
-    print(json.dumps(measure(sys.argv[1], *map(int, sys.argv[2:]))), flush=True)
-    os._exit(0)  # DeepSpeed's atexit hooks want a group that has been left

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from ranks import ranks
 
 from raylm.checkpoint.chunks import Chunk
 from raylm.checkpoint.save import begin_save, tied_names
@@ -23,6 +24,7 @@ from raylm.evaluate import evaluate, tokens_per_byte
 from raylm.export import export
 from raylm.generate import Sampling, choose, decoded, generate
 from raylm.prep import tokenizer as tokenizers_
+from raylm.records import MicroBatch
 from raylm.shards import ShardWriter, make_manifest, write_manifest
 from raylm.storage import Place, Reach
 from raylm.trained import Trained, open_trained
@@ -189,6 +191,71 @@ def refused(place: Path) -> RaylmError:
         open_trained(str(place))
     assert caught.value.hint
     return caught.value
+
+
+def trained_and_saved(group: Any, run: Place, job: Job, vocab_size: int, stage: int, dtype: str) -> float:
+    """A step of a real engine, its checkpoint at step 20, and its loss then, without dropout."""
+    from raylm.checkpoint import layout
+    from raylm.config.schema import ZeroSettings
+    from raylm.model.build import build_model, config_dict
+    from raylm.train.engine import Engine
+
+    settings = job.model.model_copy(update={"dtype": dtype})
+    model = build_model(settings, vocab_size=vocab_size, sequence_length=LENGTH, seed=1)
+    config = config_dict(model.config)
+    engine = Engine.build(
+        model,
+        group,
+        zero=ZeroSettings(stage=stage),  # type: ignore[arg-type]
+        optim=job.optim,
+        model_settings=settings,
+        micro=2,
+        accumulation=1,
+    )
+    lanes = [lane_batch(group.rank)]
+    engine.step(lanes, step=0, seed=0, global_tokens=2 * group.size * (LENGTH - 1), lr=0.01, skip_bad=False)
+    begin_save(
+        run / "checkpoints",
+        step=20,
+        attempt=1,
+        rank=group.rank,
+        world_size=group.size,
+        held=layout.owned(engine.raw),
+        scalars=layout.scalars(engine.raw),
+        meta={"model_config": config, "model": settings.model_dump(mode="json"), "tied": tied_names(engine.model)},
+        asynchronous=False,
+    ).wait(60)
+    total, tokens = engine.evaluate(lanes, 1)
+    engine.destroy()
+    return total / tokens
+
+
+def lane_batch(lane: int) -> MicroBatch:
+    tokens = np.random.default_rng(lane).integers(0, 250, (2, LENGTH))
+    return MicroBatch(lane, tokens, tokens, (np.zeros(1, np.int32),) * 2, np.arange(2), np.zeros(2, np.int64))
+
+
+@pytest.mark.parametrize(("stage", "dtype"), [(3, "fp32"), pytest.param(2, "bf16", marks=pytest.mark.sweep)])
+def test_what_two_workers_saved_is_the_model_that_they_had(run: Run, tmp_path: Path, stage: int, dtype: str) -> None:
+    import torch
+
+    from raylm.model.loss import loss_sum, target_tokens
+
+    copied = tmp_path / "made"
+    shutil.copytree(run.place.url, copied)
+    vocab_size = run.model.config.vocab_size
+    with ranks(2) as processes:
+        theirs = processes.run(trained_and_saved, 2, Place(str(copied)), run.job, vocab_size, stage, dtype)[0]
+    opened = open_trained(str(copied))
+    assert (opened.info.step, opened.info.dtype) == (20, dtype)
+    batches = [lane_batch(lane) for lane in range(2)]
+    sums = [
+        loss_sum(opened.model, *(torch.from_numpy(array) for array in (batch.tokens, batch.labels)), None).item()
+        for batch in batches
+    ]
+    mine = sum(sums) / sum(target_tokens(batch.labels) for batch in batches)
+    assert mine == pytest.approx(theirs, rel=1e-6)
+    assert abs(mine - math.log(vocab_size)) > 0.01, "a step must have been made"
 
 
 def test_what_is_no_model_is_refused_in_plain_words(run: Run, tmp_path: Path) -> None:
