@@ -20,7 +20,7 @@ from raylm.deploy.local import SEAT, LocalCluster, NodeShape
 from raylm.errors import RaylmError
 
 
-def main() -> int:
+def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     default = Path(os.environ.get("TMPDIR", "/tmp")) / f"raylm-cluster-{os.getuid()}"
     parser.add_argument("--folder", type=Path, default=default, help="state, logs and sockets of this cluster")
@@ -38,7 +38,11 @@ def main() -> int:
         command.add_argument("node")
     commands.add_parser("status", help="which nodes live")
     commands.add_parser("down", help="end every node started here")
-    arguments = parser.parse_args()
+    return parser
+
+
+def main() -> int:
+    arguments = parser().parse_args()
     try:
         act(LocalCluster(arguments.folder), arguments)
     except RaylmError as error:

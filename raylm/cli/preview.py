@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from raylm.config.schema import Job
 from raylm.errors import DataError, StorageError
+from raylm.shards import MANIFEST_NAME, read_manifest
 from raylm.storage import Place
 from raylm.units import count, size
 
@@ -49,15 +50,13 @@ def train_rows(job: Job) -> Rows:
 
 def _data(job: Job) -> tuple[int, str]:
     """Tokens a sequence, and the shards in words; where there are none yet, what prepare would make."""
-    from raylm.shards import read_manifest
-
     tokens, length = 0, job.prepare.sequence_length
     for source in job.data_sources:
         place = Place(source.path, job.object_store.reach())
         try:
             manifest = read_manifest(place)
         except (DataError, StorageError) as error:
-            return length, f"{source.path}: {error.message}"
+            return length, f"not to be read: {error.message}"
         tokens += manifest.train_tokens
         length = manifest.sequence_length
     where = ", ".join(source.path for source in job.data_sources)
@@ -79,12 +78,19 @@ def _raw_tokens(job: Job) -> str:
 
 
 def _state(folder: Place) -> str:
-    return f"{folder.url}{' (finished already)' if (folder / 'manifest.json').exists() else ''}"
+    try:
+        done = (folder / MANIFEST_NAME).exists()
+    except StorageError as error:
+        return f"{folder.url} (cannot be read now: {error.message})"
+    return f"{folder.url} (finished already)" if done else folder.url
 
 
 def _progress(job: Job) -> str:
     from raylm.checkpoint.restore import newest
 
     run = Place(job.run_url, job.object_store.reach())
-    found = newest(run / "checkpoints")
+    try:
+        found = newest(run / "checkpoints")
+    except StorageError as error:
+        return f"{run.url} (cannot be read now: {error.message})"
     return run.url if found is None else f"{run.url} (goes on from step {found.step})"
