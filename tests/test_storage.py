@@ -110,6 +110,25 @@ def test_of_racing_creators_exactly_one_wins(folder: Place) -> None:
     assert not (folder / "attempt").create_once(b"late")
 
 
+def test_threads_share_a_store(folder: Place) -> None:
+    wrong: list[int] = []
+
+    def work(number: int) -> None:
+        for turn in range(5):
+            place = folder / f"{number}/{turn}"
+            place.write_bytes(bytes([number, turn]) * 5000)
+            if place.read_range(0, 4) != bytes([number, turn]) * 2 or len(place.read_bytes()) != 10_000:
+                wrong.append(number)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+    assert len(folder.glob("*/*")) == 40
+
+
 def test_a_missing_file_is_named(folder: Place) -> None:
     with pytest.raises(NotFound, match=f"cannot read {folder.url}/none: it does not exist"):
         (folder / "none").read_bytes()

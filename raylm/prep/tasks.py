@@ -47,10 +47,11 @@ def run_on_ray(job: Job, output: Place, units: Sequence[Unit]) -> Iterator[UnitR
             compute=ray.data.TaskPoolStrategy(size=job.prepare.workers),
         )
         dataset.context.enable_progress_bars = False
-        for row in dataset.iter_rows():
-            if row["error"]:
-                raise pickle.loads(row["error"])
-            yield UnitResult.from_json(row["result"])
+        with _lost_tasks():
+            for row in dataset.iter_rows():
+                if row["error"]:
+                    raise pickle.loads(row["error"])
+                yield UnitResult.from_json(row["result"])
 
 
 def _task(row: dict[str, Any], work: Any) -> dict[str, Any]:
@@ -63,6 +64,22 @@ def _task(row: dict[str, Any], work: Any) -> dict[str, Any]:
     except RaylmError as error:
         return {"result": "", "error": pickle.dumps(error)}
     return {"result": result.to_json(), "error": b""}
+
+
+@contextlib.contextmanager
+def _lost_tasks() -> Iterator[None]:
+    """Say in words that nodes or worker processes went for good; a task's own exception passes as it is."""
+    import ray
+
+    try:
+        yield
+    except ray.exceptions.RayTaskError:
+        raise
+    except ray.exceptions.RayError as error:
+        raise RaylmError(
+            f"preparation stopped: {type(error).__name__}: {error}",
+            hint="run it again: finished units stay; if memory ran out, lower prepare.unit_bytes or prepare.workers",
+        ) from error
 
 
 @contextlib.contextmanager
