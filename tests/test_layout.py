@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import count, pairwise
 from typing import Any
 
 import numpy as np
@@ -41,9 +41,10 @@ class Stay:
 # What a process holds between the groups it is in: pieces of state, and the optimizer's counter.
 _held: list[tuple[Chunk, Any]] = []
 _scalars: dict[str, int | float] = {}
+_journeys = count(1)
 
 
-def train(group: Group, stay: Stay, since: int, options: dict[str, Any], leaving: int, lost: str) -> Any:
+def train(group: Group, journey: int, stay: Stay, since: int, options: dict[str, Any], leaving: int, lost: str) -> Any:
     """Take up the state from memory, train, and lay it down again; ranks >= `leaving` are about to go.
 
     With lost="neighbour" each rank keeps a copy of its neighbour's part, as against a kill; with "told" the leavers
@@ -51,16 +52,19 @@ def train(group: Group, stay: Stay, since: int, options: dict[str, Any], leaving
     """
     from raylm.checkpoint import layout, memory
 
+    if _scalars.get("journey") != journey:  # processes live on from test to test
+        _held.clear()
+        _scalars.clear()
     engine = build(group, stage=stay.stage, **(options | ({"seed": FRESH_SEED} if since else {})))
     if since:
-        memory.reshard(group, _held, layout.wanted(engine.raw))
+        memory.reshard(group, _held, layout.wanted(engine.raw), step=since if _held else None)
         layout.adopted(engine.raw, _agreed(group, _scalars))
     losses = {step: take(engine, step).loss_sum / targets(step) for step in range(since, stay.until)}
     untrained = [
         float(buffer.double().sum()) for name, buffer in engine.model.named_buffers() if "inv_freq" not in name
     ]
     _held[:] = memory.snapshot(layout.owned(engine.raw))
-    _scalars.update(layout.scalars(engine.raw))
+    _scalars.update(layout.scalars(engine.raw), journey=journey)
     engine.destroy()
     if lost == "neighbour":
         _held.extend(memory.copies(group, _held, [(group.rank - 1) % group.size] if group.size > 1 else []))
@@ -85,9 +89,9 @@ def _agreed(group: Group, mine: dict[str, int | float]) -> dict[str, int | float
 def walk(pool: Ranks, stays: list[Stay], lost: str = "told", **options: Any) -> list[float]:
     """Losses by step over the stays, in the same processes throughout."""
     losses: dict[int, float] = {}
-    since = 0
+    since, journey = 0, next(_journeys)
     for stay, following in zip(stays, [*stays[1:], stays[-1]], strict=True):
-        results = pool.run(train, stay.size, stay, since, options, min(stay.size, following.size), lost)
+        results = pool.run(train, stay.size, journey, stay, since, options, min(stay.size, following.size), lost)
         assert all(result == results[0] for result in results)
         if options.get("frozen"):
             assert results[0][1] == [21.0, 1.0], "buffers are the first model's"
@@ -241,6 +245,17 @@ def test_lost_state_is_an_error_on_every_rank_and_changes_nothing(pool: Ranks) -
     assert told[0].startswith("no rank holds element ")
     assert "exp_avg_sq" in told[0]
     assert told[0].endswith("resume from the newest checkpoint")
+
+
+def of_two_steps(group: Group) -> None:
+    from raylm.checkpoint import memory
+
+    memory.reshard(group, [(chunk(0, 4, 4), None)], [], step=5 + group.rank)
+
+
+def test_pieces_of_different_steps_are_not_mixed(pool: Ranks) -> None:
+    with pytest.raises(RankFailed, match=r"ranks hold the state of different steps: \[5, 6\]"):
+        pool.run(of_two_steps, 2)
 
 
 def without_counter(group: Group) -> None:

@@ -61,12 +61,20 @@ def copies(group: Members, held: Sequence[tuple[Chunk, Tensor]], of: Sequence[in
     return wanted
 
 
-def reshard(group: Members, held: Sequence[tuple[Chunk, Tensor]], wanted: Sequence[tuple[Chunk, Tensor]]) -> int:
+def reshard(
+    group: Members,
+    held: Sequence[tuple[Chunk, Tensor]],
+    wanted: Sequence[tuple[Chunk, Tensor]],
+    *,
+    step: int | None = None,
+) -> int:
     """Fill every rank's wanted tensors from what the ranks hold; returns the bytes this rank received.
 
-    Pieces may overlap (copies kept for a neighbour); any of them serves. When some element is held by no rank, every
-    rank raises CheckpointError and nothing is written.
+    Pieces may overlap (copies kept for a neighbour); any of them serves. `step` is the one that held pieces are of.
+    When some element is held by no rank, or ranks hold different steps, every rank raises CheckpointError and nothing
+    is written.
     """
+    _one_step(group, step if held else None)
     index = _everyones(group, [chunk for chunk, _ in held], [chunk for chunk, _ in wanted])
     moves = plan([chunks for chunks, _ in index], [chunks for _, chunks in index])
     for move in moves:
@@ -122,6 +130,19 @@ def _fill(
             stop = min([stop, *(span[0] for span in own if span[0] > at)])
         yield Move(source, piece, at - start, target, number, at - chunk.start, stop - at)
         at = stop
+
+
+def _one_step(group: Members, step: int | None) -> None:
+    """Pieces of two steps cover the state as well as those of one, and would be mixed without a sound."""
+    if group.size == 1:
+        return
+    steps: list[int | None] = [None] * group.size
+    dist.all_gather_object(steps, step)
+    if len(different := {number for number in steps if number is not None}) > 1:
+        raise CheckpointError(
+            f"ranks hold the state of different steps: {sorted(different)}",
+            hint="only those that were in the last group may offer state: resume from the newest checkpoint",
+        )
 
 
 def _everyones(group: Members, held: list[Chunk], wanted: list[Chunk]) -> list[tuple[list[Chunk], list[Chunk]]]:

@@ -193,7 +193,12 @@ class Engine:
             self.raw.step()
             return float(norm), False
         self.raw.step()
-        return float(self.raw.get_global_grad_norm()), not self.raw.was_step_applied()
+        skipped = not self.raw.was_step_applied()
+        if skipped and hasattr(self.raw.optimizer, "single_partition_of_fp32_groups"):
+            # Stages 1 and 2 with offload in bf16 keep the bad gradients and would add the next step's to them.
+            for index in self.raw.optimizer.averaged_gradients:
+                self.raw.optimizer.averaged_gradients[index] = None
+        return float(self.raw.get_global_grad_norm()), skipped
 
     def _loss_of(self, batch: MicroBatch) -> Tensor:
         tokens = torch.from_numpy(batch.tokens).to(self.group.device, non_blocking=True)

@@ -114,6 +114,9 @@ def _join(store: Any, rank: int, size: int, patience: timedelta, backend: Backen
 def _drop_group() -> None:
     if dist.is_initialized():
         dist.destroy_process_group()
+    # A group that failed to form was counted, and names are made of the count: with another count than a newcomer's
+    # this process would wait for it under another name.
+    dist.distributed_c10d._world.group_count = 0
     # Sockets close when the last reference goes; until then a peer only notices at its own timeout.
     gc.collect()
 
