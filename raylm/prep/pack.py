@@ -15,9 +15,10 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from raylm.config.schema import PrepareSettings, TextSource
-from raylm.prep import tokenizer as tokenizers_
 from raylm.prep.documents import Skipped, read_piece
 from raylm.prep.plan import Unit
+from raylm.prep.tokenizer import TokenizerFacts
+from raylm.prep.tokenizer import load as load_tokenizer
 from raylm.records import Document
 from raylm.shards import TOKENIZER_FOLDER, Shard, ShardWriter, token_dtype
 from raylm.storage import NotFound, Place, Reach
@@ -86,7 +87,7 @@ def prepare_unit(output: Place, settings: PrepareSettings, source: TextSource, u
         return done
     # One task is promised one CPU; the library would take them all.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    tokenizer, facts = tokenizers_.load(output / TOKENIZER_FOLDER)
+    tokenizer, facts = load_tokenizer(output / TOKENIZER_FOLDER)
     skipped = Skipped()
     counts = dict.fromkeys(
         ("documents", "held_out_documents", "bytes", "held_out_bytes", "tokens", "held_out_tokens"), 0
@@ -127,9 +128,7 @@ def _batches(documents: Iterable[Document], most_bytes: int) -> Iterator[list[Do
 class _Packer:
     """Joins documents into rows of fixed length and writes them; the shard begins with the first document."""
 
-    def __init__(
-        self, output: Place, side: str, number: int, sequence_length: int, facts: tokenizers_.TokenizerFacts
-    ) -> None:
+    def __init__(self, output: Place, side: str, number: int, sequence_length: int, facts: TokenizerFacts) -> None:
         self._path = f"{side}/{number:06d}.parquet"
         self._output = output
         self._sequence_length = sequence_length

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from raylm.config.schema import Job, TextSource
 from raylm.errors import ConfigError, DataError, StorageError
 from raylm.prep import pydocs
-from raylm.prep import tokenizer as tokenizers_
 from raylm.prep.documents import Skipped, read_piece, row_group_bytes
 from raylm.prep.pack import WORK_FOLDER, UnitResult, finished, is_held_out, unit_documents
 from raylm.prep.plan import (
@@ -30,6 +29,9 @@ from raylm.prep.plan import (
     units_of,
 )
 from raylm.prep.tasks import UnitRunner, run_on_ray
+from raylm.prep.tokenizer import copy_loaded, sample, write_trained
+from raylm.prep.tokenizer import load as load_tokenizer
+from raylm.prep.tokenizer import train as train_tokenizer
 from raylm.shards import (
     MANIFEST_NAME,
     TOKENIZER_FOLDER,
@@ -197,12 +199,12 @@ def _make_tokenizer(job: Job, output: Place, plan: Plan, tell: ProgressCallback)
         return
     if settings.path:
         tell(PrepareProgress("copying the tokenizer"))
-        tokenizers_.copy_loaded(Place(settings.path, job.object_store.reach()), folder)
+        copy_loaded(Place(settings.path, job.object_store.reach()), folder)
     else:
         tell(PrepareProgress("training the tokenizer"))
         texts = _tokenizer_texts(job, plan, settings.sample_bytes)
-        tokenizers_.write_trained(folder, tokenizers_.train(texts, settings.vocab_size))
-    _, facts = tokenizers_.load(folder)
+        write_trained(folder, train_tokenizer(texts, settings.vocab_size))
+    _, facts = load_tokenizer(folder)
     done.write_text(json.dumps({"fingerprint": facts.fingerprint}))
 
 
@@ -215,7 +217,7 @@ def _tokenizer_texts(job: Job, plan: Plan, most_bytes: int) -> Iterator[str]:
     for unit in chosen:
         documents = unit_documents(sources[unit.source], unit, job.object_store.reach(), Skipped())
         texts = (document.text for document in documents if not is_held_out(document.text, job.prepare.held_out))
-        for text in tokenizers_.sample(texts, -(-most_bytes // len(chosen))):
+        for text in sample(texts, -(-most_bytes // len(chosen))):
             empty = False
             yield text
     if empty and step == 1:
@@ -263,7 +265,7 @@ def _manifest(job: Job, output: Place, results: list[UnitResult]) -> Manifest:
         counts = sources.setdefault(result.source, {})
         for key, value in result.counts.items():
             counts[key] = counts.get(key, 0) + value
-    _, facts = tokenizers_.load(output / TOKENIZER_FOLDER)
+    _, facts = load_tokenizer(output / TOKENIZER_FOLDER)
     return make_manifest(
         sequence_length=job.prepare.sequence_length,
         vocab_size=facts.vocab_size,

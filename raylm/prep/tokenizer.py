@@ -20,6 +20,7 @@ from raylm.storage import Place
 END_OF_TEXT = "<|endoftext|>"
 _SAVED = "tokenizer.json"
 _CONFIG = "tokenizer_config.json"
+_COPIED = ("tokenizer", "special_tokens", "added_tokens", "vocab", "merges", "chat_template")
 
 
 @dataclass(frozen=True)
@@ -82,11 +83,7 @@ def copy_loaded(source: Place, folder: Place) -> None:
             hint="set prepare.tokenizer.path to a folder with tokenizer.json, or remove it to train one",
         )
     if _SAVED in files:
-        wanted = {
-            name
-            for name in files
-            if name.startswith(("tokenizer", "special_tokens", "added_tokens", "vocab", "merges", "chat_template"))
-        }
+        wanted = {name for name in files if name.startswith(_COPIED)}
         for name in sorted(wanted - {_SAVED}):
             (folder / name).write_bytes(files[name].read_bytes())
         (folder / _SAVED).write_bytes(files[_SAVED].read_bytes())
