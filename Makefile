@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.raylm-ready
-# DeepSpeed's extensions are built with the ninja that stands in the environment.
+# What torch compiles is compiled with the ninja that stands in the environment.
 export PATH := $(abspath $(BIN)):$(PATH)
 
 .DEFAULT_GOAL := help
@@ -20,7 +20,6 @@ setup: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "raylm needs Python 3.11 or newer; try make PYTHON=python3.12 setup")'
-	@command -v g++ >/dev/null || { echo 'raylm needs g++, for extensions that DeepSpeed builds' >&2; exit 1; }
 	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
 # torch first: DeepSpeed's own set-up looks for it.
 	$(BIN)/python -m pip install --quiet setuptools wheel "$$(grep '^torch==' constraints.txt)"

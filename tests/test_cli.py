@@ -218,7 +218,7 @@ LINE = {
 def test_a_step_in_words_tells_loss_speed_workers_and_time_left() -> None:
     pace = Pace(total_steps=35)
     pace.take(LINE)
-    assert step_words(LINE, pace) == "step 5/35  loss 2.5000  lr 1.00e-03  12.3k tokens/s  2 workers  1m 00s left"
+    assert step_words(LINE, pace) == "step 5/35  lr 1.00e-03  loss 2.5000  12.3k tokens/s  2 workers  1m 00s left"
 
 
 def test_plain_lines_are_few_but_hold_the_ends_and_every_event() -> None:

@@ -45,12 +45,15 @@ class Pace:
 
 def step_words(line: Line, pace: Pace) -> str:
     """One metrics line as a person reads it."""
+    return f"step {line['step']}/{pace.total_steps}  lr {float(line['lr']):.2e}  {gauges(line, pace)}"
+
+
+def gauges(line: Line, pace: Pace) -> str:
+    """What a person watches: loss, speed, workers and the time left."""
     loss = float(line["loss"])
     return "  ".join(
         [
-            f"step {line['step']}/{pace.total_steps}",
             f"loss {loss:.4f}" if math.isfinite(loss) else f"loss {loss}",
-            f"lr {float(line['lr']):.2e}",
             f"{count(float(line['tokens_per_second']))} tokens/s",
             f"{line['workers']} worker{'s' if line['workers'] != 1 else ''}",
             f"{duration(pace.left_seconds(line['step']))} left",
@@ -96,13 +99,13 @@ class Bar:
     """A bar at the foot of the terminal, events scrolling above it."""
 
     def __init__(self, total_steps: int, *, started_at: int = 0) -> None:
-        from rich.progress import BarColumn, Progress, TextColumn
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
         self._pace = Pace(total_steps)
         self._progress = Progress(
-            TextColumn("{task.fields[words]}"),
+            MofNCompleteColumn(),
             BarColumn(bar_width=None),
-            TextColumn("{task.percentage:>3.0f}%"),
+            TextColumn("{task.fields[words]}"),
             expand=True,
         )
         self._task = self._progress.add_task("", total=total_steps, completed=started_at, words="starting workers")
@@ -116,7 +119,7 @@ class Bar:
     def on_step(self, line: Line) -> None:
         """Take one metrics line."""
         self._pace.take(line)
-        self._progress.update(self._task, completed=line["step"], words=step_words(line, self._pace))
+        self._progress.update(self._task, completed=line["step"], words=gauges(line, self._pace))
 
     def on_event(self, line: Line) -> None:
         """Take one event line."""
