@@ -184,14 +184,14 @@ def memory(job: Job, shape: Shape, sequence_length: int, stage: int, workers: in
     # Masters and two moments in fp32; stage 0 in fp32 trains the weights themselves.
     optimizer = 8 * whole if stage == 0 and wide else 12 * (whole if stage == 0 else part)
     activations = activation_bytes(job.model, shape, sequence_length, job.batch.micro)
-    buffers = _buckets(stage, size, whole, workers)
+    buffers = _buckets(stage, size, whole, workers, offload=offload)
     step = _step_copies(stage, wide, shape, part)
     host = 0
     if offload:
-        # The shares of gradients and optimizer move to the host; one parameter's gradient passes through the device.
-        host = optimizer + 4 * part
-        buffers += 8 * shape.largest
-        gradients = size * whole if stage == 1 else 0
+        # Optimizer and gradient shares move to the host, the latter also as they add up and as the step reads them.
+        host = optimizer + (8 if stage == 3 else 4 + size) * part
+        gradients = gradients if stage == 1 else 0
+        buffers += 8 * shape.largest  # a parameter's gradient on its way
         optimizer = step = 0
     return Memory(
         stage=stage,
@@ -251,12 +251,12 @@ def _gradients(stage: int, size: int, whole: int, part: int) -> int:
     return 4 * part
 
 
-def _buckets(stage: int, size: int, whole: int, workers: int) -> int:
+def _buckets(stage: int, size: int, whole: int, workers: int, *, offload: bool) -> int:
     """Buffers of communication, and the weights that stage 3 has gathered at any time."""
     bucket = size * min(BUCKET_ELEMENTS, whole)
     if stage == 0:
         return size * min(REPLICA_BUCKET_ELEMENTS, whole) if workers > 1 else 0
-    if stage == 1 and size == 2:
+    if stage == 1 and size == 2 and not offload:
         return 0  # reduced in place
     if stage < 3:
         return 2 * bucket  # one is filled while the other is sent
