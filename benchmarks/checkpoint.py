@@ -4,14 +4,16 @@ raylm against DeepSpeed's own way for the same model: save_checkpoint at 2 worke
 3. Times are medians, in seconds, on local disk; imports and building engines are left out on both sides. raylm's files
 carry checksums and are flushed to disk before they count, DeepSpeed's are left in the page cache.
 
-    python benchmarks/checkpoint.py [--quick] [--stage 1] [--repeats 3]
+    python benchmarks/checkpoint.py [--quick] [--stage 1] [--repeats 3] [--s3] [--keep]
+
+With --s3 raylm's saves and loads are also timed against SeaweedFS, a real object store, on this machine.
 """
 
 from __future__ import annotations
 
-import argparse
+import contextlib
 import functools
-import json
+import os
 import shutil
 import statistics
 import subprocess
@@ -27,7 +29,10 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from ranks import Ranks, ranks  # noqa: E402
 
+from benchmarks.common import arguments, finish, table  # noqa: E402
+
 if TYPE_CHECKING:
+    from raylm.storage import Place
     from raylm.train.engine import Engine
     from raylm.train.group import Group
 
@@ -109,16 +114,11 @@ def digest(engine: Engine) -> list[float]:
     return agree(engine.group, list(sums.values()))
 
 
-def save(group: Group, preset: str, stage: int, folder: str, repeats: int) -> dict[str, Any]:
-    """Save in each of the three ways in turn, as often as asked; a step between any two."""
-    from raylm.checkpoint import layout
-    from raylm.checkpoint.save import begin_save
-    from raylm.storage import Place
-
+def save(group: Group, preset: str, stage: int, folder: str, repeats: int, place: Place) -> dict[str, Any]:
+    """Save in each of the three ways in turn, as often as asked, after a first time that allocates the buffers."""
     engine = build(group, preset, stage)
     step(engine, 0)
-    ways: dict[str, Callable[[int], float]] = {}
-    totals = []
+    totals: list[float] = []
 
     def theirs(turn: int) -> float:
         began = time.perf_counter()
@@ -126,39 +126,50 @@ def save(group: Group, preset: str, stage: int, folder: str, repeats: int) -> di
         return time.perf_counter() - began
 
     def ours(turn: int, *, asynchronous: bool) -> float:
-        began = time.perf_counter()
-        pending = begin_save(
-            Place(folder) / "raylm",
-            step=1 + 2 * turn + asynchronous,
-            attempt=0,
-            rank=group.rank,
-            world_size=group.size,
-            held=layout.owned(engine.raw),
-            scalars=layout.scalars(engine.raw),
-            meta={},
-            asynchronous=asynchronous,
-        )
-        stall = time.perf_counter() - began
-        together(group)
-        total = pending.wait(600).total_seconds
+        stall, total = save_ours(engine, place, 1 + 2 * turn + asynchronous, asynchronous=asynchronous)
         if asynchronous:
             totals.append(slowest(group, total))
         return stall
 
-    ways["save_deepspeed"] = theirs
-    ways["save_synchronous"] = functools.partial(ours, asynchronous=False)
-    ways["stall_asynchronous"] = functools.partial(ours, asynchronous=True)
+    ways: dict[str, Callable[[int], float]] = {
+        "save_synchronous": functools.partial(ours, asynchronous=False),
+        "stall_asynchronous": functools.partial(ours, asynchronous=True),
+    }
+    if folder:
+        ways["save_deepspeed"] = theirs
     times: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(repeats + 1):
         for name, way in ways.items():
             together(group)
             took = slowest(group, way(turn))
-            if turn:  # the first one allocates the buffers
+            if turn:
                 times[name].append(took)
     times["save_asynchronous_total"] = totals[1:]
     result = {"times": times, "digest": digest(engine), "parameters": sum(_sizes(engine))}
     engine.destroy()
     return result
+
+
+def save_ours(engine: Engine, place: Place, number: int, *, asynchronous: bool) -> tuple[float, float]:
+    """Seconds that one save held the caller up, and seconds until it had ended."""
+    from raylm.checkpoint import layout
+    from raylm.checkpoint.save import begin_save
+
+    group = engine.group
+    began = time.perf_counter()
+    pending = begin_save(
+        place,
+        step=number,
+        attempt=0,
+        rank=group.rank,
+        world_size=group.size,
+        held=layout.owned(engine.raw),
+        scalars=layout.scalars(engine.raw),
+        meta={},
+        asynchronous=asynchronous,
+    )
+    stall = time.perf_counter() - began
+    return stall, pending.wait(600).total_seconds
 
 
 def _sizes(engine: Engine) -> Sequence[int]:
@@ -178,18 +189,17 @@ def load_theirs(group: Group, preset: str, stage: int, folder: str) -> tuple[flo
     return took, found
 
 
-def load_ours(group: Group, preset: str, stage: int, folder: str, repeats: int) -> tuple[list[float], list[float]]:
+def load_ours(group: Group, preset: str, stage: int, place: Place, repeats: int) -> tuple[list[float], list[float]]:
     """Find the newest checkpoint and go on from it, into a fresh engine each time."""
     from raylm.checkpoint import layout
     from raylm.checkpoint.restore import fill, newest, open_checkpoint
-    from raylm.storage import Place
 
     times, found = [], []
     for _ in range(repeats):
         engine = build(group, preset, stage, seed=2)
         together(group)
         began = time.perf_counter()
-        latest = newest(Place(folder) / "raylm")
+        latest = newest(place)
         assert latest is not None
         fill(open_checkpoint(latest), layout.wanted(engine.raw))
         layout.adopted(engine.raw, latest.scalars)
@@ -222,20 +232,18 @@ def close(first: Sequence[float], second: Sequence[float]) -> bool:
 
 
 def measure(pool: Ranks, preset: str, stage: int, folder: Path, repeats: int) -> dict[str, Any]:
-    """Everything for one ZeRO stage."""
-    where = str(folder)
-    saved = pool.run(save, SAVED_AT, preset, stage, where, repeats, seconds=1200)[0]
+    """Everything for one ZeRO stage on local disk."""
+    from raylm.storage import Place
+
+    where, place = str(folder), Place(str(folder)) / "raylm"
+    saved = pool.run(save, SAVED_AT, preset, stage, where, repeats, place, seconds=1800)[0]
     times = {name: statistics.median(values) for name, values in saved["times"].items()}
     ours_bytes = bytes_in(next(iter(sorted((folder / "raylm").glob("step-*")))))
     theirs_bytes = bytes_in(folder / "deepspeed" / TAG)
     times["convert_deepspeed"] = convert(where)
     universal_bytes = bytes_in(folder / "deepspeed" / f"{TAG}_universal")
-    times["load_deepspeed"], theirs = pool.run(load_theirs, RESUMED_AT, preset, stage, where, seconds=1200)[0]
-    loads, ours = pool.run(load_ours, RESUMED_AT, preset, stage, where, repeats, seconds=1200)[0]
-    times["load_raylm"] = statistics.median(loads)
-    if not close(ours, saved["digest"]):
-        raise SystemExit(f"what raylm loaded is not what was saved: {ours} and {saved['digest']}")
-    resume_theirs = times["convert_deepspeed"] + times["load_deepspeed"]
+    times["load_deepspeed"], theirs = pool.run(load_theirs, RESUMED_AT, preset, stage, where, seconds=1800)[0]
+    times["load_raylm"] = resume(pool, preset, stage, place, repeats, saved["digest"])
     parameters = saved["parameters"]
     return {
         "stage": stage,
@@ -245,63 +253,87 @@ def measure(pool: Ranks, preset: str, stage: int, folder: Path, repeats: int) ->
         "bytes_per_parameter_deepspeed": round(theirs_bytes / parameters, 2),
         "bytes_per_parameter_universal": round(universal_bytes / parameters, 2),
         "deepspeed_restores_the_same": close(theirs, saved["digest"]),
-        "resume_other_size_speedup": round(resume_theirs / times["load_raylm"], 2),
+        "resume_other_size_speedup": round(
+            (times["convert_deepspeed"] + times["load_deepspeed"]) / times["load_raylm"], 2
+        ),
         "async_stall_ratio": round(times["stall_asynchronous"] / times["save_synchronous"], 3),
-        "stall_over_deepspeed": round(times["stall_asynchronous"] / times["save_deepspeed"], 3),
     }
+
+
+def measure_s3(pool: Ranks, preset: str, stage: int, repeats: int) -> dict[str, Any]:
+    """raylm's part again, to and from an S3 server."""
+    from servers import seaweed
+
+    with tempfile.TemporaryDirectory(prefix="raylm-seaweed-") as folder, seaweed(Path(folder)) as server:
+        place = server.bucket() / "raylm"
+        saved = pool.run(save, SAVED_AT, preset, stage, "", repeats, place, seconds=1800)[0]
+        times = {f"s3_{name}": statistics.median(values) for name, values in saved["times"].items()}
+        times["s3_load_raylm"] = resume(pool, preset, stage, place, repeats, saved["digest"])
+    return {"stage": stage, "seconds": {name: round(value, 3) for name, value in times.items()}}
+
+
+def resume(pool: Ranks, preset: str, stage: int, place: Place, repeats: int, expected: Sequence[float]) -> float:
+    """Median seconds of raylm's load at another number of workers, which must give what was saved."""
+    loads, found = pool.run(load_ours, RESUMED_AT, preset, stage, place, repeats, seconds=1800)[0]
+    if not close(found, expected):
+        raise SystemExit(f"what raylm loaded is not what was saved: {found} and {expected}")
+    return statistics.median(loads)
+
+
+def rows(result: dict[str, Any]) -> list[list[Any]]:
+    """A table's lines for one stage."""
+    seconds, stage = result["seconds"], f"ZeRO-{result['stage']}"
+    if "s3_load_raylm" in seconds:
+        stall, total = seconds["s3_stall_asynchronous"], seconds["s3_save_asynchronous_total"]
+        return [
+            [f"{stage}, S3", "save, waiting for it (s)", "", seconds["s3_save_synchronous"]],
+            [f"{stage}, S3", "asynchronous: stall (s); committed after (s)", "", f"{stall}; {total}"],
+            [f"{stage}, S3", f"resume at {RESUMED_AT} workers (s)", "", seconds["s3_load_raylm"]],
+        ]
+    stall, total = seconds["stall_asynchronous"], seconds["save_asynchronous_total"]
+    converted = f"{seconds['convert_deepspeed']} + {seconds['load_deepspeed']}"
+    written = f"{result['bytes_per_parameter_deepspeed']} + {result['bytes_per_parameter_universal']}"
+    return [
+        [stage, "save, waiting for it (s)", seconds["save_deepspeed"], seconds["save_synchronous"]],
+        [stage, "asynchronous: stall (s); committed after (s)", "", f"{stall}; {total}"],
+        [stage, f"resume at {RESUMED_AT} workers: convert + load (s)", converted, seconds["load_raylm"]],
+        [stage, "bytes a parameter (DeepSpeed: + universal)", written, result["bytes_per_parameter"]],
+        [stage, "the state that was loaded is the one saved", result["deepspeed_restores_the_same"], True],
+    ]
 
 
 def main() -> None:
     """Measure, explain, and end with one line of JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a small model, once")
+    parser = arguments(__doc__ or "")
     parser.add_argument("--stage", type=int, choices=(1, 2, 3), action="append", help="ZeRO stages; 1 and 3")
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=3, help="saves and loads; DeepSpeed converts once")
+    parser.add_argument("--s3", action="store_true", help="raylm to and from SeaweedFS too")
     parser.add_argument("--folder", help="where to write; a temporary folder when not given")
     options = parser.parse_args()
     preset, repeats = ("llama-25m", 1) if options.quick else ("llama-125m", options.repeats)
-    stages = options.stage or ([1] if options.quick else [1, 3])
     results = []
-    with ranks(RESUMED_AT) as pool:
-        for stage in stages:
+    with contextlib.ExitStack() as stack:
+        if options.s3:
+            from servers import CREDENTIALS
+
+            os.environ.update(CREDENTIALS)
+        pool = stack.enter_context(ranks(RESUMED_AT))
+        for stage in options.stage or ([1] if options.quick else [1, 3]):
             folder = Path(tempfile.mkdtemp(prefix="raylm-checkpoint-", dir=options.folder))
-            try:
-                results.append(measure(pool, preset, stage, folder, repeats))
-            finally:
-                shutil.rmtree(folder, ignore_errors=True)
-            explain(results[-1], preset)
-    # The worst of the stages is what is claimed.
-    line = {
-        "benchmark": "checkpoint",
-        "model": preset,
-        "saved_at_workers": SAVED_AT,
-        "resumed_at_workers": RESUMED_AT,
-        "resume_other_size_speedup": min(one["resume_other_size_speedup"] for one in results),
-        "async_stall_ratio": max(one["async_stall_ratio"] for one in results),
-        "stages": results,
+            stack.callback(shutil.rmtree, folder, ignore_errors=True)
+            results.append(measure(pool, preset, stage, folder, repeats))
+            if options.s3:
+                results.append(measure_s3(pool, preset, stage, repeats))
+    on_disk = [one for one in results if "parameters" in one]
+    figures = {
+        # The worst of the stages is what is claimed.
+        "resume_other_size_speedup": min(one["resume_other_size_speedup"] for one in on_disk),
+        "async_stall_ratio": max(one["async_stall_ratio"] for one in on_disk),
+        "parameters": on_disk[0]["parameters"],
     }
-    print(json.dumps(line))
-
-
-def explain(result: dict[str, Any], preset: str) -> None:
-    """The same in words."""
-    seconds = result["seconds"]
-    print(f"{preset}, {result['parameters'] / 1e6:.1f}M parameters, bf16, ZeRO-{result['stage']}")
-    print(f"  save at {SAVED_AT} workers   DeepSpeed {seconds['save_deepspeed']:8.2f} s")
-    print(f"                      raylm     {seconds['save_synchronous']:8.2f} s, waiting for it")
-    print(
-        f"                                {seconds['stall_asynchronous']:8.2f} s of stall, "
-        f"{seconds['save_asynchronous_total']:.2f} s until it is committed"
-    )
-    print(
-        f"  resume at {RESUMED_AT}         DeepSpeed {seconds['convert_deepspeed']:8.2f} s ds_to_universal"
-        f" + {seconds['load_deepspeed']:.2f} s load"
-    )
-    print(f"                      raylm     {seconds['load_raylm']:8.2f} s")
-    print(
-        f"  bytes a parameter   DeepSpeed {result['bytes_per_parameter_deepspeed']:8.2f}"
-        f" + {result['bytes_per_parameter_universal']:.2f} universal; raylm {result['bytes_per_parameter']:.2f}"
-    )
+    title = f"{preset}, {figures['parameters'] / 1e6:.1f}M parameters, bf16, saved at {SAVED_AT} workers\n\n"
+    body = table(["", "", "DeepSpeed", "raylm"], [line for one in results for line in rows(one)])
+    finish("checkpoint", figures, details={"results": results}, table=title + body, keep=options.keep)
 
 
 if __name__ == "__main__":

@@ -574,9 +574,27 @@ def test_no_secret_reaches_storage(folder: Place, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hush-hush-key")
     save_all(folder, 1, data="s3://bucket/data")
     assert not any(b"hush" in place.read_bytes() for place in folder.glob("**/*"))
-    with pytest.raises(CheckpointError, match=r"meta.store.endpoint would put credentials into") as caught:
-        save_all(folder, 2, store={"endpoint": "http://me:hush@host:9000/x"})
-    assert "hush" not in caught.value.message
+    for url in ("http://me:hush@host:9000/x", "https://x.blob/y?sv=1&sig=hush", "s3://hush@bucket/key"):
+        with pytest.raises(CheckpointError, match=r"meta.stores\[0\].endpoint would put credentials into") as caught:
+            save_all(folder, 2, stores=[{"endpoint": url}])
+        assert "hush" not in caught.value.message
+
+
+def test_what_is_no_json_is_refused_before_anything_is_written(folder: Place) -> None:
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        save_all(folder, 1, dtype=torch.float32)
+    assert not folder.exists()
+    assert save_all(folder, 2)[0].committed, "the staging buffer was not given back"
+
+
+def test_a_rank_that_owns_nothing_saves_and_wants_nothing(folder: Place) -> None:
+    tensor = torch.arange(4.0)
+    for rank, held in ((1, []), (0, [(whole("master", "w", tensor), tensor)])):
+        last = begin_save(folder, step=1, attempt=0, rank=rank, world_size=2, held=held, scalars={}, meta={})
+    assert last.wait(30).committed
+    assert load_file((folder / "step-000000001/a0/rank-00001-of-2.safetensors").url) == {}
+    fill(open_checkpoint(committed(folder)[0]), [])
+    assert torch.equal(weights(open_checkpoint(committed(folder)[0]))["w"], tensor)
 
 
 def test_weights_are_a_state_dict_of_the_dtype_asked_for(folder: Place) -> None:

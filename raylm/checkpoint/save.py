@@ -16,6 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs, urlsplit
 
 from raylm.checkpoint import manifest as layout
 from raylm.checkpoint.chunks import Chunk
@@ -34,6 +35,8 @@ WRITE_BYTES = 8 << 20
 # A stream that broke is not resumed but written again, on top of what storage retries by itself.
 WRITE_TRIALS = 3
 FENCE_CHECK_SECONDS = 5.0
+# What signed URLs of the large clouds carry.
+SECRET_PARAMETERS = {"sig", "signature", "token", "x-amz-signature", "x-amz-security-token", "x-goog-signature"}
 
 
 class StaleAttempt(CheckpointError):
@@ -308,11 +311,12 @@ def _commit(save: _Save) -> tuple[bool, int, str]:
     # Between this look and the write a newer attempt may still begin. That does no harm: the checkpoint is whole and
     # of this run, and clean-up touches no step above the newest committed one.
     check_fence(save.folder, save.attempt)
-    place = layout.step_folder(save.folder, save.step) / layout.MANIFEST
-    if _create(place, manifest.to_json()):
+    step_place = layout.step_folder(save.folder, save.step)
+    if _create(step_place / layout.MANIFEST, manifest.to_json()):
         return True, total, ""
     # Another attempt committed this step: the same state, by promise, so it counts as well as this one.
-    return True, total, "the step was committed already"
+    earlier = layout.read_manifest(step_place)
+    return earlier is not None, total, "the step was committed already"
 
 
 def _wait_for_parts(save: _Save) -> list[int]:
@@ -374,16 +378,28 @@ def tied_names(module: torch.nn.Module) -> dict[str, str]:
     return tied
 
 
-def _check_meta(meta: dict[str, Any], path: str = "meta") -> None:
-    """A manifest is read by many: no URL in it may carry a password."""
-    for key, value in meta.items():
-        if isinstance(value, dict):
-            _check_meta(value, f"{path}.{key}")
-        elif isinstance(value, str) and "://" in value and "@" in value.split("://", 1)[1].split("/", 1)[0]:
+def _check_meta(meta: dict[str, Any]) -> None:
+    """Meta must be JSON, which is better known now than in a thread; and no URL in it may carry credentials."""
+    json.dumps(meta)
+    for path, text in _texts(meta, "meta"):
+        url = urlsplit(text) if "://" in text else None
+        if url is not None and ("@" in url.netloc or SECRET_PARAMETERS & parse_qs(url.query.lower()).keys()):
             raise CheckpointError(
-                f"{path}.{key} would put credentials into a checkpoint's manifest",
+                f"{path} would put credentials into a checkpoint's manifest, which is read by many",
                 hint="put them in the environment or the provider's profile, not in a URL",
             )
+
+
+def _texts(value: Any, path: str) -> Iterator[tuple[str, str]]:
+    """Every string in nested JSON, with where it stands."""
+    if isinstance(value, str):
+        yield path, value
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _texts(inner, f"{path}.{key}")
+    elif isinstance(value, list | tuple):
+        for number, inner in enumerate(value):
+            yield from _texts(inner, f"{path}[{number}]")
 
 
 def _utc_now() -> str:
