@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 JOB_NAME = "quickstart.yaml"
 LOST = "node-1"
-PROMPTS = ("Return the ", "The list ", "If the argument ")
+PROMPTS = ("Return the", "The list", "If the argument")
 
 
 @click.command()
@@ -103,7 +103,9 @@ class LosingANode:
 
     def on_event(self, line: Line) -> None:
         """Take one event line."""
-        if self._killed and not self._back and line.get("event") == "resumed":
+        from raylm.report.history import STARTS
+
+        if self._killed and not self._back and line.get("event") in STARTS:
             self._back = True
             _stage("     training goes on; starting another node in its place")
             # In the background: the run must not wait for a node.
@@ -156,8 +158,8 @@ def _look(job: Job) -> str:
     trained = open_trained(job.run_url, job.object_store.reach())
     show(evaluation_rows(evaluate(trained)))
     for prompt in PROMPTS:
-        text = "".join(generate(trained, prompt, Sampling(max_new_tokens=24)))
-        click.echo(f"    {prompt}{text}".replace("\n", "\n    "))
+        text = "".join(generate(trained, prompt, Sampling(max_new_tokens=32)))
+        click.echo(f"    {' '.join(f'{prompt}{text}'.split())}")
     _stage("5/5  writing the report")
     page = write_report(Place(job.run_url, job.object_store.reach()))
     click.echo(page.url)

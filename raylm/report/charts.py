@@ -43,13 +43,17 @@ class Mark:
 
 @dataclass(frozen=True)
 class Axis:
-    """The x axis that every chart of a view shares; `breaks` are the points where a stop was cut out."""
+    """The x axis that every chart of a view shares.
+
+    breaks: points where a stop was cut out, with words. lost: spans whose work was thrown away.
+    """
 
     name: str
     low: float
     high: float
     ticks: tuple[tuple[float, str], ...]
     breaks: tuple[tuple[float, str], ...] = ()
+    lost: tuple[tuple[float, float], ...] = ()
 
     def place(self, x: float) -> float:
         """x in the picture's units."""
@@ -109,13 +113,16 @@ def step_axis(last: int) -> Axis:
     return Axis("step", 0, high, tuple((tick, f"{tick:,.0f}") for tick in ticks))
 
 
-def time_axis(span_seconds: float, breaks: Sequence[tuple[float, float]]) -> Axis:
+def time_axis(
+    span_seconds: float, breaks: Sequence[tuple[float, float]], lost: Sequence[tuple[float, float]] = ()
+) -> Axis:
     """The axis of running time; each break is (where, how long the run was stopped)."""
     high = max(1.0, span_seconds)
     units = ((1, "s"), (60, "min"), (3600, "h"), (86_400, "d"))
     unit, letter = next((u for u in reversed(units) if high >= 3 * u[0]), units[0])
     ticks = tuple((tick * unit, f"{tick:g} {letter}") for tick in nice_ticks(0, high / unit, 8))
-    return Axis("time", 0, high, ticks, tuple((x, f"stopped for {duration(long)}") for x, long in breaks))
+    cuts = tuple((x, f"stopped for {duration(long)}") for x, long in breaks)
+    return Axis("time", 0, high, ticks, cuts, tuple(lost))
 
 
 def value_range(series: Sequence[Series], *, from_zero: bool) -> tuple[float, float]:
@@ -157,6 +164,7 @@ def chart(
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)} over {axis.name}" '
         f'data-axis="{axis.name}" data-chart="{escape(title)}">'
     ]
+    parts += [_lost(axis.place(begin), axis.place(end)) for begin, end in axis.lost]
     parts += [_grid_line(height(tick), label(tick)) for tick in ticks]
     parts += [_tick(axis.place(x), words) for x, words in axis.ticks]
     parts += [_break(axis.place(x), words) for x, words in axis.breaks]
@@ -177,6 +185,13 @@ def _grid_line(y: float, words: str) -> str:
 
 def _tick(x: float, words: str) -> str:
     return f'<text class="tick x" x="{x:.1f}" y="{HEIGHT - 7}">{escape(words)}</text>'
+
+
+def _lost(begin: float, end: float) -> str:
+    return (
+        f'<rect class="lost" x="{begin:.1f}" width="{end - begin:.1f}" y="{TOP}" height="{HEIGHT - TOP - BOTTOM}">'
+        "<title>work thrown away by a loss</title></rect>"
+    )
 
 
 def _break(x: float, words: str) -> str:

@@ -13,6 +13,8 @@ from raylm.errors import ConfigError, DataError
 from raylm.storage import Place
 from raylm.units import duration, size
 
+# How an attempt begins: with nothing saved, or from a checkpoint.
+STARTS = ("started", "resumed")
 # The kinds of event that the page marks, and the class each belongs to.
 LOSS, NOTICE, RESIZE, CHECKPOINT, BAD = "loss", "notice", "resize", "checkpoint", "bad"
 MARKED = {
@@ -122,12 +124,12 @@ def totals(history: History) -> Totals:
     """Divide the run's span into useful, replayed, idle and stopped time."""
     moments = [step.at for step in history.steps] + [event.at for event in history.events]
     # The first line is written when the first step or start is over; what led to it belongs to the span.
-    starts = [event.at - _number(event.fields.get("seconds", 0)) for event in history.of("started", "resumed")]
+    starts = [event.at - _number(event.fields.get("seconds", 0)) for event in history.of(*STARTS)]
     starts += [step.at - step.seconds for step in history.steps[:1]]
     span = max(moments) - min(moments + starts)
     useful = sum(step.seconds for step in history.steps)
     stopped = sum(end - begin for begin, end in stops(history))
-    replayed = sum(_thrown_away(history, event) for event in history.of("resumed"))
+    replayed = sum(end - begin for begin, end in thrown_away(history))
     replayed = min(replayed, max(0.0, span - useful - stopped))
     return Totals(
         useful_seconds=useful,
@@ -136,7 +138,7 @@ def totals(history: History) -> Totals:
         stopped_seconds=stopped,
         tokens=sum(step.tokens for step in history.steps),
         steps=len(history.steps),
-        steps_lost=sum(int(event.fields.get("steps_lost", 0)) for event in history.of("resumed")),
+        steps_lost=sum(int(event.fields.get("steps_lost", 0)) for event in history.of(*STARTS)),
         workers_lost=sum(max(1, len(event.fields.get("ranks", ()))) for event in history.of("worker_lost")),
         resizes=len(history.of("resized")),
         notices=len(history.of("preemption_notice")),
@@ -147,7 +149,7 @@ def totals(history: History) -> Totals:
 def stops(history: History) -> list[tuple[float, float]]:
     """Spans of time, first to last, in which no driver was running: before each start that continues no attempt."""
     found = []
-    for start in history.of("started", "resumed"):
+    for start in history.of(*STARTS):
         began = start.at - _number(start.fields.get("seconds", 0))
         before = [event.at for event in history.events if event.at < began]
         before += [step.at for step in history.steps if step.at < began]
@@ -156,19 +158,24 @@ def stops(history: History) -> list[tuple[float, float]]:
     return found
 
 
-def _thrown_away(history: History, resumed: Event) -> float:
-    """Seconds of training that were lost with the steps this start trains again."""
-    lost = int(resumed.fields.get("steps_lost", 0))
-    if lost == 0:
-        return 0.0
-    # The lost lines were replaced by their replay, so their time is taken from their neighbours: the time from the
-    # last step that still stands to the moment the loss was seen, or else the pace of the steps before.
-    kept = [step for step in history.steps if step.step <= resumed.step and step.at < resumed.at]
-    seen = [event.at for event in history.of("worker_lost") if event.at < resumed.at]
-    if kept and seen and seen[-1] > kept[-1].at:
-        return min(seen[-1] - kept[-1].at, resumed.at - kept[-1].at)
-    pace = sorted(step.seconds for step in kept or history.steps)
-    return lost * pace[len(pace) // 2] if pace else 0.0
+def thrown_away(history: History) -> list[tuple[float, float]]:
+    """Spans of time whose steps were lost and trained again.
+
+    The lost lines were replaced by their replay, so a span runs from the last step that still stands, or the start
+    before it, to the moment the loss was seen; where nobody saw it, it is as long as so many steps usually take.
+    """
+    found = []
+    pace = sorted(step.seconds for step in history.steps)
+    for start in history.of(*STARTS):
+        lost = int(start.fields.get("steps_lost", 0))
+        stands = [step.at for step in history.steps if step.step <= start.step and step.at < start.at]
+        stands += [event.at for event in history.of(*STARTS) if event.at < start.at]
+        if not lost or not stands:
+            continue
+        seen = [event.at for event in history.of("worker_lost") if max(stands) < event.at < start.at]
+        usual = lost * pace[len(pace) // 2] if pace else 0.0
+        found.append((max(stands), min(seen[-1] if seen else max(stands) + usual, start.at)))
+    return found
 
 
 def describe(kind: str, fields: Mapping[str, Any]) -> str:
@@ -177,12 +184,12 @@ def describe(kind: str, fields: Mapping[str, Any]) -> str:
     workers = f"{fields['workers']} worker{'s' if fields['workers'] != 1 else ''}" if "workers" in fields else "workers"
     took = f" after {duration(_number(fields['seconds']))}" if "seconds" in fields else ""
     match kind:
-        case "started":
-            return f"started with {workers}{took}"
-        case "resumed":
+        case "started" | "resumed":
             lost = int(fields.get("steps_lost", 0))
-            replay = f", {lost} step{'s' if lost != 1 else ''} to train again" if lost else ", no step lost"
-            return f"resumed at step {step} with {workers}{took}{replay}"
+            replay = f", {lost} step{'s' if lost != 1 else ''} to train again" if lost else ""
+            if kind == "started":
+                return f"started with {workers}{took}{replay}"
+            return f"resumed at step {step} with {workers}{took}{replay or ', no step lost'}"
         case "worker_lost":
             ranks = fields.get("ranks", [])
             who = f"rank {', '.join(map(str, ranks))} " if ranks else "a worker "

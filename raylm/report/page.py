@@ -21,7 +21,19 @@ from raylm.report.charts import (
     step_axis,
     time_axis,
 )
-from raylm.report.history import MARKED, Event, History, Step, Totals, describe, read_history, stops, totals
+from raylm.report.history import (
+    MARKED,
+    STARTS,
+    Event,
+    History,
+    Step,
+    Totals,
+    describe,
+    read_history,
+    stops,
+    thrown_away,
+    totals,
+)
 from raylm.storage import Place
 from raylm.units import count, duration
 
@@ -83,7 +95,7 @@ def _status(history: History, total: Totals) -> str:
 
 def _tiles(history: History, total: Totals) -> str:
     steps, held_out = history.steps, history.held_out
-    sizes = sorted({step.workers for step in steps})
+    sizes = sorted({step.workers for step in steps} | {int(e.fields.get("workers", 1)) for e in history.of(*STARTS)})
     median = sorted(step.tokens_per_second for step in steps)[len(steps) // 2] if steps else math.nan
     rows = [
         ("loss", f"{steps[-1].loss:.4f}" if steps else "-", f"from {steps[0].loss:.4f}" if steps else ""),
@@ -136,6 +148,8 @@ def _time_bar(total: Totals) -> str:
 
 def _views(history: History) -> str:
     legend = "".join(f"<li>{shape(kind)}{words}</li>" for kind, words in KINDS.items())
+    if thrown_away(history):
+        legend += '<li><i class="swatch lost"></i>work thrown away, over time</li>'
     if stops(history):
         legend += '<li><i class="cut"></i>stopped time cut out</li>'
     return (
@@ -161,7 +175,11 @@ def _step_view(history: History) -> str:
 def _time_view(history: History) -> str:
     clock = Running(history)
     steps = history.steps
-    axis = time_axis(clock.span, [(clock(begin), end - begin) for begin, end in clock.stops])
+    axis = time_axis(
+        clock.span,
+        [(clock(begin), end - begin) for begin, end in clock.stops],
+        [(clock(begin), clock(end)) for begin, end in thrown_away(history)],
+    )
     marks = [Mark(clock(event.at), MARKED[event.kind], _words(event)) for event in history.of(*MARKED)]
     held_out = [(clock(event.at), value) for event, value in history.held_out]
     xs = [clock(step.at) for step in steps]
@@ -240,7 +258,7 @@ def _stairs(xs: Sequence[float], steps: Sequence[Step]) -> list[Point]:
 def _size_in_time(history: History, clock: Running) -> list[Point]:
     """Worker count over time: none between the end of one group and the start of the next."""
     corners = []
-    starts = history.of("started", "resumed")
+    starts = history.of(*STARTS)
     for index, start in enumerate(starts):
         until = starts[index + 1].at if index + 1 < len(starts) else math.inf
         steps = [step for step in history.steps if start.at < step.at <= until]
@@ -254,7 +272,7 @@ def _size_in_time(history: History, clock: Running) -> list[Point]:
 
 def _between_starts(history: History) -> list[range]:
     """Indices of the steps that ran without a start between them."""
-    starts = [event.at for event in history.of("started", "resumed")]
+    starts = [event.at for event in history.of(*STARTS)]
     edges = [0]
     for index in range(1, len(history.steps)):
         before, after = history.steps[index - 1].at, history.steps[index].at
