@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from raylm.config.schema import Job, ModelSettings
@@ -144,7 +145,7 @@ def plan(
 def shape_of(settings: ModelSettings, vocab_size: int, sequence_length: int) -> Shape:
     """The shape of a job's model: a preset's by arithmetic, any other's counted by torch on its meta device."""
     if settings.preset is None:
-        return _counted_shape(settings, vocab_size, sequence_length)
+        return _counted_shape(settings.model_dump_json(), vocab_size, sequence_length)
     preset = SHAPES[settings.preset]
     hidden, table = preset.hidden, vocab_size * preset.hidden
     block = 4 * hidden * hidden + 3 * hidden * preset.intermediate + 2 * hidden
@@ -275,9 +276,11 @@ def _step_copies(stage: int, wide: bool, shape: Shape, part: int) -> int:
     return 8 * min(shape.largest, part)  # one gradient in fp64, for its norm
 
 
-def _counted_shape(settings: ModelSettings, vocab_size: int, sequence_length: int) -> Shape:
+@lru_cache(maxsize=8)  # MFU asks at every step, and counting builds the module
+def _counted_shape(settings_json: str, vocab_size: int, sequence_length: int) -> Shape:
     from raylm.model.build import empty_model, model_config
 
+    settings = ModelSettings.model_validate_json(settings_json)
     config = model_config(settings, vocab_size, sequence_length)
     model = empty_model(config, settings.attention)
     sizes = [parameter.numel() for parameter in model.parameters()]
