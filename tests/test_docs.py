@@ -75,9 +75,11 @@ def test_every_cluster_command_in_readme_parses(words: list[str]) -> None:
     parser.parse_args(words[2:])
 
 
-@pytest.mark.parametrize("module", sorted(set(re.findall(r"python -m (benchmarks\.\w+)", README))))
-def test_every_benchmark_in_readme_exists(module: str) -> None:
-    assert (ROOT / (module.replace(".", "/") + ".py")).is_file()
+@pytest.mark.parametrize("words", [w for w in commands("python") if w[1].startswith("benchmarks/")], ids=shlex.join)
+def test_every_benchmark_in_readme_exists(words: list[str]) -> None:
+    assert (ROOT / words[1]).is_file()
+    assert words[2:] == ["--quick"]
+    assert Path(words[1]).stem in (ROOT / "Makefile").read_text()
 
 
 def test_every_path_in_readme_exists() -> None:
