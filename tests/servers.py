@@ -105,6 +105,8 @@ def seaweed(folder: Path) -> Iterator[S3Server]:
     ports = {name: free_port() for name in names}
     command = [program, "server", f"-dir={data}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer", "-s3"]
     command += [f"-{name}={port}" for name, port in ports.items()]
+    # Its catalogues listen on fixed ports, so that two servers on one machine would collide.
+    command += ["-s3.port.iceberg=0", "-s3.port.lance=0"]
     command += [f"-s3.config={config}", "-master.telemetry=false", "-volume.max=100", "-master.volumeSizeLimitMB=64"]
     with _running(command, folder, ["127.0.0.1", ports["s3.port"]]):
         server = S3Server(f"http://127.0.0.1:{ports['s3.port']}", "seaweed")
