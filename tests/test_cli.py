@@ -221,6 +221,16 @@ def test_a_step_in_words_tells_loss_speed_workers_and_time_left() -> None:
     assert step_words(LINE, pace) == "step 5/35  lr 1.00e-03  loss 2.5000  12.3k tokens/s  2 workers  1m 00s left"
 
 
+def test_the_time_left_forgets_a_slow_first_step_and_follows_a_resize() -> None:
+    pace = Pace(total_steps=1000)
+    for seconds in (30.0, 1.0, 1.0):
+        pace.take({**LINE, "step_seconds": seconds})
+    assert pace.left_seconds(0) == 1000
+    for _ in range(100):
+        pace.take({**LINE, "step_seconds": 2.0})
+    assert pace.left_seconds(0) == pytest.approx(2000, rel=0.01)
+
+
 def test_plain_lines_are_few_but_hold_the_ends_and_every_event() -> None:
     out, now = io.StringIO(), [0.0]
     lines = PlainLines(100, out=out, every_seconds=5, clock=lambda: now[0])

@@ -30,17 +30,20 @@ class Pace:
 
     def __init__(self, total_steps: int) -> None:
         self.total_steps = total_steps
-        self._seconds: float | None = None
+        self._seconds = 0.0
+        self._counted = -1
 
     def take(self, line: Line) -> None:
         """Count one step in."""
         took = float(line["step_seconds"])
-        # About the last twenty steps, so that a resize shows soon.
-        self._seconds = took if self._seconds is None else self._seconds + (took - self._seconds) / 20
+        # The first step warms up: it counts only until the second. After that about the last twenty, so that a
+        # resize shows soon.
+        self._counted += 1
+        self._seconds += (took - self._seconds) / min(20, max(1, self._counted))
 
     def left_seconds(self, step: int) -> float:
         """Seconds until the last step, if nothing changes."""
-        return (self._seconds or 0.0) * max(0, self.total_steps - step)
+        return self._seconds * max(0, self.total_steps - step)
 
 
 def step_words(line: Line, pace: Pace) -> str:
