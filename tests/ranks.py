@@ -13,7 +13,7 @@ import os
 import socket
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
@@ -42,9 +42,19 @@ class Ranks:
         """Every rank's result in rank order; functions and results travel pickled."""
         return self._call(_with_group, size, function, args, seconds)
 
-    def run_bare(self, function: Callable[..., Any], size: int, *args: Any, seconds: float = 300) -> list[Any]:
-        """As run, but `function(rank, size, address, *args)` forms and leaves groups itself."""
-        return self._call(_without_group, size, function, args, seconds)
+    def run_bare(
+        self,
+        function: Callable[..., Any],
+        size: int,
+        *args: Any,
+        seconds: float = 300,
+        dying: Sequence[int] = (),
+    ) -> list[Any]:
+        """As run, but `function(rank, size, address, *args)` forms and leaves groups itself, and some ranks die of it.
+
+        Those answer None.
+        """
+        return self._call(_without_group, size, function, args, seconds, dying)
 
     def close(self) -> None:
         """End the processes."""
@@ -56,7 +66,13 @@ class Ranks:
         self._members.clear()
 
     def _call(
-        self, how: Callable[..., Any], size: int, function: Callable[..., Any], args: tuple[Any, ...], seconds: float
+        self,
+        how: Callable[..., Any],
+        size: int,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        seconds: float,
+        dying: Sequence[int] = (),
     ) -> list[Any]:
         assert size <= self.most
         while len(self._members) < size:
@@ -70,7 +86,9 @@ class Ranks:
         try:
             while len(answers) < size:
                 for rank, (process, pipe) in enumerate(members):
-                    if rank not in answers and pipe.poll(0.005):
+                    if rank in dying and not process.is_alive():
+                        answers[rank] = None
+                    elif rank not in answers and rank not in dying and pipe.poll(0.005):
                         answers[rank] = _answer(rank, pipe)
                     elif rank not in answers and not process.is_alive() and not pipe.poll():
                         raise RankFailed(f"rank {rank} of {size} died with exit code {process.exitcode}")
@@ -80,6 +98,7 @@ class Ranks:
         except RankFailed:
             self.close()
             raise
+        self._members = [member for rank, member in enumerate(self._members) if rank >= size or rank not in dying]
         return [answers[rank] for rank in range(size)]
 
 

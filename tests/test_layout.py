@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import count, pairwise
@@ -107,6 +110,62 @@ def test_three_ranks_two_then_three_again_in_living_processes(pool: Ranks, stage
     measured = walk(pool, [Stay(3, stage, 3), Stay(2, stage, 6), Stay(3, stage, 9)], lost="neighbour")
     assert expected[-1] < expected[0] - 0.5
     np.testing.assert_allclose(measured, expected, rtol=0, atol=2e-6)
+
+
+def survive(rank: int, size: int, address: str, stage: int) -> Any:
+    """Train on three ranks, of which the last kills itself in the midst of step 4; the others go on without it."""
+    from raylm.checkpoint import layout, memory
+    from raylm.train.group import form_group, leave_group
+
+    losses: dict[int, float] = {}
+    group = form_group(address=address, rank=rank, size=size, generation=0, timeout_seconds=60)
+    engine = build(group, stage=stage)
+    for step in range(4):
+        losses[step] = take(engine, step).loss_sum / targets(step)
+    held, scalars = memory.snapshot(layout.owned(engine.raw)), layout.scalars(engine.raw)
+    held += memory.copies(group, held, [(rank - 1) % size])
+    if rank == 2:
+        engine.model.register_forward_hook(lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+    began = time.monotonic()
+    with pytest.raises(RuntimeError):
+        take(engine, 4)
+    engine.destroy()
+    leave_group(group)
+    group = form_group(address=address, rank=rank, size=size - 1, generation=1, timeout_seconds=60)
+    engine = build(group, stage=stage, seed=FRESH_SEED)
+    memory.reshard(group, held, layout.wanted(engine.raw), step=4)
+    layout.adopted(engine.raw, scalars)
+    for step in range(4, 8):
+        losses[step] = take(engine, step).loss_sum / targets(step)
+    seconds = time.monotonic() - began
+    engine.destroy()
+    leave_group(group)
+    return [losses[step] for step in sorted(losses)], seconds
+
+
+@pytest.mark.parametrize("stage", [1, 3])
+def test_survivors_of_a_kill_go_on_in_their_processes_without_losing_a_step(pool: Ranks, stage: int) -> None:
+    expected = walk(pool, [Stay(1, stage, 8)])
+    first, second, third = pool.run_bare(survive, 3, stage, dying=[2])
+    assert third is None
+    assert first[0] == second[0]
+    np.testing.assert_allclose(first[0], expected, rtol=0, atol=2e-6)
+    assert first[1] < 60, "a peer's death is noticed from its closed sockets, not at the group's timeout"
+
+
+@pytest.mark.sweep
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_four_ranks_one_and_any_number_after(pool: Ranks, stage: int, dtype: str) -> None:
+    options = EVERYTHING | {"dtype": dtype}
+    sizes = [4, 1, 2, 4, 3, 1, 4, 2, 3, 4]
+    expected = walk(pool, [Stay(1, stage, 20)], **options)
+    measured = walk(pool, [Stay(size, stage, 2 * number + 2) for number, size in enumerate(sizes)], **options)
+    noise = 5e-6
+    if dtype == "bf16":
+        control = walk(pool, [Stay(4, stage, 20)], **options)
+        noise = 2 * float(np.abs(np.array(control) - np.array(expected)).max())
+    np.testing.assert_allclose(measured, expected, rtol=0, atol=noise)
 
 
 # Every ordered pair of stages, one after another: 0-1, 1-0, 0-2, 2-0, 0-3, 3-1, ...

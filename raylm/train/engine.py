@@ -266,7 +266,8 @@ def forget_group() -> None:
 
 
 def prebuild() -> None:
-    """Build whatever extensions training needs; there are none: see `_adamw`."""
+    """Import what an engine needs, so that set-up fails where training would; nothing has to be compiled."""
+    _deepspeed()
 
 
 _EMPTY = MicroBatch(

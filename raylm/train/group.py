@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -51,28 +52,34 @@ def form_group(
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit():
         raise TrainingError(f"a group's address must be host:port, not {address!r}")
-    patience = timedelta(seconds=timeout_seconds)
     _tell_environment(host, port, rank, size, local_rank)
     device = _device(backend, local_rank)
-    try:
-        store = dist.TCPStore(  # type: ignore[attr-defined]
-            host.strip("[]"),
-            int(port),
-            is_master=rank == 0 if serve is None else serve,
-            timeout=patience,
-            wait_for_workers=False,
-            multi_tenant=True,  # one process may serve generation after generation on one port
-        )
-        meeting = dist.PrefixStore(f"generation-{generation}", store)  # type: ignore[attr-defined]
-        _join(meeting, rank, size, patience, backend)
-    except (RuntimeError, OSError) as error:  # torch's DistError and DistStoreError are RuntimeErrors
-        _drop_group()
-        raise TrainingError(
-            f"rank {rank} could not form generation {generation} of {size} workers at {address} "
-            f"within {timeout_seconds:g} s: {error}",
-            hint="see that every worker started and that workers reach each other on this port",
-        ) from error
-    return Group(rank, size, generation, device, local_rank)
+    until = time.monotonic() + timeout_seconds
+    while True:
+        left = timedelta(seconds=max(1.0, until - time.monotonic()))
+        try:
+            store = dist.TCPStore(  # type: ignore[attr-defined]
+                host.strip("[]"),
+                int(port),
+                is_master=rank == 0 if serve is None else serve,
+                timeout=left,
+                wait_for_workers=False,
+                multi_tenant=True,  # one process may serve generation after generation on one port
+            )
+            meeting = dist.PrefixStore(f"generation-{generation}", store)  # type: ignore[attr-defined]
+            _join(meeting, rank, size, timedelta(seconds=timeout_seconds), backend)
+            return Group(rank, size, generation, device, local_rank)
+        except (RuntimeError, OSError) as error:  # torch's DistError and its kind are RuntimeErrors
+            _drop_group()
+            if isinstance(error, dist.DistNetworkError) and time.monotonic() < until:
+                # Who meets at the old address may have found the old server, just before its owner left it.
+                time.sleep(0.1)
+                continue
+            raise TrainingError(
+                f"rank {rank} could not form generation {generation} of {size} workers at {address} "
+                f"within {timeout_seconds:g} s: {error}",
+                hint="see that every worker started and that workers reach each other on this port",
+            ) from error
 
 
 def single(*, backend: Backend | None = None) -> Group:
