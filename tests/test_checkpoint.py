@@ -235,6 +235,15 @@ def test_without_every_part_nothing_is_committed(folder: Place) -> None:
         open_checkpoint(folder / "step-000000002")
 
 
+def test_a_save_that_was_given_up_is_not_committed_by_a_late_part(folder: Place) -> None:
+    held = shared_out(tensors_of(1), [[0.5]], 2)
+    pending = begin_save(folder, step=1, attempt=1, rank=0, world_size=2, held=held[0], scalars={}, meta={})
+    pending.abandon()
+    assert pending.wait(30).reason == "no part came from rank 1"
+    begin_save(folder, step=1, attempt=1, rank=1, world_size=2, held=held[1], scalars={}, meta={}).wait(30)
+    assert newest(folder) is None
+
+
 def test_parts_that_do_not_cover_the_state_are_never_committed(folder: Place) -> None:
     chunk = Chunk("w", "master", 0, 4, "float32", 10, (10,))
     pending = begin_save(
@@ -547,18 +556,17 @@ def uncommitted(folder: Place, step: int, attempt: int) -> None:
     (place / "rank-00000-of-2.safetensors").write_bytes(b"x" * 100)
 
 
-def test_leftovers_of_older_attempts_go_and_others_stay(folder: Place) -> None:
+def test_what_was_never_committed_goes_once_a_later_step_is(folder: Place) -> None:
     attempt = [claim_attempt(folder) for _ in range(3)][-1]
     save_all(folder, 20, attempt=attempt)
-    uncommitted(folder, 10, 1)  # left by an older attempt
-    uncommitted(folder, 15, attempt)  # may still be on its way
-    uncommitted(folder, 16, 2)
-    uncommitted(folder, 16, attempt)
+    uncommitted(folder, 10, 1)
+    uncommitted(folder, 15, attempt)  # failed: a run saves one step after another
     uncommitted(folder, 20, 2)  # beside what was committed
     uncommitted(folder, 30, 1)  # above the newest: a frozen writer may yet commit it
+    uncommitted(folder, 40, attempt)  # on its way
     assert apply_retention(folder, attempt=attempt, newest=1) == []
     left = {place.url.removeprefix(folder.url + "/").rsplit("/", 1)[0] for place in folder.glob("step-*/a*/*")}
-    assert left == {"step-000000015/a3", "step-000000016/a3", "step-000000020/a3", "step-000000030/a1"}
+    assert left == {"step-000000020/a3", "step-000000030/a1", "step-000000040/a3"}
 
 
 def test_retention_leaves_a_checkpoint_with_a_damaged_manifest_alone(folder: Place) -> None:

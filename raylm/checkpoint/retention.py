@@ -17,9 +17,9 @@ from raylm.storage import Place
 def apply_retention(folder: Place, *, attempt: int, newest: int, best: int = 0) -> list[int]:
     """Remove checkpoints beyond the newest k and the best k by meta["held_out_loss"]; the steps that were removed.
 
-    Also removed: what older attempts left uncommitted below the newest committed step. Above it nothing is touched, so
-    that a frozen writer that wakes up can at worst commit a checkpoint that is whole. Call it from one rank, when a
-    save has been committed; StaleAttempt when a newer attempt has begun.
+    Also removed: what was left uncommitted below the newest committed step, since a run saves one step after another.
+    Above it nothing is touched, so that a frozen writer that wakes up can at worst commit a checkpoint that is whole.
+    Call it from one rank, when a save has been committed; StaleAttempt when a newer attempt has begun.
     """
     check_fence(folder, attempt)
     places = {int(place.name.removeprefix("step-")): place for place in step_folders(folder)}
@@ -37,21 +37,20 @@ def apply_retention(folder: Place, *, attempt: int, newest: int, best: int = 0) 
             removed.append(step)
     for step in sorted(places.keys() - set(removed) - steps_being_read(folder)):
         if step <= max(found):
-            _remove_leftovers(places[step], found.get(step), attempt)
+            _remove_leftovers(places[step], found.get(step))
     return removed
 
 
-def _remove_leftovers(place: Place, committed: CheckpointInfo | None, attempt: int) -> None:
-    """Remove the parts of older attempts that no manifest names."""
-    if committed is None and (place / layout.MANIFEST).exists():  # a damaged manifest
+def _remove_leftovers(place: Place, committed: CheckpointInfo | None) -> None:
+    """Remove parts that no manifest names."""
+    if committed is None:
+        if not (place / layout.MANIFEST).exists():  # one that is there is damaged: it is left to a person
+            place.remove()
         return
-    children = place.list()
-    attempts = [(child, layout.ATTEMPT_FOLDER.fullmatch(child.name)) for child in children]
-    for child, match in attempts:
-        if match and int(match[1]) < attempt and (committed is None or int(match[1]) != committed.manifest.attempt):
+    for child in place.list():
+        match = layout.ATTEMPT_FOLDER.fullmatch(child.name)
+        if match and int(match[1]) != committed.manifest.attempt:
             child.remove()
-    if committed is None and all(match and int(match[1]) < attempt for _, match in attempts):
-        place.remove()
 
 
 def _readable(place: Place) -> CheckpointInfo | None:

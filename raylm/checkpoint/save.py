@@ -59,8 +59,9 @@ class Saved:
 class PendingSave:
     """A save under way."""
 
-    def __init__(self, future: Future[Saved]) -> None:
+    def __init__(self, future: Future[Saved], abandoned: threading.Event) -> None:
         self._future = future
+        self._abandoned = abandoned
 
     def done(self) -> bool:
         """Has it ended, well or not?"""
@@ -69,6 +70,10 @@ class PendingSave:
     def wait(self, timeout: float | None = None) -> Saved:
         """What became of it; raises what went wrong, StaleAttempt included, and TimeoutError while it goes on."""
         return self._future.result(timeout)
+
+    def abandon(self) -> None:
+        """Wait for no peer any longer: a save that a rank could not finish must not be committed by a late one."""
+        self._abandoned.set()
 
 
 @dataclass(frozen=True)
@@ -84,6 +89,7 @@ class _Save:
     meta: dict[str, Any]
     before_commit: Callable[[], None] | None
     commit_timeout_seconds: float
+    abandoned: threading.Event
 
     @property
     def parts_folder(self) -> Place:
@@ -133,7 +139,19 @@ def begin_save(
     """
     _check_meta(meta)
     begun = time.perf_counter()
-    save = _Save(folder, step, attempt, rank, world_size, dict(scalars), meta, before_commit, commit_timeout_seconds)
+    abandoned = threading.Event()
+    save = _Save(
+        folder,
+        step,
+        attempt,
+        rank,
+        world_size,
+        scalars=dict(scalars),
+        meta=meta,
+        before_commit=before_commit,
+        commit_timeout_seconds=commit_timeout_seconds,
+        abandoned=abandoned,
+    )
     stored, header, file_bytes = _arrange([chunk for chunk, _ in held])
     tensors = dict(held)
     STAGING.fill([(one.offset - len(header), tensors[one.chunk]) for one in stored], file_bytes - len(header))
@@ -156,7 +174,7 @@ def begin_save(
         threading.Thread(target=work, name=f"save-step-{step}", daemon=True).start()
     else:
         work()
-    return PendingSave(future)
+    return PendingSave(future, abandoned)
 
 
 def _arrange(chunks: Sequence[Chunk]) -> tuple[tuple[Stored, ...], bytes, int]:
@@ -311,6 +329,8 @@ def _commit(save: _Save) -> tuple[bool, int, str]:
     # Between this look and the write a newer attempt may still begin. That does no harm: the checkpoint is whole and
     # of this run, and clean-up touches no step above the newest committed one.
     check_fence(save.folder, save.attempt)
+    if save.abandoned.is_set():
+        return False, 0, "it was given up"
     step_place = layout.step_folder(save.folder, save.step)
     if _create(step_place / layout.MANIFEST, manifest.to_json()):
         return True, total, ""
@@ -328,12 +348,12 @@ def _wait_for_parts(save: _Save) -> list[int]:
     while save.world_size > 1:
         present = {place.name for place in save.parts_folder.list()}
         missing = sorted(rank for name, rank in awaited.items() if name not in present)
-        if not missing or time.monotonic() > deadline:
+        if not missing or time.monotonic() > deadline or save.abandoned.is_set():
             return missing
         if time.monotonic() - looked_at_fence > FENCE_CHECK_SECONDS:
             check_fence(save.folder, save.attempt)
             looked_at_fence = time.monotonic()
-        time.sleep(pause)
+        save.abandoned.wait(pause)
         pause = min(pause * 1.5, 0.5)
     return []
 

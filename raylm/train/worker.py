@@ -520,6 +520,7 @@ def _settled(session: Session) -> None:
         desk.tell("event", seat.attempt, "checkpoint_failed", fields)
         return
     if not session.first or not done:
+        pending.abandon()  # another rank's part failed, and must not come late
         return
     saved = pending.wait(0)
     if not saved.committed:
