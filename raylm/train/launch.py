@@ -187,6 +187,7 @@ class _Driver:
         self._listeners = {"step": on_step, "event": on_event}
         self._position = 0
         self._error: BaseException | None = None
+        self._ended = threading.Event()
 
     def drive(self) -> TrainResult:
         import ray
@@ -200,9 +201,10 @@ class _Driver:
         fit = threading.Thread(target=self._fit, name="raylm-fit", daemon=True)
         fit.start()
         stopping = False
-        while fit.is_alive():
+        # Not join: a join that Ctrl-C interrupts takes the thread for ended (Python 3.11).
+        while not self._ended.is_set():
             try:
-                fit.join(0.2)
+                self._ended.wait(0.2)
                 self._listen()
             except KeyboardInterrupt:
                 if stopping:
@@ -220,7 +222,7 @@ class _Driver:
         if fatal is not None:
             raise fatal
         if not finished:
-            if stopping:
+            if stopping and self._error is None:
                 raise Interrupted(f"stopped at step {step}, saved", hint="the same command resumes")
             raise TrainingError(
                 f"training ended at step {step} without finishing: {self._error}",
@@ -244,7 +246,9 @@ class _Driver:
         try:
             _trainer(self._job, self._actor).fit()
         except BaseException as error:
-            self._error = error
+            self._error = error  # a thread's edge: the caller's thread tells it
+        finally:
+            self._ended.set()
 
 
 def _trainer(job: Job, actor: Any) -> Any:
