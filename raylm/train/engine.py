@@ -319,6 +319,8 @@ def _deepspeed() -> Any:
     importlib.import_module("deepspeed.utils").logger.setLevel(logging.WARNING)
     bf16_optimizer: Any = importlib.import_module("deepspeed.runtime.bf16_optimizer")
     bf16_optimizer.see_memory_usage = _silent  # it prints, whatever the log level
+    nvtx: Any = importlib.import_module("deepspeed.utils.nvtx")
+    nvtx.enable_nvtx = False  # its profiling marks break a compiled model's graph at every hook
     # It calls torch by older names on every step, and torch says so each time.
     warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
     # Its first use compiles for up to 200 s, and a killed build leaves a lock that hangs the next one.
