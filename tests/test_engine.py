@@ -153,6 +153,7 @@ def test_activation_checkpointing_changes_nothing(pool: Ranks) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1500)
 def test_a_compiled_model_gives_the_same_losses(pool: Ranks) -> None:
     """Needs a C++ compiler and some minutes."""
     for stage in (1, 2, 3):
