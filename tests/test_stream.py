@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import servers
+from servers import Faults, S3Server, proxy
 
 from raylm.config.schema import BatchSettings, DataSettings
 from raylm.errors import DataError
@@ -269,6 +271,31 @@ def spoil(path: Path, damage: str) -> None:
         with ShardWriter(Place(str(path)), SEQUENCE, "uint16", 8, tokenizer="t") as writer:
             for row in range(20):
                 writer.add(row_tokens(0, 30 + row) * 0 + VOCABULARY, row_starts(30 + row))
+
+
+@pytest.mark.parametrize("failing", [False, True])
+def test_object_storage_gives_the_batches_of_local_disk(
+    sources: list[StreamSource], seaweed: S3Server, failing: bool
+) -> None:
+    bucket = seaweed.bucket()
+    for path in Path(sources[0].folder.url).iterdir():
+        (bucket / path.name).write_bytes(path.read_bytes())
+    faults = Faults(servers.failing(0.1) if failing else lambda method, path: "pass")
+    with proxy(seaweed, faults) as server:
+        remote = StreamSource(Place(bucket.url, server.reach()), sources[0].manifest)
+        found, expected = take(stream([remote]), 30), take(stream(sources[:1]), 30)
+    for one, other in zip(found, expected, strict=True):
+        assert all(same(a, b) for a, b in zip(one.micro_batches, other.micro_batches, strict=True))
+    assert not failing or len(faults.counts) > 1
+
+
+def test_a_shard_that_is_gone_from_object_storage_is_one_error(sources: list[StreamSource], seaweed: S3Server) -> None:
+    bucket = seaweed.bucket()
+    for name in ("shard-0.parquet", "shard-2.parquet"):
+        (bucket / name).write_bytes(Path(sources[0].folder.url, name).read_bytes())
+    gone = pytest.raises(DataError, match=r"shard s3://.*/shard-1\.parquet is missing")
+    with stream([StreamSource(bucket, sources[0].manifest)]) as batches, gone:
+        list(itertools.islice(batches, 20))
 
 
 def test_sources_must_agree(sources: list[StreamSource], tmp_path: Path) -> None:

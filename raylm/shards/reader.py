@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from raylm.errors import DataError, StorageError
 from raylm.shards.manifest import FORMAT, Manifest, Shard
-from raylm.storage import NotFound, Place
+from raylm.storage import NotFound, Place, read_unchanging
 
 if TYPE_CHECKING:
     import numpy as np
@@ -127,7 +127,7 @@ def _read_remote(place: Place, shard: Shard, shape: _Shape, groups: list[int]) -
     last = footer.row_group(groups[-1])
     final = last.column(last.num_columns - 1)
     end = _column_start(final) + final.total_compressed_size
-    window = _Window(begin, place.read_range(begin, end - begin), shard.bytes)
+    window = _Window(begin, read_unchanging(place, begin, end - begin), shard.bytes)
     return pq.ParquetFile(pa.PythonFile(window, mode="r"), metadata=footer).read_row_groups(groups, use_threads=False)
 
 
@@ -143,13 +143,13 @@ def _footer(place: Place, shard: Shard, shape: _Shape) -> Any:
 
     try:
         tail_start = max(0, shard.bytes - _TAIL_BYTES)
-        tail = place.read_range(tail_start, shard.bytes - tail_start)
+        tail = read_unchanging(place, tail_start, shard.bytes - tail_start)
         footer_bytes = struct.unpack("<I", tail[-8:-4])[0] + 8
         if tail[-4:] != b"PAR1" or footer_bytes > shard.bytes:
             raise _damaged(place, "it is no Parquet file, or not the one the manifest names")
         if footer_bytes > len(tail):
             tail_start = shard.bytes - footer_bytes
-            tail = place.read_range(tail_start, footer_bytes)
+            tail = read_unchanging(place, tail_start, footer_bytes)
         window = _Window(tail_start, tail, shard.bytes)
         footer = pq.read_metadata(pa.PythonFile(window, mode="r"))
     except NotFound:

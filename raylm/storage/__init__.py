@@ -5,5 +5,6 @@ tried again. Credentials are never held here.
 """
 
 from raylm.storage.place import NotFound, Place, Reach, find
+from raylm.storage.ranges import read_unchanging
 
-__all__ = ["NotFound", "Place", "Reach", "find"]
+__all__ = ["NotFound", "Place", "Reach", "find", "read_unchanging"]
