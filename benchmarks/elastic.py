@@ -1,6 +1,6 @@
 """What does losing, draining or adding a node cost, and does the run stay the same?
 
-    python benchmarks/elastic.py [--scenario kill] [--stage 1] [--quick] [--save]
+    python benchmarks/elastic.py [--scenario kill] [--stage 1] [--quick] [--keep]
 
 Each scenario trains one fp32 job on a several-node Ray cluster on this machine and compares it with one uninterrupted
 worker: `max_loss_difference` over all steps, `missing` and `repeated` sequences of the epoch, `steps_lost`. Losses of
@@ -17,11 +17,12 @@ import time
 from collections import Counter
 from datetime import datetime
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.common import arguments, finish, machine, median
+from benchmarks.common import arguments, finish, table
 from benchmarks.scenarios import (
     Action,
     Outcome,
@@ -63,7 +64,6 @@ def main() -> None:
     parser.add_argument("--stage", type=int, choices=(0, 1, 2, 3), default=1, help="ZeRO stage")
     options = parser.parse_args()
     wanted = options.scenario or (list(QUICK) if options.quick else [*SCENARIOS, "sizes"])
-    began_on = machine()
     figures: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory(prefix="raylm-elastic-") as name:
         folder = Path(name)
@@ -82,17 +82,30 @@ def main() -> None:
     finish(
         "elastic",
         {
-            "scenarios": figures,
-            "floor_seconds": round(floor, 2),
             "recovery_over_floor": round(median(recoveries) / floor, 2) if recoveries else None,
+            "floor_seconds": round(floor, 2),
             "max_loss_difference": max(one["max_loss_difference"] for one in figures.values()),
             "missing": sum(one["missing"] for one in figures.values()),
             "repeated": sum(one["repeated"] for one in figures.values()),
             "steps_lost": {name: one["steps_lost"] for name, one in figures.items()},
+            "scenarios": figures,
         },
-        started_on=began_on,
-        quick=options.quick,
-        save=options.save,
+        details={"zero_stage": options.stage, "steps": STEPS, "quick": options.quick},
+        table=table(
+            ["scenario", "sizes", "loss difference", "steps lost", "seconds to next step", "phases"],
+            [
+                [
+                    name,
+                    "→".join(map(str, one["sizes"])),
+                    f"{one['max_loss_difference']:.1e}",
+                    one["steps_lost"],
+                    one.get("recovery_seconds", ""),
+                    ", ".join(f"{phase} {seconds:.1f}" for phase, seconds in one.get("phases", {}).items()),
+                ]
+                for name, one in figures.items()
+            ],
+        ),
+        keep=options.keep,
     )
 
 
@@ -150,7 +163,7 @@ def _at(line: dict[str, Any]) -> float:
 
 def floor_seconds() -> float:
     """A fresh process that imports what a worker imports and joins a group."""
-    from raylm.train.worker import free_port
+    from raylm.train.session import free_port
 
     began = time.perf_counter()
     subprocess.run(

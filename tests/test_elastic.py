@@ -51,7 +51,9 @@ def train_rank(rank: int, size: int, address: str, job_file: str) -> None:
     from raylm.config.load import load_job
     from raylm.storage import Place
     from raylm.train.coordinator import Coordinator, Seat
-    from raylm.train.worker import LocalDesk, SilentDesk, publish, work
+    from raylm.train.session import LocalDesk, SilentDesk
+    from raylm.train.sources import publish
+    from raylm.train.worker import work
 
     job = load_job(job_file)
     run = Place(job.run_url)

@@ -32,7 +32,7 @@ DOORS = {
     "s3fs": ("raylm.storage",),
     "deepspeed": ("raylm.train.engine", "raylm.checkpoint.layout"),
     "ray.data": ("raylm.prep", "raylm.stream.source"),
-    "ray.train": ("raylm.train.worker", "raylm.train.launch", "raylm.train.policies"),
+    "ray.train": ("raylm.train.worker", "raylm.train.launch"),
     "ray.tune": ("raylm.tune",),
     "kubernetes": ("raylm.deploy",),
     "click": ("raylm.cli",),

@@ -222,7 +222,7 @@ def test_an_error_no_restart_can_mend_ends_the_run(tmp_path: Path) -> None:
 
 
 def test_slots_count_whole_workers_and_forgive_rounding() -> None:
-    from raylm.train.policies import slots
+    from raylm.train.launch.policies import slots
 
     assert slots({"CPU": 7.9999999, "GPU": 4}, {"CPU": 2, "GPU": 1}) == 4
     assert slots({"CPU": 8}, {"CPU": 2, "GPU": 1}) == 0
@@ -267,7 +267,7 @@ def test_what_cannot_work_is_refused_before_anything_starts(job: Job, tmp_path: 
 
 
 def finished_run(job: Job) -> None:
-    from raylm.train.worker import alone
+    from raylm.train.alone import alone
 
     alone(job)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import tempfile
 import threading
 import time
@@ -61,7 +62,7 @@ def train(job: Job, *, on_step: Listener | None = None, on_event: Listener | Non
     Uses the Ray that is initialised, else `where.address` or RAY_ADDRESS, else starts a local one.
     on_step and on_event are called in this thread with each metrics and event line.
     """
-    from raylm.train.worker import publish
+    from raylm.train.sources import publish
 
     job = anchored(job)
     run = Place(job.run_url, job.object_store.reach())
@@ -74,6 +75,9 @@ def train(job: Job, *, on_step: Listener | None = None, on_event: Listener | Non
     owned = not ray.is_initialized()
     if owned:
         _start_ray(job)
+        # Ray takes SIGTERM for itself; a polite kill should save and stop as Ctrl-C does.
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         return _Driver(job, run, on_step, on_event).drive()
     finally:
@@ -104,7 +108,8 @@ def anchored(job: Job) -> Job:
 def preflight(job: Job, run: Place) -> TrainResult | None:
     """Refuse what cannot work before anything is spent; a run that is finished already gives its result."""
     from raylm.checkpoint.restore import newest
-    from raylm.train.worker import check_meta, data_fingerprint, open_sources
+    from raylm.train.saving import check_meta
+    from raylm.train.sources import data_fingerprint, open_sources
 
     sources = open_sources(job)
     lengths = {source.manifest.sequence_length for source in sources}
@@ -231,7 +236,7 @@ class _Driver:
         return TrainResult(self._job.run_url, step, _last_loss(self._run))
 
     def _ask(self, name: str, *args: Any) -> Any:
-        from raylm.train.worker import ActorDesk
+        from raylm.train.session import ActorDesk
 
         return ActorDesk(self._actor).ask(name, *args)
 
@@ -258,7 +263,7 @@ def _trainer(job: Job, actor: Any) -> Any:
     from ray.train.backend import Backend, BackendConfig
     from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
-    from raylm.train.policies import AskCoordinator, LiveNodes
+    from raylm.train.launch.policies import AskCoordinator, LiveNodes
     from raylm.train.worker import ray_worker
 
     os.environ.update({key: os.environ.get(key, value) for key, value in RAY_TRAIN_SETTINGS.items()})
@@ -332,7 +337,7 @@ class CoordinatorActor:
         return getattr(self._coordinator, name)(*args, **kwargs)
 
     def _watch(self, period_seconds: float = 0.25) -> None:
-        from raylm.train.policies import draining_nodes
+        from raylm.train.launch.policies import draining_nodes
 
         while True:
             time.sleep(period_seconds)
