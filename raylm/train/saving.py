@@ -12,7 +12,7 @@ from raylm.config.schema import Job
 from raylm.errors import CheckpointError, RaylmError, StorageError
 from raylm.records import Progress
 from raylm.storage import Place
-from raylm.train.session import Desk, Session
+from raylm.train.session import Desk, LeaveGroup, Session
 from raylm.train.sources import order_settings
 
 if TYPE_CHECKING:
