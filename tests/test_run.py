@@ -218,6 +218,26 @@ def test_an_error_no_restart_can_mend_ends_the_run(tmp_path: Path) -> None:
     assert kinds(tmp_path) == ["failed"]
 
 
+def test_the_feed_gives_each_line_once_and_forgets_the_oldest(tmp_path: Path) -> None:
+    made = coordinator(tmp_path)
+    attempt = begun(made, 1)
+    position = 0
+    seen: list[int] = []
+    for step in range(1, 8):
+        made.metric(attempt, {"step": step, "loss": 1.0})
+        if step % 3 == 0:
+            position, news = made.feed(position)
+            seen += [line["step"] for _, line in news]
+    position, news = made.feed(position)
+    assert seen + [line["step"] for _, line in news] == [1, 2, 3, 4, 5, 6, 7]
+    assert made.feed(position) == (position, [])
+    for step in range(8, 5000):
+        made.event(attempt, "evaluated", {"step": step})
+    _, news = made.feed(position)
+    assert len(news) == 4096
+    assert news[-1][1]["step"] == 4999
+
+
 # --- sizes --------------------------------------------------------------------------------------------------------
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,8 @@ from raylm.errors import RaylmError, TrainingError
 from raylm.storage import Place
 from raylm.train.runlog import Line, RunLog
 
+# What a driver that looks too seldom can still read.
+FEED_LINES = 4096
 # Why a group is asked to save and leave; `stop` ends the run, the others restart it at another size.
 GROW, NOTICE, STOP = "grow", "preemption_notice", "stop"
 
@@ -67,7 +70,8 @@ class Coordinator:
         self._training_seconds = 0.0
         self._stepped_at: float | None = None
         self._begun_at = self._seated_at = clock()
-        self._feed: list[tuple[str, Line]] = []
+        self._feed: deque[tuple[str, Line]] = deque(maxlen=FEED_LINES)
+        self._fed = 0
 
     # -- an attempt begins ---------------------------------------------------------------------------------------
 
@@ -149,7 +153,7 @@ class Coordinator:
                 self._best_step = line["step"]
                 self._failures_in_a_row = 0
             self._log.metric({**line, "attempt": attempt})
-            self._feed.append(("step", line))
+            self._tell("step", line)
         self._log.flush_if_due()
 
     def audit(self, attempt: int, step: int, rows: Iterable[tuple[int, int, int]]) -> None:
@@ -277,15 +281,21 @@ class Coordinator:
         return self._finished
 
     def feed(self, start: int) -> tuple[int, list[tuple[str, Line]]]:
-        """Steps and events recorded since position `start`, and the new position."""
-        return len(self._feed), self._feed[start:]
+        """Steps and events recorded since position `start`, the newest FEED_LINES at most, and the new position."""
+        with self._lock:
+            news = min(self._fed - start, len(self._feed))
+            return self._fed, list(self._feed)[len(self._feed) - news :]
 
     def close(self) -> None:
         """Write out everything and let go."""
         self._log.close()
 
     def _event(self, kind: str, **fields: Any) -> None:
-        self._feed.append(("event", self._log.event(kind, **fields)))
+        self._tell("event", self._log.event(kind, **fields))
+
+    def _tell(self, kind: str, line: Line) -> None:
+        self._feed.append((kind, line))
+        self._fed += 1
 
 
 def _counter() -> Callable[[], int]:

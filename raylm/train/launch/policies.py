@@ -73,6 +73,7 @@ class LiveNodes(ScalingPolicy):  # type: ignore[misc]
         self._told_waiting = False
         self._checked_at = float("-inf")
         self._seen_room = False
+        self._size = self._grown_from = 0
 
     def _get_num_workers_for_resource_request(self) -> int:
         return int(self.scaling_config.max_workers)
@@ -93,6 +94,9 @@ class LiveNodes(ScalingPolicy):  # type: ignore[misc]
             return NoopDecision()
         self._waiting_since, self._told_waiting = None, False
         self._checked_at, self._seen_room = now, False
+        if self._grown_from and size <= self._grown_from:
+            self._grow_check_seconds *= 2  # the room was gone when it was wanted: look less often
+        self._size, self._grown_from = size, 0
         self._call("begin", size)
         return self._resize(size)
 
@@ -110,6 +114,7 @@ class LiveNodes(ScalingPolicy):  # type: ignore[misc]
         self._checked_at = now
         free = room(self.scaling_config._resources_per_worker_not_none)
         if free > 0 and self._seen_room:
+            self._grown_from = self._size
             self._call("ask_to_leave", GROW, room=free)
         self._seen_room = free > 0
         return NoopDecision()
