@@ -15,13 +15,16 @@ seek_over_start          raylm's first batch at 80 % over at step 0, the larger 
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import json
 import os
+import re
 import shutil
 import statistics
 import subprocess
 import sys
+import sysconfig
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -38,7 +41,7 @@ from benchmarks.common import arguments, finish, table  # noqa: E402
 PEERS = ("mosaicml-streaming", "litdata", "datasets")
 PEERS_VENV = ROOT / ".venv-peers"
 READERS = ROOT / "benchmarks" / "stream_readers.py"
-ROW, BATCH = 2048, 32
+ROW, BATCH, VOCABULARY = 2048, 32, 32000
 # mosaicml-streaming pins older transformers and numpy and wants torchvision, none of which it needs here.
 PACKAGES = [
     "mosaicml-streaming==0.13.0",
@@ -110,7 +113,6 @@ def run(python: Path, request: dict[str, Any], *, check: bool = True) -> subproc
         "PYTHONPATH": str(ROOT),
         "HF_HOME": request.get("scratch", tempfile.gettempdir()),
         "HF_HUB_OFFLINE": "1",
-        "AWS_ALLOW_HTTP": "true",  # litdata's client refuses a server without TLS otherwise
     }
     command = [str(python), str(READERS), json.dumps(request)]
     return subprocess.run(command, capture_output=True, text=True, check=check, env=environment, timeout=600)
@@ -150,8 +152,7 @@ def write_data(folder: Path, rows: int, *, peers: bool) -> None:
     from raylm.storage import Place
 
     folder.mkdir()
-    random = np.random.default_rng(0)
-    tokens = (random.zipf(1.2, (rows, ROW)) % 32000).astype(np.uint16)  # compresses about as text's tokens do
+    tokens = some_tokens(rows)
     tokens.tofile(folder / "tokens.bin")
     place, shards = Place(str(folder / "raylm")), []
     for number, part in enumerate(np.array_split(tokens, 8)):
@@ -163,7 +164,7 @@ def write_data(folder: Path, rows: int, *, peers: bool) -> None:
         place,
         make_manifest(
             sequence_length=ROW,
-            vocab_size=32000,
+            vocab_size=VOCABULARY,
             tokenizer="",
             eos_id=0,
             train=shards,
@@ -176,6 +177,18 @@ def write_data(folder: Path, rows: int, *, peers: bool) -> None:
     if peers:
         request = {"reader": "write", "root": str(folder), "tokens": str(folder / "tokens.bin"), "row": ROW}
         run(PEERS_VENV / "bin" / "python", {**request, "scratch": str(folder.parent)})
+
+
+def some_tokens(rows: int) -> np.ndarray[Any, Any]:
+    """Rows of numbered words of Python's standard library, which compress as tokens of a language do."""
+    files = sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py"))
+    text = "\n".join(path.read_text(errors="ignore") for path in files)
+    words = re.findall(r"\w+|\W", text)
+    common = [word for word, _ in collections.Counter(words).most_common(VOCABULARY - 1)]
+    numbers = {word: number for number, word in enumerate(common)}
+    tokens = np.array([numbers.get(word, VOCABULARY - 1) for word in words], dtype=np.uint16)
+    starts = np.random.default_rng(0).integers(0, len(tokens) - ROW, rows)
+    return np.stack([tokens[start : start + ROW] for start in starts])
 
 
 @contextlib.contextmanager

@@ -96,7 +96,11 @@ def mosaicml(asked: Asked) -> Callable[[], Iterator[Any]]:
 def litdata(asked: Asked) -> Callable[[], Iterator[Any]]:
     """litdata with its loader for tokens and its shuffle, in its DataLoader."""
     from litdata import StreamingDataLoader, StreamingDataset
+    from litdata.streaming import downloader
     from litdata.streaming.item_loader import TokensLoader
+
+    # Its fast client refuses a server without TLS, and there is no setting for it.
+    downloader._OBSTORE_CLIENT_OPTIONS["allow_http"] = True
 
     def begin() -> Iterator[Any]:
         options: dict[str, Any] = {}

@@ -11,7 +11,7 @@ from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
-from typing import Any, Literal, Protocol, Self
+from typing import Literal, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -161,29 +161,46 @@ class Stream:
         self._held.clear()
 
     def _micro_batch(self, lane: int) -> MicroBatch:
-        micro, single = self._micro, len(self._sources) == 1
+        if len(self._sources) == 1:
+            block, rows, first, count = self._take(lane, 0, self._micro)
+            if count == self._micro:
+                # Nearly always: rows that lie together, widened in one pass.
+                part = slice(first, first + count)
+                tokens = rows.tokens[part].astype(np.int64)
+                starts = rows.document_starts[part]
+                labels = self._labels(tokens, rows.lengths[part], starts)
+                epochs = np.full(count, block.epoch, dtype=np.int64)
+                return MicroBatch(lane, tokens, labels, starts, self._order.ids(0, block.rows[part]), epochs)
+            self._taken[lane, 0] -= count
+        return self._gathered(lane)
+
+    def _gathered(self, lane: int) -> MicroBatch:
+        """A micro-batch of rows from several sources or blocks."""
+        micro = self._micro
         tokens = np.empty((micro, self._sequence_length), dtype=np.int64)
         lengths = np.empty(micro, dtype=np.int32)
         ids, epochs = np.empty(micro, dtype=np.int64), np.empty(micro, dtype=np.int64)
         starts: list[NDArray[np.int32]] = [_NO_STARTS] * micro
         drawn = self._order.sources_of(lane, self._step)
-        for source in (0,) if single else np.unique(drawn).tolist():
+        for source in np.unique(drawn).tolist():
             places = np.flatnonzero(drawn == source)
             done = 0
             while done < len(places):
                 block, rows, first, count = self._take(lane, source, len(places) - done)
-                part = slice(first, first + count)
-                # A slice is copied and widened in one go; an index array costs a second pass.
-                where: Any = slice(done, done + count) if single else places[done : done + count]
+                part, where = slice(first, first + count), places[done : done + count]
                 tokens[where] = rows.tokens[part]
                 lengths[where] = rows.lengths[part]
                 ids[where] = self._order.ids(source, block.rows[part])
                 epochs[where] = block.epoch
-                for place, row in zip(places[done : done + count].tolist(), rows.document_starts[part], strict=True):
+                for place, row in zip(where.tolist(), rows.document_starts[part], strict=True):
                     starts[place] = row
                 done += count
-        labels = _labels(tokens, lengths, starts if self._document_attention else None)
-        return MicroBatch(lane, tokens, labels, tuple(starts), ids, epochs)
+        return MicroBatch(lane, tokens, self._labels(tokens, lengths, starts), tuple(starts), ids, epochs)
+
+    def _labels(
+        self, tokens: NDArray[np.int64], lengths: NDArray[np.int32], starts: Sequence[NDArray[np.int32]]
+    ) -> NDArray[np.int64]:
+        return _labels(tokens, lengths, starts if self._document_attention else None)
 
     def _take(self, lane: int, source: int, wanted: int) -> tuple[Block, Rows, int, int]:
         """The lane's next rows of a source, as (block, its rows, first, count); at most `wanted`, at least one."""
@@ -213,9 +230,9 @@ def _labels(
 
     The same array as `tokens` where nothing is left out.
     """
-    short = np.flatnonzero(lengths < tokens.shape[1]).tolist()
-    if starts is None and not short:
+    if starts is None and lengths.min() == tokens.shape[1]:
         return tokens
+    short = np.flatnonzero(lengths < tokens.shape[1]).tolist()
     labels = tokens.copy()
     if starts is not None:
         for row, firsts in enumerate(starts):
