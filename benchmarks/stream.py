@@ -7,7 +7,8 @@ environment of their own, which is made on first use (.venv-peers) and borrows t
 
     python benchmarks/stream.py [--quick] [--keep]
 
-tokens_per_second        raylm, threads in the worker, local disk; _s3 from S3, _ray through Ray Data
+tokens_per_second        raylm, threads in the worker, local disk, steady; _ray through Ray Data; _s3 from S3 over
+                         one epoch with the wait for its first batch, since peers keep what they downloaded on disk
 first_batch_seconds      raylm, local disk, at step 0; _80 at 80 % of an epoch; _s3 from S3
 vs_best_peer             raylm's tokens a second over the fastest library's, the smaller of disk and S3
 seek_over_start          raylm's first batch at 80 % over at step 0, the larger of disk and S3
@@ -89,6 +90,7 @@ class Bench:
             "endpoint": self.endpoint if s3 else None,
             "scratch": str(self.scratch),
             "start_row": int(self.rows * start) // BATCH * BATCH,
+            "rows": self.rows,
             "row": ROW,
             "batch": BATCH,
             "workers": contender.workers,

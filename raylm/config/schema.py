@@ -127,8 +127,12 @@ class DataSettings(Settings):
     deliver: Literal["ray", "threads"] = Field(
         "ray", description="Who reads shards after the first steps: Ray Data tasks, or threads in each worker."
     )
-    chunk_rows: int = Field(64, ge=1, description="Rows a shuffled chunk; the row group of the shards.")
-    window_chunks: int = Field(8, ge=1, description="Chunks in a lane's shuffle window.")
+    chunk_rows: int = Field(
+        256, ge=1, description="Rows read at once, from one place of a shard; best a multiple of its groups of 64."
+    )
+    window_chunks: int = Field(
+        4, ge=1, description="Chunks whose rows a lane shuffles together; a worker holds a window a lane, and the next."
+    )
     accept_changed: bool = Field(False, description="Resume although the data's fingerprint changed.")
 
     @model_validator(mode="after")
