@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -284,6 +285,16 @@ def test_what_cannot_work_is_refused_before_anything_starts(job: Job, tmp_path: 
     endless = {"model_type": "llama", "hidden_size": 131072, "intermediate_size": 524288, "num_hidden_layers": 200}
     with pytest.raises(StorageError, match=r"space|free"):
         check(with_(job, model__preset=None, model__config=endless))
+
+
+def test_a_cluster_that_is_not_there_is_said_at_once(job: Job) -> None:
+    from raylm.train.launch import train
+    from raylm.train.session import free_port
+
+    began = time.monotonic()
+    with pytest.raises(TrainingError, match="no Ray cluster answers at 127.0.0.1"):
+        train(with_(job, where__address=f"127.0.0.1:{free_port()}"))
+    assert time.monotonic() - began < 30
 
 
 def finished_run(job: Job) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import tempfile
 import threading
 import time
@@ -164,6 +165,8 @@ def _last_loss(run: Place) -> float | None:
 
 def _start_ray(job: Job) -> None:
     address = job.where.address or os.environ.get("RAY_ADDRESS")
+    if address:
+        _refuse_deaf(address)
     if address and (Path.home() / ".ray" / "auth_token").exists():
         # Ray sends the user's token only when told to, and is told once, when it is imported.
         os.environ.setdefault("RAY_AUTH_MODE", "token")
@@ -180,6 +183,20 @@ def _start_ray(job: Job) -> None:
     except ConnectionError as error:
         raise TrainingError(
             f"no Ray cluster answers at {address or 'this machine'}: {str(error).splitlines()[0]}",
+            hint="check where.address, or leave it out to train on this machine",
+        ) from error
+
+
+def _refuse_deaf(address: str, patience_seconds: float = 5.0) -> None:
+    """Ray itself goes on trying for many minutes where nobody listens."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not port.isdigit():
+        return  # `auto`, and whatever else Ray resolves by itself
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), patience_seconds).close()
+    except OSError as error:
+        raise TrainingError(
+            f"no Ray cluster answers at {address}: {error.strerror or error}",
             hint="check where.address, or leave it out to train on this machine",
         ) from error
 
