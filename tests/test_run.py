@@ -292,7 +292,7 @@ def test_a_cluster_that_is_not_there_is_said_at_once(job: Job) -> None:
     from raylm.train.session import free_port
 
     began = time.monotonic()
-    with pytest.raises(TrainingError, match="no Ray cluster answers at 127.0.0.1"):
+    with pytest.raises(TrainingError, match=r"no Ray cluster answers at 127\.0\.0\.1"):
         train(with_(job, where__address=f"127.0.0.1:{free_port()}"))
     assert time.monotonic() - began < 30
 
