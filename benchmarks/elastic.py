@@ -34,7 +34,8 @@ from benchmarks.scenarios import (
     write_job,
 )
 
-ROWS, STEPS = 480, 32
+# Steps long enough for a node to join while they run.
+ROWS, STEPS, SEQUENCES = 480, 40, 48
 SCENARIOS: dict[str, list[Action]] = {
     "kill": [Action(8, "kill", workers=2)],
     "worker": [Action(8, "kill_worker", workers=2)],
@@ -46,7 +47,7 @@ SCENARIOS: dict[str, list[Action]] = {
         Action(6, "kill", workers=2),
         Action(9, "add", workers=1),
         Action(18, "drain", workers=2),
-        Action(24, "driver"),
+        Action(24, "driver", workers=1),
     ],
 }
 QUICK = ("kill",)
@@ -110,7 +111,10 @@ def main() -> None:
 
 
 def _job(folder: Path, data: Path, name: str, stage: int, **changes: Any) -> Path:
-    return write_job(folder, job_settings(folder / "runs", data, name=name, steps=STEPS, stage=stage, **changes))
+    return write_job(
+        folder,
+        job_settings(folder / "runs", data, name=name, steps=STEPS, stage=stage, batch__sequences=SEQUENCES, **changes),
+    )
 
 
 def _sizes(folder: Path, data: Path, reference: Outcome) -> dict[str, dict[str, Any]]:

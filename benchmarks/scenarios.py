@@ -188,11 +188,12 @@ class Cluster:
         self.address: str = self._cluster.address
         self._doomed: list[tuple[float, str]] = []
         self._gone = {"head"}
+        self._adding = threading.Lock()
 
     def act(self, what: str, drain_seconds: float) -> None:
         """Do one thing to the newest node; whatever takes seconds happens beside the training."""
         if what == "add":
-            threading.Thread(target=self._cluster.add, args=(1, NodeShape(cpus=1, seats=1)), daemon=True).start()
+            threading.Thread(target=self._add, daemon=True).start()
             return
         name = [node.name for node in self._cluster.alive() if node.name not in self._gone][-1]
         if what == "kill_worker":
@@ -208,6 +209,10 @@ class Cluster:
             self._cluster.send(name, signal.SIGSTOP)
         elif what == "drain":
             threading.Thread(target=self._drain, args=(name, drain_seconds), daemon=True).start()
+
+    def _add(self) -> None:
+        with self._adding:  # two that start at once would choose the same socket names
+            self._cluster.add(1, NodeShape(cpus=1, seats=1))
 
     def _drain(self, name: str, seconds: float) -> None:
         self._cluster.drain(name, seconds)

@@ -278,6 +278,7 @@ def _trainer(job: Job, actor: Any) -> Any:
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.backend import Backend, BackendConfig
+    from ray.train.v2._internal.callbacks import DatasetsCallback
     from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
     from raylm.train.launch.policies import AskCoordinator, LiveNodes
@@ -298,6 +299,12 @@ def _trainer(job: Job, actor: Any) -> Any:
             kwargs["scaling_policy"] = LiveNodes(self.scaling_config, actor, job.workers.grow_check_seconds)
             kwargs["failure_policy"] = AskCoordinator(self.run_config.failure_config, actor)
             return super()._initialize_and_run_controller(**kwargs)
+
+        def _create_default_callbacks(self) -> list[Any]:
+            # Shards are read by raylm.stream: Ray Train's own data sets would cost every (re)start an actor, and
+            # the import of Ray Data in each worker before it may begin.
+            found: list[Any] = super()._create_default_callbacks()
+            return [callback for callback in found if not isinstance(callback, DatasetsCallback)]
 
     gpu = job.workers.gpu if job.workers.gpu is not None else ray.cluster_resources().get("GPU", 0) > 0
     resources = {"CPU": job.workers.cpus, **({"GPU": 1} if gpu else {}), **job.workers.resources}
