@@ -261,8 +261,11 @@ Measured = dict[Contender, dict[str, list[float]]]
 def measure_all(bench: Bench, found: list[Contender], rounds: int) -> Measured:
     """Every contender once a round, from the start and at 80 %; raylm's own seeks three times, being a ratio."""
     measured: Measured = {contender: {"start": [], "at_80": [], "tokens_per_second": []} for contender in found}
-    for _ in range(rounds):
+    for number in range(rounds):
         for contender in found:
+            if number and (contender.workers or contender.shuffle_rows):
+                continue  # variants that were slower wherever they were tried: once is enough
+            print(f"round {number + 1} of {rounds}: {contender.label} ({contender.place})", file=sys.stderr, flush=True)
             begun = bench.measure(contender, start=0.0, seconds=bench.seconds)
             runs = measured[contender]
             if not begun:

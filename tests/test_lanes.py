@@ -9,7 +9,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from raylm.errors import ConfigError, DataError
@@ -225,6 +225,7 @@ def test_weights_become_thousandths(weights: list[float], slots: list[int]) -> N
 
 
 @settings(max_examples=50, deadline=None)
+@example([2.0, 5e-324])
 @given(st.lists(st.floats(0, 1e6), min_size=1, max_size=50).filter(lambda weights: sum(weights) > 0))
 def test_thousandths_add_up(weights: list[float]) -> None:
     slots = quantised(weights)

@@ -58,12 +58,12 @@ def quantised(weights: Sequence[float]) -> list[int]:
             f"{positive} data sources are mixed, more than {PERIOD}", hint="join sources when preparing them"
         )
     shares = [weight / total * PERIOD for weight in weights]
-    slots = [max(1, int(share)) if share > 0 else 0 for share in shares]
+    slots = [max(1, int(share)) if weight > 0 else 0 for share, weight in zip(shares, weights, strict=True)]
     # Largest remainder; what the at-least-one rule took too much is given back by the largest.
     while sum(slots) != PERIOD:
         step = 1 if sum(slots) < PERIOD else -1
         gaps = [
-            step * (share - slot) if share > 0 and slot + step > 0 else -np.inf
+            step * (share - slot) if slot > 0 and slot + step > 0 else -np.inf
             for share, slot in zip(shares, slots, strict=True)
         ]
         slots[int(np.argmax(gaps))] += step
