@@ -91,7 +91,8 @@ def test_the_tree_in_readme_is_the_tree() -> None:
     tree = next(block for block in blocks() if block.startswith("raylm/\n"))
     named = set(re.findall(r"(?<![\w./<-])(\w+(?:\.py|/))", tree))
     there = {path.name for path in (ROOT / "raylm").rglob("*.py")} | {"local.py", "results/"}
-    there |= {f"{path.name}/" for folder in (ROOT, ROOT / "raylm") for path in folder.iterdir() if path.is_dir()}
+    folders = [*ROOT.iterdir(), *(ROOT / "raylm").rglob("*")]
+    there |= {f"{path.name}/" for path in folders if path.is_dir()}
     assert named - there == set()
     rooms = {f"{path.name}/" for path in (ROOT / "raylm").iterdir() if (path / "__init__.py").exists()}
     rooms |= {path.name for path in (ROOT / "raylm").glob("*.py")} - {"__init__.py"}
