@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,14 +15,26 @@ import pytest
 from benchmarks.scenarios import environment, job_settings, make_data, read_outcome, run_alone, write_job
 
 
-def start(job: Path) -> subprocess.Popen[str]:
-    return subprocess.Popen(
+@pytest.fixture
+def started() -> Iterator[list[subprocess.Popen[str]]]:
+    """Every driver of the test; none outlives it."""
+    drivers: list[subprocess.Popen[str]] = []
+    yield drivers
+    for driver in drivers:
+        driver.kill()
+        driver.communicate()
+
+
+def start(job: Path, drivers: list[subprocess.Popen[str]]) -> subprocess.Popen[str]:
+    driver = subprocess.Popen(
         [sys.executable, "-m", "raylm.cli.main", "train", str(job)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         env={**environment(), "RAY_AUTH_MODE": "disabled"},
     )
+    drivers.append(driver)
+    return driver
 
 
 def wait_for_step(run: Path, step: int, driver: subprocess.Popen[str], seconds: float = 240) -> None:
@@ -35,14 +48,16 @@ def wait_for_step(run: Path, step: int, driver: subprocess.Popen[str], seconds: 
     pytest.fail(f"step {step} was not reached: {driver.communicate()[0][-3000:]}")
 
 
-def test_ctrl_c_saves_and_the_same_command_goes_on_and_then_says_it_is_done(tmp_path: Path) -> None:
+def test_ctrl_c_saves_and_the_same_command_goes_on_and_then_says_it_is_done(
+    tmp_path: Path, started: list[subprocess.Popen[str]]
+) -> None:
     data = make_data(tmp_path / "data", rows=480)
     settings = job_settings(tmp_path / "runs", data, name="run", steps=24, workers__max=2, workers__resources={})
     settings["data"]["deliver"] = "ray"
     job = write_job(tmp_path, settings)
     run = tmp_path / "runs" / "run"
 
-    driver = start(job)
+    driver = start(job, started)
     wait_for_step(run, 7, driver)
     driver.send_signal(signal.SIGINT)
     said, _ = driver.communicate(timeout=120)
@@ -53,14 +68,14 @@ def test_ctrl_c_saves_and_the_same_command_goes_on_and_then_says_it_is_done(tmp_
     assert stopped < 24
     assert (run / "checkpoints" / f"step-{stopped:09d}" / "manifest.json").exists()
 
-    driver = start(job)
+    driver = start(job, started)
     said, _ = driver.communicate(timeout=240)
     assert driver.returncode == 0, said
     outcome = read_outcome(run)
     assert [event["steps_lost"] for event in outcome.of("resumed")] == [0]
     assert outcome.of("resumed")[0]["step"] == stopped
 
-    again = start(job)
+    again = start(job, started)
     said, _ = again.communicate(timeout=60)
     assert again.returncode == 0, said
     assert "finished already" in said
