@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 # Before anything imports torch or Ray: two cores are shared by several processes of one test.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -17,6 +18,12 @@ from servers import moto as run_moto
 from servers import seaweed as run_seaweed
 
 os.environ.update(CREDENTIALS)
+
+# The same examples in every run: a default test that fails only sometimes tells nobody anything.
+# HYPOTHESIS_PROFILE=explore looks further.
+settings.register_profile("same", derandomize=True, deadline=None)
+settings.register_profile("explore", max_examples=2000, deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from raylm.config.load import load_job, parse_job, resolved_yaml, same_run, schema_keys
@@ -186,6 +186,7 @@ values = st.recursive(
 
 
 @settings(max_examples=50, deadline=None)
+@example({"0": float("inf")})
 @given(st.dictionaries(st.text(min_size=1, max_size=6), values, max_size=4))
 def test_the_resolved_job_loads_to_the_same_job(config: dict[str, object]) -> None:
     job = Job.model_validate({"model": {"config": config}, "optim": {"lr": 1e-8}})

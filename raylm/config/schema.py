@@ -18,7 +18,7 @@ PRESETS = ("tiny", "llama-25m", "llama-125m", "llama-350m", "llama-1b", "llama-3
 class Settings(BaseModel):
     """A frozen section of a job file that refuses keys it does not know."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
     @field_validator("*", mode="before")
     @classmethod
