@@ -7,6 +7,7 @@ this attempt ended. `work` knows nothing of Ray: `alone` runs it in one process 
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -56,6 +57,9 @@ def work(job: Job, seat: Seat, desk: Desk) -> None:
 
 def _meet(job: Job, seat: Seat, marks: list[tuple[str, float]]) -> Group:
     """Import what training needs and form the group."""
+    if not job.model.compile:
+        # DeepSpeed decorates its Muon with torch.compile when it is imported, which loads Inductor: 1.4 s a start.
+        os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
     import torch
 
     from raylm.train import engine  # noqa: F401  # DeepSpeed and transformers load before anybody waits for anybody
