@@ -99,7 +99,8 @@ class Bench:
         }
         done = run(python, request, check=False)
         if done.returncode:
-            self.failures.append(f"{contender.label} ({contender.place}): {' '.join(done.stderr.split())[-300:]}")
+            last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+            self.failures.append(f"{contender.label} ({contender.place}): {last[:200]}")
             return {}
         return dict(json.loads(done.stdout.strip().splitlines()[-1]))
 

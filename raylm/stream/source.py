@@ -35,7 +35,8 @@ STALL_SECONDS = 60.0  # silence after which Ray Data is given up
 POLL_SECONDS = 1.0  # how often a free CPU is looked for
 CPUS = 0.25  # a task's reservation: reading waits more than it computes, and must fit beside the workers
 TASKS = 4  # of one rank at once; several ranks' executors share the cluster
-WINDOWS_A_TASK = 16  # fewer cost twice the time a token (see benchmarks/stream.py)
+WINDOWS_A_TASK = 16  # at 4, a token took nearly twice as long
+TASK_BYTES = 64 * 2**20  # of stored tokens, where 16 windows would be more
 BLOCKS_A_TASK = 256
 BLOCKS_A_ROUND = 1024  # blocks of one Ray Data execution; the next one starts within half a second
 _MARGIN_SECONDS = 1.5  # of reading left to threads when Ray Data is warm, until its first blocks are there
@@ -56,7 +57,9 @@ class RayData:
     ) -> None:
         self._sources = tuple(sources)
         self._ahead_rows = ahead_rows
-        self._task_rows = window_rows * WINDOWS_A_TASK
+        largest = max(source.row_bytes for source in sources)
+        self._task_rows = min(window_rows * WINDOWS_A_TASK, max(window_rows, TASK_BYTES // largest))
+        self._task_bytes = self._task_rows * largest
         self._changed = threading.Condition()
         # Guarded by _changed, since both the consumer and the delivering thread take blocks from the plan.
         self._plan = plan
@@ -225,14 +228,13 @@ class RayData:
 
         _quiet()
         tables = [_described(part) for part in _parts(blocks, self._task_rows)] or [_described([])]
-        row_bytes = max(source.row_bytes for source in self._sources)
         context = ray.data.DataContext.get_current().copy()
         context.enable_progress_bars = False
         context.print_on_execution_start = False
         context.execution_no_progress_timeout_s = -1  # a consumer may pause for long; STALL_SECONDS is ours
         context.execution_options.preserve_order = True
         context.execution_options.resource_limits = ExecutionResources(
-            cpu=CPUS * TASKS, object_store_memory=2 * TASKS * self._task_rows * row_bytes
+            cpu=CPUS * TASKS, object_store_memory=2 * TASKS * self._task_bytes
         )
         with ray.data.DataContext.current(context):
             # Not from_arrow: it describes each table in a task that wants a whole CPU.
