@@ -34,8 +34,11 @@ REASONS = {number: reason for reason, number in SIGNALS.items()}
 PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12, "B200": 2250e12}
 
 
-def work(job: Job, seat: Seat, desk: Desk) -> None:
-    """Train until the run is finished, or the group is asked to leave (LeaveGroup), or an error ends the attempt."""
+def work(job: Job, seat: Seat, desk: Desk, *, tidy: bool = True) -> None:
+    """Train until the run is finished, or the group is asked to leave (LeaveGroup), or an error ends the attempt.
+
+    tidy=False leaves engine and group standing: for a process that ends with the attempt, so that nobody waits.
+    """
     from raylm.train.group import leave_group
 
     group: Group | None = None
@@ -49,9 +52,9 @@ def work(job: Job, seat: Seat, desk: Desk) -> None:
         desk.ask("fail", seat.attempt, error)
         raise
     finally:
-        if session is not None:
+        if session is not None and tidy:
             session.engine.destroy()
-        if group is not None:
+        if group is not None and tidy:
             leave_group(group)
 
 
@@ -360,4 +363,4 @@ def ray_worker(config: dict[str, Any]) -> None:
             if time.monotonic() > deadline:
                 raise TrainingError(f"rank 0 of attempt {attempt} did not say within 60 s where the group meets")
             time.sleep(0.02)
-    work(config["job"], Seat(rank, size, attempt, address, context.get_local_rank(), node), desk)
+    work(config["job"], Seat(rank, size, attempt, address, context.get_local_rank(), node), desk, tidy=False)
