@@ -238,7 +238,7 @@ def main() -> None:
     """Prepare, measure in turns, report."""
     options = arguments(__doc__ or "").parse_args()
     peers = make_peers()
-    rows, rounds, seconds = (8192, 1, 0.7) if options.quick else (32768, 3, 2.0)
+    rows, rounds, seconds = (20480, 1, 0.7) if options.quick else (32768, 3, 2.0)
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
         write_data(scratch / "data", rows, peers=peers)

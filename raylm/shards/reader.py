@@ -232,7 +232,14 @@ def _decode(table: Any, manifest: Manifest) -> Rows:
     tokens, starts, lengths = (column.chunk(0) for column in table.columns)
     width = manifest.sequence_length
     flat = np.frombuffer(tokens.buffers()[1], dtype=manifest.dtype, count=(tokens.offset + len(tokens)) * width)
-    values = starts.values.to_numpy()
-    offsets = starts.offsets.to_numpy().tolist()
+    values = _int32(starts.values)
+    offsets = _int32(starts.offsets).tolist()
     documents = tuple(values[begin:end] for begin, end in itertools.pairwise(offsets))
-    return Rows(flat[tokens.offset * width :].reshape(len(tokens), width), documents, lengths.to_numpy())
+    return Rows(flat[tokens.offset * width :].reshape(len(tokens), width), documents, _int32(lengths))
+
+
+def _int32(array: Any) -> NDArray[np.int32]:
+    # Not to_numpy(): it imports pandas, a third of a second before a worker's first batch.
+    import numpy as np
+
+    return np.frombuffer(array.buffers()[1], dtype=np.int32)[array.offset : array.offset + len(array)]

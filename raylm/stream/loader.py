@@ -51,10 +51,15 @@ def order_of(sources: Sequence[StreamSource], *, batch: BatchSettings, data: Dat
 class Threads:
     """Reads blocks in threads of this process, ahead of need and within a bound."""
 
-    def __init__(self, sources: Sequence[StreamSource], plan: Iterator[Block], *, ahead_rows: int) -> None:
+    def __init__(
+        self, sources: Sequence[StreamSource], plan: Iterator[Block], *, ahead_rows: int, at_once: int = 0
+    ) -> None:
+        """`at_once`: how many blocks the first batch takes; nothing is read ahead that would slow them down."""
         self._reader = Reader(sources)
         self._plan = plan
         self._ahead_rows = ahead_rows
+        self._at_once = at_once
+        self._begun = 0
         local = all(source.folder.is_local for source in sources)
         threads = min(_LOCAL_THREADS, os.cpu_count() or 1) if local else _REMOTE_THREADS
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="raylm-read")
@@ -69,6 +74,8 @@ class Threads:
         block, future = self._coming.popleft()
         self._coming_rows -= len(block.rows)
         rows = future.result()
+        if not self._coming:
+            self._at_once = 0
         self._read_ahead()
         return block, rows
 
@@ -78,12 +85,15 @@ class Threads:
         self._coming.clear()
 
     def _read_ahead(self) -> None:
-        while not self._coming or self._coming_rows < self._ahead_rows:
+        while not self._coming or (
+            self._begun < self._at_once if self._at_once else self._coming_rows < self._ahead_rows
+        ):
             block = next(self._plan, None)
             if block is None:
                 return
             self._coming.append((block, self._pool.submit(self._reader.read, block.source, block.pieces, block.order)))
             self._coming_rows += len(block.rows)
+            self._begun += 1
 
 
 class Stream:
@@ -127,10 +137,10 @@ class Stream:
         # A window ahead for every lane and source, since all may end at the same step; two where there are few.
         ahead_rows = min(max(2, len(self._taken)) * window_rows, max(most, window_rows))
         if deliver == "threads":
-            return Threads(self._sources, plan, ahead_rows=ahead_rows)
+            return Threads(self._sources, plan, ahead_rows=ahead_rows, at_once=len(self._taken))
         from raylm.stream.source import RayData
 
-        return RayData(self._sources, plan, ahead_rows=ahead_rows, window_rows=window_rows)
+        return RayData(self._sources, plan, ahead_rows=ahead_rows, window_rows=window_rows, at_once=len(self._taken))
 
     def __iter__(self) -> Self:
         return self

@@ -54,6 +54,7 @@ class RayData:
         *,
         ahead_rows: int,
         window_rows: int,
+        at_once: int = 0,
     ) -> None:
         self._sources = tuple(sources)
         self._ahead_rows = ahead_rows
@@ -75,7 +76,7 @@ class RayData:
         self._lent = 0
         self.from_ray = 0  # blocks that came through Ray Data so far
         self._began = time.monotonic()
-        self._threads: Threads | None = Threads(sources, self._until_handover(), ahead_rows=ahead_rows)
+        self._threads: Threads | None = Threads(sources, self._until_handover(), ahead_rows=ahead_rows, at_once=at_once)
         threading.Thread(target=self._deliver, name="raylm-ray-data", daemon=True).start()
 
     def next(self) -> tuple[Block, Rows] | None:
