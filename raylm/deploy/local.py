@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,15 +20,10 @@ from typing import Any
 import psutil
 
 from raylm.errors import ConfigError, TrainingError
+from raylm.train.launch.driver import HEALTH_CHECKS
+from raylm.train.session import free_port
 
 HEAD = "head"
-# Ray's defaults take over ten seconds to call a silent node dead; on one machine a second or two tells.
-HEALTH_CHECKS = {
-    "health_check_initial_delay_ms": 1000,
-    "health_check_period_ms": 500,
-    "health_check_timeout_ms": 1000,
-    "health_check_failure_threshold": 2,
-}
 # Several nodes that start on few processors take their time.
 PATIENCE = {"RAY_agent_register_timeout_ms": "60000", "RAY_raylet_start_wait_time_s": "60"}
 # A node gives this many of a resource of this name, one for each worker that it can hold.
@@ -74,11 +68,11 @@ class LocalCluster:
             )
         self.folder.mkdir(parents=True, exist_ok=True)
         _make_token()
-        port = _free_port()
+        port = free_port()
         self._write(f"127.0.0.1:{port}", [])
         flags = [
             *("--head", f"--port={port}", f"--temp-dir={self.folder}", "--include-dashboard=false"),
-            *(f"--ray-client-server-port={_free_port()}", f"--system-config={json.dumps(HEALTH_CHECKS)}"),
+            *(f"--ray-client-server-port={free_port()}", f"--system-config={json.dumps(HEALTH_CHECKS)}"),
         ]
         try:
             self._up(HEAD, head, flags)
@@ -182,8 +176,8 @@ class LocalCluster:
             *(f"--node-name={name}", f"--num-cpus={shape.cpus}", "--num-gpus=0"),
             *(f"--resources={json.dumps({SEAT: shape.seats})}", f"--object-store-memory={shape.object_store_bytes}"),
             # Ports of Ray's own choosing: its fixed ranges would meet on one machine.
-            *("--min-worker-port=0", "--max-worker-port=0", f"--dashboard-agent-listen-port={_free_port()}"),
-            *(f"--metrics-export-port={_free_port()}", *flags),
+            *("--min-worker-port=0", "--max-worker-port=0", f"--dashboard-agent-listen-port={free_port()}"),
+            *(f"--metrics-export-port={free_port()}", *flags),
         ]
         with self._log(name).open("wb") as log:
             process = subprocess.Popen(
@@ -270,9 +264,3 @@ def _signal(processes: Iterable[psutil.Process], number: signal.Signals) -> None
             process.send_signal(number)
         except psutil.NoSuchProcess:
             continue
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
