@@ -122,9 +122,10 @@ def preflight(job: Job, run: Place) -> TrainResult | None:
             hint="prepare all sources with the same prepare.sequence_length and tokenizer",
         )
     run.check_writable(needed_bytes=_state_bytes(job, sources[0].manifest))
-    if (run / "run.yaml").exists():
-        _refuse_other_job(job, run)
     found = newest(run / "checkpoints")
+    # Settings alone are left by a start that never took a step: nothing there could be spoilt.
+    if (run / "run.yaml").exists() and (found is not None or (run / "metrics.jsonl").exists()):
+        _refuse_other_job(job, run)
     if found is None:
         return None
     check_meta(found.meta, job, data_fingerprint(sources), found.place.url)
