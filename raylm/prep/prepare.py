@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 from raylm.config.schema import Job, TextSource
 from raylm.errors import ConfigError, DataError, StorageError
-from raylm.prep import pydocs
 from raylm.prep.documents import Skipped, read_piece, row_group_bytes
 from raylm.prep.pack import WORK_FOLDER, UnitResult, finished, is_held_out, unit_documents
 from raylm.prep.plan import (
@@ -28,6 +27,7 @@ from raylm.prep.plan import (
     shaping_settings,
     units_of,
 )
+from raylm.prep.pydocs import documents as python_docs
 from raylm.prep.tasks import UnitRunner, run_on_ray
 from raylm.prep.tokenizer import copy_loaded, sample, write_trained
 from raylm.prep.tokenizer import load as load_tokenizer
@@ -169,7 +169,7 @@ def _spooled(source: TextSource, output: Place, unit_bytes: int) -> Iterator[tup
     """Write this machine's documentation as JSON lines: other nodes, or a later attempt, may have other packages."""
     lines = (
         json.dumps({"id": name, "text": text}).encode() + b"\n"
-        for name, text in itertools.islice(pydocs.documents(), source.max_documents)
+        for name, text in itertools.islice(python_docs(), source.max_documents)
     )
     for number, part in enumerate(_parts(lines, unit_bytes)):
         place = output / WORK_FOLDER / f"{source.name}-{number:06d}.jsonl"

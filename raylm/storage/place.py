@@ -11,12 +11,13 @@ import random
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, TypeAlias, TypeVar, cast
 
 from raylm.errors import RaylmError, StorageError
 from raylm.storage.errors import NotFound, is_transient, storage_error
+from raylm.storage.reach import Reach
 
 __all__ = ["NotFound", "Place", "Reach", "find"]
 
@@ -27,27 +28,11 @@ _MAX_PAUSE_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
-class Reach:
-    """How an object store is reached; credentials come from the provider's own chain."""
-
-    endpoint: str | None = None
-    region: str | None = None
-    anonymous: bool = False
-    retries: int = 5
-    timeout_seconds: float = 30.0
-
-    @property
-    def quick(self) -> Reach:
-        """The same with few retries: for questions whose answer somebody waits for, before anything can be lost."""
-        return replace(self, retries=min(2, self.retries))
-
-
-@dataclass(frozen=True)
 class Place:
     """A file or folder on local disk or behind any fsspec URL; picklable, and free of secrets."""
 
     url: str
-    reach: Reach = Reach()
+    reach: Reach = field(default_factory=Reach)
 
     def __post_init__(self) -> None:
         # Local paths are made absolute at once: a Ray worker has another working directory.

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO, cast
 
 from raylm.storage.multipart import MultipartUpload
-from raylm.storage.place import Reach
+from raylm.storage.reach import Reach
 
 _S3 = ("s3", "s3a")
 _OBJECT_STORES = (*_S3, "gs", "gcs", "az", "abfs", "abfss")

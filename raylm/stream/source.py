@@ -21,8 +21,8 @@ import numpy as np
 
 from raylm.errors import RaylmError
 from raylm.shards import Rows
+from raylm.stream.deliver import Threads
 from raylm.stream.lanes import Block, Piece
-from raylm.stream.loader import Threads
 from raylm.stream.reading import Reader, StreamSource
 
 if TYPE_CHECKING:
