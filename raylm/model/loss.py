@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 IGNORED = -100  # the label of a token that is not trained on
 
@@ -63,35 +64,32 @@ def cross_entropy_sum(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 class _CrossEntropySum(torch.autograd.Function):
-    """Keeps the logits in their own type and one fp32 number a token; fp32 logits exist only chunk by chunk."""
+    """Keeps nothing but the logits in their own type; fp32 scores exist only chunk by chunk, made again backward."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, labels: Tensor) -> Tensor:
         wide = torch.promote_types(logits.dtype, torch.float32)
-        normalizers = torch.empty(labels.shape, dtype=wide, device=logits.device)
         total = torch.zeros((), dtype=wide, device=logits.device)
         for part in _chunks(logits):
-            scores, targets = logits[part].to(wide), labels[part]
-            torch.logsumexp(scores, dim=-1, out=normalizers[part])
-            counted = targets != IGNORED
-            picked = scores.gather(-1, targets.where(counted, 0).unsqueeze(-1)).squeeze(-1)
-            # where, not a product: an infinite score in a row that is not counted must not make NaN.
-            total += (normalizers[part] - picked).where(counted, 0).sum()
-        ctx.save_for_backward(logits, labels, normalizers)
+            total += cross_entropy(logits[part].to(wide), labels[part], ignore_index=IGNORED, reduction="sum")
+        ctx.save_for_backward(logits, labels)
         return total
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        logits, labels, normalizers = ctx.saved_tensors
+        logits, labels = ctx.saved_tensors
         scale = gradients[0]
         result = torch.empty_like(logits)
         for part in _chunks(logits):
-            targets = labels[part]
-            counted = (targets != IGNORED).unsqueeze(-1)
-            softmax = (logits[part].to(normalizers.dtype) - normalizers[part].unsqueeze(-1)).exp_()
-            index = targets.where(counted.squeeze(-1), 0).unsqueeze(-1)
+            counted = (labels[part] != IGNORED).unsqueeze(-1)
+            index = labels[part].unsqueeze(-1).where(counted, 0)
+            same = scale.dtype == logits.dtype
+            softmax = torch.softmax(logits[part], dim=-1, dtype=scale.dtype, out=result[part] if same else None)
             softmax.scatter_add_(-1, index, torch.full_like(index, -1, dtype=softmax.dtype))
-            result[part] = softmax.mul_(scale).where(counted, 0)
+            # A fill, not a product: an infinite score in a row that is not counted must not make NaN.
+            softmax.mul_(scale).masked_fill_(~counted, 0)
+            if not same:
+                result[part] = softmax
         return result, None
 
 

@@ -164,18 +164,16 @@ class Engine:
         """Forward and backward over all turns; returns the global loss sum, still on the device."""
         total = torch.zeros((), dtype=torch.float64, device=self.group.device)
         for turn, batch in enumerate(turns, start=1):
-            last = turn == len(turns)
-            self.raw.set_gradient_accumulation_boundary(last)
+            self.raw.set_gradient_accumulation_boundary(turn == len(turns))
             torch.manual_seed(lane_seed(seed, step, batch.lane))
             loss = self._loss_of(batch)
             total += loss.detach()
-            if last:
-                if self.group.size > 1:
-                    dist.all_reduce(total)
-                # An infinite loss may come with finite gradients. This makes them NaN without waiting for the
-                # device, and the optimizer refuses NaN on every rank by a path that also clears what was gathered.
-                loss = loss * torch.where(total.isfinite(), 1.0, math.nan).to(loss.dtype)
+            # An infinite loss may come with finite gradients. This makes them NaN without waiting for the device or
+            # for other ranks, and the optimizer refuses NaN on every rank by a path that also clears what was gathered.
+            loss = loss * torch.where(loss.isfinite(), 1.0, math.nan).to(loss.dtype)
             self.raw.backward(loss * scale, scale_wrt_gas=False)
+        if self.group.size > 1:
+            dist.all_reduce(total)  # after the gradients: before them, every rank would wait for the slowest forward
         return total
 
     def _update(self) -> tuple[float, bool]:
