@@ -62,7 +62,7 @@ def finish(name: str, figures: Mapping[str, Any], *, details: Mapping[str, Any],
             "",
             table,
             "",
-            *(f"- `{key}`: {value}" for key, value in figures.items()),
+            *(f"- `{key}`: {value}" for key, value in figures.items() if not isinstance(value, Mapping)),
         ]
         (RESULTS / f"{name}.md").write_text("\n".join(lines) + "\n")
     print(json.dumps(dict(figures)))

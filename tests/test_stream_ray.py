@@ -52,9 +52,9 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> list[StreamSource]:
 
 @pytest.fixture(autouse=True)
 def _small_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ray_source, "BLOCKS_A_ROUND", 150)
     monkeypatch.setattr(ray_source, "BLOCKS_A_TASK", 16)
     monkeypatch.setattr(ray_source, "POLL_SECONDS", 0.1)
+    monkeypatch.setattr(ray_source, "START_SECONDS", 0.0)
 
 
 def stream(sources: Sequence[StreamSource], deliver: Any, rank: int = 0, world_size: int = 1, start: int = 0) -> Stream:
@@ -174,12 +174,13 @@ def test_threads_help_out_where_ray_data_is_late(
 
 
 def fake_executions(monkeypatch: pytest.MonkeyPatch, sources: list[StreamSource], then: Callable[[], object]) -> None:
-    """Executions that give seven blocks and then do something else."""
+    """Executions that together give seven blocks and then do something else."""
+    given = itertools.count()
 
     def execute(self: Any, blocks: Sequence[Block]) -> Iterator[Any]:
         reader = ray_source.Reader(sources)
-        for number, block in enumerate(blocks):
-            if number == 7:
+        for block in blocks:
+            if next(given) == 7:
                 then()
             yield reader.read(block.source, block.pieces, block.order)
 
@@ -204,6 +205,21 @@ def test_a_bad_shard_in_a_read_task_is_one_error(cluster: Any, tmp_path: Path) -
         assert found.value.hint
         with pytest.raises(DataError, match=r"shard-1\.parquet is missing"):
             next(batches)
+
+
+def test_no_execution_stays_open_while_the_consumer_takes_its_time(cluster: Any, sources: list[StreamSource]) -> None:
+    """Its scheduler would take the interpreter's lock from training all the while."""
+    with stream(sources, "ray") as batches, stream(sources, "threads") as expected:
+        found = consume(batches, lambda: from_ray(batches) > 0, more=5)
+        quiet = 0
+        deadline = time.monotonic() + 60
+        while quiet < 10:
+            assert time.monotonic() < deadline, streaming_threads()
+            time.sleep(0.1)
+            quiet = quiet + 1 if streaming_threads() == ["raylm-ray-data"] else 0
+        so_far = from_ray(batches)
+        found += consume(batches, lambda: from_ray(batches) > so_far + 50, more=5, pause=0)
+        check_same(found, expected)
 
 
 def test_close_ends_the_execution(cluster: Any, sources: list[StreamSource]) -> None:

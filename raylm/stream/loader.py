@@ -82,7 +82,14 @@ class Stream:
             return Threads(self._sources, plan, ahead_rows=ahead_rows, at_once=len(self._taken))
         from raylm.stream.source import RayData
 
-        return RayData(self._sources, plan, ahead_rows=ahead_rows, window_rows=window_rows, at_once=len(self._taken))
+        return RayData(
+            self._sources,
+            plan,
+            ahead_rows=ahead_rows,
+            most_rows=most,
+            window_rows=window_rows,
+            at_once=len(self._taken),
+        )
 
     def __iter__(self) -> Self:
         return self

@@ -3,6 +3,10 @@
 Comes in: a plan of blocks in the order of need. Leaves: their rows, in that order. Ray Data fills and never decides:
 its tasks get descriptors and return rows. Threads of this process read until Ray Data is warm (17 to 60 s were seen
 on a loaded machine), for as long as the cluster has no free CPU, and from wherever Ray Data could not go on.
+
+Ray Data's scheduler runs in this process, and takes its interpreter's lock over and over for as long as an execution
+lasts, also while nothing is left to do but to wait for a slow consumer: one that stayed open halved a trainer's speed.
+So each execution brings what is wanted now, is over within a second or so, and the next begins when half is used up.
 """
 
 from __future__ import annotations
@@ -32,14 +36,15 @@ log = logging.getLogger(__name__)
 
 PATIENCE_SECONDS = 1.0  # wait for a block that Ray Data owes, before threads read the next few
 STALL_SECONDS = 60.0  # silence after which Ray Data is given up
+START_SECONDS = 10.0  # threads alone before: warming up takes seconds from the first steps after a restart
 POLL_SECONDS = 1.0  # how often a free CPU is looked for
 CPUS = 0.25  # a task's reservation: reading waits more than it computes, and must fit beside the workers
 TASKS = 4  # of one rank at once; several ranks' executors share the cluster
 WINDOWS_A_TASK = 16  # at 4, a token took nearly twice as long
 TASK_BYTES = 64 * 2**20  # of stored tokens, where 16 windows would be more
 BLOCKS_A_TASK = 256
-BLOCKS_A_ROUND = 1024  # blocks of one Ray Data execution; the next one starts within half a second
 _MARGIN_SECONDS = 1.5  # of reading left to threads when Ray Data is warm, until its first blocks are there
+_MARGIN_BLOCKS = 1024
 _LENT = 4  # blocks that threads read first when Ray Data is late
 _PIECE = 3  # numbers that describe a piece
 
@@ -53,12 +58,16 @@ class RayData:
         plan: Iterator[Block],
         *,
         ahead_rows: int,
+        most_rows: int,
         window_rows: int,
         at_once: int = 0,
     ) -> None:
+        """Keeps `ahead_rows` ready, and up to `most_rows` for a consumer that empties them; `at_once`: see Threads."""
         self._sources = tuple(sources)
         self._ahead_rows = ahead_rows
+        self._window_rows = window_rows
         largest = max(source.row_bytes for source in sources)
+        self._most_rows = max(ahead_rows, most_rows) // 2
         self._task_rows = min(window_rows * WINDOWS_A_TASK, max(window_rows, TASK_BYTES // largest))
         self._task_bytes = self._task_rows * largest
         self._changed = threading.Condition()
@@ -165,12 +174,15 @@ class RayData:
             for _ in self._execute([]):
                 pass
             self._hand_over()
-            number = 0
+            number, wanted_rows = 0, max(1, self._ahead_rows // 2)
             while True:
                 with self._changed:
+                    self._await_use(down_to=wanted_rows)
                     if self._closed:
                         return
-                    blocks = list(itertools.islice(self._plan, BLOCKS_A_ROUND))
+                    if number and not self._ready:
+                        wanted_rows = min(2 * wanted_rows, self._most_rows)  # the consumer is faster
+                    blocks = _up_to(self._plan, wanted_rows)
                     self._owed.extend(blocks)
                     self._heard = time.monotonic()
                 for _, rows in zip(blocks, self._execute(blocks), strict=True):
@@ -184,7 +196,7 @@ class RayData:
                     log.warning("Ray Data could not start (%s); threads of the worker read the shards", self._failure)
 
     def _await_cpu(self) -> bool:
-        """Wait until the cluster has room for a task; False without Ray, or when the stream is closed before.
+        """Wait until it is time and the cluster has room for a task; False without Ray, or when closed before.
 
         Nothing is submitted before: tasks that cannot run would make an autoscaler add nodes for them.
         """
@@ -193,6 +205,9 @@ class RayData:
         if not ray.is_initialized():
             log.info("no Ray in this process: threads of the worker read the shards")
             return False
+        with self._changed:
+            if self._changed.wait_for(lambda: self._closed, timeout=START_SECONDS):
+                return False
         while ray.available_resources().get("CPU", 0.0) < CPUS:
             with self._changed:
                 if self._changed.wait_for(lambda: self._closed, timeout=POLL_SECONDS):
@@ -203,21 +218,23 @@ class RayData:
         """Leave to threads what the consumer takes until Ray Data's first blocks are there; the rest is Ray Data's."""
         with self._changed:
             rate = self._served / max(time.monotonic() - self._began, 0.1)
-            margin = min(BLOCKS_A_ROUND, 1 + int(rate * _MARGIN_SECONDS))
+            margin = min(_MARGIN_BLOCKS, 1 + int(rate * _MARGIN_SECONDS))
             self._left_to_threads = deque(itertools.islice(self._plan, margin))
             self._heard = time.monotonic()
 
     def _put(self, number: int, rows: Rows | RaylmError) -> None:
-        """Keep a delivery for the consumer, unless threads were faster; wait while enough is kept."""
+        """Keep a delivery for the consumer, unless threads were faster."""
         with self._changed:
-            self._heard = time.monotonic()
-            self._changed.wait_for(lambda: self._closed or self._kept_rows() < self._ahead_rows)
             self._heard = time.monotonic()
             if self._closed:
                 raise _Closed
             if number >= self._given:
                 self._ready.append((number, rows))
                 self._changed.notify_all()
+
+    def _await_use(self, *, down_to: int) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or self._kept_rows() <= down_to)
 
     def _kept_rows(self) -> int:
         return sum(0 if isinstance(rows, RaylmError) else len(rows.tokens) for _, rows in self._ready)
@@ -228,7 +245,10 @@ class RayData:
         from ray.data import ExecutionResources, TaskPoolStrategy
 
         _quiet()
-        tables = [_described(part) for part in _parts(blocks, self._task_rows)] or [_described([])]
+        # A few blocks are still worth a task for each of those that may run at once.
+        share = -(-sum(len(block.rows) for block in blocks) // TASKS)
+        task_rows = min(self._task_rows, max(self._window_rows, share))
+        tables = [_described(part) for part in _parts(blocks, task_rows)] or [_described([])]
         context = ray.data.DataContext.get_current().copy()
         context.enable_progress_bars = False
         context.print_on_execution_start = False
@@ -285,6 +305,16 @@ def _shut_down(dataset: Any) -> None:
     executor = getattr(dataset, "_current_executor", None)
     if executor is not None:
         executor.shutdown(force=False)
+
+
+def _up_to(plan: Iterator[Block], rows: int) -> list[Block]:
+    """The plan's next blocks, until they hold so many rows or the plan ends."""
+    blocks: list[Block] = []
+    held = 0
+    while held < rows and (block := next(plan, None)) is not None:
+        blocks.append(block)
+        held += len(block.rows)
+    return blocks
 
 
 def _parts(blocks: Sequence[Block], task_rows: int) -> Iterator[list[Block]]:

@@ -22,10 +22,10 @@ def steps(
 ) -> Iterator[StepReport]:
     """Yield a StepReport after each optimizer step until `train.steps` are done; collective over the group."""
     skipped_in_a_row = 0
+    began = time.perf_counter()  # a step's seconds hold its wait for data, not what the caller does between steps
     for batch in batches:
         if batch.step >= train.steps:
             return
-        began = time.perf_counter()
         mine = sum(target_tokens(micro.labels) for micro in batch.micro_batches)
         # Gradients are divided by the whole batch's tokens, which no rank knows alone.
         tokens = int(agree(group, [mine])[0])
@@ -51,3 +51,4 @@ def steps(
             seconds=time.perf_counter() - began,
             skipped=result.skipped,
         )
+        began = time.perf_counter()

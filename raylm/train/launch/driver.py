@@ -28,11 +28,11 @@ from raylm.train.runlog import Line
 log = logging.getLogger(__name__)
 Listener = Callable[[Line], None]
 
-# Ray Train reads these from the driver's environment. Polls every half second (default 2) find a dead worker
+# Ray Train reads these from the driver's environment. Polls every quarter second (default 2) find a dead worker
 # sooner; a worker that answers nothing for 30 s (default 600) is lost; its own preemption watcher is off because
 # the coordinator watches drains itself, and saves before it lets go.
 RAY_TRAIN_SETTINGS = {
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",
     "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "30",
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
