@@ -31,7 +31,7 @@ WORKERS, UNCOUNTED = 2, 4
 def main() -> None:
     """Run in turns, compare, report."""
     options = arguments(__doc__ or "").parse_args()
-    rounds, steps, length = (2, 8, 64) if options.quick else (3, 24, 128)
+    rounds, steps, length = (1, 10, 64) if options.quick else (3, 24, 128)
     case = Case("llama-25m", "fp32", 1, 8, 2, length, 8192, rounds, 1)
     seconds: dict[str, list[float]] = {kind: [] for kind in KINDS}
     with tempfile.TemporaryDirectory(prefix="raylm-tax-") as name:
