@@ -186,6 +186,8 @@ def memory(job: Job, shape: Shape, sequence_length: int, stage: int, workers: in
     optimizer = 8 * whole if stage == 0 and wide else 12 * (whole if stage == 0 else part)
     activations = activation_bytes(job.model, shape, sequence_length, job.batch.micro)
     buffers = _buckets(stage, size, whole, workers, offload=offload)
+    if stage == 3:
+        buffers += size * shape.largest  # a parameter's whole gradient, before it is cut
     step = _step_copies(stage, wide, shape, part)
     host = 0
     if offload:
@@ -219,10 +221,9 @@ def activation_bytes(settings: ModelSettings, shape: Shape, sequence_length: int
     kept = size * shape.hidden if settings.activation_checkpointing else layer
     recomputed = layer if settings.activation_checkpointing else 0
     norm = (4 + 2 * size) * shape.hidden
-    # In the loss: logits and their gradient in the model's type, and a chunk twice over in fp32.
-    loss = tokens * (norm + 2 * size * shape.vocabulary) + 8 * min(
-        tokens * shape.vocabulary, max(CHUNK_ELEMENTS, shape.vocabulary)
-    )
+    # In the loss: logits and their gradient in the model's type; below fp32 also a chunk twice over in fp32.
+    chunk = 4 * min(tokens * shape.vocabulary, max(CHUNK_ELEMENTS, shape.vocabulary))
+    loss = tokens * (norm + 2 * size * shape.vocabulary) + (2 * chunk if size < 4 else 0)
     transient = 2 * size * (shape.intermediate + shape.hidden)  # gradients inside the block that goes backward
     if settings.attention == "eager":
         transient = max(transient, shape.heads * sequence_length * (4 + size))
