@@ -26,7 +26,8 @@ from servers import Faults, S3Server, failing, free_port, proxy
 from raylm.config.schema import Job, TextSource
 from raylm.errors import ConfigError, DataError, StorageError
 from raylm.prep import PrepareProgress, PrepareReport, prepare, pydocs, run_here
-from raylm.prep.documents import Skipped, read_piece
+from raylm.prep.documents import read_piece
+from raylm.prep.left_out import LeftOut
 from raylm.prep.pack import is_held_out
 from raylm.prep.plan import Piece, Plan
 from raylm.prep.tokenizer import load
@@ -320,12 +321,12 @@ def test_cut_anywhere_pieces_hold_each_document_once(tmp_path: Path, document: s
         path.write_bytes(newline.join(lines).encode() + (newline.encode() if chance.random() < 0.5 else b""))
         size = path.stat().st_size
         source = TextSource.model_validate({"glob": str(path), "document": document})
-        whole = [one.id for one in read_piece(source, Piece(str(path), size), Reach(), Skipped())]
+        whole = [one.id for one in read_piece(source, Piece(str(path), size), Reach(), LeftOut())]
         cuts_of = itertools.combinations(range(1, size), 2) if size < 40 else itertools.pairwise(range(1, size, 7))
         for cuts in cuts_of:
             bounds = [0, *cuts, size]
             pieces = [Piece(str(path), size, start, stop) for start, stop in itertools.pairwise(bounds)]
-            found = [one.id for piece in pieces for one in read_piece(source, piece, Reach(), Skipped())]
+            found = [one.id for piece in pieces for one in read_piece(source, piece, Reach(), LeftOut())]
             assert found == whole, (path.read_bytes(), bounds)
 
 
@@ -437,7 +438,7 @@ def test_bad_encoding_can_be_skipped_and_is_counted(tmp_path: Path) -> None:
     source = {"glob": f"{tmp_path}/x.txt", "document": "line", "encoding_errors": "skip"}
     report = run(job(tmp_path / "data", [source], held_out=0))
     assert documents(Place(str(tmp_path / "data"))) == ["fine", "also fine"]
-    assert report.skipped == report.manifest.sources["text"]["skipped_encoding"] == 1
+    assert report.skipped == {"encoding": report.manifest.sources["text"]["skipped_encoding"]} == {"encoding": 1}
 
 
 def test_an_unreadable_document_found_late_harms_nothing_done(tmp_path: Path) -> None:

@@ -50,7 +50,8 @@ def result_rows(result: PrepareReport) -> list[tuple[str, str]]:
         ("shards", result.output),
     ]
     if result.skipped:
-        rows.insert(1, ("skipped", f"{result.skipped:,} documents that are not UTF-8"))
+        reasons = ", ".join(f"{count:,} {reason.replace('_', ' ')}" for reason, count in result.skipped.items())
+        rows.insert(1, ("left out", reasons))
     return rows
 
 

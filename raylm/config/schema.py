@@ -56,7 +56,9 @@ class TextSource(Settings):
     """One source of raw documents for `raylm prepare`."""
 
     name: str = Field("text", pattern=r"^[A-Za-z0-9._-]+$", description="Name in the manifest and in mixtures.")
-    kind: Literal["text", "jsonl", "parquet", "python-docs"] = Field("text", description="How files are read.")
+    kind: Literal["text", "jsonl", "parquet", "warc", "wet", "wikipedia", "python-docs"] = Field(
+        "text", description="How files are read."
+    )
     glob: str | None = Field(None, description="Files, on any fsspec URL; not used by python-docs.")
     document: Literal["file", "line", "block"] = Field(
         "file", description="For text: a document is a file, a line, or a block between blank lines."
@@ -66,6 +68,12 @@ class TextSource(Settings):
         "stop", description="A document that is not UTF-8 stops the job, or is skipped and counted."
     )
     max_documents: int | None = Field(None, gt=0, description="Take at most this many documents.")
+    extract: Literal["main", "all"] = Field(
+        "main", description="For warc: a page's main content, or all of its text with menus and footers."
+    )
+    most_bytes: int = Field(
+        64_000_000, gt=0, description="For warc, wet and wikipedia: a longer record or page is not held in memory."
+    )
 
     @model_validator(mode="after")
     def _needs_files(self) -> Self:

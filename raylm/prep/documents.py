@@ -1,4 +1,4 @@
-"""Raw files become documents: text, JSON lines and Parquet, plain or gzipped, whole files or parts of one.
+"""Raw files become documents: text, JSON lines, Parquet, web archives, Wikipedia dumps; compressed as they are found.
 
 Comes in: a `Piece`. Leaves: `Document`s in the file's order. Two neighbouring pieces never share a document and never
 lose one: a piece owns the lines (or blocks) that begin in it.
@@ -6,42 +6,34 @@ lose one: a piece owns the lines (or blocks) that begin in it.
 
 from __future__ import annotations
 
-import contextlib
-import gzip
+import itertools
 import json
-import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import BinaryIO, cast
+from typing import BinaryIO
 
 from raylm.config.schema import TextSource
 from raylm.errors import DataError
-from raylm.prep.plan import COMPRESSED, Piece
+from raylm.prep import web, wikipedia
+from raylm.prep.compressed import COMPRESSED, opened
+from raylm.prep.left_out import LeftOut
+from raylm.prep.plan import Atom, Piece
 from raylm.records import Document
 from raylm.storage import Place, Reach
 
 
-@dataclass
-class Skipped:
-    """Documents that were left out; the reader counts them up."""
-
-    empty: int = 0
-    encoding: int = 0
-
-
-def read_piece(source: TextSource, piece: Piece, reach: Reach, skipped: Skipped) -> Iterator[Document]:
+def read_piece(source: TextSource, piece: Piece, reach: Reach, left_out: LeftOut) -> Iterator[Document]:
     """The piece's documents in order, at most `piece.limit` of them; empty ones are left out."""
     place = Place(piece.url, reach)
     _check_unchanged(place, piece)
     if piece.limit == 0:
         return
     taken = 0
-    for position, raw in _raw(source, place, piece):
-        text = _decoded(source, place, position, raw, skipped)
+    for position, raw in _raw(source, place, piece, left_out):
+        text = _decoded(source, place, position, raw, left_out)
         if text is None:
             continue
         if not text.strip():
-            skipped.empty += 1
+            left_out.note("empty")
             continue
         yield Document(f"{piece.url}#{position}", text, source.name)
         taken += 1
@@ -49,7 +41,16 @@ def read_piece(source: TextSource, piece: Piece, reach: Reach, skipped: Skipped)
             return
 
 
-def row_group_bytes(place: Place) -> list[int]:
+def atoms(source: TextSource, place: Place) -> list[Atom] | None:
+    """The parts that a large file of this kind consists of, where it may only be cut between them; None: not at all."""
+    if source.kind == "parquet":
+        return [Atom(number, number + 1, size) for number, size in enumerate(_row_group_bytes(place))]
+    if source.kind == "wikipedia" and (begins := wikipedia.stream_begins(place)) is not None:
+        return [Atom(start, stop, stop - start) for start, stop in itertools.pairwise([*begins, place.size()])]
+    return None
+
+
+def _row_group_bytes(place: Place) -> list[int]:
     """The size of each row group of a Parquet file."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -71,13 +72,22 @@ def _check_unchanged(place: Place, piece: Piece) -> None:
         )
 
 
-def _raw(source: TextSource, place: Place, piece: Piece) -> Iterator[tuple[int, bytes | str]]:
+def _raw(source: TextSource, place: Place, piece: Piece, left_out: LeftOut) -> Iterator[tuple[int, bytes | str]]:
     """Each document's position (byte, or row for Parquet) and raw content."""
     if source.kind == "parquet":
         yield from _parquet(source, place, piece)
         return
-    with _opened(place) as stream:
-        if source.kind in ("jsonl", "python-docs"):
+    if source.kind == "wikipedia" and piece.stop is not None:
+        with place.open_read() as stored:
+            run = (piece.start, piece.stop)
+            yield from wikipedia.articles(place, stored, left_out, most_bytes=source.most_bytes, run=run)
+        return
+    with opened(place) as stream:
+        if source.kind == "wikipedia":
+            yield from wikipedia.articles(place, stream, left_out, most_bytes=source.most_bytes)
+        elif source.kind in ("warc", "wet"):
+            yield from web.pages(source, place, stream, left_out)
+        elif source.kind in ("jsonl", "python-docs"):
             yield from _json_lines(source, place, stream, piece)
         elif source.document == "file":
             yield 0, stream.read()
@@ -88,29 +98,14 @@ def _raw(source: TextSource, place: Place, piece: Piece) -> Iterator[tuple[int, 
             yield from _blocks(stream, piece)
 
 
-@contextlib.contextmanager
-def _opened(place: Place) -> Iterator[BinaryIO]:
-    with place.open_read() as stored:
-        if not place.name.endswith(COMPRESSED):
-            yield stored
-            return
-        try:
-            with gzip.open(stored) as stream:
-                yield cast(BinaryIO, stream)
-        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-            raise DataError(
-                f"{place.url} cannot be unpacked: {error}", hint="fetch it again; it is truncated or no gzip file"
-            ) from error
-
-
-def _decoded(source: TextSource, place: Place, position: int, raw: bytes | str, skipped: Skipped) -> str | None:
+def _decoded(source: TextSource, place: Place, position: int, raw: bytes | str, left_out: LeftOut) -> str | None:
     if isinstance(raw, str):
-        return _encodable(source, place, position, raw, skipped)
+        return _encodable(source, place, position, raw, left_out)
     try:
         return raw.decode()
     except UnicodeDecodeError as error:
         if source.encoding_errors == "skip":
-            skipped.encoding += 1
+            left_out.note("encoding")
             return None
         unpacked = " of the unpacked text" if place.name.endswith(COMPRESSED) else ""
         where = f"row {position}, byte {error.start}" if source.kind == "parquet" else f"byte {position + error.start}"
@@ -120,13 +115,13 @@ def _decoded(source: TextSource, place: Place, position: int, raw: bytes | str, 
         ) from error
 
 
-def _encodable(source: TextSource, place: Place, position: int, text: str, skipped: Skipped) -> str | None:
+def _encodable(source: TextSource, place: Place, position: int, text: str, left_out: LeftOut) -> str | None:
     """JSON can spell half a surrogate pair, which no UTF-8 can hold."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
         if source.encoding_errors == "skip":
-            skipped.encoding += 1
+            left_out.note("encoding")
             return None
         raise DataError(
             f"{place.url} at {position}: character {error.start} of the text is a lone surrogate, not UTF-8",
@@ -217,7 +212,7 @@ def _json_lines(source: TextSource, place: Place, stream: BinaryIO, piece: Piece
 def _line_number(place: Place, position: int) -> int:
     """The line that begins at this byte, counted from 1; only errors ask, so reading the file again is no matter."""
     number, left = 1, position
-    with _opened(place) as stream:
+    with opened(place) as stream:
         while left > 0 and (data := stream.read(min(left, 1 << 20))):
             number += data.count(b"\n")
             left -= len(data)

@@ -15,7 +15,8 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from raylm.config.schema import PrepareSettings, TextSource
-from raylm.prep.documents import Skipped, read_piece
+from raylm.prep.documents import read_piece
+from raylm.prep.left_out import LeftOut
 from raylm.prep.plan import Unit
 from raylm.prep.tokenizer import TokenizerFacts
 from raylm.prep.tokenizer import load as load_tokenizer
@@ -74,10 +75,10 @@ def finished(output: Place, number: int) -> UnitResult | None:
         return None
 
 
-def unit_documents(source: TextSource, unit: Unit, reach: Reach, skipped: Skipped) -> Iterator[Document]:
+def unit_documents(source: TextSource, unit: Unit, reach: Reach, left_out: LeftOut) -> Iterator[Document]:
     """The unit's documents in order."""
     for piece in unit.pieces:
-        yield from read_piece(source, piece, reach, skipped)
+        yield from read_piece(source, piece, reach, left_out)
 
 
 def prepare_unit(output: Place, settings: PrepareSettings, source: TextSource, unit: Unit, reach: Reach) -> UnitResult:
@@ -88,7 +89,7 @@ def prepare_unit(output: Place, settings: PrepareSettings, source: TextSource, u
     # One task is promised one CPU; the library would take them all.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     tokenizer, facts = load_tokenizer(output / TOKENIZER_FOLDER)
-    skipped = Skipped()
+    left_out = LeftOut()
     counts = dict.fromkeys(
         ("documents", "held_out_documents", "bytes", "held_out_bytes", "tokens", "held_out_tokens"), 0
     )
@@ -97,7 +98,7 @@ def prepare_unit(output: Place, settings: PrepareSettings, source: TextSource, u
             held_out: stack.enter_context(_Packer(output, folder, unit.number, settings.sequence_length, facts))
             for held_out, folder in ((False, "train"), (True, "held_out"))
         }
-        for batch in _batches(unit_documents(source, unit, reach, skipped), _BATCH_BYTES):
+        for batch in _batches(unit_documents(source, unit, reach, left_out), _BATCH_BYTES):
             texts = [document.text for document in batch]
             for text, encoding in zip(texts, tokenizer.encode_batch_fast(texts, add_special_tokens=False), strict=True):
                 held_out = is_held_out(text, settings.held_out)
@@ -106,7 +107,7 @@ def prepare_unit(output: Place, settings: PrepareSettings, source: TextSource, u
                 counts[f"{prefix}bytes"] += len(text.encode())
                 counts[f"{prefix}tokens"] += sides[held_out].add(encoding.ids)
         shards = {held_out: packer.close() for held_out, packer in sides.items()}
-    counts |= {"skipped_empty": skipped.empty, "skipped_encoding": skipped.encoding}
+    counts |= left_out.counts()
     result = UnitResult(unit.number, unit.source, shards[False], shards[True], counts)
     marker(output, unit.number).write_text(result.to_json())
     return result

@@ -14,9 +14,8 @@ from typing import Any
 
 from raylm.config.schema import Job, TextSource
 from raylm.errors import ConfigError, DataError
+from raylm.prep.compressed import COMPRESSED
 from raylm.storage import Place, Reach, find
-
-COMPRESSED = (".gz",)
 
 
 @dataclass(frozen=True)
@@ -116,26 +115,37 @@ def units_of(pieces: Iterable[tuple[str, Piece, int]], unit_bytes: int) -> tuple
     return tuple(Unit(number, source, tuple(group)) for number, (source, group) in enumerate(groups))
 
 
+@dataclass(frozen=True)
+class Atom:
+    """A part of a file that is not cut further: from `start` to `stop` in the file's own terms, and its bytes."""
+
+    start: int
+    stop: int
+    size: int
+
+
 def pieces_of(
     source: TextSource,
     files: Iterable[tuple[Place, int]],
     unit_bytes: int,
-    row_groups: Callable[[Place], list[int]],
+    atoms: Callable[[TextSource, Place], list[Atom] | None],
 ) -> Iterator[tuple[str, Piece, int]]:
-    """Cut files larger than a unit where their kind allows it; `row_groups` gives a Parquet file's group sizes."""
+    """Cut files larger than a unit where their kind allows it; `atoms` tells between which parts."""
     for place, size in files:
         whole = Piece(place.url, size)
-        compressed = place.name.endswith(COMPRESSED)
-        if size <= unit_bytes or compressed or (source.kind == "text" and source.document == "file"):
+        lines = source.kind == "jsonl" or (source.kind == "text" and source.document != "file")
+        if size <= unit_bytes:
             yield source.name, whole, size
-        elif source.kind == "parquet":
-            for start, stop, held in _runs(row_groups(place), unit_bytes):
-                yield source.name, replace(whole, start=start, stop=stop), held
-        else:
+        elif lines and not place.name.endswith(COMPRESSED):
             parts = -(-size // unit_bytes)
             cuts = [size * part // parts for part in range(parts + 1)]
             for start, stop in itertools.pairwise(cuts):
                 yield source.name, replace(whole, start=start, stop=stop), stop - start
+        elif (parts_there := atoms(source, place)) is not None:
+            for start, stop, held in _runs(parts_there, unit_bytes):
+                yield source.name, replace(whole, start=start, stop=stop), held
+        else:
+            yield source.name, whole, size
 
 
 def capped(
@@ -151,14 +161,18 @@ def capped(
         yield source, replace(piece, limit=found), size
 
 
-def _runs(sizes: list[int], most: int) -> Iterator[tuple[int, int, int]]:
-    start, held = 0, 0
-    for number, size in enumerate(sizes):
-        if number > start and held + size > most:
-            yield start, number, held
-            start, held = number, 0
-        held += size
-    yield start, len(sizes), held
+def _runs(atoms: Iterable[Atom], most: int) -> Iterator[tuple[int, int, int]]:
+    """Neighbouring parts joined until they hold `most` bytes, as (start, stop, bytes)."""
+    run: list[Atom] = []
+    held = 0
+    for atom in atoms:
+        if run and held + atom.size > most:
+            yield run[0].start, run[-1].stop, held
+            run, held = [], 0
+        run.append(atom)
+        held += atom.size
+    if run:
+        yield run[0].start, run[-1].stop, held
 
 
 def _short(value: object) -> str:

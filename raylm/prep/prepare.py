@@ -9,12 +9,14 @@ from __future__ import annotations
 import itertools
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from raylm.config.schema import Job, TextSource
 from raylm.errors import ConfigError, DataError, StorageError
-from raylm.prep.documents import Skipped, read_piece, row_group_bytes
+from raylm.prep.documents import atoms, read_piece
+from raylm.prep.left_out import LeftOut
 from raylm.prep.pack import WORK_FOLDER, UnitResult, finished, is_held_out, unit_documents
 from raylm.prep.plan import (
     Piece,
@@ -62,7 +64,10 @@ class PrepareProgress:
 
 @dataclass(frozen=True)
 class PrepareReport:
-    """What a preparation gave; `resumed_units` had been done by an earlier attempt, `skipped` were no UTF-8."""
+    """What a preparation gave; `resumed_units` had been done by an earlier attempt.
+
+    skipped: reason → documents or records that were left out.
+    """
 
     already_done: bool
     manifest: Manifest
@@ -71,7 +76,7 @@ class PrepareReport:
     tokens: int
     output: str
     resumed_units: int = 0
-    skipped: int = 0
+    skipped: dict[str, int] = field(default_factory=dict)
 
 
 ProgressCallback = Callable[[PrepareProgress], None]
@@ -151,7 +156,7 @@ def _all_pieces(job: Job, output: Place) -> Iterator[tuple[str, Piece, int]]:
         if source.kind == "python-docs":
             yield from _spooled(source, output, job.prepare.unit_bytes)
             continue
-        pieces = pieces_of(source, listed(source, reach), job.prepare.unit_bytes, row_group_bytes)
+        pieces = pieces_of(source, listed(source, reach), job.prepare.unit_bytes, atoms)
         if source.max_documents is None:
             yield from pieces
         else:
@@ -160,7 +165,7 @@ def _all_pieces(job: Job, output: Place) -> Iterator[tuple[str, Piece, int]]:
 
 def _counter(source: TextSource, reach: Reach) -> Callable[[Piece, int], int]:
     def count(piece: Piece, most: int) -> int:
-        return sum(1 for _ in itertools.islice(read_piece(source, piece, reach, Skipped()), most))
+        return sum(1 for _ in itertools.islice(read_piece(source, piece, reach, LeftOut()), most))
 
     return count
 
@@ -215,7 +220,7 @@ def _tokenizer_texts(job: Job, plan: Plan, most_bytes: int) -> Iterator[str]:
     sources = {source.name: source for source in job.prepare.sources}
     empty = True
     for unit in chosen:
-        documents = unit_documents(sources[unit.source], unit, job.object_store.reach(), Skipped())
+        documents = unit_documents(sources[unit.source], unit, job.object_store.reach(), LeftOut())
         texts = (document.text for document in documents if not is_held_out(document.text, job.prepare.held_out))
         for text in sample(texts, -(-most_bytes // len(chosen))):
             empty = False
@@ -303,6 +308,9 @@ def _report(
     manifest: Manifest, output: Place, seconds: float, *, already_done: bool = False, resumed_units: int = 0
 ) -> PrepareReport:
     counts = list(manifest.sources.values())
+    skipped: Counter[str] = Counter()
+    for count in counts:
+        skipped.update({key.removeprefix("skipped_"): n for key, n in count.items() if key.startswith("skipped_")})
     return PrepareReport(
         already_done=already_done,
         manifest=manifest,
@@ -311,5 +319,5 @@ def _report(
         tokens=manifest.train_tokens + manifest.held_out_tokens,
         output=output.url,
         resumed_units=resumed_units,
-        skipped=sum(count["skipped_encoding"] for count in counts),
+        skipped=dict(sorted(skipped.items())),
     )

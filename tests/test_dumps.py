@@ -1,0 +1,389 @@
+"""Web archives and Wikipedia dumps become documents; what is damaged or left out is said, never dropped in silence."""
+
+from __future__ import annotations
+
+import base64
+import bz2
+import gzip
+import hashlib
+import lzma
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from raylm.config.load import load_job
+from raylm.config.schema import TextSource
+from raylm.errors import DataError
+from raylm.prep import prepare, run_here
+from raylm.prep.documents import atoms, read_piece
+from raylm.prep.left_out import LeftOut
+from raylm.prep.plan import Piece, pieces_of
+from raylm.records import Document
+from raylm.storage import Place, Reach
+
+ROOT = Path(__file__).parents[1]
+DUMPS = ROOT.parent / "shared/data/web-and-wiki-dumps"
+needs_dumps = pytest.mark.skipif(not DUMPS.exists(), reason="the real web and Wikipedia dumps are not on this machine")
+
+
+def read(path: Path, kind: str, piece: Piece | None = None, **settings: Any) -> tuple[list[Document], LeftOut]:
+    source = TextSource.model_validate({"name": "x", "kind": kind, "glob": str(path), **settings})
+    left_out = LeftOut()
+    piece = piece or Piece(str(path), path.stat().st_size)
+    return list(read_piece(source, piece, Reach(), left_out)), left_out
+
+
+def texts(documents: list[Document]) -> list[str]:
+    return [document.text for document in documents]
+
+
+# -- web archives --------------------------------------------------------------------------------------------------
+
+
+def record(kind: str, body: bytes, *, length: int | None = None, digest: bytes | None = None, **headers: str) -> bytes:
+    """One WARC record; `length` and `digest` for headers that lie."""
+    of_block = base64.b32encode(hashlib.sha1(digest if digest is not None else body).digest()).decode()
+    lines = [
+        "WARC/1.0",
+        f"WARC-Type: {kind}",
+        "WARC-Record-ID: <urn:uuid:12345678-1234-1234-1234-123456789abc>",
+        "WARC-Date: 2026-01-01T00:00:00Z",
+        "WARC-Target-URI: http://example.org/",
+        f"WARC-Block-Digest: sha1:{of_block}",
+        *(f"{name.replace('_', '-')}: {value}" for name, value in headers.items()),
+        f"Content-Length: {len(body) if length is None else length}",
+    ]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body + b"\r\n\r\n"
+
+
+def response(html: bytes, content_type: str = "text/html", status: str = "200 OK", extra: str = "") -> bytes:
+    head = f"HTTP/1.1 {status}\r\nContent-Type: {content_type}\r\n{extra}\r\n".encode()
+    return head + html
+
+
+def page(words: str) -> bytes:
+    return f"<html><head><title>t</title></head><body><p>{words}</p><script>no()</script></body></html>".encode()
+
+
+HTTP = {"Content_Type": "application/http; msgtype=response"}
+
+
+def test_every_record_of_an_archive_is_a_page_or_counted(tmp_path: Path) -> None:
+    good = record("response", response(page("A good page.")), **HTTP)
+    chunked = b"%x\r\n%s\r\n0\r\n\r\n" % (len(page("In chunks.")), page("In chunks."))
+    packed = gzip.compress(page("Packed on its way."))
+    records = [
+        record("warcinfo", b"software: test\r\n"),
+        record("request", b"GET / HTTP/1.1\r\n\r\n", Content_Type="application/http; msgtype=request"),
+        good,
+        record("response", response(chunked, extra="Transfer-Encoding: chunked\r\n"), **HTTP),
+        record("response", response(packed, extra="Content-Encoding: gzip\r\n"), **HTTP),
+        record("response", response(page("gone"), status="404 Not Found"), **HTTP),
+        record("response", response(b"\x89PNG", "image/png"), **HTTP),
+        record("response", response(b"<html><body><img src=x></body></html>"), **HTTP),
+        record("response", response(page("changed")), digest=b"another", **HTTP),
+        record("revisit", response(b""), **HTTP),
+        record("response", response(page("long " * 400)), **HTTP),
+        record("resource", page("A resource."), Content_Type="text/html"),
+    ]
+    path = tmp_path / "a.warc.gz"
+    path.write_bytes(b"".join(map(gzip.compress, records)))
+    documents, left_out = read(path, "warc", most_bytes=1500)
+    assert texts(documents) == ["A good page.", "In chunks.", "Packed on its way.", "A resource."]
+    assert documents[0].id == f"{path}#2"
+    assert left_out.counts() == {
+        "skipped_digest": 1,
+        "skipped_http_status": 1,
+        "skipped_no_page": 1,
+        "skipped_no_text": 1,
+        "skipped_other_record": 2,
+        "skipped_revisit": 1,
+        "skipped_too_large": 1,
+    }
+    assert left_out.examples["digest"] == [f"{path}#8: its block digest differs"]
+    assert left_out.examples["too_large"][0].startswith(f"{path}#10: ")
+
+
+@pytest.mark.parametrize(
+    ("says", "is_in"), [("utf-8", "cp1252"), ("iso-8859-1", "utf-8"), ("no-such-charset", "utf-8"), ("", "utf-16")]
+)
+def test_a_page_whose_encoding_lies_is_read_all_the_same(tmp_path: Path, says: str, is_in: str) -> None:
+    words = "Fünf größere Ärzte essen süßes Gebäck während der Mittagspause, schön langsam und für müde Füße."
+    html = page(words).decode().encode(is_in)
+    charset = f"text/html; charset={says}" if says else "text/html"
+    path = tmp_path / "a.warc"
+    path.write_bytes(record("response", response(html, charset), **HTTP))
+    (document,), _ = read(path, "warc")
+    assert document.text == words
+
+
+def test_menus_are_left_out_unless_all_text_is_wanted(tmp_path: Path) -> None:
+    article = "<p>The river rose twice that spring, and nobody in the valley had seen it so high before.</p>" * 6
+    html = f"<html><body><nav><ul><li>Home</li><li>Contact</li></ul></nav><main>{article}</main></body></html>"
+    path = tmp_path / "a.warc"
+    path.write_bytes(record("response", response(html.encode()), **HTTP))
+    assert "Contact" not in read(path, "warc")[0][0].text
+    assert "Contact" in read(path, "warc", extract="all")[0][0].text
+
+
+def test_wet_files_give_their_text_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "a.warc.wet"
+    plain = {"Content_Type": "text/plain"}
+    path.write_bytes(
+        record("warcinfo", b"x: y\r\n")
+        + record("conversion", "Größe\nzwei Zeilen\n".encode(), **plain)
+        + record("conversion", b"no \xff text", **plain)
+    )
+    documents, left_out = read(path, "wet")
+    assert texts(documents) == ["Größe\nzwei Zeilen\n"]
+    assert left_out.counts() == {"skipped_encoding": 1, "skipped_other_record": 1}
+
+
+WHOLE = record("response", response(page("one")), **HTTP) + record("response", response(page("two")), **HTTP)
+DAMAGED: dict[str, tuple[bytes, str]] = {
+    "cut in a body": (WHOLE[:-30], r"ends inside record 1: \d+ of \d+ bytes are missing"),
+    "cut in a header": (WHOLE[: len(WHOLE) // 2 + 60], "ends inside record 1: its header is not whole"),
+    "too short a length": (
+        record("response", response(page("one")), length=50, **HTTP) + WHOLE,
+        "is damaged or no WARC file: no record begins at byte",
+    ),
+    "too long a length": (
+        record("response", response(page("one")), length=10_000, **HTTP) + WHOLE,
+        "ends inside record 0",
+    ),
+    "no length": (b"WARC/1.0\r\nWARC-Type: response\r\n\r\n", "its header has no Content-Length"),
+    "an ARC file": (b"filedesc://x.arc 127.0.0.1 20140216050221 text/plain 75\n1 0 x\n", "an ARC file"),
+    "binary": (bytes(range(256)) * 20, "no WARC file"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_a_damaged_archive_is_an_error_and_no_silent_end(tmp_path: Path, name: str) -> None:
+    data, message = DAMAGED[name]
+    path = tmp_path / "a.warc"
+    path.write_bytes(data)
+    with pytest.raises(DataError) as found:
+        read(path, "warc")
+    assert str(path) in str(found.value)
+    assert re.search(message, f"{found.value} {found.value.hint}")
+
+
+# -- compressed files ----------------------------------------------------------------------------------------------
+
+PACKERS: dict[str, Callable[[bytes], bytes]] = {
+    "gz": gzip.compress,
+    "bz2": bz2.compress,
+    "xz": lzma.compress,
+    "zst": lambda data: pa.compress(data, codec="zstd", asbytes=True),
+}
+
+
+@pytest.mark.parametrize("ending", PACKERS)
+def test_files_are_unpacked_by_their_ending(tmp_path: Path, ending: str) -> None:
+    lines = [f"line {number} of many" for number in range(5000)]
+    path = tmp_path / f"a.txt.{ending}"
+    data = "\n".join(lines).encode()
+    path.write_bytes(PACKERS[ending](data))
+    assert texts(read(path, "text", document="line")[0]) == lines
+    path.write_bytes(PACKERS[ending](data[:40_000]) + PACKERS[ending](data[40_000:]))
+    assert texts(read(path, "text", document="line")[0]) == lines, "two streams one after the other"
+
+
+@pytest.mark.parametrize("ending", PACKERS)
+@pytest.mark.parametrize("damage", ["cut", "foreign"])
+def test_a_damaged_compressed_file_is_an_error(tmp_path: Path, ending: str, damage: str) -> None:
+    path = tmp_path / f"a.txt.{ending}"
+    packed = PACKERS[ending](b"".join(b"line %d\n" % (number * 7919) for number in range(20_000)))
+    path.write_bytes(packed[: len(packed) // 2] if damage == "cut" else b"this was never packed by anybody")
+    with pytest.raises(DataError, match=rf"a\.txt\.{ending} cannot be unpacked: ") as found:
+        read(path, "text", document="line")
+    assert found.value.hint
+
+
+# -- Wikipedia -----------------------------------------------------------------------------------------------------
+
+SITE = "<siteinfo><sitename>Wikipedia</sitename></siteinfo>"
+MARKUP = """{{Infobox|name={{nested|1}}}}
+'''Amber''' is ''fossil'' [[tree resin|resin]] from [[Baltic Sea|the Baltic]].<ref name="a">Books.</ref> It is &gt; old.
+[[File:Amber.jpg|thumb|A [[stone]] in hand]]
+== History ==
+=== Empty ===
+{| class="wikitable"
+| cell
+|}
+=== Trade ===
+Traded since the [[Stone Age]].<br/>Widely.<!-- hidden -->
+* first
+* [http://example.org second]
+== References ==
+<references />
+== External links ==
+{{Commons}}
+[[Category:Resins]]"""
+PLAIN = """Amber
+
+Amber is fossil resin from the Baltic. It is > old.
+
+History
+Trade
+Traded since the Stone Age.
+Widely.
+first
+second"""
+
+
+def wiki_page(number: int, title: str, markup: str, namespace: int = 0, redirect: str = "") -> str:
+    markup = markup.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    moved = f'<redirect title="{redirect}" />' if redirect else ""
+    return (
+        f"<page><title>{title}</title><ns>{namespace}</ns><id>{number}</id>{moved}"
+        f'<revision><id>9</id><text xml:space="preserve">{markup}</text></revision></page>\n'
+    )
+
+
+def dump(*pages: str, encoding: str = "utf-8") -> bytes:
+    head = f'<?xml version="1.0" encoding="{encoding}"?>' if encoding != "utf-8" else ""
+    whole = f'{head}<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.11/">{SITE}{"".join(pages)}</mediawiki>'
+    return whole.encode(encoding)
+
+
+PAGES = [
+    wiki_page(1, "Amber", MARKUP),
+    wiki_page(2, "Ambre", "#REDIRECT [[Amber]]", redirect="Amber"),
+    wiki_page(3, "Talk:Amber", "Is it?", namespace=1),
+    wiki_page(4, "Nothing", "{{stub}}"),
+    wiki_page(5, "Größe", "Die Größe zählt."),
+]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_articles_keep_their_words_and_lose_their_markup(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "wiki.xml.bz2"
+    path.write_bytes(bz2.compress(dump(*PAGES, encoding=encoding)))
+    documents, left_out = read(path, "wikipedia")
+    assert texts(documents) == [PLAIN, "Größe\n\nDie Größe zählt."]
+    assert [document.id for document in documents] == [f"{path}#1", f"{path}#5"]
+    assert left_out.counts() == {"skipped_namespace": 1, "skipped_no_text": 1, "skipped_redirect": 1}
+
+
+def write_multistream(folder: Path) -> tuple[Path, Place]:
+    """A dump as Wikimedia makes them: the head, runs of pages and the tail, each a bz2 stream; and its index."""
+    pages = [wiki_page(number, f"Page {number}", f"Text of page {number}. " * 30) for number in range(1, 26)]
+    head, tail = dump("@").decode().split("@")
+    streams = [head, *("".join(pages[first : first + 4]) for first in range(0, 25, 4))]
+    packed = [bz2.compress(stream.encode()) for stream in streams[:-1]]
+    packed.append(bz2.compress(streams[-1].encode()) + bz2.compress(tail.encode()))
+    path = folder / "xwiki-20260101-pages-articles-multistream.xml.bz2"
+    path.write_bytes(b"".join(packed))
+    begins = [sum(map(len, packed[: number + 1])) for number in range(len(packed) - 1)]
+    index = "".join(f"{begins[(n - 1) // 4]}:{n}:Page {n}\n" for n in range(1, 26))
+    (folder / "xwiki-20260101-pages-articles-multistream-index.txt.bz2").write_bytes(bz2.compress(index.encode()))
+    return path, Place(str(path))
+
+
+@pytest.mark.parametrize("unit_bytes", [1, 500, 900, 10_000])
+def test_a_multistream_dump_is_cut_between_its_streams(tmp_path: Path, unit_bytes: int) -> None:
+    path, place = write_multistream(tmp_path)
+    whole, _ = read(path, "wikipedia")
+    assert len(whole) == 25
+    source = TextSource(name="x", kind="wikipedia", glob=str(path))
+    pieces = [piece for _, piece, _ in pieces_of(source, [(place, place.size())], unit_bytes, atoms)]
+    assert (len(pieces) > 1) == (unit_bytes < place.size())
+    parts = [document for piece in pieces for document in read(path, "wikipedia", piece)[0]]
+    assert parts == whole
+
+
+def test_without_its_index_a_multistream_dump_is_read_whole(tmp_path: Path) -> None:
+    path, place = write_multistream(tmp_path)
+    index = tmp_path / "xwiki-20260101-pages-articles-multistream-index.txt.bz2"
+    source = TextSource(name="x", kind="wikipedia", glob=str(path))
+    index.write_bytes(bz2.compress(b"no numbers here\n"))
+    with pytest.raises(DataError, match=r"index\.txt\.bz2 is no index of a multistream dump"):
+        atoms(source, place)
+    index.unlink()
+    assert [piece for _, piece, _ in pieces_of(source, [(place, place.size())], 100, atoms)] == [
+        Piece(str(path), place.size())
+    ]
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (dump(*PAGES)[:-300], "is broken XML: "),
+        (dump(*PAGES).replace(b"</ns>", b"", 1), "is broken XML: .* line "),
+        (b"", "is broken XML"),
+        (b"plain words", "is broken XML"),
+        (dump(wiki_page(1, "Long", "word " * 100_000)), "holds a page of more than 100000 bytes"),
+    ],
+)
+def test_a_damaged_dump_is_an_error(tmp_path: Path, data: bytes, message: str) -> None:
+    path = tmp_path / "wiki.xml"
+    path.write_bytes(data)
+    with pytest.raises(DataError, match=message) as found:
+        read(path, "wikipedia", most_bytes=100_000)
+    assert found.value.hint
+
+
+def test_entities_are_not_expanded(tmp_path: Path) -> None:
+    """A dump from a stranger could grow a thousandfold, or name files of this machine."""
+    (tmp_path / "secret").write_text("a secret")
+    body = wiki_page(1, "T", "@").replace("@", "before &a; &b; after")
+    bomb = f'<!DOCTYPE x [<!ENTITY a "lol"><!ENTITY b SYSTEM "file://{tmp_path}/secret">]>'.encode() + dump(body)
+    path = tmp_path / "wiki.xml"
+    path.write_bytes(bomb)
+    documents, _ = read(path, "wikipedia")
+    assert "secret" not in str(documents)
+    assert "lol" not in str(documents)
+
+
+# -- the job files, on real dumps ----------------------------------------------------------------------------------
+
+SMALL = [
+    *("prepare.tokenizer.vocab_size=600", "prepare.sequence_length=64", "prepare.held_out=0.05"),
+    *("model.preset=tiny", "batch.sequences=4", "batch.micro=2", "train.steps=2", "workers.max=2"),
+]
+
+
+@needs_dumps
+def test_the_wikipedia_job_on_a_real_dump(tmp_path: Path) -> None:
+    job = load_job(
+        str(ROOT / "jobs/prepare-wikipedia.yaml"),
+        [f"prepare.sources.0.glob={DUMPS}/enwiki-*.xml.bz2", f"storage={tmp_path}", *SMALL],
+    )
+    report = prepare(job, run_units=run_here)
+    assert report.documents == 73
+    assert report.skipped == {"redirect": 87}
+
+
+@needs_dumps
+def test_the_web_job_on_real_archives_ends_in_shards_that_train_uses(tmp_path: Path) -> None:
+    from raylm.train.alone import alone
+
+    (tmp_path / "crawl").mkdir()
+    for path in [*DUMPS.glob("*.gz"), *DUMPS.glob("aut/*.gz")]:
+        (tmp_path / "crawl" / path.name).symlink_to(path)
+    job = load_job(
+        str(ROOT / "jobs/prepare-web.yaml"),
+        [
+            f"prepare.sources.0.glob={tmp_path}/crawl/*.warc.gz",
+            f"prepare.sources.1.glob={tmp_path}/crawl/*.warc.wet.gz",
+            f"storage={tmp_path}",
+            *SMALL,
+        ],
+    )
+    report = prepare(job, run_units=run_here)
+    pages, conversions = report.manifest.sources["pages"], report.manifest.sources["conversions"]
+    assert pages["documents"] + pages["held_out_documents"] == 60
+    assert {key: pages[f"skipped_{key}"] for key in ("http_status", "no_page", "no_text")} == {
+        "http_status": 35,
+        "no_page": 114,
+        "no_text": 1,
+    }
+    assert conversions["documents"] + conversions["held_out_documents"] == 1
+    coordinator = alone(job)
+    assert coordinator is not None
+    assert coordinator.finished()
