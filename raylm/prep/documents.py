@@ -13,10 +13,11 @@ from typing import BinaryIO
 
 from raylm.config.schema import TextSource
 from raylm.errors import DataError
-from raylm.prep import web, wikipedia
 from raylm.prep.compressed import COMPRESSED, opened
 from raylm.prep.left_out import LeftOut
 from raylm.prep.plan import Atom, Piece
+from raylm.prep.web import pages
+from raylm.prep.wikipedia import articles, stream_begins
 from raylm.records import Document
 from raylm.storage import Place, Reach
 
@@ -45,7 +46,7 @@ def atoms(source: TextSource, place: Place) -> list[Atom] | None:
     """The parts that a large file of this kind consists of, where it may only be cut between them; None: not at all."""
     if source.kind == "parquet":
         return [Atom(number, number + 1, size) for number, size in enumerate(_row_group_bytes(place))]
-    if source.kind == "wikipedia" and (begins := wikipedia.stream_begins(place)) is not None:
+    if source.kind == "wikipedia" and (begins := stream_begins(place)) is not None:
         return [Atom(start, stop, stop - start) for start, stop in itertools.pairwise([*begins, place.size()])]
     return None
 
@@ -80,13 +81,13 @@ def _raw(source: TextSource, place: Place, piece: Piece, left_out: LeftOut) -> I
     if source.kind == "wikipedia" and piece.stop is not None:
         with place.open_read() as stored:
             run = (piece.start, piece.stop)
-            yield from wikipedia.articles(place, stored, left_out, most_bytes=source.most_bytes, run=run)
+            yield from articles(place, stored, left_out, most_bytes=source.most_bytes, run=run)
         return
     with opened(place) as stream:
         if source.kind == "wikipedia":
-            yield from wikipedia.articles(place, stream, left_out, most_bytes=source.most_bytes)
+            yield from articles(place, stream, left_out, most_bytes=source.most_bytes)
         elif source.kind in ("warc", "wet"):
-            yield from web.pages(source, place, stream, left_out)
+            yield from pages(source, place, stream, left_out)
         elif source.kind in ("jsonl", "python-docs"):
             yield from _json_lines(source, place, stream, piece)
         elif source.document == "file":
