@@ -62,7 +62,7 @@ def _tools() -> tuple[Any, Callable[[bytes, str | None, bool], str]]:
             encoding = "utf-8"
         elif encoding is None or not _decodes(body, encoding):
             encoding = detect_encoding(body, from_html_meta=True)
-        html = bytes_to_str(body, encoding)
+        html = bytes_to_str(body, encoding or "utf-8")
         text: str = extract_plain_text(html, main_content=not whole, alt_texts=False)
         return text
 
