@@ -49,6 +49,10 @@ def generate(
     The same settings and model give the same text. Where the text outgrows the rows the model was trained on, it sees
     the newest half of a row and what follows.
     """
+    try:
+        prompt.encode()
+    except UnicodeEncodeError as error:
+        raise ConfigError("the prompt is not UTF-8", hint="give it as UTF-8 text") from error
     trained = run if isinstance(run, Trained) else open_trained(run, reach)
     return decoded(trained.tokenizer, _tokens(trained, prompt, settings))
 

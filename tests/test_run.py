@@ -178,7 +178,7 @@ def test_stopping_ends_the_run_and_growing_restarts_it(tmp_path: Path) -> None:
     made = coordinator(tmp_path)
     attempt = begun(made, 2)
     made.ask_to_leave(GROW, room=1)
-    made.ask_to_leave(STOP)  # the first reason stands
+    made.ask_to_leave(NOTICE)  # the first reason stands
     assert made.signal(attempt) == GROW
     made.left(attempt, GROW, 3)
     assert made.group_ended({0: "error: LeaveGroup"})
@@ -186,6 +186,40 @@ def test_stopping_ends_the_run_and_growing_restarts_it(tmp_path: Path) -> None:
     made.ask_to_leave(STOP)
     made.left(attempt, STOP, 5)
     assert not made.group_ended({0: "error: LeaveGroup"})
+
+
+def test_a_stop_asked_for_while_no_group_can_hear_it_is_kept_for_the_next(tmp_path: Path) -> None:
+    made = coordinator(tmp_path)
+    assert not made.ask_to_leave(STOP)
+    attempt = begun(made, 2)
+    assert made.signal(attempt) == STOP
+    assert made.ask_to_leave(STOP)
+    assert kinds(tmp_path) == ["stop_asked"]
+
+
+def test_a_stop_counts_for_more_than_growing(tmp_path: Path) -> None:
+    made = coordinator(tmp_path)
+    attempt = begun(made, 2)
+    assert made.ask_to_leave(GROW, room=1)
+    assert made.ask_to_leave(STOP)
+    assert made.signal(attempt) == STOP
+    made.group_ended({0: "lost: killed"})
+    assert not made.ask_to_leave(STOP), "between two groups nobody hears it"
+
+
+def test_a_superseded_driver_writes_nothing_more_and_ends(tmp_path: Path) -> None:
+    made = coordinator(tmp_path)
+    attempt = begun(made, 1)
+    made.metric(attempt, {"step": 1, "loss": 1.0})
+    made.superseded("process 7 on there")
+    before = {path.name: path.read_bytes() for path in tmp_path.rglob("*.jsonl")}
+    made.metric(attempt, {"step": 2, "loss": 1.0})
+    made.event(attempt, "checkpoint_committed", {"step": 2})
+    made.flush()
+    assert {path.name: path.read_bytes() for path in tmp_path.rglob("*.jsonl")} == before
+    assert made.signal(attempt) == "stale"
+    assert not made.group_ended({0: "error: LeaveGroup"})
+    assert "another `raylm train` of this run has begun, process 7 on there" in str(made.fatal())
 
 
 def test_failures_without_progress_end_the_run_with_their_cause(tmp_path: Path) -> None:

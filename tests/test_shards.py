@@ -190,6 +190,21 @@ def test_a_missing_shard_is_named(folder: Place) -> None:
         assert "prepare the data" in str(caught.value.hint)
 
 
+def test_any_flipped_bit_of_the_data_is_noticed(folder: Place) -> None:
+    """Tokens that are still in range would be trained on: pages carry checksums."""
+    shard = write(folder, 20)
+    manifest = manifest_of(shard)
+    place = folder / shard.path
+    whole = place.read_bytes()
+    footer = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
+    for byte in range(4, footer, max(1, footer // 25)):
+        place.write_bytes(whole[:byte] + bytes([whole[byte] ^ 1]) + whole[byte + 1 :])
+        with pytest.raises(DataError, match=r"train/a\.parquet"):
+            read_rows(folder, shard, 0, 20, manifest)
+    place.write_bytes(whole)
+    assert len(read_rows(folder, shard, 0, 20, manifest).tokens) == 20
+
+
 def test_a_damaged_shard_is_named(folder: Place) -> None:
     shard = write(folder, 300)
     manifest = manifest_of(shard)

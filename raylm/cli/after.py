@@ -51,7 +51,7 @@ def evaluation_rows(found: Evaluation) -> list[tuple[str, str]]:
 @click.option("--temperature", type=float, default=0.8, show_default=True, help="0 takes the likeliest token.")
 @click.option("--top-k", type=int, default=0, show_default=True, help="Choose among the k likeliest; 0: among all.")
 @click.option("--top-p", type=float, default=0.95, show_default=True, help="Choose among those that sum to p.")
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True)
 @reach_options
 def generate(
     run: str,

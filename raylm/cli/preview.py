@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from raylm.config.schema import Job
 from raylm.errors import DataError, StorageError
 from raylm.shards import MANIFEST_NAME, read_manifest
@@ -29,7 +31,16 @@ def prepare_rows(job: Job) -> Rows:
 
 def train_rows(job: Job) -> Rows:
     """What `raylm train` would train on, with and into."""
+    from raylm.model.budget import shape_of
+    from raylm.train.launch.driver import anchored, refuse_other_job
+
     length, data = _data(job)
+    shape_of(job.model, job.prepare.tokenizer.vocab_size, length)  # a job without a model, or with none that works
+    made = anchored(job)
+    run = Place(made.run_url, made.object_store.reach())
+    with contextlib.suppress(StorageError):  # told below
+        if (run / "run.yaml").exists() and (run / "metrics.jsonl").exists():
+            refuse_other_job(made, run)
     per_step = job.batch.sequences * length
     workers = f"{job.workers.min} to {job.workers.max}" if job.workers.min < job.workers.max else f"{job.workers.max}"
     interval = "by Young and Daly's formula"

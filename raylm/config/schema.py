@@ -5,7 +5,7 @@ Comes in: a plain mapping from YAML. Leaves: a frozen `Job`. Nothing heavy is im
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
@@ -18,7 +18,7 @@ PRESETS = ("tiny", "llama-25m", "llama-125m", "llama-350m", "llama-1b", "llama-3
 class Settings(BaseModel):
     """A frozen section of a job file that refuses keys it does not know."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, ser_json_inf_nan="constants")
 
     @field_validator("*", mode="before")
     @classmethod
@@ -191,11 +191,14 @@ class BatchSettings(Settings):
         return self.sequences // self.micro
 
 
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
+
 class OptimSettings(Settings):
     """AdamW and its learning rate."""
 
     lr: float = Field(3e-4, gt=0, description="Peak learning rate.")
-    betas: tuple[float, float] = Field((0.9, 0.95))
+    betas: tuple[Beta, Beta] = Field((0.9, 0.95), description="Decay of the moments.")
     eps: float = Field(1e-8, gt=0)
     weight_decay: float = Field(0.1, ge=0, description="Not applied to norms and biases.")
     clip: float = Field(1.0, ge=0, description="Largest gradient norm; 0 turns clipping off.")
@@ -215,7 +218,7 @@ class ZeroSettings(Settings):
 class TrainSettings(Settings):
     """How long, and what is recorded."""
 
-    steps: int = Field(100, ge=1, description="Optimizer steps of the whole run.")
+    steps: int = Field(100, ge=1, le=10**12, description="Optimizer steps of the whole run.")
     seed: int = Field(0, ge=0, lt=2**31)
     audit: bool = Field(False, description="Record (step, lane, sequence id) of everything trained on.")
     bad_loss: Literal["stop", "skip"] = Field("stop", description="On a NaN or infinite loss or gradient.")
@@ -229,7 +232,9 @@ class WorkerSettings(Settings):
     max: int = Field(1, ge=1, description="Most workers.")
     gpu: bool | None = Field(None, description="One GPU a worker; when not set, if the cluster has any.")
     cpus: float = Field(1.0, gt=0, description="CPUs a worker reserves.")
-    resources: dict[str, float] = Field(default_factory=dict, description="Further Ray resources a worker.")
+    resources: dict[str, Annotated[float, Field(gt=0)]] = Field(
+        default_factory=dict, description="Further Ray resources a worker."
+    )
     threads: int | None = Field(None, ge=1, description="Torch CPU threads a worker; its CPUs when not set.")
     grow_check_seconds: float = Field(10.0, gt=0, description="How often a larger group is looked for.")
     max_failures: int = Field(3, ge=0, description="Failures in a row without a committed or finished step.")
@@ -278,7 +283,7 @@ class Job(Settings):
     """One job file."""
 
     name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Name of the run folder.")
-    storage: str = Field("runs", description="Folder or URL under which the run folder stands.")
+    storage: str = Field("runs", min_length=1, description="Folder or URL under which the run folder stands.")
     object_store: ObjectStore = Field(default_factory=ObjectStore)
     prepare: PrepareSettings = Field(default_factory=PrepareSettings)
     data: DataSettings = Field(default_factory=DataSettings)

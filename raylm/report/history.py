@@ -208,6 +208,8 @@ def describe(kind: str, fields: Mapping[str, Any]) -> str:
             written = f", {size(_number(fields['bytes']))}" if "bytes" in fields else ""
             spent = f" in {duration(_number(fields['seconds']))}" if "seconds" in fields else ""
             return f"checkpoint of step {step} committed{spent}{written}"
+        case "checkpoint_failed":
+            return f"checkpoint of step {step} failed: {fields.get('message', 'no reason given')}"
         case "evaluated":
             return f"held-out loss {_number(fields.get('held_out_loss')):.4f} at step {step}"
         case "bad_loss":

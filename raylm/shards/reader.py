@@ -92,6 +92,7 @@ def _read_groups(place: Place, shard: Shard, shape: _Shape, groups: list[int]) -
 
 
 _LOCAL = threading.local()
+_CHECKED = {"page_checksum_verification": True}
 _OPEN_FILES = 64  # memory maps kept a thread
 
 
@@ -111,7 +112,7 @@ def _open_local(place: Place, shard: Shard, shape: _Shape) -> Any:
         return opened[path][1]
     _check_size(place, shard, state.st_size)
     footer = _footer(place, shard, shape)
-    opened[path] = (key, pq.ParquetFile(path, metadata=footer, memory_map=True))
+    opened[path] = (key, pq.ParquetFile(path, metadata=footer, memory_map=True, **_CHECKED))
     if len(opened) > _OPEN_FILES:
         opened.popitem(last=False)
     return opened[path][1]
@@ -128,7 +129,8 @@ def _read_remote(place: Place, shard: Shard, shape: _Shape, groups: list[int]) -
     final = last.column(last.num_columns - 1)
     end = _column_start(final) + final.total_compressed_size
     window = _Window(begin, read_unchanging(place, begin, end - begin), shard.bytes)
-    return pq.ParquetFile(pa.PythonFile(window, mode="r"), metadata=footer).read_row_groups(groups, use_threads=False)
+    file = pq.ParquetFile(pa.PythonFile(window, mode="r"), metadata=footer, **_CHECKED)
+    return file.read_row_groups(groups, use_threads=False)
 
 
 def _column_start(column: Any) -> int:

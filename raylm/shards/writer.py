@@ -59,6 +59,7 @@ class ShardWriter:
                 compression_level=1,
                 use_dictionary=False,
                 write_statistics=False,
+                write_page_checksum=True,
             )
         except BaseException as error:
             self._abandon(error)

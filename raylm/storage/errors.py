@@ -60,6 +60,11 @@ def storage_error(error: Exception, url: str, doing: str) -> StorageError | None
         return StorageError(
             f"cannot {doing} {url}: unknown kind of storage {protocol}://", hint="try s3://, gs://, az://"
         )
+    if isinstance(error, ValueError) and "Invalid endpoint" in str(error):
+        return StorageError(
+            f"cannot {doing} {url}: {str(error)[:1].lower()}{str(error)[1:]}",
+            hint="object_store.endpoint (--endpoint) is a whole URL, such as http://127.0.0.1:9000",
+        )
     if not isinstance(error, OSError) and not _from_client(error):
         return None
     if "NoSuchBucket" in codes:
@@ -80,6 +85,11 @@ def storage_error(error: Exception, url: str, doing: str) -> StorageError | None
         )
     if isinstance(error, FileNotFoundError):
         return NotFound(f"cannot {doing} {url}: it does not exist")
+    if isinstance(error, NotADirectoryError | FileExistsError | IsADirectoryError):
+        wanted = "a file" if isinstance(error, IsADirectoryError) else "a folder"
+        return StorageError(
+            f"cannot {doing} {url}: {_words(error)}", hint=f"something else stands where {wanted} is wanted"
+        )
     if numbers & {errno.ENOSPC, errno.EDQUOT}:
         return StorageError(
             f"cannot {doing} {url}: no space left",

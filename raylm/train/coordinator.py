@@ -58,6 +58,7 @@ class Coordinator:
         self._address: dict[int, str] = {}
         self._nodes: dict[int, str] = {}
         self._leave: str | None = None
+        self._standing = False  # whether a group is there that will hear a request to leave
         self._left: tuple[str, int] | None = None
         self._fatal: RaylmError | None = None
         self._finished = False
@@ -80,7 +81,9 @@ class Coordinator:
         with self._lock:
             self._attempt = self._claim()
             previous, self._size = self._size, size
-            self._leave = self._left = None
+            self._leave = STOP if self._leave == STOP else None  # asked for while no group could hear it
+            self._left = None
+            self._standing = False
             self._nodes.clear()
             self._begun_at = self._seated_at = self._clock()
             self._stepped_at = None
@@ -97,6 +100,7 @@ class Coordinator:
         with self._lock:
             if attempt == self._attempt:
                 self._nodes[rank] = node
+                self._standing = True
                 if address is not None:
                     self._address = {attempt: address}
                     self._seated_at = self._clock()
@@ -174,8 +178,8 @@ class Coordinator:
         self._log.flush()
 
     def signal(self, attempt: int) -> str | None:
-        """Why this attempt should save and leave, or None; `stale` when a newer attempt has begun."""
-        return "stale" if attempt != self._attempt else self._leave
+        """Why this attempt should save and leave, or None; `stale` when a newer attempt, or driver, has begun."""
+        return "stale" if attempt != self._attempt or self._fatal is not None else self._leave
 
     def history(self) -> tuple[int, float]:
         """Failures so far, and seconds spent stepping."""
@@ -192,10 +196,11 @@ class Coordinator:
 
     # -- why it should pause -------------------------------------------------------------------------------------
 
-    def ask_to_leave(self, reason: str, **fields: Any) -> None:
-        """Have the group save and leave at the next step boundary."""
+    def ask_to_leave(self, reason: str, **fields: Any) -> bool:
+        """Have the group save and leave at the next step boundary; False when there is none. STOP outlives a group."""
         with self._lock:
-            if self._leave is None and self._nodes and not self._finished:
+            wanted = self._leave is None and (self._nodes or reason == STOP)
+            if (wanted or (reason == STOP and self._leave != STOP)) and not self._finished:
                 self._leave = reason
                 self._event(
                     {GROW: "growth_possible", NOTICE: "preemption_notice", STOP: "stop_asked"}[reason],
@@ -203,6 +208,7 @@ class Coordinator:
                     workers=self._size,
                     **fields,
                 )
+            return self._standing
 
     def drained(self, nodes: dict[str, float | None]) -> None:
         """Nodes about to be reclaimed, with seconds left where known; asks to leave when one of them hosts a rank."""
@@ -229,6 +235,16 @@ class Coordinator:
                 self._event("failed", step=self._last_step, workers=self._size, message=error.message)
                 self._log.flush()
 
+    def superseded(self, by: str) -> None:
+        """Another driver trains this run: nothing more is written, and the group ends at its next step."""
+        with self._lock:
+            self._log.mute()
+            if not self._finished:
+                self._fatal = TrainingError(
+                    f"another `raylm train` of this run has begun, {by}, and goes on in place of this one",
+                    hint="give one of the two another name",
+                )
+
     def fatal(self) -> RaylmError | None:
         """The error no restart can mend, if there was one."""
         return self._fatal
@@ -239,6 +255,7 @@ class Coordinator:
         losses: rank → what happened, one line each.
         """
         with self._lock:
+            self._standing = False
             if self._fatal is not None or (self._left and self._left[0] == STOP):
                 return False
             if self._left is not None:

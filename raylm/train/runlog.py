@@ -47,6 +47,7 @@ class RunLog:
         self._events = list(read_lines(run / "events.jsonl"))
         self._audit = {line["step"]: line for line in read_lines(run / "audit" / "audit.jsonl")} if audit else {}
         self._dirty = False
+        self._muted = False
         self._flushed_at = clock()
         self._scalars: Any = None
         self._scalars_folder: Path | None = None
@@ -54,6 +55,10 @@ class RunLog:
             # A killed writer may have left half a line, which the next append would run into.
             self._write("metrics.jsonl", [self._metrics[step] for step in sorted(self._metrics)])
             self._write("events.jsonl", self._events)
+
+    def mute(self) -> None:
+        """Write nothing from now on: the run folder is another driver's."""
+        self._muted = True
 
     @property
     def last_step(self) -> int:
@@ -107,6 +112,8 @@ class RunLog:
     def flush(self) -> None:
         """Make everything recorded so far readable in the run folder."""
         with self._lock:
+            if self._muted:
+                return
             if self._scalars is not None:
                 self._scalars.flush()
             if self._audited and self._dirty:
@@ -126,7 +133,7 @@ class RunLog:
     def _append(self, name: str, line: Line | None, *, rewrite: bool) -> None:
         self._dirty = True
         folder = self._run.local_path()
-        if folder is None:
+        if folder is None or self._muted:
             return
         if rewrite:
             self._write(name, [self._metrics[step] for step in sorted(self._metrics)])
@@ -180,11 +187,11 @@ def read_lines(place: Place) -> list[Line]:
     if not place.exists():
         return []
     lines: list[Line] = []
-    for text in place.read_text().splitlines():
+    for text in place.read_bytes().splitlines():
         try:
             line = json.loads(text)
-        except json.JSONDecodeError:
-            continue  # a killed writer's last line
+        except ValueError:
+            continue  # a killed writer's last line, or damage
         if isinstance(line, dict):
             lines.append(line)
     return lines

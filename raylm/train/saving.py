@@ -160,6 +160,7 @@ def take_settled(session: Session) -> None:
     done, error = _outcome(pending)
     seat, desk = session.seat, session.desk
     if error is not None:
+        session.save_failure = str(error)
         log.warning("rank %d: saving failed: %s", seat.rank, error)
         fields = {"step": session.progress.step, "rank": seat.rank, "message": str(error)}
         desk.tell("event", seat.attempt, "checkpoint_failed", fields)
@@ -169,6 +170,7 @@ def take_settled(session: Session) -> None:
         return
     saved = pending.wait(0)
     if not saved.committed:
+        session.save_failure = saved.reason or ""
         desk.tell("event", seat.attempt, "checkpoint_failed", {"step": saved.step, "message": saved.reason})
         return
     session.saved_step = saved.step

@@ -108,6 +108,7 @@ class Session:
     cadence: Cadence
     pending: PendingSave | None = None
     saved_step: int = 0
+    save_failure: str = ""  # why the last save that failed did
     held_out: dict[int, float] = field(default_factory=dict)
 
     @property

@@ -311,8 +311,9 @@ def _leave(session: Session, reason: str) -> None:
 def _finish(session: Session) -> None:
     if not save_now(session):
         raise StorageError(
-            f"the finished model of step {session.progress.step} could not be saved in {session.run.url}/checkpoints",
-            hint="see the checkpoint_failed events; the same command resumes from the newest checkpoint",
+            f"the finished model of step {session.progress.step} could not be saved in {session.run.url}/checkpoints"
+            + (f": {session.save_failure}" if session.save_failure else ""),
+            hint="mend that; the same command resumes from the newest checkpoint",
         )
     if session.first:
         session.desk.ask(

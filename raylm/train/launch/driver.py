@@ -23,6 +23,7 @@ from raylm.errors import ConfigError, Interrupted, TrainingError
 from raylm.shards import Manifest
 from raylm.storage import Place
 from raylm.train.coordinator import STOP, Coordinator
+from raylm.train.launch.lease import Lease
 from raylm.train.runlog import Line
 
 log = logging.getLogger(__name__)
@@ -70,7 +71,17 @@ def train(job: Job, *, on_step: Listener | None = None, on_event: Listener | Non
     done = preflight(job, run)
     if done is not None:
         return done
-    publish(job, run)
+    lease = Lease(run)
+    driver = _Driver(job, run, on_step, on_event)
+    lease.take(lost=driver.superseded)
+    try:
+        publish(job, run)
+        return _driven(job, driver)
+    finally:
+        lease.release()
+
+
+def _driven(job: Job, driver: _Driver) -> TrainResult:
     import ray
 
     owned = not ray.is_initialized()
@@ -80,7 +91,7 @@ def train(job: Job, *, on_step: Listener | None = None, on_event: Listener | Non
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        return _Driver(job, run, on_step, on_event).drive()
+        return driver.drive()
     finally:
         if owned:
             ray.shutdown()
@@ -125,7 +136,7 @@ def preflight(job: Job, run: Place) -> TrainResult | None:
     found = newest(run / "checkpoints")
     # Settings alone are left by a start that never took a step: nothing there could be spoilt.
     if (run / "run.yaml").exists() and (found is not None or (run / "metrics.jsonl").exists()):
-        _refuse_other_job(job, run)
+        refuse_other_job(job, run)
     if found is None:
         return None
     check_meta(found.meta, job, data_fingerprint(sources), found.place.url)
@@ -141,7 +152,8 @@ def _state_bytes(job: Job, manifest: Manifest) -> int:
     return 12 * shape_of(job.model, manifest.vocab_size, manifest.sequence_length).parameters
 
 
-def _refuse_other_job(job: Job, run: Place) -> None:
+def refuse_other_job(job: Job, run: Place) -> None:
+    """Raise a ConfigError when the run folder holds a run that these settings would not go on with."""
     try:
         old = parse_job((run / "run.yaml").read_text(), origin=f"{run.url}/run.yaml")
     except ConfigError as error:
@@ -184,7 +196,8 @@ def _start_ray(job: Job) -> None:
     except ConnectionError as error:
         raise TrainingError(
             f"no Ray cluster answers at {address or 'this machine'}: {str(error).splitlines()[0]}",
-            hint="check where.address, or leave it out to train on this machine",
+            hint="check where.address, or leave it out to train on this machine; a cluster that asks for a token "
+            "(cluster/local.py starts such) answers only with RAY_AUTH_MODE=token in the environment",
         ) from error
 
 
@@ -211,6 +224,8 @@ class _Driver:
         self._position = 0
         self._error: BaseException | None = None
         self._ended = threading.Event()
+        self._actor: Any = None
+        self._superseded_by: str | None = None
 
     def drive(self) -> TrainResult:
         import ray
@@ -221,6 +236,8 @@ class _Driver:
         )(CoordinatorActor)
         self._actor = actor_class.remote(self._job)
         self._ask("attempt")  # its storage errors surface here, before workers are asked for
+        if self._superseded_by is not None:
+            self._ask("superseded", self._superseded_by)
         fit = threading.Thread(target=self._fit, name="raylm-fit", daemon=True)
         fit.start()
         stopping = False
@@ -233,10 +250,18 @@ class _Driver:
                 if stopping:
                     raise Interrupted("stopped at once", hint="the same command resumes") from None
                 stopping = True
+                if not self._ask("ask_to_leave", STOP):
+                    self._ask("close")
+                    raise Interrupted("stopped while no worker was training", hint="the same command resumes") from None
                 log.warning("saving before stopping; press Ctrl-C again to stop at once")
-                self._ask("ask_to_leave", STOP)
         self._listen()
         return self._result(stopping)
+
+    def superseded(self, by: str) -> None:
+        """Another driver trains this run now: end, and write nothing more."""
+        self._superseded_by = by
+        if self._actor is not None:
+            self._ask("superseded", by)
 
     def _result(self, stopping: bool) -> TrainResult:
         fatal, finished, step = self._ask("fatal"), self._ask("finished"), self._ask("step")
