@@ -160,7 +160,7 @@ def test_another_seed_is_another_run(ranks: Ranks, data: Path, reference: Outcom
 
 
 # Long enough at any speed of the machine for nodes to join while it trains.
-LONG: dict[str, Any] = {"steps": 40, "batch__sequences": 48}
+LONG: dict[str, Any] = {"steps": 64, "batch__sequences": 48}
 ALL_AT_ONCE = [
     Action(6, "kill", workers=2),
     Action(7, "add", workers=1),
