@@ -39,8 +39,7 @@ def train_rows(job: Job) -> Rows:
     made = anchored(job)
     run = Place(made.run_url, made.object_store.reach())
     with contextlib.suppress(StorageError):  # told below
-        if (run / "run.yaml").exists() and (run / "metrics.jsonl").exists():
-            refuse_other_job(made, run)
+        refuse_other_job(made, run)
     per_step = job.batch.sequences * length
     workers = f"{job.workers.min} to {job.workers.max}" if job.workers.min < job.workers.max else f"{job.workers.max}"
     interval = "by Young and Daly's formula"

@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 
 from raylm.config.schema import TextSource
 from raylm.errors import DataError
+from raylm.prep.extras import not_installed
 from raylm.prep.left_out import LeftOut
 from raylm.storage import Place
 
@@ -50,9 +51,7 @@ def _tools() -> tuple[Any, Callable[[bytes, str | None, bool], str]]:
         from resiliparse.extract.html2text import extract_plain_text
         from resiliparse.parse.encoding import bytes_to_str, detect_encoding, map_encoding_to_html5
     except ImportError as error:
-        raise DataError(
-            f"reading web archives needs {error.name}, which is not installed", hint="pip install 'raylm[prepare]'"
-        ) from error
+        raise not_installed("reading web archives", error) from error
 
     def to_text(body: bytes, charset: str | None, whole: bool) -> str:
         # What the server says is often wrong, and nearly every byte is valid where it says Latin-1. What is valid

@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 
 from raylm.errors import DataError
 from raylm.prep.compressed import opened
+from raylm.prep.extras import not_installed
 from raylm.prep.left_out import LeftOut
 from raylm.storage import NotFound, Place
 
@@ -118,7 +119,7 @@ def _pages(place: Place, parts: Iterable[bytes], left_out: LeftOut, most_bytes: 
     try:
         from lxml import etree
     except ImportError as error:
-        raise _missing(error) from error
+        raise not_installed("reading Wikipedia dumps", error) from error
 
     # No entity is looked up and none is expanded beyond XML's own five.
     parser = etree.XMLPullParser(
@@ -149,17 +150,11 @@ def _pages(place: Place, parts: Iterable[bytes], left_out: LeftOut, most_bytes: 
         ) from error
 
 
-def _missing(error: ImportError) -> DataError:
-    return DataError(
-        f"reading Wikipedia dumps needs {error.name}, which is not installed", hint="pip install 'raylm[prepare]'"
-    )
-
-
 def _renderer() -> Callable[[str], str]:
     try:
         import mwparserfromhell
     except ImportError as error:
-        raise _missing(error) from error
+        raise not_installed("reading Wikipedia dumps", error) from error
     nodes = mwparserfromhell.nodes
 
     def rendered(code: Any) -> Iterator[str]:

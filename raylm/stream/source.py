@@ -233,8 +233,8 @@ class RayData:
                 self._changed.notify_all()
 
     def _await_use(self, *, down_to: int) -> None:
-        with self._changed:
-            self._changed.wait_for(lambda: self._closed or self._kept_rows() <= down_to)
+        """Wait, with the lock held, until the consumer has used what is kept down to so many rows."""
+        self._changed.wait_for(lambda: self._closed or self._kept_rows() <= down_to)
 
     def _kept_rows(self) -> int:
         return sum(0 if isinstance(rows, RaylmError) else len(rows.tokens) for _, rows in self._ready)

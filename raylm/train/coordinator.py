@@ -199,8 +199,8 @@ class Coordinator:
     def ask_to_leave(self, reason: str, **fields: Any) -> bool:
         """Have the group save and leave at the next step boundary; False when there is none. STOP outlives a group."""
         with self._lock:
-            wanted = self._leave is None and (self._nodes or reason == STOP)
-            if (wanted or (reason == STOP and self._leave != STOP)) and not self._finished:
+            wanted = self._leave != STOP if reason == STOP else self._leave is None and bool(self._nodes)
+            if wanted and not self._finished:
                 self._leave = reason
                 self._event(
                     {GROW: "growth_possible", NOTICE: "preemption_notice", STOP: "stop_asked"}[reason],

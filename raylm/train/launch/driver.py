@@ -134,9 +134,7 @@ def preflight(job: Job, run: Place) -> TrainResult | None:
         )
     run.check_writable(needed_bytes=_state_bytes(job, sources[0].manifest))
     found = newest(run / "checkpoints")
-    # Settings alone are left by a start that never took a step: nothing there could be spoilt.
-    if (run / "run.yaml").exists() and (found is not None or (run / "metrics.jsonl").exists()):
-        refuse_other_job(job, run)
+    refuse_other_job(job, run)
     if found is None:
         return None
     check_meta(found.meta, job, data_fingerprint(sources), found.place.url)
@@ -154,6 +152,10 @@ def _state_bytes(job: Job, manifest: Manifest) -> int:
 
 def refuse_other_job(job: Job, run: Place) -> None:
     """Raise a ConfigError when the run folder holds a run that these settings would not go on with."""
+    # Settings alone are left by a start that never took a step: nothing there could be spoilt.
+    stepped = (run / "metrics.jsonl").exists() or (run / "checkpoints").exists()
+    if not stepped or not (run / "run.yaml").exists():
+        return
     try:
         old = parse_job((run / "run.yaml").read_text(), origin=f"{run.url}/run.yaml")
     except ConfigError as error:

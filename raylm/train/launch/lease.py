@@ -20,7 +20,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 
 from raylm.errors import StorageError, TrainingError
-from raylm.storage import Place
+from raylm.storage import NotFound, Place
 
 log = logging.getLogger(__name__)
 
@@ -104,12 +104,10 @@ class Lease:
         return False
 
     def _holder(self) -> Holder | None:
-        if not self._file.exists():
-            return None
         try:
             return Holder(**json.loads(self._file.read_bytes()))
-        except (ValueError, TypeError, StorageError):
-            return None  # half a file, or one that was just removed
+        except (NotFound, ValueError, TypeError):
+            return None  # none, or not one of ours
 
     def _write(self) -> None:
         self._file.write_text(json.dumps(asdict(self._me)))
