@@ -15,7 +15,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -189,11 +189,12 @@ class Cluster:
         self._doomed: list[tuple[float, str]] = []
         self._gone = {"head"}
         self._adding = threading.Lock()
+        self._failed: list[BaseException] = []
 
     def act(self, what: str, drain_seconds: float) -> None:
         """Do one thing to the newest node; whatever takes seconds happens beside the training."""
         if what == "add":
-            threading.Thread(target=self._add, daemon=True).start()
+            self._beside(self._add)
             return
         name = [node.name for node in self._cluster.alive() if node.name not in self._gone][-1]
         if what == "kill_worker":
@@ -208,7 +209,16 @@ class Cluster:
         elif what == "freeze":
             self._cluster.send(name, signal.SIGSTOP)
         elif what == "drain":
-            threading.Thread(target=self._drain, args=(name, drain_seconds), daemon=True).start()
+            self._beside(lambda: self._drain(name, drain_seconds))
+
+    def _beside(self, act: Callable[[], None]) -> None:
+        def run() -> None:
+            try:
+                act()
+            except Exception as error:
+                self._failed.append(error)
+
+        threading.Thread(target=run, daemon=True).start()
 
     def _add(self) -> None:
         with self._adding:  # two that start at once would choose the same socket names
@@ -219,7 +229,9 @@ class Cluster:
         self._doomed.append((time.monotonic() + seconds, name))
 
     def reclaim(self) -> None:
-        """Kill the nodes whose drain deadline has passed."""
+        """Kill the nodes whose drain deadline has passed; raises what went wrong beside the training."""
+        if self._failed:
+            raise self._failed[0]
         for due, name in list(self._doomed):
             if due <= time.monotonic():
                 self._doomed.remove((due, name))

@@ -112,22 +112,8 @@ class LocalCluster:
 
     def drain(self, name: str, seconds: float) -> None:
         """Tell Ray that a node will be reclaimed in so many seconds; the node lives on until it is killed."""
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
-        import ray
-
-        self._find(name)
-        owned = not ray.is_initialized()
-        if owned:
-            self.connect()
-        try:
-            ids = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["NodeName"] == name]
-        finally:
-            if owned:
-                ray.shutdown()
-        if not ids:
-            raise TrainingError(f"Ray does not know a living node {name}", hint="see the cluster's status")
         command = [
-            *(*_ray(), "drain-node", f"--address={self.address}", f"--node-id={ids[0]}"),
+            *(*_ray(), "drain-node", f"--address={self.address}", f"--node-id={self._ray_id(name)}"),
             *("--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=reclaimed by hand"),
             f"--deadline-remaining-seconds={int(seconds)}",
         ]
@@ -162,6 +148,18 @@ class LocalCluster:
                 return node
         living = ", ".join(node.name for node in self.alive()) or "none"
         raise ConfigError(f"no living node {name!r} in {self.folder}", hint=f"living nodes: {living}")
+
+    def _ray_id(self, name: str) -> str:
+        """What Ray calls a node: its raylet was told on its command line."""
+        for process in self.processes(name):
+            try:
+                words = process.cmdline()
+            except psutil.NoSuchProcess:
+                continue
+            for word in words:
+                if Path(words[0]).name == "raylet" and word.startswith("--node_id="):
+                    return word.removeprefix("--node_id=")
+        raise TrainingError(f"{name} has no raylet any more", hint="see the cluster's status")
 
     def _up(self, name: str, shape: NodeShape, flags: Sequence[str]) -> Node:
         """One more node, started and joined; on a machine too busy for Ray's own deadlines, at the second try."""
