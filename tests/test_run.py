@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import time
 from pathlib import Path
 from typing import Any
@@ -282,6 +283,16 @@ def test_slots_count_whole_workers_and_forgive_rounding() -> None:
     assert slots({"CPU": 7.9999999, "GPU": 4}, {"CPU": 2, "GPU": 1}) == 4
     assert slots({"CPU": 8}, {"CPU": 2, "GPU": 1}) == 0
     assert slots({"CPU": 1}, {"CPU": 0}) == 1
+
+
+def test_a_node_answers_until_its_raylet_is_gone() -> None:
+    """Ray calls a killed node alive for a while, and a group placed on it waits for 20 s."""
+    from raylm.train.launch.policies import answers
+
+    with socket.create_server(("127.0.0.1", 0)) as raylet:
+        node = {"NodeManagerAddress": "127.0.0.1", "NodeManagerPort": raylet.getsockname()[1]}
+        assert answers(node)
+    assert not answers(node)
 
 
 # --- the driver's checks ------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ that is gone, count draining nodes, and grow without saving first.
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -30,6 +31,7 @@ from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, Wo
 from raylm.train.coordinator import GROW
 
 TELL_WAITING_SECONDS = 3.0
+ANSWER_SECONDS = 1.0
 
 
 def slots(resources: Mapping[str, float], needed: Mapping[str, float]) -> int:
@@ -48,6 +50,18 @@ def draining_nodes() -> dict[str, float | None]:
     return {node: max(0.0, (deadline - now_ms) / 1000) if deadline else None for node, deadline in draining.items()}
 
 
+def answers(node: Mapping[str, Any]) -> bool:
+    """Whether a node's raylet takes connections.
+
+    One that was killed a moment ago is still called alive, and a group that is placed on it waits until it times out.
+    """
+    try:
+        socket.create_connection((node["NodeManagerAddress"], node["NodeManagerPort"]), ANSWER_SECONDS).close()
+    except OSError:
+        return False
+    return True
+
+
 def room(needed: Mapping[str, float], held: Sequence[str] = ()) -> int:
     """Workers that fit on live nodes that are not draining; `held` names the node of each seat about to be given back.
 
@@ -59,7 +73,8 @@ def room(needed: Mapping[str, float], held: Sequence[str] = ()) -> int:
     for node in ray.nodes():
         name = node["NodeID"]
         if node["Alive"] and name not in draining:
-            fits += min(slots(free.get(name, {}), needed) + held.count(name), slots(node["Resources"], needed))
+            fitting = min(slots(free.get(name, {}), needed) + held.count(name), slots(node["Resources"], needed))
+            fits += fitting if fitting and answers(node) else 0
     return fits
 
 
