@@ -1,6 +1,7 @@
 """The command line: what it prints, where errors go, and with which exit code."""
 
 import io
+import re
 import signal
 import subprocess
 import sys
@@ -13,9 +14,11 @@ from test_report import eventful
 
 from raylm.cli.common import again
 from raylm.cli.main import COMMANDS, main, reason_for_people
+from raylm.cli.prepare import progress_lines
 from raylm.cli.progress import Pace, PlainLines, step_words
 from raylm.config.schema import Job
 from raylm.errors import DataError, Interrupted, RaylmError, StorageError, TrainingError
+from raylm.prep import PrepareProgress
 from raylm.units import count, duration, size
 
 JOBS = Path(__file__).parent.parent / "jobs"
@@ -168,10 +171,42 @@ def test_prepare_dry_run_shows_sources_and_output(capsys: pytest.CaptureFixture[
     text = f"name: a\nprepare: {{sources: [{{glob: '{tmp_path}/*.txt'}}], workers: 3}}\n"
     code, out, _ = run(capsys, "prepare", job_file(tmp_path, text), "--dry-run")
     assert code == 0
-    assert "about 1.00k (3.9 KiB of files at 4 bytes a token)" in out
+    assert "units      1, of 1 files with 3.9 KiB" in out
+    assert "tokens     about 1.00k, at 4 bytes a token" in out
     assert "workers    3 at once" in out
     assert f"output     {tmp_path}/runs/a/data" in out
     assert not (tmp_path / "runs").exists()
+
+
+def test_preparation_tells_its_pace_and_what_is_left(capsys: pytest.CaptureFixture[str]) -> None:
+    times = iter([0.0, 1.0, 10.0, 20.0])
+    tell = progress_lines(clock=lambda: next(times))
+    for done, tokens in [(5, 1000), (6, 1200), (10, 3000), (25, 9000)]:
+        tell(PrepareProgress("tokenizing", done, 25, done * 10, tokens))
+    assert capsys.readouterr().out.splitlines() == [
+        "tokenizing: 5 of 25, 50 documents, 1.00k tokens",
+        "tokenizing: 10 of 25, 100 documents, 3.00k tokens, 200 tokens/s, 30s left",
+        "tokenizing: 25 of 25, 250 documents, 9.00k tokens, 400 tokens/s",
+    ]
+
+
+def test_inspect_shows_what_a_data_set_holds(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    from raylm.config.load import load_job
+    from raylm.prep import prepare, run_here
+
+    (tmp_path / "a.txt").write_text("".join(f"line {number} of the story\n" for number in range(500)) + "\n\n")
+    source = f"{{name: story, document: line, glob: '{tmp_path}/a.txt'}}"
+    text = f"name: a\nprepare: {{sources: [{source}], sequence_length: 32, tokenizer: {{vocab_size: 300}}}}\n"
+    prepare(load_job(job_file(tmp_path, text)), run_units=run_here)
+    code, out, _ = run(capsys, "inspect", f"{tmp_path}/runs/a/data", "--samples", "1")
+    assert code == 0
+    assert re.search(r"^source +story: 500 documents, [\d.]+k tokens; left out: 2 empty$", out, re.M)
+    assert re.search(r"^lengths +shortest \d+, median \d+, 90 % \d+, longest \d+ tokens, of \d+ doc", out, re.M)
+    assert re.search(r"^sample 1:\n  line \d+ of the story$", out, re.M)
+    code, _, err = run(capsys, "inspect", str(tmp_path))
+    assert code == 3
+    assert err.startswith("error: ")
+    assert "hint:  " in err
 
 
 def test_plan_answers_for_seven_billion_parameters(capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,10 +18,10 @@ import pytest
 from raylm.config.load import load_job
 from raylm.config.schema import TextSource
 from raylm.errors import DataError
-from raylm.prep import prepare, run_here
+from raylm.prep import compressed, prepare, run_here
 from raylm.prep.documents import atoms, read_piece
-from raylm.prep.left_out import LeftOut
-from raylm.prep.plan import Piece, pieces_of
+from raylm.prep.left_out import LeftOut, refuse_too_many
+from raylm.prep.plan import Piece, listed, pieces_of
 from raylm.records import Document
 from raylm.storage import Place, Reach
 
@@ -34,7 +34,9 @@ def read(path: Path, kind: str, piece: Piece | None = None, **settings: Any) -> 
     source = TextSource.model_validate({"name": "x", "kind": kind, "glob": str(path), **settings})
     left_out = LeftOut()
     piece = piece or Piece(str(path), path.stat().st_size)
-    return list(read_piece(source, piece, Reach(), left_out)), left_out
+    documents = list(read_piece(source, piece, Reach(), left_out))
+    refuse_too_many("x", left_out, files=1, most=0.5, ended=True)
+    return documents, left_out
 
 
 def texts(documents: list[Document]) -> list[str]:
@@ -96,7 +98,7 @@ def test_every_record_of_an_archive_is_a_page_or_counted(tmp_path: Path) -> None
     assert texts(documents) == ["A good page.", "In chunks.", "Packed on its way.", "A resource."]
     assert documents[0].id == f"{path}#2"
     assert left_out.counts() == {
-        "skipped_digest": 1,
+        "skipped_broken_record": 1,
         "skipped_http_status": 1,
         "skipped_no_page": 1,
         "skipped_no_text": 1,
@@ -104,7 +106,7 @@ def test_every_record_of_an_archive_is_a_page_or_counted(tmp_path: Path) -> None
         "skipped_revisit": 1,
         "skipped_too_large": 1,
     }
-    assert left_out.examples["digest"] == [f"{path}#8: its block digest differs"]
+    assert left_out.examples["broken_record"] == [f"{path} record 8 is damaged: its block digest differs"]
     assert left_out.examples["too_large"][0].startswith(f"{path}#10: ")
 
 
@@ -202,6 +204,98 @@ def test_a_damaged_compressed_file_is_an_error(tmp_path: Path, ending: str, dama
     with pytest.raises(DataError, match=rf"a\.txt\.{ending} cannot be unpacked: ") as found:
         read(path, "text", document="line")
     assert found.value.hint
+
+
+def test_a_bomb_is_not_unpacked_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compressed, "_ALWAYS_UNPACKED", 100_000)
+    path = tmp_path / "a.txt.gz"
+    path.write_bytes(gzip.compress(b"word\n" * 1_000_000))
+    with pytest.raises(DataError, match=r"a\.txt\.gz unpacks to more than \d+ bytes: a bomb, or damaged"):
+        read(path, "text", document="line")
+    assert len(read(path, "text", document="line", most_ratio=2000)[0]) == 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("settings", "data", "kept", "too_large"),
+    [
+        ({"document": "line"}, b"short\n" + b"x" * 5000 + b"\nalso short\n" + b"y" * 101, ["short", "also short"], 2),
+        ({"document": "line"}, b"x" * 100 + b"\n" + b"y" * 99 + b"\n", ["y" * 99], 1),
+        ({"document": "block"}, b"a\nb\n\n" + b"long line\n" * 50 + b"\n\nc\nd", ["a\nb", "c\nd"], 1),
+        ({"document": "block"}, b"a\n" + b"x" * 500 + b"\nb\n\nc\n", ["c"], 1),
+        ({"document": "file"}, b"x" * 101, [], 1),
+        ({"document": "file"}, b"x" * 100, ["x" * 100], 0),
+    ],
+)
+def test_what_is_too_large_is_left_out_and_never_held(
+    tmp_path: Path, settings: dict[str, Any], data: bytes, kept: list[str], too_large: int
+) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes(data)
+    documents, left_out = read(path, "text", most_bytes=100, **settings)
+    assert texts(documents) == kept
+    assert left_out.reasons["too_large"] == too_large
+
+
+# -- tables --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("format", ["stream", "file"])
+def test_arrow_files_of_both_formats_are_read_and_a_cut_is_noticed(tmp_path: Path, format: str) -> None:
+    path = tmp_path / "a.arrow"
+    table = pa.table({"n": [1, 2, 3, 4], "text": ["one", None, "drei", "quatre"]})
+    make = pa.ipc.new_stream if format == "stream" else pa.ipc.new_file
+    with pa.OSFile(str(path), "wb") as sink, make(sink, table.schema) as writer:
+        writer.write_table(table, max_chunksize=2)
+    documents, left_out = read(path, "arrow")
+    assert texts(documents) == ["one", "drei", "quatre"]
+    assert left_out.counts() == {"skipped_empty": 1}
+    with pytest.raises(DataError, match="has no column 'body'; it has: n, text"):
+        read(path, "arrow", column="body")
+    whole, noticed = path.read_bytes(), 0
+    for size in range(0, whole.rindex(b"\xff\xff\xff\xff\0\0\0\0"), 8):
+        path.write_bytes(whole[:size])
+        with pytest.raises(DataError, match=r"cannot be read as Arrow|without its end mark") as found:
+            read(path, "arrow")
+        noticed += "without its end mark" in str(found.value)
+    assert noticed, "Arrow itself does not notice each of them"
+
+
+def test_csv_rows_hold_what_their_quotes_say(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv.gz"
+    rows = 'id,text\r\n1,"two\nlines, with ""quotes"""\r\n2,plain\r\n\r\n3\r\n4,Größe\r\n'
+    path.write_bytes(gzip.compress(b"\xef\xbb\xbf" + rows.encode()))
+    documents, left_out = read(path, "csv")
+    assert texts(documents) == ['two\nlines, with "quotes"', "plain", "Größe"]
+    assert documents[0].id == f"{path}#3"
+    assert left_out.examples == {"broken_record": [f"{path} line 6 is broken: 1 values for 2 columns"]}
+    assert texts(read(path, "csv", column="id")[0]) == ["1", "2", "4"]
+    tabs = tmp_path / "b.tsv"
+    tabs.write_bytes(b"text\tn\nbad \xff\t1\ngood, good\t2\n")
+    with pytest.raises(DataError, match="0xff at line 2, byte 4"):
+        read(tabs, "csv")
+    assert texts(read(tabs, "csv", encoding_errors="skip")[0]) == ["good, good"]
+    (tmp_path / "c.csv").write_bytes(b"")
+    with pytest.raises(DataError, match="has no column 'text'; it has: "):
+        read(tmp_path / "c.csv", "csv")
+
+
+def test_files_are_found_by_a_list_of_paths(tmp_path: Path) -> None:
+    for name in ("one", "two", "three"):
+        (tmp_path / f"{name}.txt").write_text(name)
+    paths = tmp_path / "text.paths.gz"
+    paths.write_bytes(gzip.compress(b"two.txt\n\none.txt\n"))
+    source = TextSource(paths=str(paths), prefix=f"{tmp_path}/")
+    assert [(place.url, size) for place, size in listed(source, Reach())] == [
+        (f"{tmp_path}/two.txt", 3),
+        (f"{tmp_path}/one.txt", 3),
+    ]
+    paths.write_bytes(gzip.compress(b"two.txt\nfour.txt\n"))
+    with pytest.raises(DataError, match=r"four\.txt, line 2 of .*text\.paths\.gz, does not exist"):
+        listed(source, Reach())
+    for content, message in [(b"", "names no file"), (b"\xff\xfe", "is no list of files")]:
+        paths.write_bytes(gzip.compress(content))
+        with pytest.raises(DataError, match=message):
+            listed(source, Reach())
 
 
 # -- Wikipedia -----------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import json
 import multiprocessing
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -28,6 +29,7 @@ from raylm.errors import ConfigError, DataError, StorageError
 from raylm.prep import PrepareProgress, PrepareReport, prepare, pydocs, run_here
 from raylm.prep.documents import read_piece
 from raylm.prep.left_out import LeftOut
+from raylm.prep.look import look
 from raylm.prep.pack import is_held_out
 from raylm.prep.plan import Piece, Plan
 from raylm.prep.tokenizer import load
@@ -408,7 +410,8 @@ def test_a_bad_tokenizer_folder_is_named(corpus: tuple[list[dict[str, Any]], lis
         ("x.txt.gz", b"not gzip", {}, r"x\.txt\.gz cannot be unpacked"),
         ("x.jsonl", b'{"text": "a"}\n{"text": \n', {"kind": "jsonl"}, r"x\.jsonl line 2 is not JSON"),
         ("x.jsonl", b'{"text": "a"}\n\n{"body": "b"}\n', {"kind": "jsonl"}, r"line 3 has no key 'text'; it has: body"),
-        ("x.jsonl", b'{"text": 5}\n', {"kind": "jsonl"}, r"line 1: 'text' is int, not text"),
+        ("x.jsonl", b'{"text": 5}\n', {"kind": "jsonl"}, r"line 1 has int, not text, as 'text'"),
+        ("x.jsonl", b'{"text": "a"}\n' + b"[" * 200_000 + b"\n", {"kind": "jsonl"}, r"x\.jsonl line 2 is not JSON"),
         ("x.jsonl", b'{"text": "ab\xff"}\n', {"kind": "jsonl"}, r"x\.jsonl is not UTF-8: 0xff at byte 12"),
         ("x.jsonl", b'{"text": "\\ud800"}\n', {"kind": "jsonl"}, r"lone surrogate"),
         ("x.parquet", b"PAR1 no", {"kind": "parquet"}, r"x\.parquet cannot be read as Parquet"),
@@ -439,6 +442,87 @@ def test_bad_encoding_can_be_skipped_and_is_counted(tmp_path: Path) -> None:
     report = run(job(tmp_path / "data", [source], held_out=0))
     assert documents(Place(str(tmp_path / "data"))) == ["fine", "also fine"]
     assert report.skipped == {"encoding": report.manifest.sources["text"]["skipped_encoding"]} == {"encoding": 1}
+
+
+def write_twenty(folder: Path) -> list[dict[str, Any]]:
+    """Twenty packed files, of which one is cut off, and JSON lines, of which one is none."""
+    lines = [text(number) for number in range(200)]
+    for number in range(20):
+        data = gzip.compress("\n".join(lines[number * 10 : number * 10 + 10]).encode())
+        (folder / f"{number:02d}.txt.gz").write_bytes(data[:-20] if number == 7 else data)
+    records = [json.dumps({"text": f"record {line}"}) for line in lines]
+    (folder / "a.jsonl").write_text("\n".join([*records[:50], '{"text": ', *records[50:]]))
+    return [
+        {"name": "packed", "glob": f"{folder}/*.gz", "document": "line", "licence": "CC0 | MIT"},
+        {"name": "records", "kind": "jsonl", "glob": f"{folder}/*.jsonl"},
+    ]
+
+
+def test_what_is_broken_is_set_aside_up_to_the_share_the_job_allows(tmp_path: Path) -> None:
+    sources = write_twenty(tmp_path)
+    told = r"07\.txt\.gz cannot be unpacked: .* \(1 of 20 files of source 'packed' are broken;"
+    with pytest.raises(DataError, match=told) as caught:
+        run(job(tmp_path / "data", sources))
+    assert caught.value.hint == (
+        "fetch it again; it is truncated or no gz file; or raise prepare.quarantine to go on without what is broken"
+    )
+    assert not (tmp_path / "data/manifest.json").exists()
+    report = run(job(tmp_path / "data", sources, quarantine=0.05))  # the same folder: only the limit is another
+    assert report.skipped == {"broken_file": 1, "broken_record": 1}
+    assert 390 < report.documents < 400, "what was read before the damage is kept"
+    left_out = json.loads((tmp_path / "data/left_out.json").read_text())
+    assert left_out["packed"]["broken_files"] == [str(tmp_path / "07.txt.gz")]
+    card = (tmp_path / "data/card.md").read_text()
+    assert re.search(r"^\| packed \| text, `.*\*\.gz` \| CC0 \\\| MIT \| 19\d \| ", card, re.M)
+    assert "- packed: 1 broken file\n" in card
+    (example,) = left_out["records"]["reasons"]["broken_record"]["examples"]
+    assert example.startswith(f"{tmp_path}/a.jsonl line 51 is not JSON: ")
+
+
+def test_too_many_broken_records_stop_the_run_and_mended_ones_are_read_again(tmp_path: Path) -> None:
+    sources = write_twenty(tmp_path)[1:]
+    path = tmp_path / "a.jsonl"
+    good = path.read_text().splitlines()
+    bad = [line if number % 10 else "x" * len(line) for number, line in enumerate(good)]
+    path.write_text("\n".join(bad))
+    with pytest.raises(DataError, match=r"line 1 is not JSON: .* \(21 of 201 records of source 'records' are broken"):
+        run(job(tmp_path / "data", sources, quarantine=0.1))
+    good[50] = '{"x": ""}'  # the same length
+    path.write_text("\n".join(good))
+    report = run(job(tmp_path / "data", sources, quarantine=0.1))
+    assert report.documents == 200
+    assert report.skipped == {"broken_record": 1}
+
+
+def test_nothing_but_broken_records_end_a_source_soon(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"body": "x"}\n' * 2000)
+    sources = [{"kind": "jsonl", "glob": f"{tmp_path}/*.jsonl"}]
+    with pytest.raises(DataError, match=r"byte \d+ has no key 'text'; it has: body"):
+        run(job(tmp_path / "data", sources, quarantine=1, unit_bytes=100_000))
+
+
+def test_a_look_shows_documents_as_they_went_in(tmp_path: Path) -> None:
+    texts = [text(number) for number in range(60)] + ["long " * 200]
+    (tmp_path / "a.txt").write_text("\n".join(texts))
+    run(job(tmp_path / "data", [{"glob": f"{tmp_path}/a.txt", "document": "line"}], held_out=0, unit_bytes=100_000))
+    found = look(Place(str(tmp_path / "data")), samples=100)
+    assert list(found.samples) == texts
+    tokenizer, _ = load(Place(str(tmp_path / "data/tokenizer")))
+    expected = sorted(len(tokenizer.encode(one).ids) + 1 for one in texts)
+    assert list(found.lengths) == expected
+    assert (found.quantile(0), found.quantile(1)) == (expected[0], expected[-1])
+    assert len(look(Place(str(tmp_path / "data")), samples=3).samples) == 3
+
+
+def test_quarantined_input_gives_the_same_bytes_whatever_was_done_before(tmp_path: Path) -> None:
+    sources = write_twenty(tmp_path)
+    run(job(tmp_path / "one", sources, quarantine=0.1))
+    with pytest.raises(DataError):
+        run(job(tmp_path / "two", sources, quarantine=0.0))
+    run(job(tmp_path / "two", sources, quarantine=0.1))
+    for path in (tmp_path / "one").rglob("*.parquet"):
+        assert path.read_bytes() == (tmp_path / "two" / path.relative_to(tmp_path / "one")).read_bytes()
+    assert (tmp_path / "one/left_out.json").read_bytes() == (tmp_path / "two/left_out.json").read_bytes()
 
 
 def test_an_unreadable_document_found_late_harms_nothing_done(tmp_path: Path) -> None:

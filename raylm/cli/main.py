@@ -19,6 +19,7 @@ from raylm.errors import Interrupted, RaylmError
 COMMANDS = {
     "quickstart": ("raylm.cli.quickstart:quickstart", "Train a tiny model on this machine, losing a node on the way."),
     "prepare": ("raylm.cli.prepare:prepare", "Turn raw text into tokenized shards."),
+    "inspect": ("raylm.cli.inspect:inspect", "Show what a prepared data set holds."),
     "plan": ("raylm.cli.plan:plan", "Say what a job needs: parameters, FLOPs, memory a worker."),
     "train": ("raylm.cli.train:train", "Train, or go on with a run that stopped."),
     "evaluate": ("raylm.cli.after:evaluate", "Held-out loss, perplexity and bits per byte."),

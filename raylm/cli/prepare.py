@@ -51,18 +51,20 @@ def result_rows(result: PrepareReport) -> list[tuple[str, str]]:
     ]
     if result.skipped:
         reasons = ", ".join(f"{count:,} {reason.replace('_', ' ')}" for reason, count in result.skipped.items())
-        rows.insert(1, ("left out", reasons))
+        rows.insert(1, ("left out", f"{reasons}; examples in {result.output}/left_out.json"))
     return rows
 
 
 def progress_lines(
     every_seconds: float = 2.0, clock: Callable[[], float] = time.monotonic
 ) -> Callable[[PrepareProgress], None]:
-    """A listener that prints each new stage, and within a stage a line every few seconds."""
+    """A listener that prints each new stage, and within a stage a line every few seconds with rate and time left."""
     told: dict[str, float] = {}
+    began: dict[str, tuple[float, PrepareProgress]] = {}
 
     def tell(progress: PrepareProgress) -> None:
         now = clock()
+        at, first = began.setdefault(progress.stage, (now, progress))
         if now - told.get(progress.stage, float("-inf")) < every_seconds and progress.done < progress.total:
             return
         told[progress.stage] = now
@@ -71,6 +73,12 @@ def progress_lines(
             words += f": {progress.done} of {progress.total}"
         if progress.tokens:
             words += f", {count(progress.documents)} documents, {count(progress.tokens)} tokens"
+        if progress.done > first.done and now > at:
+            # What an earlier attempt did says nothing about this one's pace.
+            words += f", {count((progress.tokens - first.tokens) / (now - at))} tokens/s"
+            if progress.done < progress.total:
+                left = (now - at) * (progress.total - progress.done) / (progress.done - first.done)
+                words += f", {duration(left)} left"
         click.echo(words)
         sys.stdout.flush()
 

@@ -16,12 +16,12 @@ Rows = list[tuple[str, str]]
 def prepare_rows(job: Job) -> Rows:
     """What `raylm prepare` would read and write."""
     settings = job.prepare
-    sources = [f"{source.name} ({source.glob or source.kind})" for source in settings.sources]
+    sources = [f"{source.name} ({source.glob or source.paths or source.kind})" for source in settings.sources]
     tokenizer = settings.tokenizer.path or f"byte-level BPE of {settings.tokenizer.vocab_size:,}, to be trained"
     workers = f"{settings.workers} at once" if settings.workers else "as many as the machine's CPUs carry"
     return [
         *(("source" if index == 0 else "", words) for index, words in enumerate(sources)),
-        ("tokens", _raw_tokens(job)),
+        *_raw_rows(job),
         ("tokenizer", tokenizer),
         ("rows", f"{settings.sequence_length:,} tokens each, {settings.held_out:.1%} of documents held out"),
         ("workers", workers),
@@ -74,17 +74,26 @@ def _data(job: Job) -> tuple[int, str]:
     return length, f"{where}: {count(tokens)} tokens, so {epochs:.2g} epochs"
 
 
-def _raw_tokens(job: Job) -> str:
-    """A guess at the tokens in the sources, from their bytes."""
-    from raylm.storage import find
+def _raw_rows(job: Job) -> Rows:
+    """The sources' files and units, and a guess at their tokens, from their bytes."""
+    from raylm.prep.documents import atoms
+    from raylm.prep.plan import listed, pieces_of, units_of
 
-    total = 0
-    for source in job.prepare.sources:
-        if source.glob is None:
-            return "known when the documentation has been collected"
-        total += sum(file_bytes for _, file_bytes in find(source.glob, job.object_store.reach()))
-    # English takes between 3 and 4.5 bytes a token, depending on the vocabulary.
-    return f"about {count(total / 4)} ({size(total)} of files at 4 bytes a token)"
+    settings, reach = job.prepare, job.object_store.reach()
+    if any(source.kind == "python-docs" for source in settings.sources):
+        return [("tokens", "known when the documentation has been collected")]
+    try:
+        files = [(source, listed(source, reach)) for source in settings.sources]
+    except DataError as error:
+        return [("units", f"none yet: {error.message}")]
+    pieces = (piece for source, found in files for piece in pieces_of(source, found, settings.unit_bytes, atoms))
+    units = units_of(pieces, settings.unit_bytes)
+    total = sum(file_bytes for _, found in files for _, file_bytes in found)
+    return [
+        ("units", f"{len(units):,}, of {sum(len(found) for _, found in files):,} files with {size(total)}"),
+        # English takes between 3 and 4.5 bytes a token, depending on the vocabulary.
+        ("tokens", f"about {count(total / 4)}, at 4 bytes a token; more where files are compressed, fewer in pages"),
+    ]
 
 
 def _state(folder: Place) -> str:

@@ -56,29 +56,39 @@ class TextSource(Settings):
     """One source of raw documents for `raylm prepare`."""
 
     name: str = Field("text", pattern=r"^[A-Za-z0-9._-]+$", description="Name in the manifest and in mixtures.")
-    kind: Literal["text", "jsonl", "parquet", "warc", "wet", "wikipedia", "python-docs"] = Field(
+    kind: Literal["text", "jsonl", "csv", "parquet", "arrow", "warc", "wet", "wikipedia", "python-docs"] = Field(
         "text", description="How files are read."
     )
     glob: str | None = Field(None, description="Files, on any fsspec URL; not used by python-docs.")
+    paths: str | None = Field(None, description="In place of a glob: a file that names one file a line.")
+    prefix: str = Field("", description="For paths: what comes before each line, such as s3://commoncrawl/.")
     document: Literal["file", "line", "block"] = Field(
         "file", description="For text: a document is a file, a line, or a block between blank lines."
     )
-    column: str = Field("text", description="For jsonl and parquet: the column that holds the text.")
+    column: str = Field("text", description="For jsonl, csv, parquet and arrow: the column that holds the text.")
     encoding_errors: Literal["stop", "skip"] = Field(
         "stop", description="A document that is not UTF-8 stops the job, or is skipped and counted."
     )
+    licence: str | None = Field(None, description="Licence of these texts, for the data card.")
     max_documents: int | None = Field(None, gt=0, description="Take at most this many documents.")
     extract: Literal["main", "all"] = Field(
         "main", description="For warc: a page's main content, or all of its text with menus and footers."
     )
     most_bytes: int = Field(
-        64_000_000, gt=0, description="For warc, wet and wikipedia: a longer record or page is not held in memory."
+        64_000_000, gt=0, description="A longer record, page, line, block or file is left out, never held in memory."
+    )
+    most_ratio: float = Field(
+        250.0, gt=0, description="A compressed file that unpacks to more bytes than this for each of its own is broken."
     )
 
     @model_validator(mode="after")
     def _needs_files(self) -> Self:
-        if self.kind != "python-docs" and not self.glob:
-            raise ValueError(f"source {self.name!r} of kind {self.kind!r} needs a glob")
+        if self.kind != "python-docs" and not self.glob and not self.paths:
+            raise ValueError(f"source {self.name!r} of kind {self.kind!r} needs a glob, or paths")
+        if self.glob and self.paths:
+            raise ValueError(f"source {self.name!r}: give either glob or paths, not both")
+        if self.prefix and not self.paths:
+            raise ValueError(f"source {self.name!r}: prefix goes with paths")
         return self
 
 
@@ -103,6 +113,9 @@ class PrepareSettings(Settings):
     held_out: float = Field(0.01, ge=0, lt=1, description="Share of documents kept for held-out loss, by hash.")
     unit_bytes: int = Field(64_000_000, gt=0, description="Raw text packed into one shard; the unit of a restart.")
     workers: int | None = Field(None, gt=0, description="Units prepared at once; as many as fit when not set.")
+    quarantine: float = Field(
+        0.01, ge=0, le=1, description="Share of a source's files, or of its records, that may be broken and set aside."
+    )
 
     @model_validator(mode="after")
     def _names_differ(self) -> Self:

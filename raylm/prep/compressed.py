@@ -14,15 +14,17 @@ import zlib
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, cast
 
-from raylm.errors import DataError
+from raylm.prep.left_out import BrokenFile
 from raylm.storage import Place
+
+_READ_BYTES = 1 << 18
 
 
 def _zstd(stream: Any) -> Any:
     import pyarrow as pa
 
     # Arrow's own stream has no readline.
-    return io.BufferedReader(cast(Any, pa.CompressedInputStream(stream, "zstd")), 1 << 18)
+    return io.BufferedReader(cast(Any, pa.CompressedInputStream(stream, "zstd")), _READ_BYTES)
 
 
 _OPENERS: dict[str, Callable[[Any], Any]] = {
@@ -34,21 +36,56 @@ _OPENERS: dict[str, Callable[[Any], Any]] = {
 COMPRESSED = tuple(_OPENERS)
 
 
+_ALWAYS_UNPACKED = 64_000_000  # bytes, however small the file is
+
+
+class _Limited(io.RawIOBase):
+    """What `unpacked` gives, until it is more than `most` bytes."""
+
+    def __init__(self, unpacked: Any, most: int, place: Place) -> None:
+        self._unpacked = unpacked
+        self._most = most
+        self._place = place
+        self._given = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._unpacked.read(len(buffer))
+        self._given += len(data)
+        if self._given > self._most:
+            raise BrokenFile(
+                f"{self._place.url} unpacks to more than {self._most} bytes: a bomb, or damaged",
+                hint="raise most_ratio of this source if that is right",
+            )
+        buffer[: len(data)] = data
+        return len(data)
+
+
 @contextlib.contextmanager
-def opened(place: Place) -> Iterator[BinaryIO]:
-    """A stream of the file's content, unpacked by the ending of its name; DataError where it cannot be unpacked."""
+def opened(place: Place, most_ratio: float | None = None) -> Iterator[BinaryIO]:
+    """A stream of the file's content, unpacked by the ending of its name; BrokenFile where it cannot be unpacked.
+
+    most_ratio: unpacked bytes for each stored byte, above which the file counts as broken.
+    """
     opener = next((opener for ending, opener in _OPENERS.items() if place.name.endswith(ending)), None)
     with place.open_read() as stored:
         if opener is None:
-            yield stored
+            # What fsspec opens has no readline of a limited length.
+            yield stored if isinstance(stored, io.BufferedIOBase) else io.BufferedReader(cast(Any, stored), _READ_BYTES)
             return
         try:
             with opener(stored) as stream:
-                yield stream
+                if most_ratio is None:
+                    yield stream
+                else:
+                    most = max(int(place.size() * most_ratio), _ALWAYS_UNPACKED)
+                    yield cast(BinaryIO, io.BufferedReader(_Limited(stream, most, place), _READ_BYTES))
         except (EOFError, zlib.error, lzma.LZMAError, OSError) as error:
             if isinstance(error, OSError) and error.errno is not None:
                 raise  # the storage's, which says so itself
-            raise DataError(
+            raise BrokenFile(
                 f"{place.url} cannot be unpacked: {error}",
                 hint=f"fetch it again; it is truncated or no {place.name.rsplit('.', 1)[-1]} file",
             ) from error

@@ -1,27 +1,105 @@
-"""What preparation leaves out: how much for which reason, and a few examples of each."""
+"""What preparation leaves out: how much for which reason, and a few examples of each.
+
+Some of it is meant (a redirect, an empty page), some is broken. What is broken is set aside and the run goes on, as
+long as it stays below a share that the job allows.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
+
+from raylm.errors import DataError
 
 EXAMPLES = 5  # kept of each reason
+ALL_BROKEN = 1000  # this many broken records and no document: what is wrong is the job, not the records
+BROKEN_FILE = "broken_file"
+BROKEN_RECORD = "broken_record"
+
+
+class BrokenFile(DataError):
+    """A file cannot be read, or not to its end. What came before the damage is kept."""
 
 
 @dataclass
 class LeftOut:
-    """Counts by reason; readers note, and the unit's marker and the manifest keep them."""
+    """Counts by reason; readers note, and the unit's marker keeps them."""
 
     reasons: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[str]] = field(default_factory=dict)
+    files: list[str] = field(default_factory=list)  # the URLs of those that are broken
+    hint: str | None = None  # what to do about the first that was broken
+    documents: int = 0  # taken, beside what was left out
 
     def note(self, reason: str, url: str = "", position: int | str = "", why: str = "") -> None:
         """Count one more; with a place, it may be kept as an example."""
-        self.reasons[reason] += 1
-        kept = self.examples.setdefault(reason, [])
-        if url and len(kept) < EXAMPLES:
-            kept.append(f"{url}#{position}" + (f": {why}" if why else ""))
+        self._count(reason, f"{url}#{position}" + (f": {why}" if why else "") if url else "")
+
+    def broken_file(self, url: str, error: DataError) -> None:
+        """Set a file aside, from here to its end."""
+        self.files.append(url)
+        self._broken(BROKEN_FILE, error)
+
+    def broken_record(self, error: DataError) -> None:
+        """Set a record aside; the error itself, where nothing but broken records came so far."""
+        self._broken(BROKEN_RECORD, error)
+        if self.reasons[BROKEN_RECORD] >= ALL_BROKEN and not self.documents:
+            raise error
 
     def counts(self) -> dict[str, int]:
         """`skipped_<reason>` → how many."""
         return {f"skipped_{reason}": count for reason, count in sorted(self.reasons.items())}
+
+    def to_dict(self) -> dict[str, Any]:
+        """As a unit's marker holds it."""
+        return vars(self) | {"reasons": dict(self.reasons)}
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> LeftOut:
+        """What to_dict gave."""
+        return cls(**content | {"reasons": Counter(content["reasons"])})
+
+    def _broken(self, reason: str, error: DataError) -> None:
+        self.hint = self.hint or error.hint
+        self._count(reason, error.message)
+
+    def _count(self, reason: str, example: str) -> None:
+        self.reasons[reason] += 1
+        kept = self.examples.setdefault(reason, [])
+        if example and len(kept) < EXAMPLES:
+            kept.append(example)
+
+
+def joined(parts: Iterable[LeftOut]) -> LeftOut:
+    """What several units left out, in their order."""
+    whole = LeftOut()
+    for part in parts:
+        whole.reasons.update(part.reasons)
+        whole.files += part.files
+        whole.hint = whole.hint or part.hint
+        whole.documents += part.documents
+        for reason, examples in part.examples.items():
+            kept = whole.examples.setdefault(reason, [])
+            kept += examples[: EXAMPLES - len(kept)]
+    return whole
+
+
+def refuse_too_many(source: str, left_out: LeftOut, *, files: int, most: float, ended: bool) -> None:
+    """Raise a DataError when more than the share `most` of a source's files, or records, are broken.
+
+    Until the source has `ended` nobody knows how many records it has, and only its files are looked at.
+    """
+    broken = len(set(left_out.files))
+    records = left_out.reasons[BROKEN_RECORD]
+    if broken > most * files:
+        what, example = f"{broken} of {files} files", BROKEN_FILE
+    elif ended and records > most * (left_out.documents + records):
+        what, example = f"{records} of {left_out.documents + records} records", BROKEN_RECORD
+    else:
+        return
+    raise DataError(
+        f"{left_out.examples[example][0]} ({what} of source {source!r} are broken; prepare.quarantine allows {most:g})",
+        hint=f"{left_out.hint}; or raise prepare.quarantine to go on without what is broken",
+    )

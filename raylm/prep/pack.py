@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from raylm.config.schema import PrepareSettings, TextSource
@@ -35,13 +35,14 @@ _PACKED_ROWS = 256  # rows cut at once
 
 @dataclass(frozen=True)
 class UnitResult:
-    """What one unit gave; `counts` go into the manifest."""
+    """What one unit gave; `counts` go into the manifest, examples of what was left out beside it."""
 
     number: int
     source: str
     train: Shard | None
     held_out: Shard | None
     counts: dict[str, int]
+    left_out: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """As the marker holds it."""
@@ -108,7 +109,7 @@ def prepare_unit(output: Place, settings: PrepareSettings, source: TextSource, u
                 counts[f"{prefix}tokens"] += sides[held_out].add(encoding.ids)
         shards = {held_out: packer.close() for held_out, packer in sides.items()}
     counts |= left_out.counts()
-    result = UnitResult(unit.number, unit.source, shards[False], shards[True], counts)
+    result = UnitResult(unit.number, unit.source, shards[False], shards[True], counts, left_out.to_dict())
     marker(output, unit.number).write_text(result.to_json())
     return result
 

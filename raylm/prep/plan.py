@@ -14,8 +14,9 @@ from typing import Any
 
 from raylm.config.schema import Job, TextSource
 from raylm.errors import ConfigError, DataError
-from raylm.prep.compressed import COMPRESSED
-from raylm.storage import Place, Reach, find
+from raylm.prep.compressed import COMPRESSED, opened
+from raylm.prep.left_out import BrokenFile
+from raylm.storage import NotFound, Place, Reach, find
 
 
 @dataclass(frozen=True)
@@ -63,9 +64,12 @@ class Plan:
         return cls(content["settings"], units)
 
 
+_SHAPES_NOTHING = {"output": True, "workers": True, "quarantine": True, "sources": {"__all__": {"licence"}}}
+
+
 def shaping_settings(job: Job) -> dict[str, Any]:
     """The settings that decide what the shards hold; where they lie and how fast they come does not count."""
-    return job.prepare.model_dump(mode="json", exclude={"output", "workers"})
+    return job.prepare.model_dump(mode="json", exclude=_SHAPES_NOTHING)
 
 
 def differences(there: dict[str, Any], wanted: dict[str, Any], prefix: str = "prepare") -> list[str]:
@@ -92,7 +96,9 @@ def refuse_other_settings(there: dict[str, Any], wanted: dict[str, Any], output:
 
 def listed(source: TextSource, reach: Reach) -> list[tuple[Place, int]]:
     """The source's files in order; a DataError when there is none."""
-    assert source.glob is not None  # the schema asks for it
+    if source.paths is not None:
+        return _from_list(source, Place(source.paths, reach), reach)
+    assert source.glob is not None  # the schema asks for one of them
     files = [(Place(place.url, reach), size) for place, size in find(source.glob, reach.quick)]
     if not files:
         raise DataError(
@@ -100,6 +106,30 @@ def listed(source: TextSource, reach: Reach) -> list[tuple[Place, int]]:
             hint="check the path and the wildcards (`*` stays within a folder, `**/` crosses folders)",
         )
     return files
+
+
+def _from_list(source: TextSource, place: Place, reach: Reach) -> list[tuple[Place, int]]:
+    try:
+        with opened(place) as stream:
+            names = [line.decode().strip() for line in stream]
+    except (NotFound, UnicodeDecodeError) as error:
+        raise DataError(
+            f"source {source.name!r}: {place.url} is no list of files: {error}",
+            hint="paths must be a text file, plain or compressed, with one path a line",
+        ) from error
+    files = [Place(f"{source.prefix}{name}", reach) for name in names if name]
+    if not files:
+        raise DataError(f"source {source.name!r}: {place.url} names no file", hint="correct the list, or use a glob")
+    found = []
+    for number, file in enumerate(files, 1):
+        try:
+            found.append((file, file.size()))
+        except NotFound as error:
+            raise DataError(
+                f"source {source.name!r}: {file.url}, line {number} of {place.url}, does not exist",
+                hint="check `prefix` of this source, or take the line out",
+            ) from error
+    return found
 
 
 def units_of(pieces: Iterable[tuple[str, Piece, int]], unit_bytes: int) -> tuple[Unit, ...]:
@@ -141,11 +171,20 @@ def pieces_of(
             cuts = [size * part // parts for part in range(parts + 1)]
             for start, stop in itertools.pairwise(cuts):
                 yield source.name, replace(whole, start=start, stop=stop), stop - start
-        elif (parts_there := atoms(source, place)) is not None:
+        elif (parts_there := _atoms(atoms, source, place)) is not None:
             for start, stop, held in _runs(parts_there, unit_bytes):
                 yield source.name, replace(whole, start=start, stop=stop), held
         else:
             yield source.name, whole, size
+
+
+def _atoms(
+    atoms: Callable[[TextSource, Place], list[Atom] | None], source: TextSource, place: Place
+) -> list[Atom] | None:
+    try:
+        return atoms(source, place)
+    except BrokenFile:
+        return None  # whoever reads it sets it aside
 
 
 def capped(

@@ -1,7 +1,8 @@
 """`raylm prepare`: raw text becomes a data set of tokenized shards, and a killed attempt goes on where it stopped.
 
-Comes in: a `Job`. Leaves: shards, a tokenizer folder and, last of all, manifest.json. Before that the output folder
-holds _work/ with the plan, the tokenizer's marker and a marker a finished unit; it goes when the manifest stands.
+Comes in: a `Job`. Leaves: shards, a tokenizer folder, card.md, left_out.json and, last of all, manifest.json. Before
+that the output folder holds _work/ with the plan, the tokenizer's marker and a marker a finished unit; it goes when the
+manifest stands.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ from dataclasses import dataclass, field
 
 from raylm.config.schema import Job, TextSource
 from raylm.errors import ConfigError, DataError, StorageError
+from raylm.prep.card import data_card
 from raylm.prep.documents import atoms, read_piece
-from raylm.prep.left_out import LeftOut
-from raylm.prep.pack import WORK_FOLDER, UnitResult, finished, is_held_out, unit_documents
+from raylm.prep.left_out import LeftOut, joined, refuse_too_many
+from raylm.prep.pack import WORK_FOLDER, UnitResult, finished, is_held_out, marker, unit_documents
 from raylm.prep.plan import (
     Piece,
     Plan,
@@ -45,6 +47,8 @@ from raylm.shards import (
 )
 from raylm.storage import NotFound, Place, Reach
 
+CARD_NAME = "card.md"
+LEFT_OUT_NAME = "left_out.json"
 _PLAN = "plan.json"
 _TOKENIZER_MARKER = "tokenizer-done.json"
 _SAMPLED_UNITS = 64  # a tokenizer is trained on parts of this many units, evenly spread
@@ -107,6 +111,7 @@ def prepare(
     results, resumed = _run(job, output, plan, tell, run_units)
     tell(PrepareProgress("writing the manifest", len(plan.units), len(plan.units)))
     manifest = _manifest(job, output, results)
+    _write_record(job, output, manifest, results)
     _check_shared(output, manifest)
     write_manifest(output, manifest)
     (output / WORK_FOLDER).remove()
@@ -219,13 +224,20 @@ def _tokenizer_texts(job: Job, plan: Plan, most_bytes: int) -> Iterator[str]:
     chosen = plan.units[::step]
     sources = {source.name: source for source in job.prepare.sources}
     empty = True
+    seen = {source.name: LeftOut() for source in job.prepare.sources}
     for unit in chosen:
-        documents = unit_documents(sources[unit.source], unit, job.object_store.reach(), LeftOut())
+        left_out = seen[unit.source]
+        documents = unit_documents(sources[unit.source], unit, job.object_store.reach(), left_out)
         texts = (document.text for document in documents if not is_held_out(document.text, job.prepare.held_out))
         for text in sample(texts, -(-most_bytes // len(chosen))):
             empty = False
             yield text
+        # Rather now than after the tokenizer: what is broken here is among what the units will find.
+        files = {piece.url for other in plan.units if other.source == unit.source for piece in other.pieces}
+        refuse_too_many(unit.source, left_out, files=len(files), most=job.prepare.quarantine, ended=False)
     if empty and step == 1:
+        for source, left_out in seen.items():
+            refuse_too_many(source, left_out, files=1, most=job.prepare.quarantine, ended=True)
         raise _no_documents()
 
 
@@ -245,7 +257,51 @@ def _run(
         for result in run_units(job, output, left):
             done[result.number] = result
             _tell_units(tell, done.values(), len(plan.units))
+            if result.left_out.get("files"):
+                _refuse_too_many(job, output, plan, done, result.source)
+    for source in job.prepare.sources:
+        _refuse_too_many(job, output, plan, done, source.name)
     return [done[unit.number] for unit in plan.units], resumed
+
+
+def _refuse_too_many(job: Job, output: Place, plan: Plan, done: dict[int, UnitResult], source: str) -> None:
+    """Stop when too much of a source is broken. Its damaged units will be done again: files may be mended by then."""
+    units = [unit for unit in plan.units if unit.source == source]
+    results = [done[unit.number] for unit in units if unit.number in done]
+    left_out = _left_out(results)
+    files = len({piece.url for unit in units for piece in unit.pieces})
+    most = job.prepare.quarantine
+    try:
+        refuse_too_many(source, left_out, files=files, most=most, ended=len(results) == len(units))
+    except DataError:
+        for result in results:
+            if result.left_out.get("files") or "skipped_broken_record" in result.counts:
+                marker(output, result.number).remove()
+        raise
+
+
+def _left_out(results: Iterable[UnitResult]) -> LeftOut:
+    return joined(LeftOut.from_dict(result.left_out) for result in results if result.left_out)
+
+
+def _write_record(job: Job, output: Place, manifest: Manifest, results: list[UnitResult]) -> None:
+    """Say for a person what the data set is and what was left out of each source, with examples."""
+    left_out = {
+        source: _left_out(result for result in results if result.source == source)
+        for source in dict.fromkeys(result.source for result in results)
+    }
+    told = {
+        source: {
+            "reasons": {
+                reason: {"count": count, "examples": one.examples.get(reason, [])}
+                for reason, count in sorted(one.reasons.items())
+            },
+            "broken_files": sorted(set(one.files)),
+        }
+        for source, one in left_out.items()
+    }
+    (output / LEFT_OUT_NAME).write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n")
+    (output / CARD_NAME).write_text(data_card(job.name, job.prepare, manifest, left_out))
 
 
 def _tell_units(tell: ProgressCallback, results: Iterable[UnitResult], total: int) -> None:
@@ -299,7 +355,7 @@ def _check_shared(output: Place, manifest: Manifest) -> None:
 
 def _no_documents() -> DataError:
     return DataError(
-        "the sources hold no document: every file is empty, or every document was skipped",
+        "the sources hold no document: every file is empty, or every document was left out",
         hint="check prepare.sources (glob, column, document)",
     )
 

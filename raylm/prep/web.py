@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 from raylm.config.schema import TextSource
 from raylm.errors import DataError
 from raylm.prep.extras import not_installed
-from raylm.prep.left_out import LeftOut
+from raylm.prep.left_out import BrokenFile, LeftOut
 from raylm.storage import Place
 
 _HTML = ("text/html", "application/xhtml+xml")
@@ -35,11 +35,11 @@ def pages(source: TextSource, place: Place, stream: BinaryIO, left_out: LeftOut)
                 left_out.note("revisit" if kind == "revisit" else "other_record")
                 continue
             if "WARC-Block-Digest" in record.headers and not record.verify_block_digest():
-                left_out.note("digest", place.url, number, "its block digest differs")
+                left_out.broken_record(_broken(place, number, "its block digest differs"))
                 continue
             text = wanted[kind](record, to_text, left_out, whole_page=source.extract == "all")
         except OSError as error:
-            left_out.note("broken", place.url, number, str(error))
+            left_out.broken_record(_broken(place, number, str(error)))
             continue
         if text is not None:
             yield number, text
@@ -125,7 +125,7 @@ def _frames(place: Place, stream: BinaryIO, most_bytes: int, left_out: LeftOut) 
         if not line.strip():
             continue
         if not line.startswith(b"WARC/"):
-            raise DataError(
+            raise BrokenFile(
                 f"{place.url} is damaged or no WARC file: no record begins at byte {begins}, but {line[:40]!r}",
                 hint="fetch it again; an ARC file has to be converted first (warcio recompress)",
             )
@@ -155,5 +155,9 @@ def _frames(place: Place, stream: BinaryIO, most_bytes: int, left_out: LeftOut) 
         number += 1
 
 
-def _cut_off(place: Place, number: int, why: str) -> DataError:
-    return DataError(f"{place.url} ends inside record {number}: {why}", hint="fetch it again; it is truncated")
+def _broken(place: Place, number: int, why: str) -> DataError:
+    return DataError(f"{place.url} record {number} is damaged: {why}", hint="fetch the file again")
+
+
+def _cut_off(place: Place, number: int, why: str) -> BrokenFile:
+    return BrokenFile(f"{place.url} ends inside record {number}: {why}", hint="fetch it again; it is truncated")

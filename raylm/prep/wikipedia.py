@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 from raylm.errors import DataError
 from raylm.prep.compressed import opened
 from raylm.prep.extras import not_installed
-from raylm.prep.left_out import LeftOut
+from raylm.prep.left_out import BrokenFile, LeftOut
 from raylm.storage import NotFound, Place
 
 _READ_BYTES = 1 << 18
@@ -98,13 +98,13 @@ def _run(place: Place, stream: BinaryIO, start: int, stop: int) -> Iterator[byte
     while left:
         data = stream.read(min(left, _READ_BYTES))
         if not data:
-            raise DataError(f"{place.url} ends {left} bytes before its index says", hint="fetch it again")
+            raise BrokenFile(f"{place.url} ends {left} bytes before its index says", hint="fetch it again")
         left -= len(data)
         while data:
             try:
                 held += unpacker.decompress(data)
             except OSError as error:
-                raise DataError(f"{place.url} cannot be unpacked: {error}", hint="fetch it again") from error
+                raise BrokenFile(f"{place.url} cannot be unpacked: {error}", hint="fetch it again") from error
             data = unpacker.unused_data
             if unpacker.eof:
                 unpacker = bz2.BZ2Decompressor()
@@ -140,12 +140,12 @@ def _pages(place: Place, parts: Iterable[bytes], left_out: LeftOut, most_bytes: 
                 while page.getprevious() is not None:
                     del page.getparent()[0]
             if held > most_bytes:
-                raise DataError(
+                raise BrokenFile(
                     f"{place.url} holds a page of more than {most_bytes} bytes",
                     hint="raise most_bytes of this source if that is right",
                 )
     except etree.XMLSyntaxError as error:
-        raise DataError(
+        raise BrokenFile(
             f"{place.url} is broken XML: {error}", hint="fetch it again; it is truncated or damaged"
         ) from error
 

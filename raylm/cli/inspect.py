@@ -1,0 +1,77 @@
+"""`raylm inspect FOLDER`: what a prepared data set holds."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from raylm.cli.common import reach, reach_options, show
+from raylm.units import count, size
+
+if TYPE_CHECKING:
+    from raylm.prep.look import Look
+
+_SAMPLE_LETTERS = 400
+
+
+@click.command()
+@click.argument("folder")
+@click.option("--samples", type=click.IntRange(0, 100), default=2, show_default=True, help="Documents to decode.")
+@reach_options
+def inspect(folder: str, samples: int, **how: Any) -> None:
+    """Show the manifest of the shards in FOLDER, document lengths and a few documents.
+
+    FOLDER is local or on any object store, `s3://bucket/data` for example.
+    """
+    from raylm.prep.look import look
+    from raylm.storage import Place
+
+    found = look(Place(folder, reach(**how)), samples)
+    show(rows(found))
+    for number, text in enumerate(found.samples, 1):
+        words = textwrap.shorten(text, _SAMPLE_LETTERS, placeholder=" ...")
+        click.echo(f"\nsample {number}:\n{textwrap.fill(words, 100, initial_indent='  ', subsequent_indent='  ')}")
+
+
+def rows(found: Look) -> list[tuple[str, str]]:
+    """The manifest in words, a source a row."""
+    manifest = found.manifest
+    sources = [
+        (
+            "source" if index == 0 else "",
+            f"{name}: {_documents(counts):,} documents, {count(counts.get('tokens', 0))} tokens{_left_out(counts)}",
+        )
+        for index, (name, counts) in enumerate(manifest.sources.items())
+    ]
+    quantiles = ", ".join(f"{label} {found.quantile(share):,}" for label, share in _QUANTILES)
+    lengths = f"{quantiles} tokens, of {len(found.lengths):,} documents" if found.lengths else "no document is whole"
+    stored = sum(shard.bytes for shard in (*manifest.train, *manifest.held_out))
+    return [
+        *sources,
+        ("row", f"{manifest.sequence_length:,} tokens"),
+        ("train", f"{manifest.train_rows:,} rows, {count(manifest.train_tokens)} tokens"),
+        ("held out", f"{manifest.held_out_rows:,} rows, {count(manifest.held_out_tokens)} tokens"),
+        ("lengths", lengths),
+        ("shards", f"{len(manifest.train):,} to train on and {len(manifest.held_out):,} held out, {size(stored)}"),
+        ("vocabulary", f"{manifest.vocab_size:,}, stored as {manifest.dtype}; end of text is {manifest.eos_id}"),
+        ("tokenizer", manifest.tokenizer),
+        ("fingerprint", manifest.fingerprint),
+    ]
+
+
+_QUANTILES = (("shortest", 0.0), ("median", 0.5), ("90 %", 0.9), ("longest", 1.0))
+
+
+def _documents(counts: dict[str, int]) -> int:
+    return counts.get("documents", 0) + counts.get("held_out_documents", 0)
+
+
+def _left_out(counts: dict[str, int]) -> str:
+    reasons = [
+        f"{number:,} {key.removeprefix('skipped_').replace('_', ' ')}"
+        for key, number in counts.items()
+        if key.startswith("skipped_")
+    ]
+    return f"; left out: {', '.join(reasons)}" if reasons else ""

@@ -1,0 +1,73 @@
+"""Comes in: a job and what its preparation gave. Leaves: card.md, what a person wants to know of a data set."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from raylm import __version__
+from raylm.config.schema import PrepareSettings, TextSource
+from raylm.prep.left_out import LeftOut
+from raylm.shards import Manifest
+
+
+def data_card(name: str, settings: PrepareSettings, manifest: Manifest, left_out: Mapping[str, LeftOut]) -> str:
+    """The card as Markdown; `left_out` by source name."""
+    tokens = manifest.train_tokens + manifest.held_out_tokens
+    return "\n".join(
+        [
+            f"# {name}",
+            "",
+            f"{manifest.train_rows:,} rows of {manifest.sequence_length:,} tokens to train on, "
+            f"{manifest.held_out_rows:,} held out ({settings.held_out:.1%} of the documents, by hash of their text).",
+            "",
+            "## Sources",
+            "",
+            "| source | files | licence | documents | bytes | tokens | share |",
+            "| --- | --- | --- | ---: | ---: | ---: | ---: |",
+            *(_source(source, manifest, tokens) for source in settings.sources),
+            "",
+            "## Left out",
+            "",
+            *_left_out(left_out),
+            "",
+            "## Tokenizer",
+            "",
+            f"{_tokenizer(settings)}; {manifest.vocab_size:,} tokens, end of text {manifest.eos_id}, fingerprint "
+            f"`{manifest.tokenizer}`.",
+            "",
+            "## Made by",
+            "",
+            f"raylm {__version__}; fingerprint of the data `{manifest.fingerprint}`. manifest.json holds the settings "
+            "and every count, left_out.json examples of what was left out.",
+            "",
+        ]
+    )
+
+
+def _source(source: TextSource, manifest: Manifest, all_tokens: int) -> str:
+    counts = manifest.sources.get(source.name, {})
+    documents, size, tokens = (counts.get(key, 0) + counts.get(f"held_out_{key}", 0) for key in _COUNTED)
+    files = f"{source.kind}, `{source.glob or source.paths or 'of this Python'}`"
+    share = tokens / max(1, all_tokens)
+    licence = source.licence or "not stated"
+    cells = [source.name, files, licence, f"{documents:,}", f"{size:,}", f"{tokens:,}", f"{share:.1%}"]
+    # A bar would end the cell.
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+
+
+_COUNTED = ("documents", "bytes", "tokens")
+
+
+def _left_out(left_out: Mapping[str, LeftOut]) -> list[str]:
+    lines = [
+        f"- {source}: {count:,} {reason.replace('_', ' ')}"
+        for source, one in left_out.items()
+        for reason, count in sorted(one.reasons.items())
+    ]
+    return lines or ["Nothing."]
+
+
+def _tokenizer(settings: PrepareSettings) -> str:
+    if settings.tokenizer.path:
+        return f"Copied from `{settings.tokenizer.path}`"
+    return f"Byte-level BPE, trained on up to {settings.tokenizer.sample_bytes:,} bytes of these texts"
