@@ -52,7 +52,7 @@ class _Limited(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        data = self._unpacked.read(len(buffer))
+        data = self._unpacked.read1(len(buffer))  # what came before damage, then the damage
         self._given += len(data)
         if self._given > self._most:
             raise BrokenFile(

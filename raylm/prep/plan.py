@@ -64,7 +64,12 @@ class Plan:
         return cls(content["settings"], units)
 
 
-_SHAPES_NOTHING = {"output": True, "workers": True, "quarantine": True, "sources": {"__all__": {"licence"}}}
+_SHAPES_NOTHING: dict[str, Any] = {
+    "output": True,
+    "workers": True,
+    "quarantine": True,
+    "sources": {"__all__": {"licence"}},
+}
 
 
 def shaping_settings(job: Job) -> dict[str, Any]:
