@@ -196,6 +196,21 @@ def test_other_settings_are_refused_and_nothing_is_harmed(
     assert content(finished) == before
 
 
+def test_a_setting_that_is_younger_than_the_data_had_its_default(
+    corpus: tuple[list[dict[str, Any]], list[str]], finished: Place, tmp_path: Path
+) -> None:
+    for name, data in content(finished).items():
+        (tmp_path / name.lstrip("/")).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name.lstrip("/")).write_bytes(data)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    del manifest["settings"]["steps"]
+    del manifest["steps"]
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    assert run(job(tmp_path, corpus[0])).already_done
+    with pytest.raises(ConfigError, match=r"prepare\.steps is \[\] there"):
+        run(job(tmp_path, corpus[0], steps=["exact_duplicates"]))
+
+
 def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "data/train").mkdir(parents=True)
     (tmp_path / "data/train/mine.parquet").write_text("precious")

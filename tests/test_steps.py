@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 from test_prepare import content, documents, job, run
 
 from raylm.config.load import load_job
 from raylm.config.schema import Job
 from raylm.errors import ConfigError, DataError
 from raylm.prep import prepare
+from raylm.prep.measures import Measures, summed
 from raylm.prep.steps.sample import rates_of
+from raylm.records import Document
 from raylm.storage import Place
 
 WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "while", "wizards", "brew", "potions"]
@@ -46,9 +49,11 @@ def test_the_first_of_equal_documents_stays(tmp_path: Path, unit_bytes: int) -> 
     report = run(stepped(tmp_path, ["exact_duplicates"], unit_bytes=unit_bytes))
     texts = documents(Place(str(tmp_path / "data")))
     assert len(texts) == len(set(texts)) == report.documents == 150
-    (step,) = report.manifest.steps
+    step, tokenized = report.manifest.steps
+    assert tokenized["name"] == "tokenize"
+    assert sum(tokenized["tallies"]["tokens of a document, from"].values()) == 150
     assert (step["documents"], step["kept"], step["dropped"]) == (200, 150, {"duplicate": 50})
-    (told,) = json.loads((tmp_path / "data/left_out.json").read_text())["steps"]
+    told, _ = json.loads((tmp_path / "data/left_out.json").read_text())["steps"]
     assert told["dropped"]["duplicate"]["count"] == 50
     assert len(told["dropped"]["duplicate"]["examples"]) == 5
     assert "web.jsonl#" in told["dropped"]["duplicate"]["examples"][0]
@@ -148,3 +153,84 @@ def test_a_step_may_be_written_as_its_name_alone(tmp_path: Path) -> None:
     steps = load_job(str(tmp_path / "job.yaml")).prepare.steps
     assert [step.name for step in steps] == ["exact_duplicates"] * 2
     assert steps[0].model_dump() == {"exact_duplicates": {"part": "document", "shortest": 32}}
+
+
+# Requirements
+
+
+def test_a_data_set_that_misses_a_rule_is_not_published_until_it_meets_it(tmp_path: Path) -> None:
+    rules = {"duplicates": {"at_most": 0}, "documents": {"at_least": 100}}
+    with pytest.raises(DataError) as caught:
+        run(stepped(tmp_path, [], require=rules))
+    assert "1 of 2 requirements are not met" in caught.value.message
+    assert "duplicates is 0.25, required at most 0" in caught.value.message
+    folder = tmp_path / "data"
+    assert not (folder / "manifest.json").exists()
+    assert "not published" in (folder / "report.html").read_text()
+    assert "NOT MET" in (folder / "card.md").read_text()
+    report = run(stepped(tmp_path, [], require=rules | {"duplicates": {"at_most": 0.25}}))
+    assert report.resumed_units > 0, "nothing is done again for other bounds"
+    assert (folder / "manifest.json").exists()
+    assert "duplicates is 0.25, required at most 0.25\n" in (folder / "card.md").read_text()
+    run(stepped(tmp_path, ["exact_duplicates"], output="clean", require=rules))
+
+
+def test_a_rule_that_comes_later_is_measured_then(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="tokens is"):
+        run(stepped(tmp_path, [], require={"tokens": {"at_least": 10**9}}))
+    report = run(stepped(tmp_path, [], require={"duplicates": {"at_most": 0.3}}))
+    assert report.resumed_units == 0
+    assert report.documents == 200
+
+
+def test_kept_is_a_share_of_what_was_read(tmp_path: Path) -> None:
+    rules = {"kept": {"at_least": 0.76, "at_most": 0.9}}
+    with pytest.raises(DataError, match=r"kept is 0\.75, required at least 0\.76 and at most 0\.9"):
+        run(stepped(tmp_path, ["exact_duplicates"], require=rules))
+
+
+def test_repeated_texts_are_counted_over_units_and_beyond_the_sketch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("raylm.prep.measures.SKETCH", 16)
+    wanted = Job.model_validate({"prepare": {"require": {"duplicates": {"at_most": 0}}}})
+    units = []
+    for start in (0, 1500):
+        measures = Measures(wanted)
+        for number in range(start, start + 2000):
+            measures.add(Document(str(number), f"text {number % 3000}", "x"))
+        units.append(measures.to_dict())
+    assert summed(units[:1]) == {"duplicates": 0}
+    assert 0.15 < summed(units)["duplicates"] < 0.35, "1000 of 4000, estimated from 16 texts a unit"
+
+
+@pytest.mark.parametrize(
+    ("require", "message"),
+    [
+        ({"language": {"en": {"at_least": 0.9}}}, "require.language needs the step language"),
+        ({"contamination": {"at_most": 0}}, "require.contamination needs the step decontaminate"),
+        ({"documents": {}}, "give at_least, at_most, or both"),
+        ({"documents": {"at_least": 2, "at_most": 1}}, "at_least=2 is more than at_most=1"),
+    ],
+)
+def test_a_rule_that_cannot_hold_is_refused(require: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        Job.model_validate({"prepare": {"require": require}})
+
+
+# The report
+
+
+def test_the_report_shows_steps_histograms_and_examples_and_no_markup_of_texts(tmp_path: Path) -> None:
+    (tmp_path / "x.jsonl").write_text((json.dumps({"text": "<b>bold & sure</b> words"}) + "\n") * 3)
+    sources = [{"name": "x", "kind": "jsonl", "glob": f"{tmp_path}/x.jsonl", "licence": "CC0"}]
+    run(job(tmp_path / "data", sources, steps=["exact_duplicates"], held_out=0.0))
+    page = (tmp_path / "data/report.html").read_text()
+    assert "1 of 3" in page
+    assert "duplicate" in page
+    assert "&lt;b&gt;bold &amp; sure" in page
+    assert "<b>bold" not in page
+    assert "tokens of a document" in page
+    assert "CC0" in page
+    card = (tmp_path / "data/card.md").read_text()
+    assert "1. exact duplicates: 1 of 3 documents; dropped 2 duplicate" in card

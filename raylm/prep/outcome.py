@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from raylm.config.schema import Job
 from raylm.errors import DataError, StorageError
 from raylm.prep.card import data_card
+from raylm.prep.gates import Verdict, judged
 from raylm.prep.left_out import LeftOut
+from raylm.prep.measures import summed
+from raylm.prep.page import data_page
 from raylm.prep.plan import Plan, shaping_settings
 from raylm.prep.stages import UnitLog, UnitResult
 from raylm.prep.steps import StepRecord
@@ -18,6 +21,7 @@ from raylm.storage import Place
 
 CARD_NAME = "card.md"
 LEFT_OUT_NAME = "left_out.json"
+REPORT_NAME = "report.html"
 
 
 def manifest_of(job: Job, output: Place, results: Sequence[UnitResult], logs: Sequence[Sequence[UnitLog]]) -> Manifest:
@@ -69,34 +73,48 @@ def _counts(record: StepRecord) -> dict[str, object]:
     return {key: value for key, value in record.to_dict().items() if key not in ("seconds", "examples")}
 
 
-def write_record(job: Job, output: Place, manifest: Manifest, plan: Plan, logs: Sequence[Sequence[UnitLog]]) -> None:
+def verdicts_on(
+    job: Job, manifest: Manifest, results: Sequence[UnitResult], logs: Sequence[Sequence[UnitLog]]
+) -> list[Verdict]:
+    """Hold the data set against the job's rules."""
+    records = step_records(logs)
+    documents = sum(one["documents"] + one["held_out_documents"] for one in manifest.sources.values())
+    read = records[0].documents if len(records) > 1 else documents
+    measured = summed(result.measures for result in results) | {
+        "documents": documents,
+        "tokens": manifest.train_tokens + manifest.held_out_tokens,
+        "kept": documents / max(1, read),
+    }
+    return judged(job.prepare.require, measured)
+
+
+def write_record(
+    job: Job,
+    output: Place,
+    manifest: Manifest,
+    plan: Plan,
+    logs: Sequence[Sequence[UnitLog]],
+    verdicts: Sequence[Verdict],
+) -> None:
     """Say for a person what the data set is and what was left out of it and dropped, with examples."""
     left_out = {unit.source: LeftOut() for unit in plan.units}
     for unit, log in zip(plan.units, logs[0], strict=True):
         left_out[unit.source].add(log.left_out)
-    told = {
-        source: {
-            "reasons": {
-                reason: {"count": count, "examples": one.examples.get(reason, [])}
-                for reason, count in sorted(one.reasons.items())
-            },
-            "broken_files": sorted(set(one.files)),
-        }
-        for source, one in left_out.items()
+    records = step_records(logs)
+    content = {
+        "sources": {
+            source: {"reasons": _told(one.reasons, one.examples), "broken_files": sorted(set(one.files))}
+            for source, one in left_out.items()
+        },
+        "steps": [{"step": record.name, "dropped": _told(record.dropped, record.examples)} for record in records],
     }
-    steps = [
-        {
-            "step": record.name,
-            "dropped": {
-                reason: {"count": count, "examples": record.examples.get(reason, [])}
-                for reason, count in sorted(record.dropped.items())
-            },
-        }
-        for record in step_records(logs)
-    ]
-    content = {"sources": told, "steps": steps}
     (output / LEFT_OUT_NAME).write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-    (output / CARD_NAME).write_text(data_card(job.name, job.prepare, manifest, left_out))
+    (output / CARD_NAME).write_text(data_card(job.name, job.prepare, manifest, left_out, verdicts))
+    (output / REPORT_NAME).write_text(data_page(job.name, job.prepare, manifest, records, left_out, verdicts))
+
+
+def _told(counts: Mapping[str, int], examples: Mapping[str, list[str]]) -> dict[str, object]:
+    return {reason: {"count": counts[reason], "examples": examples.get(reason, [])} for reason in sorted(counts)}
 
 
 def check_shared(output: Place, manifest: Manifest) -> None:

@@ -13,8 +13,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from raylm.config.schema import Job
+from raylm.prep.measures import Measures
 from raylm.prep.plan import Unit
 from raylm.prep.stages import Stage, UnitLog, UnitResult, batches, stage_documents
+from raylm.prep.steps import StepRecord
 from raylm.prep.tokenizer import TokenizerFacts
 from raylm.prep.tokenizer import load as load_tokenizer
 from raylm.shards import TOKENIZER_FOLDER, Shard, ShardWriter, token_dtype
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+TOKENIZE = "tokenize"  # what comes after the last step, in its record
 _BATCH_BYTES = 4_000_000  # text handed to the tokenizer at once
 _PACKED_ROWS = 256  # rows cut at once
 
@@ -40,6 +43,8 @@ def pack_unit(job: Job, output: Place, stages: Sequence[Stage], unit: Unit) -> U
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     tokenizer, facts = load_tokenizer(output / TOKENIZER_FOLDER)
     log = UnitLog()
+    lengths = StepRecord(TOKENIZE)
+    measures = Measures(job)
     held_out_share = job.prepare.held_out
     counts = dict.fromkeys(
         ("documents", "held_out_documents", "bytes", "held_out_bytes", "tokens", "held_out_tokens"), 0
@@ -51,14 +56,25 @@ def pack_unit(job: Job, output: Place, stages: Sequence[Stage], unit: Unit) -> U
         }
         for batch in batches(stage_documents(job, output, stages, unit, log), _BATCH_BYTES):
             texts = [document.text for document in batch]
-            for text, encoding in zip(texts, tokenizer.encode_batch_fast(texts, add_special_tokens=False), strict=True):
+            encodings = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+            for document, text, encoding in zip(batch, texts, encodings, strict=True):
+                measures.add(document)
+                lengths.tally("tokens of a document, from", str(_power_of_two(len(encoding.ids))))
                 held_out = is_held_out(text, held_out_share)
                 prefix = "held_out_" if held_out else ""
                 counts[f"{prefix}documents"] += 1
                 counts[f"{prefix}bytes"] += len(text.encode())
                 counts[f"{prefix}tokens"] += sides[held_out].add(encoding.ids)
         shards = {held_out: packer.close() for held_out, packer in sides.items()}
-    return UnitResult(unit.number, unit.source, log, shards[False], shards[True], counts)
+    lengths.documents = lengths.kept = counts["documents"] + counts["held_out_documents"]
+    lengths.bytes = lengths.kept_bytes = counts["bytes"] + counts["held_out_bytes"]
+    log.steps.append(lengths)
+    return UnitResult(unit.number, unit.source, log, shards[False], shards[True], counts, measures.to_dict())
+
+
+def _power_of_two(number: int) -> int:
+    """The largest that is not above the number; 0 for 0."""
+    return 1 << number.bit_length() - 1 if number else 0
 
 
 class _Packer:

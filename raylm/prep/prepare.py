@@ -1,8 +1,9 @@
 """`raylm prepare`: raw text becomes a data set of tokenized shards, and a killed attempt goes on where it stopped.
 
-Comes in: a `Job`. Leaves: shards, a tokenizer folder, card.md, left_out.json and, last of all, manifest.json. Before
-that the output folder holds _work/ with the plan, the tokenizer's marker, and for each stage its markers, one a
-finished unit, and what it hands to the next; it goes when the manifest stands.
+Comes in: a `Job`. Leaves: shards, a tokenizer folder, card.md, report.html, left_out.json and, last of all, unless the
+data set misses one of prepare.require's rules, manifest.json. Before that the output folder holds _work/ with the plan,
+the tokenizer's marker, and for each stage its markers, one a finished unit, and what it hands to the next; it goes when
+the manifest stands.
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ from dataclasses import dataclass, field
 
 from raylm.config.schema import Job
 from raylm.errors import DataError
+from raylm.prep.gates import refuse_unmet
 from raylm.prep.inputs import new_plan, plan_of_before
-from raylm.prep.outcome import check_shared, manifest_of, no_documents, write_record
+from raylm.prep.measures import wanted
+from raylm.prep.outcome import REPORT_NAME, check_shared, manifest_of, no_documents, verdicts_on, write_record
 from raylm.prep.pack import is_held_out, pack_unit
 from raylm.prep.plan import Plan, Unit, refuse_other_settings, shaping_settings
 from raylm.prep.quarantine import Quarantine
@@ -111,8 +114,10 @@ def prepare(
         logs.append([result.log for result in results])
     tell(PrepareProgress("writing the manifest", len(plan.units), len(plan.units)))
     manifest = manifest_of(job, output, results, logs)
-    write_record(job, output, manifest, plan, logs)
     check_shared(output, manifest)
+    verdicts = verdicts_on(job, manifest, results, logs)
+    write_record(job, output, manifest, plan, logs, verdicts)
+    refuse_unmet(verdicts, (output / REPORT_NAME).url)
     write_manifest(output, manifest)
     (output / WORK_FOLDER).remove()
     return _report(manifest, output, clock() - began, resumed_units=resumed)
@@ -134,7 +139,7 @@ def _stage(
     stored = {child.name for child in stage.units(output).list()}
     done: dict[int, UnitResult] = {}
     for unit in plan.units:
-        if f"{unit.number:06d}.json" in stored and (result := finished(output, stage, unit.number)) is not None:
+        if f"{unit.number:06d}.json" in stored and (result := _finished(job, output, stage, unit.number)) is not None:
             done[unit.number] = result
     resumed = len(done)
     words = _words(stage)
@@ -162,12 +167,20 @@ def _stage(
 
 def _do(job: Job, output: Place, stages: Sequence[Stage], units: Mapping[int, Unit], number: int) -> str:
     """One unit's way through the last of these stages, unless another attempt has done it."""
-    result = finished(output, stages[-1], number)
+    result = _finished(job, output, stages[-1], number)
     if result is None:
         do = pack_unit if stages[-1].barrier is None else clean_unit
         result = do(job, output, stages, units[number])
         marker(output, stages[-1], number).write_text(result.to_json())
     return result.to_json()
+
+
+def _finished(job: Job, output: Place, stage: Stage, number: int) -> UnitResult | None:
+    """What was made of the unit before, if it says all that the job's rules want to know by now."""
+    result = finished(output, stage, number)
+    if result is not None and stage.barrier is None and not wanted(job) <= result.measures.keys():
+        return None
+    return result
 
 
 def _resolve(output: Place, plan: Plan, stages: Sequence[Stage], tell: ProgressCallback, run: Runner) -> None:
@@ -234,10 +247,11 @@ def _words(stage: Stage) -> str:
 
 
 def _progress(words: str, results: Iterable[UnitResult], total: int) -> PrepareProgress:
-    counts = [result.counts for result in results]
-    documents = sum(count.get("documents", 0) + count.get("held_out_documents", 0) for count in counts)
-    tokens = sum(count.get("tokens", 0) + count.get("held_out_tokens", 0) for count in counts)
-    return PrepareProgress(words, len(counts), total, documents, tokens)
+    done = list(results)
+    # Every stage ends with a record: of tokenizing, or of its last step; without steps, of what was read.
+    documents = sum(one.log.steps[-1].kept if one.log.steps else one.log.left_out.documents for one in done)
+    tokens = sum(one.counts.get("tokens", 0) + one.counts.get("held_out_tokens", 0) for one in done)
+    return PrepareProgress(words, len(done), total, documents, tokens)
 
 
 def _report(

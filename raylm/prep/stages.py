@@ -111,7 +111,10 @@ def stage_documents(job: Job, output: Place, stages: Sequence[Stage], unit: Unit
 
 @dataclass(frozen=True)
 class UnitResult:
-    """What a stage made of a unit. counts: of documents, bytes and tokens a side, and shards, only in the last one."""
+    """What a stage made of a unit.
+
+    Only of the last one: counts of documents, bytes and tokens a side, shards, and measures for prepare.require.
+    """
 
     number: int
     source: str
@@ -119,6 +122,7 @@ class UnitResult:
     train: Shard | None = None
     held_out: Shard | None = None
     counts: dict[str, int] = field(default_factory=dict)
+    measures: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """As the marker holds it."""
