@@ -5,6 +5,7 @@ Nothing here imports anything heavy; arrays are numpy's.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -15,11 +16,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Document:
-    """One text as it came from a source; `id` is stable between runs."""
+    """One text as it came from a source; `id` is stable between runs.
+
+    meta: what is known about it, such as url, title, language and scores: text and numbers that JSON can hold.
+    """
 
     id: str
     text: str
     source: str
+    meta: Mapping[str, str | int | float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

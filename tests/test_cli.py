@@ -192,12 +192,12 @@ def test_preparation_tells_its_pace_and_what_is_left(capsys: pytest.CaptureFixtu
 
 def test_inspect_shows_what_a_data_set_holds(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     from raylm.config.load import load_job
-    from raylm.prep import prepare, run_here
+    from raylm.prep import here, prepare
 
     (tmp_path / "a.txt").write_text("".join(f"line {number} of the story\n" for number in range(500)) + "\n\n")
     source = f"{{name: story, document: line, glob: '{tmp_path}/a.txt'}}"
     text = f"name: a\nprepare: {{sources: [{source}], sequence_length: 32, tokenizer: {{vocab_size: 300}}}}\n"
-    prepare(load_job(job_file(tmp_path, text)), run_units=run_here)
+    prepare(load_job(job_file(tmp_path, text)), session=here)
     code, out, _ = run(capsys, "inspect", f"{tmp_path}/runs/a/data", "--samples", "1")
     assert code == 0
     assert re.search(r"^source +story: 500 documents, [\d.]+k tokens; left out: 2 empty$", out, re.M)

@@ -18,10 +18,12 @@ import pytest
 from raylm.config.load import load_job
 from raylm.config.schema import TextSource
 from raylm.errors import DataError
-from raylm.prep import compressed, prepare, run_here
+from raylm.prep import compressed, here, prepare
 from raylm.prep.documents import atoms, read_piece
-from raylm.prep.left_out import LeftOut, refuse_too_many
-from raylm.prep.plan import Piece, listed, pieces_of
+from raylm.prep.left_out import LeftOut
+from raylm.prep.plan import Piece, Plan, Unit, listed, pieces_of
+from raylm.prep.quarantine import Quarantine
+from raylm.prep.stages import UnitLog, UnitResult
 from raylm.records import Document
 from raylm.storage import Place, Reach
 
@@ -35,7 +37,9 @@ def read(path: Path, kind: str, piece: Piece | None = None, **settings: Any) -> 
     left_out = LeftOut()
     piece = piece or Piece(str(path), path.stat().st_size)
     documents = list(read_piece(source, piece, Reach(), left_out))
-    refuse_too_many("x", left_out, files=1, most=0.5, ended=True)
+    quarantine = Quarantine(Plan({}, (Unit(0, "x", (piece,)),)), 0.5)
+    quarantine.add(UnitResult(0, "x", UnitLog(left_out)))
+    quarantine.check_all()
     return documents, left_out
 
 
@@ -448,7 +452,7 @@ def test_the_wikipedia_job_on_a_real_dump(tmp_path: Path) -> None:
         str(ROOT / "jobs/prepare-wikipedia.yaml"),
         [f"prepare.sources.0.glob={DUMPS}/enwiki-*.xml.bz2", f"storage={tmp_path}", *SMALL],
     )
-    report = prepare(job, run_units=run_here)
+    report = prepare(job, session=here)
     assert report.documents == 73
     assert report.skipped == {"redirect": 87}
 
@@ -469,7 +473,7 @@ def test_the_web_job_on_real_archives_ends_in_shards_that_train_uses(tmp_path: P
             *SMALL,
         ],
     )
-    report = prepare(job, run_units=run_here)
+    report = prepare(job, session=here)
     pages, conversions = report.manifest.sources["pages"], report.manifest.sources["conversions"]
     assert pages["documents"] + pages["held_out_documents"] == 60
     assert {key: pages[f"skipped_{key}"] for key in ("http_status", "no_page", "no_text")} == {

@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parent.parent / "raylm"
 
 # Each floor may import the floors below it; rooms of one floor do not import each other, except within a room.
 FLOORS = (
-    ("errors", "records", "units"),
+    ("errors", "records", "units", "pages"),
     ("storage",),
     ("config", "shards"),
     ("prep", "stream", "model", "checkpoint"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import itertools
 import json
@@ -26,7 +27,7 @@ from servers import Faults, S3Server, failing, free_port, proxy
 
 from raylm.config.schema import Job, TextSource
 from raylm.errors import ConfigError, DataError, StorageError
-from raylm.prep import PrepareProgress, PrepareReport, prepare, pydocs, run_here
+from raylm.prep import PrepareProgress, PrepareReport, here, prepare, pydocs
 from raylm.prep.documents import read_piece
 from raylm.prep.left_out import LeftOut
 from raylm.prep.look import look
@@ -72,7 +73,7 @@ def job(output: Path | str, sources: list[dict[str, Any]], **settings: Any) -> J
 
 
 def run(wanted: Job, **more: Any) -> PrepareReport:
-    return prepare(wanted, run_units=run_here, **more)
+    return prepare(wanted, session=here, **more)
 
 
 def write_corpus(folder: Path) -> tuple[list[dict[str, Any]], list[str]]:
@@ -195,6 +196,21 @@ def test_other_settings_are_refused_and_nothing_is_harmed(
     assert content(finished) == before
 
 
+def test_a_setting_that_is_younger_than_the_data_had_its_default(
+    corpus: tuple[list[dict[str, Any]], list[str]], finished: Place, tmp_path: Path
+) -> None:
+    for name, data in content(finished).items():
+        (tmp_path / name.lstrip("/")).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name.lstrip("/")).write_bytes(data)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    del manifest["settings"]["steps"]
+    del manifest["steps"]
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    assert run(job(tmp_path, corpus[0])).already_done
+    with pytest.raises(ConfigError, match=r"prepare\.steps is \[\] there"):
+        run(job(tmp_path, corpus[0], steps=["exact_duplicates"]))
+
+
 def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "data/train").mkdir(parents=True)
     (tmp_path / "data/train/mine.parquet").write_text("precious")
@@ -282,7 +298,7 @@ def test_killed_on_ray_and_finished_without_it_the_result_is_byte_identical(
     assert child.stdin is not None
     child.stdin.write(wanted.model_dump_json())
     child.stdin.close()
-    while child.poll() is None and len((output / "_work/units").list()) < 3:
+    while child.poll() is None and len((output / "_work/stage-0/units").list()) < 3:
         time.sleep(0.02)
     child.kill()
     child.wait()
@@ -297,12 +313,12 @@ def test_input_that_changed_under_an_unfinished_job_is_named(tmp_path: Path) -> 
     path.write_text("one\ntwo\n" * 50)
     wanted = job(tmp_path / "data", [{"glob": str(path), "document": "line"}], unit_bytes=100)
 
-    def stop_after_two(*arguments: Any) -> Iterator[Any]:
-        yield from itertools.islice(run_here(*arguments), 2)
+    def two(task: Any, numbers: Any) -> Iterator[str]:
+        yield from map(task, numbers[:2])
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        prepare(wanted, run_units=stop_after_two)
+        prepare(wanted, session=lambda _: contextlib.nullcontext(two))
     path.write_text("one\ntwo\n" * 51)
     with pytest.raises(DataError, match=r"x\.txt changed while it was being prepared: 400 bytes when listed, 408 now"):
         run(wanted)
@@ -471,11 +487,11 @@ def test_what_is_broken_is_set_aside_up_to_the_share_the_job_allows(tmp_path: Pa
     assert report.skipped == {"broken_file": 1, "broken_record": 1}
     assert 390 < report.documents < 400, "what was read before the damage is kept"
     left_out = json.loads((tmp_path / "data/left_out.json").read_text())
-    assert left_out["packed"]["broken_files"] == [str(tmp_path / "07.txt.gz")]
+    assert left_out["sources"]["packed"]["broken_files"] == [str(tmp_path / "07.txt.gz")]
     card = (tmp_path / "data/card.md").read_text()
     assert re.search(r"^\| packed \| text, `.*\*\.gz` \| CC0 \\\| MIT \| 19\d \| ", card, re.M)
     assert "- packed: 1 broken file\n" in card
-    (example,) = left_out["records"]["reasons"]["broken_record"]["examples"]
+    (example,) = left_out["sources"]["records"]["reasons"]["broken_record"]["examples"]
     assert example.startswith(f"{tmp_path}/a.jsonl line 51 is not JSON: ")
 
 
@@ -583,13 +599,13 @@ def test_shards_on_disks_of_other_nodes_are_noticed(tmp_path: Path) -> None:
     (tmp_path / "x.txt").write_text("text\n" * 100)
     wanted = job(tmp_path / "data", [{"glob": f"{tmp_path}/x.txt", "document": "line"}], unit_bytes=200)
 
-    def elsewhere(*arguments: Any) -> Iterator[Any]:
-        for result in run_here(*arguments):
-            (tmp_path / "data" / result.train.path).unlink()
+    def elsewhere(task: Any, numbers: Any) -> Iterator[str]:
+        for result in map(task, numbers):
+            (tmp_path / "data" / json.loads(result)["train"]["path"]).unlink()
             yield result
 
     with pytest.raises(StorageError, match="is not the same folder on every node") as caught:
-        prepare(wanted, run_units=elsewhere)
+        prepare(wanted, session=lambda _: contextlib.nullcontext(elsewhere))
     assert "all nodes share" in str(caught.value.hint)
 
 

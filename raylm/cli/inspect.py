@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from raylm.cli.common import reach, reach_options, show
+from raylm.cli.common import reach, reach_options, show, step_lines
 from raylm.units import count, size
 
 if TYPE_CHECKING:
@@ -45,11 +45,13 @@ def rows(found: Look) -> list[tuple[str, str]]:
         )
         for index, (name, counts) in enumerate(manifest.sources.items())
     ]
+    steps = [("step" if index == 0 else "", words) for index, words in enumerate(step_lines(manifest))]
     quantiles = ", ".join(f"{label} {found.quantile(share):,}" for label, share in _QUANTILES)
     lengths = f"{quantiles} tokens, of {len(found.lengths):,} documents" if found.lengths else "no document is whole"
     stored = sum(shard.bytes for shard in (*manifest.train, *manifest.held_out))
     return [
         *sources,
+        *steps,
         ("row", f"{manifest.sequence_length:,} tokens"),
         ("train", f"{manifest.train_rows:,} rows, {count(manifest.train_tokens)} tokens"),
         ("held out", f"{manifest.held_out_rows:,} rows, {count(manifest.held_out_tokens)} tokens"),

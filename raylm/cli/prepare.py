@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from raylm.cli.common import again, job_options, next_step, quiet_logs, read_job, show
+from raylm.cli.common import again, job_options, next_step, quiet_logs, read_job, show, step_lines
 from raylm.units import count, duration
 
 if TYPE_CHECKING:
@@ -52,7 +52,8 @@ def result_rows(result: PrepareReport) -> list[tuple[str, str]]:
     if result.skipped:
         reasons = ", ".join(f"{count:,} {reason.replace('_', ' ')}" for reason, count in result.skipped.items())
         rows.insert(1, ("left out", f"{reasons}; examples in {result.output}/left_out.json"))
-    return rows
+    steps = [("step" if index == 0 else "", words) for index, words in enumerate(step_lines(manifest))]
+    return [*steps, *rows, ("report", f"{result.output}/report.html")]
 
 
 def progress_lines(
@@ -71,11 +72,16 @@ def progress_lines(
         words = progress.stage
         if progress.total > 1:
             words += f": {progress.done} of {progress.total}"
+        if progress.documents:
+            words += f", {count(progress.documents)} documents"
         if progress.tokens:
-            words += f", {count(progress.documents)} documents, {count(progress.tokens)} tokens"
+            words += f", {count(progress.tokens)} tokens"
         if progress.done > first.done and now > at:
             # What an earlier attempt did says nothing about this one's pace.
-            words += f", {count((progress.tokens - first.tokens) / (now - at))} tokens/s"
+            done, unit = progress.tokens - first.tokens, "tokens"
+            if not progress.tokens:
+                done, unit = progress.documents - first.documents, "documents"
+            words += f", {count(done / (now - at))} {unit}/s"
             if progress.done < progress.total:
                 left = (now - at) * (progress.total - progress.done) / (progress.done - first.done)
                 words += f", {duration(left)} left"

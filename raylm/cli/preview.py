@@ -22,11 +22,21 @@ def prepare_rows(job: Job) -> Rows:
     return [
         *(("source" if index == 0 else "", words) for index, words in enumerate(sources)),
         *_raw_rows(job),
+        *(("step" if number == 1 else "", f"{number}. {words}") for number, words in enumerate(_steps(job), 1)),
         ("tokenizer", tokenizer),
         ("rows", f"{settings.sequence_length:,} tokens each, {settings.held_out:.1%} of documents held out"),
         ("workers", workers),
         ("output", _state(Place(job.shards_url, job.object_store.reach()))),
     ]
+
+
+def _steps(job: Job) -> list[str]:
+    """Each step with the settings that are not its defaults."""
+    lines = []
+    for step in job.prepare.steps:
+        given = step.settings.model_dump(mode="json", exclude_defaults=True)
+        lines.append(", ".join([step.name.replace("_", " "), *(f"{key} {value}" for key, value in given.items())]))
+    return lines
 
 
 def train_rows(job: Job) -> Rows:

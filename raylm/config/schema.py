@@ -7,27 +7,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from raylm.config.base import Settings
+from raylm.config.gates import Requirements
+from raylm.config.steps import StepSettings
 from raylm.errors import ConfigError
 from raylm.storage import Reach
 
 PRESETS = ("tiny", "llama-25m", "llama-125m", "llama-350m", "llama-1b", "llama-3b", "llama-7b")
-
-
-class Settings(BaseModel):
-    """A frozen section of a job file that refuses keys it does not know."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, ser_json_inf_nan="constants")
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _truth_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
-        # Python counts True as 1, so `steps: true` would train for one step.
-        annotation = cls.model_fields[str(info.field_name)].annotation
-        if isinstance(value, bool) and annotation in (int, float, int | None, float | None):
-            raise ValueError(f"expected a number, got {str(value).lower()}")
-        return value
 
 
 class ObjectStore(Settings):
@@ -107,6 +95,10 @@ class PrepareSettings(Settings):
         default_factory=lambda: [TextSource(name="python-docs", kind="python-docs")],
         description="Where documents come from.",
     )
+    steps: list[StepSettings] = Field(
+        default_factory=list, description="What happens to documents, in order: cleaning, filters, deduplication."
+    )
+    require: Requirements | None = Field(None, description="What the data set has to be, or it is not published.")
     output: str | None = Field(None, description="Folder of the shards; <storage>/<name>/data when not set.")
     tokenizer: TokenizerSettings = Field(default_factory=TokenizerSettings)
     sequence_length: int = Field(512, ge=8, le=1_048_576, description="Tokens a row.")
@@ -116,6 +108,17 @@ class PrepareSettings(Settings):
     quarantine: float = Field(
         0.01, ge=0, le=1, description="Share of a source's files, or of its records, that may be broken and set aside."
     )
+
+    @model_validator(mode="after")
+    def _rules_have_their_steps(self) -> Self:
+        names = {step.name for step in self.steps}
+        if self.require is None:
+            return self
+        if self.require.language and "language" not in names:
+            raise ValueError("require.language needs the step language, which finds it")
+        if self.require.contamination and "decontaminate" not in names:
+            raise ValueError("require.contamination needs the step decontaminate, which names the sets")
+        return self
 
     @model_validator(mode="after")
     def _names_differ(self) -> Self:

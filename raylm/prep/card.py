@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from raylm import __version__
 from raylm.config.schema import PrepareSettings, TextSource
+from raylm.prep.gates import Verdict
 from raylm.prep.left_out import LeftOut
 from raylm.shards import Manifest
 
 
-def data_card(name: str, settings: PrepareSettings, manifest: Manifest, left_out: Mapping[str, LeftOut]) -> str:
+def data_card(
+    name: str,
+    settings: PrepareSettings,
+    manifest: Manifest,
+    left_out: Mapping[str, LeftOut],
+    verdicts: Sequence[Verdict],
+) -> str:
     """The card as Markdown; `left_out` by source name."""
     tokens = manifest.train_tokens + manifest.held_out_tokens
     return "\n".join(
@@ -26,7 +33,9 @@ def data_card(name: str, settings: PrepareSettings, manifest: Manifest, left_out
             "| --- | --- | --- | ---: | ---: | ---: | ---: |",
             *(_source(source, manifest, tokens) for source in settings.sources),
             "",
-            "## Left out",
+            *_requirements(verdicts),
+            *_steps(manifest),
+            "## Left out while reading",
             "",
             *_left_out(left_out),
             "",
@@ -56,6 +65,28 @@ def _source(source: TextSource, manifest: Manifest, all_tokens: int) -> str:
 
 
 _COUNTED = ("documents", "bytes", "tokens")
+
+
+def _requirements(verdicts: Sequence[Verdict]) -> list[str]:
+    if not verdicts:
+        return []
+    lines = [
+        f"- {one.rule} is {one.measured:.4g}, required {one.allowed}{'' if one.met else ': NOT MET'}"
+        for one in verdicts
+    ]
+    return ["## Requirements", "", *lines, ""]
+
+
+def _steps(manifest: Manifest) -> list[str]:
+    lines = []
+    for number, step in enumerate(manifest.steps[:-1], 1):  # the last one only tokenizes
+        notes = [f"{times:,} {reason}" for reason, times in step["dropped"].items()]
+        words = f"; dropped {', '.join(notes)}" if notes else ""
+        notes = [f"{times:,} {kind}" for kind, times in step["changed"].items()]
+        words += f"; changed {', '.join(notes)}" if notes else ""
+        name = step["name"].replace("_", " ")
+        lines.append(f"{number}. {name}: {step['kept']:,} of {step['documents']:,} documents{words.replace('_', ' ')}")
+    return ["## Steps", "", *lines, ""] if lines else []
 
 
 def _left_out(left_out: Mapping[str, LeftOut]) -> list[str]:

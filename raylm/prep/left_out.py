@@ -7,7 +7,6 @@ long as it stays below a share that the job allows.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,6 +47,16 @@ class LeftOut:
         if self.reasons[BROKEN_RECORD] >= ALL_BROKEN and not self.documents:
             raise error
 
+    def add(self, other: LeftOut) -> None:
+        """Take in what another unit left out."""
+        self.reasons.update(other.reasons)
+        self.files += other.files
+        self.hint = self.hint or other.hint
+        self.documents += other.documents
+        for reason, examples in other.examples.items():
+            kept = self.examples.setdefault(reason, [])
+            kept += examples[: EXAMPLES - len(kept)]
+
     def counts(self) -> dict[str, int]:
         """`skipped_<reason>` → how many."""
         return {f"skipped_{reason}": count for reason, count in sorted(self.reasons.items())}
@@ -70,36 +79,3 @@ class LeftOut:
         kept = self.examples.setdefault(reason, [])
         if example and len(kept) < EXAMPLES:
             kept.append(example)
-
-
-def joined(parts: Iterable[LeftOut]) -> LeftOut:
-    """What several units left out, in their order."""
-    whole = LeftOut()
-    for part in parts:
-        whole.reasons.update(part.reasons)
-        whole.files += part.files
-        whole.hint = whole.hint or part.hint
-        whole.documents += part.documents
-        for reason, examples in part.examples.items():
-            kept = whole.examples.setdefault(reason, [])
-            kept += examples[: EXAMPLES - len(kept)]
-    return whole
-
-
-def refuse_too_many(source: str, left_out: LeftOut, *, files: int, most: float, ended: bool) -> None:
-    """Raise a DataError when more than the share `most` of a source's files, or records, are broken.
-
-    Until the source has `ended` nobody knows how many records it has, and only its files are looked at.
-    """
-    broken = len(set(left_out.files))
-    records = left_out.reasons[BROKEN_RECORD]
-    if broken > most * files:
-        what, example = f"{broken} of {files} files", BROKEN_FILE
-    elif ended and records > most * (left_out.documents + records):
-        what, example = f"{records} of {left_out.documents + records} records", BROKEN_RECORD
-    else:
-        return
-    raise DataError(
-        f"{left_out.examples[example][0]} ({what} of source {source!r} are broken; prepare.quarantine allows {most:g})",
-        hint=f"{left_out.hint}; or raise prepare.quarantine to go on without what is broken",
-    )

@@ -1,60 +1,34 @@
 """One unit of preparation: its documents are split, tokenized and packed into at most one shard a side.
 
-Comes in: a `Unit`. Leaves: shards under train/ and held_out/, and then a marker that says that the unit is done. Doing
-a unit again gives the same bytes, so that it does not matter how often, or where, a task is started over.
+Comes in: a `Unit`. Leaves: shards under train/ and held_out/. Doing a unit again gives the same bytes, so that it does
+not matter how often, or where, a task is started over.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from raylm.config.schema import PrepareSettings, TextSource
-from raylm.prep.documents import read_piece
-from raylm.prep.left_out import LeftOut
+from raylm.config.schema import Job
+from raylm.prep.measures import Measures
 from raylm.prep.plan import Unit
+from raylm.prep.stages import Stage, UnitLog, UnitResult, batches, stage_documents
+from raylm.prep.steps import StepRecord
 from raylm.prep.tokenizer import TokenizerFacts
 from raylm.prep.tokenizer import load as load_tokenizer
-from raylm.records import Document
 from raylm.shards import TOKENIZER_FOLDER, Shard, ShardWriter, token_dtype
-from raylm.storage import NotFound, Place, Reach
+from raylm.storage import Place
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-WORK_FOLDER = "_work"
+TOKENIZE = "tokenize"  # what comes after the last step, in its record
 _BATCH_BYTES = 4_000_000  # text handed to the tokenizer at once
 _PACKED_ROWS = 256  # rows cut at once
-
-
-@dataclass(frozen=True)
-class UnitResult:
-    """What one unit gave; `counts` go into the manifest, examples of what was left out beside it."""
-
-    number: int
-    source: str
-    train: Shard | None
-    held_out: Shard | None
-    counts: dict[str, int]
-    left_out: dict[str, Any] = field(default_factory=dict)
-
-    def to_json(self) -> str:
-        """As the marker holds it."""
-        return json.dumps(asdict(self), sort_keys=True)
-
-    @classmethod
-    def from_json(cls, text: str) -> UnitResult:
-        """What to_json wrote."""
-        content = json.loads(text)
-        for side in ("train", "held_out"):
-            content[side] = Shard(**content[side]) if content[side] else None
-        return cls(**content)
 
 
 def is_held_out(text: str, share: float) -> bool:
@@ -63,68 +37,44 @@ def is_held_out(text: str, share: float) -> bool:
     return int.from_bytes(digest[:8], "big") < share * 2**64
 
 
-def marker(output: Place, number: int) -> Place:
-    """The file that says that a unit is done, and what it gave."""
-    return output / WORK_FOLDER / "units" / f"{number:06d}.json"
-
-
-def finished(output: Place, number: int) -> UnitResult | None:
-    """What a unit gave, if it is done."""
-    try:
-        return UnitResult.from_json(marker(output, number).read_text())
-    except NotFound:
-        return None
-
-
-def unit_documents(source: TextSource, unit: Unit, reach: Reach, left_out: LeftOut) -> Iterator[Document]:
-    """The unit's documents in order."""
-    for piece in unit.pieces:
-        yield from read_piece(source, piece, reach, left_out)
-
-
-def prepare_unit(output: Place, settings: PrepareSettings, source: TextSource, unit: Unit, reach: Reach) -> UnitResult:
-    """Do the unit unless it is done; `reach` is for the sources."""
-    done = finished(output, unit.number)
-    if done is not None:
-        return done
+def pack_unit(job: Job, output: Place, stages: Sequence[Stage], unit: Unit) -> UnitResult:
+    """Take the unit through the last of these stages and pack what it leaves."""
     # One task is promised one CPU; the library would take them all.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     tokenizer, facts = load_tokenizer(output / TOKENIZER_FOLDER)
-    left_out = LeftOut()
+    log = UnitLog()
+    lengths = StepRecord(TOKENIZE)
+    measures = Measures(job)
+    held_out_share = job.prepare.held_out
     counts = dict.fromkeys(
         ("documents", "held_out_documents", "bytes", "held_out_bytes", "tokens", "held_out_tokens"), 0
     )
     with contextlib.ExitStack() as stack:
         sides = {
-            held_out: stack.enter_context(_Packer(output, folder, unit.number, settings.sequence_length, facts))
+            held_out: stack.enter_context(_Packer(output, folder, unit.number, job.prepare.sequence_length, facts))
             for held_out, folder in ((False, "train"), (True, "held_out"))
         }
-        for batch in _batches(unit_documents(source, unit, reach, left_out), _BATCH_BYTES):
+        for batch in batches(stage_documents(job, output, stages, unit, log), _BATCH_BYTES):
             texts = [document.text for document in batch]
-            for text, encoding in zip(texts, tokenizer.encode_batch_fast(texts, add_special_tokens=False), strict=True):
-                held_out = is_held_out(text, settings.held_out)
+            encodings = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+            for document, text, encoding in zip(batch, texts, encodings, strict=True):
+                measures.add(document)
+                lengths.tally("tokens of a document, from", str(_power_of_two(len(encoding.ids))))
+                held_out = is_held_out(text, held_out_share)
                 prefix = "held_out_" if held_out else ""
                 counts[f"{prefix}documents"] += 1
                 counts[f"{prefix}bytes"] += len(text.encode())
                 counts[f"{prefix}tokens"] += sides[held_out].add(encoding.ids)
         shards = {held_out: packer.close() for held_out, packer in sides.items()}
-    counts |= left_out.counts()
-    result = UnitResult(unit.number, unit.source, shards[False], shards[True], counts, left_out.to_dict())
-    marker(output, unit.number).write_text(result.to_json())
-    return result
+    lengths.documents = lengths.kept = counts["documents"] + counts["held_out_documents"]
+    lengths.bytes = lengths.kept_bytes = counts["bytes"] + counts["held_out_bytes"]
+    log.steps.append(lengths)
+    return UnitResult(unit.number, unit.source, log, shards[False], shards[True], counts, measures.to_dict())
 
 
-def _batches(documents: Iterable[Document], most_bytes: int) -> Iterator[list[Document]]:
-    batch: list[Document] = []
-    held = 0
-    for document in documents:
-        batch.append(document)
-        held += len(document.text)
-        if held >= most_bytes:
-            yield batch
-            batch, held = [], 0
-    if batch:
-        yield batch
+def _power_of_two(number: int) -> int:
+    """The largest that is not above the number; 0 for 0."""
+    return 1 << number.bit_length() - 1 if number else 0
 
 
 class _Packer:

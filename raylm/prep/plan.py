@@ -6,13 +6,16 @@ does exactly the same. A unit is what one task prepares, one shard holds, and on
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from raylm.config.schema import Job, TextSource
+from pydantic import ValidationError
+
+from raylm.config.schema import Job, PrepareSettings, TextSource
 from raylm.errors import ConfigError, DataError
 from raylm.prep.compressed import COMPRESSED, opened
 from raylm.prep.left_out import BrokenFile
@@ -68,13 +71,18 @@ _SHAPES_NOTHING: dict[str, Any] = {
     "output": True,
     "workers": True,
     "quarantine": True,
+    "require": True,
     "sources": {"__all__": {"licence"}},
 }
 
 
 def shaping_settings(job: Job) -> dict[str, Any]:
     """The settings that decide what the shards hold; where they lie and how fast they come does not count."""
-    return job.prepare.model_dump(mode="json", exclude=_SHAPES_NOTHING)
+    return _shaping(job.prepare)
+
+
+def _shaping(settings: PrepareSettings) -> dict[str, Any]:
+    return settings.model_dump(mode="json", exclude=_SHAPES_NOTHING)
 
 
 def differences(there: dict[str, Any], wanted: dict[str, Any], prefix: str = "prepare") -> list[str]:
@@ -90,7 +98,12 @@ def differences(there: dict[str, Any], wanted: dict[str, Any], prefix: str = "pr
 
 
 def refuse_other_settings(there: dict[str, Any], wanted: dict[str, Any], output: Place) -> None:
-    """Raise a ConfigError when the folder belongs to a job of other settings."""
+    """Raise a ConfigError when the folder belongs to a job of other settings.
+
+    A setting that raylm did not have when the folder was made had its default then.
+    """
+    with contextlib.suppress(ValidationError):
+        there = _shaping(PrepareSettings.model_validate(there))
     lines = differences(there, wanted)
     if lines:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""Units run as Ray Data tasks: unit numbers come in, results leave as they are done.
+"""Work on units runs as Ray Data tasks: numbers come in, results leave as they are done.
 
 A Ray is started on this machine, and stopped again, where none is running and no address is given.
 """
@@ -14,56 +14,66 @@ from typing import Any, TypeAlias
 
 from raylm.config.schema import Job
 from raylm.errors import RaylmError
-from raylm.prep.pack import UnitResult, prepare_unit
-from raylm.prep.plan import Unit
-from raylm.storage import Place
+from raylm.prep.steps.barrier import Runner, Task
 
-UnitRunner: TypeAlias = Callable[[Job, Place, Sequence[Unit]], Iterator[UnitResult]]
+Session: TypeAlias = Callable[[Job], contextlib.AbstractContextManager[Runner]]
 
 _MOST_BLOCKS = 10_000  # more units than this share Ray Data blocks
 _OBJECT_STORE_BYTES = 256 * 2**20  # of a Ray started here: only unit numbers and counts travel
 
 
-def run_here(job: Job, output: Place, units: Sequence[Unit]) -> Iterator[UnitResult]:
-    """The units one after the other in this process, without Ray."""
-    sources = {source.name: source for source in job.prepare.sources}
-    for unit in units:
-        yield prepare_unit(output, job.prepare, sources[unit.source], unit, job.object_store.reach())
+@contextlib.contextmanager
+def here(job: Job) -> Iterator[Runner]:
+    """Tasks one after the other in this process, without Ray."""
+    yield lambda task, numbers: map(task, numbers)
 
 
-def run_on_ray(job: Job, output: Place, units: Sequence[Unit]) -> Iterator[UnitResult]:
-    """The units as Ray Data tasks of one CPU each, as many at once as prepare.workers or the cluster allow."""
+@contextlib.contextmanager
+def on_ray(job: Job) -> Iterator[Runner]:
+    """Ray Data tasks of one CPU each, as many at once as prepare.workers or the cluster allow."""
+    with contextlib.ExitStack() as stack:
+        started = False
+
+        def run(task: Task, numbers: Sequence[int]) -> Iterator[str]:
+            nonlocal started
+            if not started:  # a finished stage needs no Ray
+                stack.enter_context(_ray(job))
+                started = True
+            yield from _mapped(job, task, numbers)
+
+        yield run
+
+
+def _mapped(job: Job, task: Task, numbers: Sequence[int]) -> Iterator[str]:
     import ray
     import ray.data
 
-    with _ray(job):
-        # The plan may name a hundred thousand files: it is stored once, not sent with each task.
-        work = ray.put((job, output, {unit.number: unit for unit in units}))
-        items = [{"unit": unit.number} for unit in units]
-        dataset = ray.data.from_items(items, override_num_blocks=min(len(items), _MOST_BLOCKS)).map(
-            _task,
-            fn_args=(work,),
-            num_cpus=1,
-            compute=ray.data.TaskPoolStrategy(size=job.prepare.workers),
-        )
-        dataset.context.enable_progress_bars = False
-        with _lost_tasks():
-            for row in dataset.iter_rows():
-                if row["error"]:
-                    raise pickle.loads(row["error"])
-                yield UnitResult.from_json(row["result"])
+    # The task may hold a plan that names a hundred thousand files: it is stored once, not sent with each number.
+    stored = ray.put(task)
+    items = [{"number": number} for number in numbers]
+    dataset = ray.data.from_items(items, override_num_blocks=min(len(items), _MOST_BLOCKS)).map(
+        _task,
+        fn_args=(stored,),
+        num_cpus=1,
+        compute=ray.data.TaskPoolStrategy(size=job.prepare.workers),
+    )
+    dataset.context.enable_progress_bars = False
+    with _lost_tasks():
+        for row in dataset.iter_rows():
+            if row["error"]:
+                raise pickle.loads(row["error"])
+            yield row["result"]
 
 
-def _task(row: dict[str, Any], work: Any) -> dict[str, Any]:
-    """One unit; an error for people travels as a value, so that it arrives without Ray's wrapping."""
+def _task(row: dict[str, Any], stored: Any) -> dict[str, Any]:
+    """One number; an error for people travels as a value, so that it arrives without Ray's wrapping."""
     import ray
 
-    job, output, units = ray.get(work) if isinstance(work, ray.ObjectRef) else work
+    task: Task = ray.get(stored) if isinstance(stored, ray.ObjectRef) else stored
     try:
-        (result,) = run_here(job, output, [units[row["unit"]]])
+        return {"result": task(row["number"]), "error": b""}
     except RaylmError as error:
         return {"result": "", "error": pickle.dumps(error)}
-    return {"result": result.to_json(), "error": b""}
 
 
 @contextlib.contextmanager

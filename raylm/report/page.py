@@ -7,8 +7,8 @@ import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from html import escape
-from importlib import resources
 
+from raylm.pages import frame, text_of, tiles
 from raylm.report.charts import (
     Axis,
     Mark,
@@ -74,14 +74,9 @@ def render(history: History) -> str:
         _event_table(history),
         f"<footer>Written by raylm on {_clock(datetime.now(UTC).timestamp())}</footer>",
     ]
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f'<meta name="color-scheme" content="light dark"><title>{escape(history.name)} - raylm</title>'
-        f"<style>{_file('page.css')}</style></head><body><main>{''.join(body)}</main>"
-        f'<script type="application/json" id="data">{_readouts(history)}</script>'
-        f"<script>{_file('page.js')}</script></body></html>\n"
-    )
+    data = f'<script type="application/json" id="data">{_readouts(history)}</script>'
+    script = f"<script>{text_of('raylm.report', 'page.js')}</script>"
+    return frame(history.name, body, style=text_of("raylm.report", "page.css"), end=data + script)
 
 
 def _status(history: History, total: Totals) -> str:
@@ -106,11 +101,7 @@ def _tiles(history: History, total: Totals) -> str:
         ("workers lost", str(total.workers_lost), f"{total.steps_lost:,} steps replayed"),
         ("checkpoints", str(total.checkpoints), f"{total.notices} notice{'s' if total.notices != 1 else ''}"),
     ]
-    tiles = [
-        f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd><small>{escape(note)}</small></div>"
-        for name, value, note in rows
-    ]
-    return f'<dl class="tiles">{"".join(tiles)}</dl>'
+    return tiles(rows)
 
 
 def _perplexity(held_out: Sequence[tuple[Event, float]]) -> str:
@@ -327,7 +318,3 @@ def _short(value: float) -> str:
 
 def _clock(at: float) -> str:
     return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-
-
-def _file(name: str) -> str:
-    return resources.files("raylm.report").joinpath(name).read_text(encoding="utf-8")

@@ -33,7 +33,8 @@ class Manifest:
     """What a data set is: its rows in order, their shape, and what they were made from.
 
     held_out_bytes: UTF-8 bytes of the held-out text. sources: counts by source name. settings: what preparation was
-    asked for. `fingerprint` covers everything that shapes the rows, and neither paths nor times.
+    asked for. steps: what each step dropped and changed. `fingerprint` covers everything that shapes the rows, and
+    neither paths nor times.
     """
 
     fingerprint: str
@@ -50,6 +51,7 @@ class Manifest:
     held_out_bytes: int
     sources: dict[str, dict[str, int]] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
+    steps: tuple[dict[str, Any], ...] = ()
 
     @property
     def train_rows(self) -> int:
@@ -118,6 +120,7 @@ def parse_manifest(raw: bytes, url: str) -> Manifest:
             hint="prepare the data again, or use the raylm that wrote it",
         )
     try:
+        content.setdefault("steps", ())  # younger than the format
         values = {item.name: content[item.name] for item in fields(Manifest)}
         for side in ("train", "held_out"):
             values[side] = tuple(Shard(**shard) for shard in values[side])
@@ -160,6 +163,7 @@ def make_manifest(
     group_rows: int = GROUP_ROWS,
     sources: dict[str, dict[str, int]] | None = None,
     settings: dict[str, Any] | None = None,
+    steps: Iterable[dict[str, Any]] = (),
 ) -> Manifest:
     """A manifest with its fingerprint and dtype filled in."""
     manifest = Manifest(
@@ -177,5 +181,6 @@ def make_manifest(
         held_out_bytes=held_out_bytes,
         sources=sources or {},
         settings=settings or {},
+        steps=tuple(steps),
     )
     return Manifest(**{**manifest.__dict__, "fingerprint": _fingerprint_of(manifest)})

@@ -1,0 +1,48 @@
+"""What a prepared data set has to be before it is published: the rules under `prepare.require`."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from raylm.config.base import Settings
+
+
+class Bounds(Settings):
+    """A range that a measure has to lie in."""
+
+    at_least: float | None = Field(None, description="Smallest value allowed.")
+    at_most: float | None = Field(None, description="Largest value allowed.")
+
+    @model_validator(mode="after")
+    def _some_bound(self) -> Self:
+        if self.at_least is None and self.at_most is None:
+            raise ValueError("give at_least, at_most, or both")
+        if self.at_least is not None and self.at_most is not None and self.at_least > self.at_most:
+            raise ValueError(f"at_least={self.at_least:g} is more than at_most={self.at_most:g}")
+        return self
+
+
+class Requirements(Settings):
+    """Rules; a data set that misses one gets its report, and no manifest."""
+
+    documents: Bounds | None = Field(None, description="Documents in the shards.")
+    tokens: Bounds | None = Field(None, description="Tokens in the shards.")
+    kept: Bounds | None = Field(None, description="Share of the documents read that the steps leave.")
+    duplicates: Bounds | None = Field(None, description="Share of documents whose text another one has too.")
+    personal_data: Bounds | None = Field(
+        None, description="Pieces of personal data a document, in a sample of what goes into the shards."
+    )
+    contamination: Bounds | None = Field(
+        None, description="Share of documents that overlap the sets of the step decontaminate, in the same sample."
+    )
+    language: dict[str, Bounds] = Field(
+        default_factory=dict, description="Share of the documents in each language, as the step language finds it."
+    )
+
+    def rules(self) -> dict[str, Bounds]:
+        """Every rule that is given, by name; a language's is `language.en`."""
+        given = {name: getattr(self, name) for name in type(self).model_fields if name != "language"}
+        rules = {name: bounds for name, bounds in given.items() if bounds is not None}
+        return rules | {f"language.{code}": bounds for code, bounds in sorted(self.language.items())}

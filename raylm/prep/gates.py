@@ -1,0 +1,48 @@
+"""Comes in: the rules of a job and what was measured. Leaves: a verdict on each. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from raylm.config.gates import Bounds, Requirements
+from raylm.errors import DataError
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A rule, the value it was held against, and whether that is allowed; `allowed` in words."""
+
+    rule: str
+    measured: float
+    allowed: str
+    met: bool
+
+
+def judged(require: Requirements | None, measured: Mapping[str, float]) -> list[Verdict]:
+    """Hold what was measured against each rule; a language of which there is nothing has a share of 0."""
+    rules = require.rules() if require is not None else {}
+    verdicts = []
+    for rule, bounds in rules.items():
+        value = measured.get(rule, 0.0) if rule.startswith("language.") else measured[rule]
+        low = bounds.at_least is None or value >= bounds.at_least
+        high = bounds.at_most is None or value <= bounds.at_most
+        verdicts.append(Verdict(rule, value, _in_words(bounds), low and high))
+    return verdicts
+
+
+def refuse_unmet(verdicts: Sequence[Verdict], report: str) -> None:
+    """Raise a DataError that names each rule that is not met."""
+    unmet = [verdict for verdict in verdicts if not verdict.met]
+    if unmet:
+        what = "; ".join(f"{one.rule} is {one.measured:.4g}, required {one.allowed}" for one in unmet)
+        raise DataError(
+            f"{len(unmet)} of {len(verdicts)} requirements are not met, so nothing is published: {what}",
+            hint=f"see {report}; change the steps, or the rules under prepare.require, and run it again",
+        )
+
+
+def _in_words(bounds: Bounds) -> str:
+    words = [f"at least {bounds.at_least:g}"] if bounds.at_least is not None else []
+    words += [f"at most {bounds.at_most:g}"] if bounds.at_most is not None else []
+    return " and ".join(words)

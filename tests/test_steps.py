@@ -1,0 +1,236 @@
+"""Steps of preparation: what they drop is counted, and nothing depends on units, tasks or kills."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+from test_prepare import content, documents, job, run
+
+from raylm.config.load import load_job
+from raylm.config.schema import Job
+from raylm.errors import ConfigError, DataError
+from raylm.prep import prepare
+from raylm.prep.measures import Measures, summed
+from raylm.prep.steps.sample import rates_of
+from raylm.records import Document
+from raylm.storage import Place
+
+WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "while", "wizards", "brew", "potions"]
+
+
+def sentence(chance: random.Random) -> str:
+    return " ".join(chance.choice(WORDS) for _ in range(chance.randint(12, 20)))
+
+
+def corpus(folder: Path, seed: int = 0) -> list[dict[str, Any]]:
+    """Two sources of JSON lines: 200 texts, each of the second source's also in the first, and a footer everywhere."""
+    chance = random.Random(seed)
+    texts = [f"{sentence(chance)}\n{sentence(chance)}" for _ in range(150)]
+    web = [*texts[:100], *texts[40:60], *texts[100:]]
+    books = texts[50:80]
+    for name, held in (("web", web), ("books", books)):
+        lines = [json.dumps({"text": f"{text}\nAll rights reserved by nobody in particular."}) for text in held]
+        (folder / f"{name}.jsonl").write_text("\n".join(lines))
+    return [{"name": name, "kind": "jsonl", "glob": f"{folder}/{name}.jsonl"} for name in ("web", "books")]
+
+
+def stepped(folder: Path, steps: list[Any], output: str = "data", **settings: Any) -> Job:
+    return job(folder / output, corpus(folder), steps=steps, held_out=0.0, **settings)
+
+
+@pytest.mark.parametrize("unit_bytes", [2000, 100_000])
+def test_the_first_of_equal_documents_stays(tmp_path: Path, unit_bytes: int) -> None:
+    report = run(stepped(tmp_path, ["exact_duplicates"], unit_bytes=unit_bytes))
+    texts = documents(Place(str(tmp_path / "data")))
+    assert len(texts) == len(set(texts)) == report.documents == 150
+    step, tokenized = report.manifest.steps
+    assert tokenized["name"] == "tokenize"
+    assert sum(tokenized["tallies"]["tokens of a document, from"].values()) == 150
+    assert (step["documents"], step["kept"], step["dropped"]) == (200, 150, {"duplicate": 50})
+    told, _ = json.loads((tmp_path / "data/left_out.json").read_text())["steps"]
+    assert told["dropped"]["duplicate"]["count"] == 50
+    assert len(told["dropped"]["duplicate"]["examples"]) == 5
+    assert "web.jsonl#" in told["dropped"]["duplicate"]["examples"][0]
+
+
+def test_repeated_lines_are_cut_out(tmp_path: Path) -> None:
+    run(stepped(tmp_path, [{"exact_duplicates": {"part": "line"}}]))
+    texts = documents(Place(str(tmp_path / "data")))
+    lines = [line for text in texts for line in text.split("\n") if len(line) >= 32]
+    assert len(lines) == len(set(lines)) == 301
+    assert len(texts) == 150, "a document of which nothing is left is dropped"
+
+
+def test_ranges_of_hashes_find_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from raylm.prep.steps import exact_duplicates
+
+    run(stepped(tmp_path, ["exact_duplicates"], output="one"))
+    monkeypatch.setattr(exact_duplicates, "_RANGE_ROWS", 7)
+    whole = exact_duplicates.ExactDuplicatesBarrier.__init__
+    monkeypatch.setattr(
+        exact_duplicates.ExactDuplicatesBarrier, "__init__", lambda self, settings: whole(self, settings, 7)
+    )
+    run(stepped(tmp_path, ["exact_duplicates"], output="two"))
+    assert content(Place(str(tmp_path / "one"))) == content(Place(str(tmp_path / "two")))
+
+
+def test_a_sample_keeps_about_its_share_and_the_same_documents(tmp_path: Path) -> None:
+    one = run(stepped(tmp_path, [{"sample": {"rate": 0.5}}], output="one"))
+    run(stepped(tmp_path, [{"sample": {"rate": 0.5}}], output="two"))
+    assert 70 < one.documents < 130
+    assert content(Place(str(tmp_path / "one"))) == content(Place(str(tmp_path / "two")))
+    other = run(stepped(tmp_path, [{"sample": {"rate": 0.5, "seed": 1}}], output="three"))
+    assert other.manifest.fingerprint != one.manifest.fingerprint
+
+
+def test_a_mixture_reaches_its_shares(tmp_path: Path) -> None:
+    sources = corpus(tmp_path)
+    steps = [{"sample": {"shares": {"web": 0.5, "books": 0.5}, "most_copies": 3}}]
+    manifest = run(job(tmp_path / "data", sources, steps=steps, held_out=0.0)).manifest
+    held = {name: counts["bytes"] for name, counts in manifest.sources.items()}
+    assert 0.4 < held["books"] / sum(held.values()) < 0.6
+    assert manifest.sources["books"]["documents"] == 90, "as often as is allowed"
+
+
+def test_rates_use_as_much_as_the_scarcest_group_allows() -> None:
+    assert rates_of({"a": 900, "b": 100}, {"a": 0.5, "b": 0.5}, 1.0) == {"a": pytest.approx(1 / 9), "b": 1.0}
+    assert rates_of({"a": 900, "b": 100}, {"a": 0.5, "b": 0.5}, 4.0) == {"a": pytest.approx(4 / 9), "b": 4.0}
+
+
+def test_a_share_of_nothing_names_what_there_is(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="of source 'wiki', of which there is no document; there is: books, web"):
+        run(stepped(tmp_path, [{"sample": {"shares": {"wiki": 1}}}]))
+    assert not (tmp_path / "data/manifest.json").exists()
+
+
+def test_steps_go_on_where_they_stopped(tmp_path: Path) -> None:
+    steps = [{"exact_duplicates": {"part": "line"}}, {"sample": {"rate": 0.9}}, "exact_duplicates"]
+    run(stepped(tmp_path, steps, output="whole"))
+    wanted = stepped(tmp_path, steps, output="cut")
+    for stop in range(1, 60, 4):
+        left = iter(range(stop))
+
+        def some(task: Any, numbers: Any, left: Any = left) -> Any:
+            for number in numbers:
+                if next(left, None) is None:
+                    raise KeyboardInterrupt
+                yield task(number)
+
+        try:
+            prepare(wanted, session=lambda _, some=some: contextlib.nullcontext(some))
+            break
+        except KeyboardInterrupt:
+            pass
+    assert stop > 9, "it was stopped more than once"
+    assert content(Place(str(tmp_path / "cut"))) == content(Place(str(tmp_path / "whole")))
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ("    - sampel: {rate: 0.5}", "job.yaml:4: unknown key 'prepare.steps.0.sampel'"),
+        ("    - sample: {rat: 0.5}", "unknown key 'prepare.steps.0.sample.rat'"),
+        ("    - sample: {}", "give either rate or shares"),
+        ("    - sample: {rate: 0.5}\n      exact_duplicates: {}", "a step names one thing to do"),
+        ("    - sample: {rate: 1.5}", "prepare.steps.0.sample.rate"),
+    ],
+)
+def test_a_wrong_step_is_named_with_its_line(tmp_path: Path, lines: str, message: str) -> None:
+    (tmp_path / "job.yaml").write_text(f"name: x\nprepare:\n  steps:\n{lines}\n")
+    with pytest.raises(ConfigError) as caught:
+        load_job(str(tmp_path / "job.yaml"))
+    assert message in str(caught.value)
+
+
+def test_a_step_may_be_written_as_its_name_alone(tmp_path: Path) -> None:
+    (tmp_path / "job.yaml").write_text("prepare:\n  steps:\n  - exact_duplicates\n  - exact_duplicates:\n")
+    steps = load_job(str(tmp_path / "job.yaml")).prepare.steps
+    assert [step.name for step in steps] == ["exact_duplicates"] * 2
+    assert steps[0].model_dump() == {"exact_duplicates": {"part": "document", "shortest": 32}}
+
+
+# Requirements
+
+
+def test_a_data_set_that_misses_a_rule_is_not_published_until_it_meets_it(tmp_path: Path) -> None:
+    rules = {"duplicates": {"at_most": 0}, "documents": {"at_least": 100}}
+    with pytest.raises(DataError) as caught:
+        run(stepped(tmp_path, [], require=rules))
+    assert "1 of 2 requirements are not met" in caught.value.message
+    assert "duplicates is 0.25, required at most 0" in caught.value.message
+    folder = tmp_path / "data"
+    assert not (folder / "manifest.json").exists()
+    assert "not published" in (folder / "report.html").read_text()
+    assert "NOT MET" in (folder / "card.md").read_text()
+    report = run(stepped(tmp_path, [], require=rules | {"duplicates": {"at_most": 0.25}}))
+    assert report.resumed_units > 0, "nothing is done again for other bounds"
+    assert (folder / "manifest.json").exists()
+    assert "duplicates is 0.25, required at most 0.25\n" in (folder / "card.md").read_text()
+    run(stepped(tmp_path, ["exact_duplicates"], output="clean", require=rules))
+
+
+def test_a_rule_that_comes_later_is_measured_then(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="tokens is"):
+        run(stepped(tmp_path, [], require={"tokens": {"at_least": 10**9}}))
+    report = run(stepped(tmp_path, [], require={"duplicates": {"at_most": 0.3}}))
+    assert report.resumed_units == 0
+    assert report.documents == 200
+
+
+def test_kept_is_a_share_of_what_was_read(tmp_path: Path) -> None:
+    rules = {"kept": {"at_least": 0.76, "at_most": 0.9}}
+    with pytest.raises(DataError, match=r"kept is 0\.75, required at least 0\.76 and at most 0\.9"):
+        run(stepped(tmp_path, ["exact_duplicates"], require=rules))
+
+
+def test_repeated_texts_are_counted_over_units_and_beyond_the_sketch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("raylm.prep.measures.SKETCH", 16)
+    wanted = Job.model_validate({"prepare": {"require": {"duplicates": {"at_most": 0}}}})
+    units = []
+    for start in (0, 1500):
+        measures = Measures(wanted)
+        for number in range(start, start + 2000):
+            measures.add(Document(str(number), f"text {number % 3000}", "x"))
+        units.append(measures.to_dict())
+    assert summed(units[:1]) == {"duplicates": 0}
+    assert 0.15 < summed(units)["duplicates"] < 0.35, "1000 of 4000, estimated from 16 texts a unit"
+
+
+@pytest.mark.parametrize(
+    ("require", "message"),
+    [
+        ({"language": {"en": {"at_least": 0.9}}}, "require.language needs the step language"),
+        ({"contamination": {"at_most": 0}}, "require.contamination needs the step decontaminate"),
+        ({"documents": {}}, "give at_least, at_most, or both"),
+        ({"documents": {"at_least": 2, "at_most": 1}}, "at_least=2 is more than at_most=1"),
+    ],
+)
+def test_a_rule_that_cannot_hold_is_refused(require: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        Job.model_validate({"prepare": {"require": require}})
+
+
+# The report
+
+
+def test_the_report_shows_steps_histograms_and_examples_and_no_markup_of_texts(tmp_path: Path) -> None:
+    (tmp_path / "x.jsonl").write_text((json.dumps({"text": "<b>bold & sure</b> words"}) + "\n") * 3)
+    sources = [{"name": "x", "kind": "jsonl", "glob": f"{tmp_path}/x.jsonl", "licence": "CC0"}]
+    run(job(tmp_path / "data", sources, steps=["exact_duplicates"], held_out=0.0))
+    page = (tmp_path / "data/report.html").read_text()
+    assert "1 of 3" in page
+    assert "duplicate" in page
+    assert "&lt;b&gt;bold &amp; sure" in page
+    assert "<b>bold" not in page
+    assert "tokens of a document" in page
+    assert "CC0" in page
+    card = (tmp_path / "data/card.md").read_text()
+    assert "1. exact duplicates: 1 of 3 documents; dropped 2 duplicate" in card
