@@ -9,7 +9,6 @@ import click
 
 if TYPE_CHECKING:
     from raylm.config.schema import Job
-    from raylm.shards import Manifest
     from raylm.storage import Reach
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -79,13 +78,3 @@ def quiet_logs() -> None:
 
     logging.basicConfig(format="%(message)s", level=logging.ERROR)
     logging.getLogger("raylm").setLevel(logging.WARNING)
-
-
-def step_lines(manifest: Manifest) -> list[str]:
-    """What each step of a preparation did, a line each."""
-    lines = []
-    for number, step in enumerate(manifest.steps[:-1], 1):  # the last one only tokenizes
-        dropped = ", ".join(f"{times:,} {reason}" for reason, times in step["dropped"].items())
-        words = f"{number}. {step['name']}: {step['kept']:,} of {step['documents']:,} documents"
-        lines.append((f"{words}; dropped {dropped}" if dropped else words).replace("_", " "))
-    return lines

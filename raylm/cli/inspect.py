@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from raylm.cli.common import reach, reach_options, show, step_lines
+from raylm.cli.common import reach, reach_options, show
 from raylm.units import count, size
 
 if TYPE_CHECKING:
@@ -37,6 +37,8 @@ def inspect(folder: str, samples: int, **how: Any) -> None:
 
 def rows(found: Look) -> list[tuple[str, str]]:
     """The manifest in words, a source a row."""
+    from raylm.prep.card import step_lines
+
     manifest = found.manifest
     sources = [
         (

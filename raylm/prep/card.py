@@ -34,7 +34,7 @@ def data_card(
             *(_source(source, manifest, tokens) for source in settings.sources),
             "",
             *_requirements(verdicts),
-            *_steps(manifest),
+            *(["## Steps", "", *step_lines(manifest), ""] if manifest.steps[:-1] else []),
             "## Left out while reading",
             "",
             *_left_out(left_out),
@@ -77,16 +77,16 @@ def _requirements(verdicts: Sequence[Verdict]) -> list[str]:
     return ["## Requirements", "", *lines, ""]
 
 
-def _steps(manifest: Manifest) -> list[str]:
+def step_lines(manifest: Manifest) -> list[str]:
+    """What each step of a preparation did, a line each."""
     lines = []
     for number, step in enumerate(manifest.steps[:-1], 1):  # the last one only tokenizes
-        notes = [f"{times:,} {reason}" for reason, times in step["dropped"].items()]
-        words = f"; dropped {', '.join(notes)}" if notes else ""
-        notes = [f"{times:,} {kind}" for kind, times in step["changed"].items()]
-        words += f"; changed {', '.join(notes)}" if notes else ""
-        name = step["name"].replace("_", " ")
-        lines.append(f"{number}. {name}: {step['kept']:,} of {step['documents']:,} documents{words.replace('_', ' ')}")
-    return ["## Steps", "", *lines, ""] if lines else []
+        words = f"{number}. {step['name']}: {step['kept']:,} of {step['documents']:,} documents"
+        for what in ("dropped", "changed"):
+            counts = ", ".join(f"{times:,} {name}" for name, times in step[what].items())
+            words += f"; {what} {counts}" if counts else ""
+        lines.append(words.replace("_", " "))
+    return lines
 
 
 def _left_out(left_out: Mapping[str, LeftOut]) -> list[str]:

@@ -95,6 +95,7 @@ def _lost_tasks() -> Iterator[None]:
 @contextlib.contextmanager
 def _ray(job: Job) -> Iterator[None]:
     import ray
+    import ray.data  # first: importing it sets the levels of its loggers
 
     logging.getLogger("ray.data").setLevel(logging.ERROR)  # it warns that progress bars are off
     if ray.is_initialized():
