@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
 from raylm.config.base import Settings
 
@@ -51,12 +51,77 @@ class Sample(Settings):
         return self
 
 
+PersonalKind = Literal["email", "phone", "ip", "card", "iban", "national_id", "url"]
+ModelKind = Literal["name", "address", "organisation", "place"]
+NationalId = Literal[
+    "br_cpf",
+    "ca_sin",
+    "ch_ahv",
+    "de_idnr",
+    "es_dni",
+    "es_nie",
+    "fi_hetu",
+    "fr_nir",
+    "gb_nhs",
+    "gb_nino",
+    "in_aadhaar",
+    "it_codice_fiscale",
+    "mx_curp",
+    "nl_bsn",
+    "no_fodselsnummer",
+    "pl_pesel",
+    "se_personnummer",
+    "us_ssn",
+    "za_id",
+]
+
+
+class PersonalData(Settings):
+    """Find personal data and put a placeholder, or a made-up value of the same kind, in its place."""
+
+    kinds: list[PersonalKind] = Field(
+        ["email", "phone", "ip", "card", "iban", "national_id"], description="What rules look for."
+    )
+    regions: list[Annotated[str, Field(pattern="^[A-Z]{2}$")]] = Field(
+        ["US", "GB"], description="Countries whose phone numbers are known without their country's code, as GB."
+    )
+    national_ids: list[NationalId] = Field(
+        default_factory=lambda: list(get_args(NationalId)), description="Countries' numbers for people."
+    )
+    model: str | None = Field(
+        None, min_length=1, description="An installed spaCy pipeline, or its folder; it finds what no rule can."
+    )
+    model_kinds: list[ModelKind] = Field(
+        ["name", "address", "organisation"], min_length=1, description="What is taken from the model, if there is one."
+    )
+    replace_by: Literal["placeholder", "pseudonym"] = Field(
+        "placeholder", description="A pseudonym is made up, and the same wherever the value stands."
+    )
+    placeholder: str = Field("[{kind}]", description="Its {kind} becomes the kind in capitals, as in [EMAIL].")
+    seed: int = Field(0, ge=0, description="For pseudonyms: another seed, other made-up values.")
+
+    @field_validator("placeholder")
+    @classmethod
+    def _has_no_other_field(cls, value: str) -> str:
+        rest = value.replace("{kind}", "")
+        if "{" in rest or "}" in rest:
+            raise ValueError(f"only {{kind}} may stand in braces, got {value!r}")
+        return value
+
+    @model_validator(mode="after")
+    def _something_to_find(self) -> Self:
+        if not self.kinds and self.model is None:
+            raise ValueError("there is nothing to find: name kinds, or a model")
+        return self
+
+
 class StepSettings(Settings):
     """One step: its name, and under it its settings."""
 
     exact_duplicates: ExactDuplicates | None = None
     near_duplicates: NearDuplicates | None = None
     sample: Sample | None = None
+    personal_data: PersonalData | None = None
 
     @model_validator(mode="before")
     @classmethod

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from raylm.config.steps import ExactDuplicates, NearDuplicates, Sample, StepSettings
+from raylm.config.steps import ExactDuplicates, NearDuplicates, PersonalData, Sample, StepSettings
 from raylm.errors import ConfigError
 from raylm.prep.steps.barrier import Barrier
 from raylm.prep.steps.exact_duplicates import ExactDuplicatesBarrier
 from raylm.prep.steps.near_duplicates import NearDuplicatesBarrier
+from raylm.prep.steps.personal import personal_data_removed
 from raylm.prep.steps.record import Step
 from raylm.prep.steps.sample import MixtureBarrier, sampled
 from raylm.storage import Reach
@@ -29,4 +30,6 @@ def step_of(step: StepSettings, reach: Reach) -> Step:
     match step.settings:
         case Sample() as settings:
             return sampled(settings)
+        case PersonalData() as settings:
+            return personal_data_removed(settings)
     raise ConfigError(f"step {step.name!r} cannot be built")  # each kind stands in one of the two functions
