@@ -11,15 +11,20 @@ from collections.abc import Iterator
 
 from raylm.config.schema import TextSource
 from raylm.errors import DataError
+from raylm.prep.binary import binary_text, is_binary, refuse_binary
 from raylm.prep.compressed import COMPRESSED, opened
 from raylm.prep.left_out import BrokenFile, LeftOut
-from raylm.prep.lines import blocks, json_lines, lines
+from raylm.prep.lines import blocks, json_lines, single_lines, whole_file
 from raylm.prep.plan import Atom, Piece
+from raylm.prep.raw import Raw
 from raylm.prep.tables import arrow_rows, csv_rows, parquet_rows, row_groups
+from raylm.prep.wat import envelopes
 from raylm.prep.web import pages
 from raylm.prep.wikipedia import articles, stream_begins
 from raylm.records import Document
 from raylm.storage import Place, Reach
+
+_TEXTS = ("text", "jsonl", "csv")
 
 
 def read_piece(source: TextSource, piece: Piece, reach: Reach, left_out: LeftOut) -> Iterator[Document]:
@@ -36,15 +41,18 @@ def read_piece(source: TextSource, piece: Piece, reach: Reach, left_out: LeftOut
 
 def _documents(source: TextSource, piece: Piece, place: Place, left_out: LeftOut) -> Iterator[Document]:
     taken = 0
-    for position, raw in _raw(source, place, piece, left_out):
-        text = _decoded(source, place, position, raw, left_out)
+    for raw in _raw(source, place, piece, left_out):
+        text = _decoded(source, place, raw, left_out)
         if text is None:
             continue
         if not text.strip():
             left_out.note("empty")
             continue
+        if is_binary(text):
+            left_out.broken_record(binary_text(place, raw.position))
+            continue
         left_out.documents += 1
-        yield Document(f"{piece.url}#{position}", text, source.name)
+        yield Document(f"{piece.url}#{raw.position}", text, source.name, raw.meta)
         taken += 1
         if taken == piece.limit:
             return
@@ -68,8 +76,8 @@ def _check_unchanged(place: Place, piece: Piece) -> None:
         )
 
 
-def _raw(source: TextSource, place: Place, piece: Piece, left_out: LeftOut) -> Iterator[tuple[int, bytes | str]]:
-    """Each document's position (byte, or row for Parquet) and raw content."""
+def _raw(source: TextSource, place: Place, piece: Piece, left_out: LeftOut) -> Iterator[Raw]:
+    """What the piece holds, in the file's order."""
     if source.kind == "parquet":
         yield from parquet_rows(source, place, piece)
         return
@@ -78,11 +86,15 @@ def _raw(source: TextSource, place: Place, piece: Piece, left_out: LeftOut) -> I
             run = (piece.start, piece.stop)
             yield from articles(place, stored, left_out, most_bytes=source.most_bytes, run=run)
         return
+    if source.kind in _TEXTS:
+        refuse_binary(place)
     with opened(place, most_ratio=source.most_ratio) as stream:
         if source.kind == "wikipedia":
             yield from articles(place, stream, left_out, most_bytes=source.most_bytes)
         elif source.kind in ("warc", "wet"):
             yield from pages(source, place, stream, left_out)
+        elif source.kind == "wat":
+            yield from envelopes(source, place, stream, left_out)
         elif source.kind == "arrow":
             yield from arrow_rows(source, place, stream)
         elif source.kind == "csv":
@@ -90,23 +102,20 @@ def _raw(source: TextSource, place: Place, piece: Piece, left_out: LeftOut) -> I
         elif source.kind in ("jsonl", "python-docs"):
             yield from json_lines(source, place, stream, piece, left_out)
         elif source.document == "file":
-            content = stream.read(source.most_bytes + 1)
-            if len(content) > source.most_bytes:
-                left_out.note("too_large", place.url, 0, f"more than {source.most_bytes} bytes")
-            else:
-                yield 0, content
+            yield from whole_file(source, place, stream, left_out)
         elif source.document == "line":
-            for position, line in lines(source, place, stream, piece, left_out):
-                yield position, line.rstrip(b"\r\n")
+            yield from single_lines(source, place, stream, piece, left_out)
         else:
             yield from blocks(source, place, stream, piece, left_out)
 
 
-def _decoded(source: TextSource, place: Place, position: int, raw: bytes | str, left_out: LeftOut) -> str | None:
-    if isinstance(raw, str):
-        return _encodable(source, place, position, raw, left_out)
+def _decoded(source: TextSource, place: Place, raw: Raw, left_out: LeftOut) -> str | None:
+    position, content = raw.position, raw.content
+    if isinstance(content, str):
+        return _encodable(source, place, position, content, left_out)
     try:
-        return raw.decode()
+        text = content.decode()
+        return text.removeprefix("\ufeff") if position == 0 else text  # a byte order mark
     except UnicodeDecodeError as error:
         if source.encoding_errors == "skip":
             left_out.note("encoding")
@@ -116,7 +125,7 @@ def _decoded(source: TextSource, place: Place, position: int, raw: bytes | str, 
         where = f"{rows[source.kind]} {position}, " if source.kind in rows else ""
         where += f"byte {error.start if where else position + error.start}"
         raise DataError(
-            f"{place.url} is not UTF-8: 0x{raw[error.start]:02x} at {where}{unpacked}",
+            f"{place.url} is not UTF-8: 0x{content[error.start]:02x} at {where}{unpacked}",
             hint="convert the file to UTF-8, or set encoding_errors: skip on this source to leave such documents out",
         ) from error
 

@@ -1,7 +1,7 @@
 """Text files become documents or rows: lines, blocks between blank lines, and JSON lines.
 
-Comes in: an unpacked file and the piece that is wanted of it. Leaves: (byte position, content) pairs in order; a piece
-owns the lines and blocks that begin in it.
+Comes in: an unpacked file and the piece that is wanted of it. Leaves: texts by the byte they begin at, in order; a
+piece owns the lines and blocks that begin in it.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from raylm.errors import DataError
 from raylm.prep.compressed import opened
 from raylm.prep.left_out import BROKEN_RECORD, EXAMPLES, LeftOut
 from raylm.prep.plan import Piece
+from raylm.prep.raw import Meta, Raw, taken_along
 from raylm.storage import Place
 
 _READ_BYTES = 1 << 20
@@ -36,6 +37,21 @@ def lines(
         position += length
 
 
+def whole_file(source: TextSource, place: Place, stream: BinaryIO, left_out: LeftOut) -> Iterator[Raw]:
+    """The file as one text, unless it is too large."""
+    content = stream.read(source.most_bytes + 1)
+    if len(content) > source.most_bytes:
+        left_out.note("too_large", place.url, 0, f"more than {source.most_bytes} bytes")
+    else:
+        yield Raw(0, content)
+
+
+def single_lines(source: TextSource, place: Place, stream: BinaryIO, piece: Piece, left_out: LeftOut) -> Iterator[Raw]:
+    """Each line as a text of its own."""
+    for position, line in lines(source, place, stream, piece, left_out):
+        yield Raw(position, line.rstrip(b"\r\n"))
+
+
 def _line(stream: BinaryIO, most_bytes: int) -> tuple[bytes, int]:
     """The next line and its length; b"" in place of one that is longer than allowed. Length 0 at the end."""
     line = stream.readline(most_bytes + 1)
@@ -55,9 +71,7 @@ def _first_line(stream: BinaryIO, start: int) -> int:
     return start - 1 + _line(stream, _READ_BYTES)[1]
 
 
-def blocks(
-    source: TextSource, place: Place, stream: BinaryIO, piece: Piece, left_out: LeftOut
-) -> Iterator[tuple[int, bytes]]:
+def blocks(source: TextSource, place: Place, stream: BinaryIO, piece: Piece, left_out: LeftOut) -> Iterator[Raw]:
     """Paragraphs between blank lines. A piece's part begins after the first blank line that begins in or after it.
 
     The rule only looks at the file and the cut, so that the piece before ends exactly where this one begins.
@@ -79,7 +93,7 @@ def blocks(
         blank_line = bool(line) and not line.strip()
         if held and (blank_line or not length):
             if held <= source.most_bytes:
-                yield begin, block.rstrip(b"\r\n")
+                yield Raw(begin, block.rstrip(b"\r\n"))
             else:
                 left_out.note("too_large", place.url, begin, f"a block of {held} bytes")
             block, held = b"", 0
@@ -92,33 +106,35 @@ def blocks(
         position += length
 
 
-def json_lines(
-    source: TextSource, place: Place, stream: BinaryIO, piece: Piece, left_out: LeftOut
-) -> Iterator[tuple[int, bytes | str]]:
+def json_lines(source: TextSource, place: Place, stream: BinaryIO, piece: Piece, left_out: LeftOut) -> Iterator[Raw]:
+    """The texts of the JSON objects that begin in the piece, one a line; broken ones are counted."""
     for position, line in lines(source, place, stream, piece, left_out):
         if not line.strip():
             continue
         try:
-            value = _json_text(source, line)
+            text, meta = _json_text(source, line)
         except UnicodeDecodeError:
-            yield position, line  # the caller says where, or skips it
+            yield Raw(position, line)  # the caller says where, or skips it
         except (DataError, ValueError, RecursionError) as error:
             left_out.broken_record(_bad_line(place, position, error, left_out))
         else:
-            yield position, value
+            yield Raw(position, text, meta)
 
 
-def _json_text(source: TextSource, line: bytes) -> str:
+def _json_text(source: TextSource, line: bytes) -> tuple[str, Meta]:
     column = "text" if source.kind == "python-docs" else source.column
     record = json.loads(line)
     hint = f"set `column` of source {source.name!r} to the key that holds the text"
-    if not isinstance(record, dict) or column not in record:
-        keys = ", ".join(sorted(record)) if isinstance(record, dict) else type(record).__name__
-        raise DataError(f"has no key {column!r}; it has: {keys}", hint=hint)
+    if not isinstance(record, dict):
+        raise DataError(f"has no key {column!r}; it has: {type(record).__name__}", hint=hint)
+    missing = next((name for name in (column, *source.meta) if name not in record), None)
+    if missing is not None:
+        hint = hint if missing == column else f"correct `meta` of source {source.name!r}"
+        raise DataError(f"has no key {missing!r}; it has: {', '.join(sorted(record))}", hint=hint)
     value = record[column]
     if not isinstance(value, str | None):
         raise DataError(f"has {type(value).__name__}, not text, as {column!r}", hint=hint)
-    return value or ""
+    return value or "", taken_along({name: record[name] for name in source.meta})
 
 
 def _bad_line(place: Place, position: int, error: Exception, left_out: LeftOut) -> DataError:

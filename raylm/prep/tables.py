@@ -1,13 +1,14 @@
 """Tables become documents: Parquet, Arrow and CSV, of which one column holds the text.
 
-Comes in: a file, and for Parquet the row groups that are wanted. Leaves: (row, value) pairs in order; for CSV the line.
+Comes in: a file, and for Parquet the row groups that are wanted. Leaves: texts by their row, for CSV by their
+line, with the columns that are to be taken along.
 """
 
 from __future__ import annotations
 
 import csv
 from collections.abc import Iterator
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 from raylm.config.schema import TextSource
 from raylm.errors import DataError
@@ -15,6 +16,7 @@ from raylm.prep.compressed import Reader, is_damage
 from raylm.prep.left_out import BrokenFile, LeftOut
 from raylm.prep.lines import lines
 from raylm.prep.plan import Atom, Piece
+from raylm.prep.raw import Raw, taken_along
 from raylm.storage import Place
 
 _ARROW_END = b"\xff\xff\xff\xff\0\0\0\0"
@@ -34,7 +36,7 @@ def row_groups(place: Place) -> list[Atom]:
     return [Atom(number, number + 1, size) for number, size in enumerate(sizes)]
 
 
-def parquet_rows(source: TextSource, place: Place, piece: Piece) -> Iterator[tuple[int, bytes | str]]:
+def parquet_rows(source: TextSource, place: Place, piece: Piece) -> Iterator[Raw]:
     """The rows of the piece's row groups."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -42,13 +44,14 @@ def parquet_rows(source: TextSource, place: Place, piece: Piece) -> Iterator[tup
     with place.open_read() as stream:
         try:
             file = pq.ParquetFile(stream)
-            _find_column(source, place, file.schema_arrow.names)
+            _find_columns(source, place, file.schema_arrow.names)
             stop = file.num_row_groups if piece.stop is None else piece.stop
             row = sum(file.metadata.row_group(number).num_rows for number in range(piece.start))
             groups = list(range(piece.start, stop))
-            for batch in file.iter_batches(1024, row_groups=groups, columns=[source.column], use_threads=False):
-                for value in batch.column(0).to_pylist():
-                    yield row, _table_value(value, source, place, row)
+            wanted = [source.column, *source.meta]
+            for batch in file.iter_batches(1024, row_groups=groups, columns=wanted, use_threads=False):
+                for raw in _rows(batch, source, place, row):
+                    yield raw
                     row += 1
         except UnicodeDecodeError as error:
             raise DataError(
@@ -59,7 +62,7 @@ def parquet_rows(source: TextSource, place: Place, piece: Piece) -> Iterator[tup
             raise BrokenFile(f"{place.url} cannot be read as Parquet: {error}", hint="fetch it again") from error
 
 
-def arrow_rows(source: TextSource, place: Place, stream: BinaryIO) -> Iterator[tuple[int, bytes | str]]:
+def arrow_rows(source: TextSource, place: Place, stream: BinaryIO) -> Iterator[Raw]:
     """Batches of either of Arrow's formats, the stream (as Hugging Face datasets are saved) or the file."""
     import pyarrow as pa
 
@@ -77,10 +80,10 @@ def arrow_rows(source: TextSource, place: Place, stream: BinaryIO) -> Iterator[t
         begins = stream.read(8)
         begins = b"" if begins.startswith(b"ARROW1") else begins
         with pa.ipc.open_stream(cast(BinaryIO, Reader(read))) as reader:
-            column = _find_column(source, place, reader.schema.names)
+            _find_columns(source, place, reader.schema.names)
             for batch in reader:
-                for value in batch.column(column).to_pylist():
-                    yield row, _table_value(value, source, place, row)
+                for raw in _rows(batch, source, place, row):
+                    yield raw
                     row += 1
         if ending != _ARROW_END:  # Arrow takes a file that is cut between two batches for a whole one
             raise BrokenFile(
@@ -92,16 +95,14 @@ def arrow_rows(source: TextSource, place: Place, stream: BinaryIO) -> Iterator[t
         raise BrokenFile(f"{place.url} cannot be read as Arrow, row {row}: {error}", hint="fetch it again") from error
 
 
-def csv_rows(
-    source: TextSource, place: Place, stream: BinaryIO, piece: Piece, left_out: LeftOut
-) -> Iterator[tuple[int, bytes | str]]:
+def csv_rows(source: TextSource, place: Place, stream: BinaryIO, piece: Piece, left_out: LeftOut) -> Iterator[Raw]:
     """Rows of comma-separated values, or tab-separated where the name ends so; the first row names the columns."""
     # What is not UTF-8 passes through the parser unchanged, so that the caller can say where it is, or skip it.
     decoded = (line.decode(errors="surrogateescape") for _, line in lines(source, place, stream, piece, left_out))
     csv.field_size_limit(source.most_bytes)
     rows = csv.reader(decoded, delimiter="\t" if ".tsv" in place.name else ",", strict=True)
     names = next(rows, [])
-    column = _find_column(source, place, [name.removeprefix("\ufeff") for name in names])
+    column, *others = _find_columns(source, place, [name.removeprefix("\ufeff") for name in names])
     while True:
         try:
             row = next(rows)
@@ -114,24 +115,32 @@ def csv_rows(
             left_out.broken_record(DataError(why, hint="quote values that hold commas, quotes or line ends"))
         else:
             if row:
-                yield rows.line_num, row[column].encode(errors="surrogateescape")
+                meta = {name: row[index] for name, index in zip(source.meta, others, strict=True)}
+                yield Raw(rows.line_num, row[column].encode(errors="surrogateescape"), meta)
 
 
-def _find_column(source: TextSource, place: Place, names: list[str]) -> int:
-    if source.column not in names:
-        raise DataError(
-            f"{place.url} has no column {source.column!r}; it has: {', '.join(names)}",
-            hint=f"set `column` of source {source.name!r} to the column that holds the text",
-        )
-    return names.index(source.column)
+def _find_columns(source: TextSource, place: Place, names: list[str]) -> list[int]:
+    """Where the text and what is taken along stand; a DataError when one of them does not."""
+    for wanted in (source.column, *source.meta):
+        if wanted not in names:
+            key, holds = ("column", "that holds the text") if wanted == source.column else ("meta", "to take along")
+            raise DataError(
+                f"{place.url} has no column {wanted!r}; it has: {', '.join(names)}",
+                hint=f"set `{key}` of source {source.name!r} to the column{'s' * (key == 'meta')} {holds}",
+            )
+    return [names.index(wanted) for wanted in (source.column, *source.meta)]
 
 
-def _table_value(value: object, source: TextSource, place: Place, row: int) -> bytes | str:
-    if value is None:
-        return ""
-    if isinstance(value, str | bytes):
-        return value
-    raise DataError(
-        f"{place.url} row {row}: column {source.column!r} is {type(value).__name__}, not text",
-        hint=f"set `column` of source {source.name!r} to the column that holds the text",
-    )
+def _rows(batch: Any, source: TextSource, place: Place, first: int) -> Iterator[Raw]:
+    texts = batch.column(source.column).to_pylist()
+    others = [batch.column(name).to_pylist() for name in source.meta]
+    for row, (text, *values) in enumerate(zip(texts, *others, strict=True), first):
+        if not isinstance(text, str | bytes | None):
+            raise DataError(
+                f"{place.url} row {row}: column {source.column!r} is {type(text).__name__}, not text",
+                hint=f"set `column` of source {source.name!r} to the column that holds the text",
+            )
+        try:
+            yield Raw(row, text or "", taken_along(dict(zip(source.meta, values, strict=True))))
+        except DataError as error:
+            raise DataError(f"{place.url} row {row} {error.message}", hint=error.hint) from error
