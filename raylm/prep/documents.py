@@ -15,7 +15,7 @@ from raylm.prep.binary import binary_text, is_binary, refuse_binary
 from raylm.prep.compressed import COMPRESSED, opened
 from raylm.prep.left_out import BrokenFile, LeftOut
 from raylm.prep.lines import blocks, json_lines, single_lines, whole_file
-from raylm.prep.plan import Atom, Piece
+from raylm.prep.plan import Atom, Piece, as_found
 from raylm.prep.raw import Raw
 from raylm.prep.tables import arrow_rows, csv_rows, parquet_rows, row_groups
 from raylm.prep.wat import envelopes
@@ -30,6 +30,7 @@ _TEXTS = ("text", "jsonl", "csv")
 def read_piece(source: TextSource, piece: Piece, reach: Reach, left_out: LeftOut) -> Iterator[Document]:
     """The piece's documents in order, at most `piece.limit` of them; what is empty or broken is left out."""
     place = Place(piece.url, reach)
+    source = as_found(source, place)
     _check_unchanged(place, piece)
     if piece.limit == 0:
         return

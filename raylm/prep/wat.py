@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 from raylm.config.schema import TextSource
 from raylm.prep.left_out import LeftOut
-from raylm.prep.raw import Raw, known, language_tag
+from raylm.prep.raw import Meta, Raw, known, language_tag
 from raylm.prep.warc import LANGUAGES, FoundLanguage, broken, main_language, records, with_languages
 from raylm.storage import Place
 
@@ -34,29 +34,21 @@ def _envelopes(source: TextSource, place: Place, stream: BinaryIO, left_out: Lef
             left_out.note("other_record")
             if language := envelope.found_language:
                 yield FoundLanguage(envelope.url, language)
-        elif (page := _page(number, envelope, left_out)) is not None:
-            yield page
+        elif (reason := _no_document(envelope)) is not None:
+            left_out.note(reason, place.url, number, envelope.url or "")
+        else:
+            yield Raw(number, envelope.text, envelope.about())
 
 
-def _page(number: int, envelope: _Envelope, left_out: LeftOut) -> Raw | None:
+def _no_document(envelope: _Envelope) -> str | None:
+    """Why the envelope gives no document; None where it gives one."""
     if envelope.kind != "response":
-        left_out.note("revisit" if envelope.kind == "revisit" else "other_record")
-    elif envelope.status != "200":
-        left_out.note("http_status")
-    elif envelope.html is None:
-        left_out.note("no_page")
-    elif not (text := "\n\n".join(filter(None, (envelope.title, envelope.description)))):
-        left_out.note("no_text")
-    else:
-        about = known(
-            url=envelope.url,
-            date=envelope.date,
-            title=envelope.title,
-            language=envelope.claimed_language,
-            links=envelope.links,
-        )
-        return Raw(number, text, about)
-    return None
+        return "revisit" if envelope.kind == "revisit" else "other_record"
+    if envelope.status != "200":
+        return "http_status"
+    if envelope.html is None:
+        return "no_page"
+    return None if envelope.text else "no_text"
 
 
 class _Envelope:
@@ -69,12 +61,12 @@ class _Envelope:
         response = _part(payload, "HTTP-Response-Metadata")
         self.kind = header.get("WARC-Type")
         self.url = header.get("WARC-Target-URI")
-        self.date = header.get("WARC-Date")
+        self._date = header.get("WARC-Date")
         self.status = str(_part(response, "Response-Message").get("Status"))
         self.html = response.get("HTML-Metadata")
         self._headers = _part(response, "Headers")
         head = _part(_part(response, "HTML-Metadata"), "Head")
-        self.title = _words(head.get("Title"))
+        self._title = _words(head.get("Title"))
         self._metas = [meta for meta in head.get("Metas") or [] if isinstance(meta, dict)]
         self._found = _part(payload, "WARC-Metadata-Metadata").get("Metadata-Records") or []
 
@@ -87,20 +79,21 @@ class _Envelope:
         return cls(content)
 
     @property
-    def description(self) -> str:
-        """What the page says it is about."""
-        return self._meta("name", "description") or self._meta("property", "og:description")
+    def text(self) -> str:
+        """The page's title, and what it says it is about."""
+        description = self._meta("name", "description") or self._meta("property", "og:description")
+        return "\n\n".join(filter(None, (self._title, description)))
 
-    @property
-    def claimed_language(self) -> str | None:
-        """The language that the page, or else its server, says it is in."""
-        claims = (
-            self._meta("name", "HTML@/lang"),
-            self._meta("name", "HTML@/xml:lang"),
-            self._meta("http-equiv", "content-language"),
-            next((str(value) for name, value in self._headers.items() if name.lower() == "content-language"), ""),
+    def about(self) -> Meta:
+        """The page's metadata."""
+        links = self.html.get("Links") if isinstance(self.html, dict) else None
+        return known(
+            url=self.url,
+            date=self._date,
+            title=self._title,
+            language=self._claimed_language(),
+            links=len(links) if isinstance(links, list) else 0,
         )
-        return next(filter(None, map(language_tag, claims)), None)
 
     @property
     def found_language(self) -> str | None:
@@ -109,11 +102,15 @@ class _Envelope:
         found = (main_language(str(record.get("Value"))) for record in noted if record.get("Name") == LANGUAGES)
         return next(found, None)
 
-    @property
-    def links(self) -> int:
-        """How many links the page holds."""
-        links = self.html.get("Links") if isinstance(self.html, dict) else None
-        return len(links) if isinstance(links, list) else 0
+    def _claimed_language(self) -> str | None:
+        """The language that the page, or else its server, says it is in."""
+        claims = (
+            self._meta("name", "HTML@/lang"),
+            self._meta("name", "HTML@/xml:lang"),
+            self._meta("http-equiv", "content-language"),
+            next((str(value) for name, value in self._headers.items() if name.lower() == "content-language"), ""),
+        )
+        return next(filter(None, map(language_tag, claims)), None)
 
     def _meta(self, key: str, value: str) -> str:
         wanted = (meta for meta in self._metas if str(meta.get(key, "")).lower() == value.lower())

@@ -7,9 +7,10 @@ the same pages, and without turning layout tables into text.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeAlias
 
 from raylm.config.schema import TextSource
 from raylm.prep.extras import not_installed
@@ -18,6 +19,8 @@ from raylm.prep.raw import Raw, known, language_tag
 from raylm.prep.warc import LANGUAGES, FoundLanguage, broken, main_language, records, with_languages
 from raylm.storage import Place
 
+_Extractor: TypeAlias = Callable[[bytes, str | None], "_Page"]
+_Note: TypeAlias = Callable[[str], None]
 _HTML = ("text/html", "application/xhtml+xml")
 
 
@@ -37,7 +40,7 @@ def pages(source: TextSource, place: Place, stream: BinaryIO, left_out: LeftOut)
 
 def _pages(source: TextSource, place: Place, stream: BinaryIO, left_out: LeftOut) -> Iterator[Raw | FoundLanguage]:
     to_page = _extractor(whole=source.extract == "all")
-    readers: dict[str, Callable[[Any, Any, LeftOut], _Page | None]] = {
+    readers: dict[str, Callable[[Any, _Extractor, _Note], _Page | None]] = {
         "response": _response,
         "resource": _resource,
         "conversion": _conversion,
@@ -50,8 +53,9 @@ def _pages(source: TextSource, place: Place, stream: BinaryIO, left_out: LeftOut
             if language := _found_language(record):
                 yield FoundLanguage(url, language)
             continue
+        note = functools.partial(left_out.note, url=place.url, position=number, why=url or "")
         try:
-            page = readers[kind](record, to_page, left_out)
+            page = readers[kind](record, to_page, note)
         except OSError as error:
             left_out.broken_record(broken(place, number, str(error)))
             continue
@@ -62,7 +66,7 @@ def _pages(source: TextSource, place: Place, stream: BinaryIO, left_out: LeftOut
             yield Raw(number, page.text, known(url=url, date=date, title=page.title, language=language))
 
 
-def _extractor(*, whole: bool) -> Callable[[bytes, str | None], _Page]:
+def _extractor(*, whole: bool) -> _Extractor:
     try:
         from resiliparse.extract.html2text import extract_plain_text
         from resiliparse.parse.encoding import bytes_to_str, detect_encoding, map_encoding_to_html5
@@ -94,43 +98,43 @@ def _decodes(body: bytes, encoding: str) -> bool:
     return True
 
 
-def _response(record: Any, to_page: Any, left_out: LeftOut) -> _Page | None:
+def _response(record: Any, to_page: _Extractor, note: _Note) -> _Page | None:
     if not record.is_http:
-        left_out.note("no_page")
+        note("no_page")
         return None
     record.parse_http(auto_decode="all", quirks_mode=True)
     headers = record.http_headers
     if headers is None or headers.status_code != 200:
-        left_out.note("http_status")
+        note("http_status")
         return None
-    page = _page(record.http_content_type, record.http_charset, record, to_page, left_out)
+    page = _page(record.http_content_type, record.http_charset, record, to_page, note)
     return replace(page, language=page.language or headers.get("Content-Language")) if page is not None else None
 
 
-def _resource(record: Any, to_page: Any, left_out: LeftOut) -> _Page | None:
+def _resource(record: Any, to_page: _Extractor, note: _Note) -> _Page | None:
     content_type, _, parameters = (record.headers.get("Content-Type") or "").partition(";")
     charset = parameters.partition("charset=")[2].strip(' "') or None
-    return _page(content_type.strip().lower(), charset, record, to_page, left_out)
+    return _page(content_type.strip().lower(), charset, record, to_page, note)
 
 
-def _page(content_type: str | None, charset: str | None, record: Any, to_page: Any, left_out: LeftOut) -> _Page | None:
+def _page(content_type: str | None, charset: str | None, record: Any, to_page: _Extractor, note: _Note) -> _Page | None:
     if content_type not in _HTML:
-        left_out.note("no_page")  # pictures, scripts and feeds
+        note("no_page")  # pictures, scripts and feeds
         return None
     page: _Page = to_page(record.reader.read(), charset)
     if not page.text:
-        left_out.note("no_text")
+        note("no_text")
         return None
     return page
 
 
-def _conversion(record: Any, to_page: Any, left_out: LeftOut) -> _Page | None:
+def _conversion(record: Any, to_page: _Extractor, note: _Note) -> _Page | None:
     """Text that a crawler made of a page, in UTF-8 by the format's definition."""
     body: bytes = record.reader.read()
     try:
         return _Page(body.decode())
     except UnicodeDecodeError:
-        left_out.note("encoding")
+        note("encoding")
         return None
 
 
