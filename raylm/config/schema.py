@@ -40,20 +40,35 @@ class ObjectStore(Settings):
         return Reach(self.endpoint, self.region, self.anonymous, self.retries, self.timeout_seconds)
 
 
+_TABLES = ("jsonl", "csv", "parquet", "arrow", "huggingface")
+
+
 class TextSource(Settings):
     """One source of raw documents for `raylm prepare`."""
 
     name: str = Field("text", pattern=r"^[A-Za-z0-9._-]+$", description="Name in the manifest and in mixtures.")
-    kind: Literal["text", "jsonl", "csv", "parquet", "arrow", "warc", "wet", "wikipedia", "python-docs"] = Field(
-        "text", description="How files are read."
+    kind: Literal[
+        "text", "huggingface", "jsonl", "csv", "parquet", "arrow", "warc", "wet", "wat", "wikipedia", "python-docs"
+    ] = Field("text", description="How files are read.")
+    glob: str | None = Field(
+        None, description="Files, on any fsspec URL; for huggingface a folder; not used by python-docs."
     )
-    glob: str | None = Field(None, description="Files, on any fsspec URL; not used by python-docs.")
     paths: str | None = Field(None, description="In place of a glob: a file that names one file a line.")
     prefix: str = Field("", description="For paths: what comes before each line, such as s3://commoncrawl/.")
+    split: str = Field("train", description="For huggingface: the split to read.")
+    config: str | None = Field(
+        None, description="For huggingface: the configuration, where the folder's README.md names several."
+    )
     document: Literal["file", "line", "block"] = Field(
         "file", description="For text: a document is a file, a line, or a block between blank lines."
     )
-    column: str = Field("text", description="For jsonl, csv, parquet and arrow: the column that holds the text.")
+    column: str = Field(
+        "text", description="For jsonl, csv, parquet, arrow and huggingface: the column that holds the text."
+    )
+    meta: list[str] = Field(
+        default_factory=list,
+        description="For the same kinds: columns to take along for steps, such as url and language.",
+    )
     encoding_errors: Literal["stop", "skip"] = Field(
         "stop", description="A document that is not UTF-8 stops the job, or is skipped and counted."
     )
@@ -75,6 +90,10 @@ class TextSource(Settings):
             raise ValueError(f"source {self.name!r} of kind {self.kind!r} needs a glob, or paths")
         if self.glob and self.paths:
             raise ValueError(f"source {self.name!r}: give either glob or paths, not both")
+        if self.meta and self.kind not in _TABLES:
+            raise ValueError(f"source {self.name!r} of kind {self.kind!r} has no columns for meta: {self.meta}")
+        if self.kind == "huggingface" and self.paths:
+            raise ValueError(f"source {self.name!r} of kind 'huggingface' takes a folder as its glob, not paths")
         if self.prefix and not self.paths:
             raise ValueError(f"source {self.name!r}: prefix goes with paths")
         return self

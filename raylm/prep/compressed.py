@@ -39,28 +39,42 @@ COMPRESSED = tuple(_OPENERS)
 _ALWAYS_UNPACKED = 64_000_000  # bytes, however small the file is
 
 
-class _Limited(io.RawIOBase):
-    """What `unpacked` gives, until it is more than `most` bytes."""
+class Reader(io.RawIOBase):
+    """A stream of what a function gives: at most as many bytes as it is asked for, none at the end."""
 
-    def __init__(self, unpacked: Any, most: int, place: Place) -> None:
-        self._unpacked = unpacked
-        self._most = most
-        self._place = place
-        self._given = 0
+    def __init__(self, read: Callable[[int], bytes]) -> None:
+        self._read = read
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        data = self._unpacked.read1(len(buffer))  # what came before damage, then the damage
-        self._given += len(data)
-        if self._given > self._most:
-            raise BrokenFile(
-                f"{self._place.url} unpacks to more than {self._most} bytes: a bomb, or damaged",
-                hint="raise most_ratio of this source if that is right",
-            )
+        data = self._read(len(buffer))
         buffer[: len(data)] = data
         return len(data)
+
+
+def is_damage(error: Exception) -> bool:
+    """Whether a library says with this that bytes are wrong; an OSError with a number is the storage's own."""
+    return not isinstance(error, OSError) or error.errno is None
+
+
+def _limited(unpacked: Any, most: int, place: Place) -> Reader:
+    """What `unpacked` gives, until it is more than `most` bytes."""
+    given = 0
+
+    def read(wanted: int) -> bytes:
+        nonlocal given
+        data: bytes = unpacked.read1(wanted)  # what came before damage, then the damage
+        given += len(data)
+        if given > most:
+            raise BrokenFile(
+                f"{place.url} unpacks to more than {most} bytes: a bomb, or damaged",
+                hint="raise most_ratio of this source if that is right",
+            )
+        return data
+
+    return Reader(read)
 
 
 @contextlib.contextmanager
@@ -81,10 +95,10 @@ def opened(place: Place, most_ratio: float | None = None) -> Iterator[BinaryIO]:
                     yield stream
                 else:
                     most = max(int(place.size() * most_ratio), _ALWAYS_UNPACKED)
-                    yield cast(BinaryIO, io.BufferedReader(_Limited(stream, most, place), _READ_BYTES))
+                    yield cast(BinaryIO, io.BufferedReader(_limited(stream, most, place), _READ_BYTES))
         except (EOFError, zlib.error, lzma.LZMAError, OSError) as error:
-            if isinstance(error, OSError) and error.errno is not None:
-                raise  # the storage's, which says so itself
+            if not is_damage(error):
+                raise
             raise BrokenFile(
                 f"{place.url} cannot be unpacked: {error}",
                 hint=f"fetch it again; it is truncated or no {place.name.rsplit('.', 1)[-1]} file",

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from raylm.config.schema import Job, PrepareSettings, TextSource
 from raylm.errors import ConfigError, DataError
 from raylm.prep.compressed import COMPRESSED, opened
+from raylm.prep.huggingface import kind_of, split_files
 from raylm.prep.left_out import BrokenFile
 from raylm.storage import NotFound, Place, Reach, find
 
@@ -112,8 +113,17 @@ def refuse_other_settings(there: dict[str, Any], wanted: dict[str, Any], output:
         )
 
 
+def as_found(source: TextSource, place: Place) -> TextSource:
+    """The source as this file of it is read: one of kind huggingface takes the file's own kind."""
+    if source.kind != "huggingface":
+        return source
+    return source.model_copy(update={"kind": kind_of(place), "document": "line"})
+
+
 def listed(source: TextSource, reach: Reach) -> list[tuple[Place, int]]:
     """The source's files in order; a DataError when there is none."""
+    if source.kind == "huggingface":
+        return split_files(source, reach)
     if source.paths is not None:
         return _from_list(source, Place(source.paths, reach), reach)
     assert source.glob is not None  # the schema asks for one of them
@@ -180,6 +190,7 @@ def pieces_of(
 ) -> Iterator[tuple[str, Piece, int]]:
     """Cut files larger than a unit where their kind allows it; `atoms` tells between which parts."""
     for place, size in files:
+        source = as_found(source, place)
         whole = Piece(place.url, size)
         lines = source.kind == "jsonl" or (source.kind == "text" and source.document != "file")
         if size <= unit_bytes:

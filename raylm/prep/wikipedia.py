@@ -1,6 +1,7 @@
 """Wikipedia's XML dumps become documents: articles with their titles, without templates, tables and references.
 
-Comes in: a dump in any XML encoding, whole, or a run of the streams of a multistream dump. Leaves: (page id, text).
+Comes in: a dump in any XML encoding, whole, or a run of the streams of a multistream dump. Leaves: each
+article's text under its page id, with title, language and the day of its last change.
 lxml reads the XML four times as fast as mwxml; mwparserfromhell understands the markup, 0.6 MB of it a second.
 """
 
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import bz2
 import itertools
+import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, BinaryIO
 
@@ -15,9 +17,12 @@ from raylm.errors import DataError
 from raylm.prep.compressed import opened
 from raylm.prep.extras import not_installed
 from raylm.prep.left_out import BrokenFile, LeftOut
+from raylm.prep.raw import Raw, known, language_tag
 from raylm.storage import NotFound, Place
 
 _READ_BYTES = 1 << 18
+_XML_LANG = "{http://www.w3.org/XML/1998/namespace}lang"
+_LANGUAGE = re.compile(rb'<mediawiki[^>]*? xml:lang="([A-Za-z-]+)"')
 _MULTISTREAM = "-multistream.xml.bz2"
 # Namespaces whose links place something in the page or say something about it, and so are no part of its sentences.
 _PLACED = ("file", "image", "category", "media")
@@ -47,7 +52,7 @@ _DROPPED_TAGS = {
 
 def articles(
     place: Place, stream: BinaryIO, left_out: LeftOut, *, most_bytes: int, run: tuple[int, int] | None = None
-) -> Iterator[tuple[int, str]]:
+) -> Iterator[Raw]:
     """The articles of a dump; with `run`, `stream` is the stored file and the articles are those of its bytes there."""
     to_text = _renderer()
     parts = _parts(stream) if run is None else _run(place, stream, *run)
@@ -59,9 +64,11 @@ def articles(
         elif page.find("{*}redirect") is not None:
             left_out.note("redirect")
         else:
+            language = language_tag(page.getroottree().getroot().get(_XML_LANG))
             body = to_text(page.findtext("{*}revision/{*}text") or "")
             if body:
-                yield identity, f"{title}\n\n{body}"
+                about = known(title=title, date=page.findtext("{*}revision/{*}timestamp"), language=language)
+                yield Raw(identity, f"{title}\n\n{body}", about)
             else:
                 left_out.note("no_text", place.url, identity, title)
 
@@ -91,20 +98,19 @@ def _parts(stream: BinaryIO) -> Iterator[bytes]:
 
 def _run(place: Place, stream: BinaryIO, start: int, stop: int) -> Iterator[bytes]:
     """Unpacked streams that lie between two bytes, as one XML document."""
+    # The dump's head, its first stream, says the language.
+    told = _LANGUAGE.search(_unpacked(place, bz2.BZ2Decompressor(), stream.read(_READ_BYTES)))
     stream.seek(start)
     left = stop - start
     unpacker = bz2.BZ2Decompressor()
-    held = b"<pages>"
+    held = b'<pages xml:lang="%s">' % told[1] if told else b"<pages>"
     while left:
         data = stream.read(min(left, _READ_BYTES))
         if not data:
             raise BrokenFile(f"{place.url} ends {left} bytes before its index says", hint="fetch it again")
         left -= len(data)
         while data:
-            try:
-                held += unpacker.decompress(data)
-            except OSError as error:
-                raise BrokenFile(f"{place.url} cannot be unpacked: {error}", hint="fetch it again") from error
+            held += _unpacked(place, unpacker, data)
             data = unpacker.unused_data
             if unpacker.eof:
                 unpacker = bz2.BZ2Decompressor()
@@ -112,6 +118,13 @@ def _run(place: Place, stream: BinaryIO, start: int, stop: int) -> Iterator[byte
         yield held[:-64]
         held = held[-64:]
     yield held.rstrip().removesuffix(b"</mediawiki>") + b"</pages>"
+
+
+def _unpacked(place: Place, unpacker: bz2.BZ2Decompressor, data: bytes) -> bytes:
+    try:
+        return unpacker.decompress(data)
+    except OSError as error:
+        raise BrokenFile(f"{place.url} cannot be unpacked: {error}", hint="fetch it again") from error
 
 
 def _pages(place: Place, parts: Iterable[bytes], left_out: LeftOut, most_bytes: int) -> Iterator[Any]:

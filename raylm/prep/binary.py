@@ -1,0 +1,53 @@
+"""Binary files that were taken for text: comes in what is to be a text, leaves an error that says what it is.
+
+Bytes below 0x80 are valid UTF-8 whatever they mean, so decoding alone lets archives, models and UTF-16 through.
+"""
+
+from __future__ import annotations
+
+import re
+
+from raylm.errors import DataError
+from raylm.prep.compressed import opened
+from raylm.prep.left_out import BrokenFile
+from raylm.storage import Place
+
+_LOOKED_AT = 4096  # bytes of a file's beginning
+_MOST_CONTROLS = 0.1  # share of a text; logs with terminal colours have less
+_CONTROLS = re.compile("[\x00-\x08\x0e-\x1f\x7f]")
+_KINDS = {
+    b"\x1f\x8b": "a gzip file; its name must end in .gz",
+    b"PK\x03\x04": "a zip archive; unpack it first",
+    b"BZh": "a bzip2 file; its name must end in .bz2",
+    b"\xfd7zXZ": "an xz file; its name must end in .xz",
+    b"\x28\xb5\x2f\xfd": "a zstd file; its name must end in .zst",
+    b"%PDF-": "a PDF",
+    b"PAR1": "a Parquet file; set kind: parquet",
+    b"ARROW1": "an Arrow file; set kind: arrow",
+    b"\xff\xfe": "UTF-16; convert it to UTF-8",
+    b"\xfe\xff": "UTF-16; convert it to UTF-8",
+}
+
+
+def refuse_binary(place: Place) -> None:
+    """Raise BrokenFile when the file does not begin as text does."""
+    with opened(place) as stream:
+        begins = stream.read(_LOOKED_AT)
+    kind = next((kind for magic, kind in _KINDS.items() if begins.startswith(magic)), None)
+    if kind is None and b"\0" in begins:
+        kind = f"binary or UTF-16: byte {begins.index(0)} is zero"
+    if kind is not None:
+        raise BrokenFile(f"{place.url} is no UTF-8 text but {kind}", hint="take it out of the glob, or convert it")
+
+
+def is_binary(text: str) -> bool:
+    """Whether a text holds a zero, or more control characters than any writing does."""
+    return "\0" in text or len(_CONTROLS.findall(text)) > _MOST_CONTROLS * len(text)
+
+
+def binary_text(place: Place, position: int) -> DataError:
+    """The error for a text that is_binary."""
+    return DataError(
+        f"{place.url} at {position}: the text is binary, of zeros or control characters",
+        hint="take the file out of the glob, or correct the record",
+    )

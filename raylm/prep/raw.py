@@ -1,0 +1,68 @@
+"""What the readers of all kinds give, before it counts as a document."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from raylm.errors import DataError
+from raylm.prep.extras import not_installed
+
+Meta: TypeAlias = Mapping[str, str | int | float]
+
+
+@dataclass(frozen=True, slots=True)
+class Raw:
+    """A text, perhaps not decoded yet, and what the source says about it.
+
+    position: the byte, row, record, page or chapter, whatever the kind of file counts in.
+    """
+
+    position: int
+    content: bytes | str
+    meta: Meta = field(default_factory=dict)
+
+
+def known(**values: str | int | None) -> Meta:
+    """The metadata of these that there is any of; runs of white space are one blank."""
+    tidied = {key: " ".join(value.split()) if isinstance(value, str) else value for key, value in values.items()}
+    return {key: value for key, value in tidied.items() if value or value == 0}
+
+
+def taken_along(values: Mapping[str, Any]) -> Meta:
+    """A row's values as metadata: text, numbers and dates, without what is null or no number."""
+    found: dict[str, str | int | float] = {}
+    for name, value in values.items():
+        if isinstance(value, bytes):
+            value = value.decode(errors="replace")
+        elif hasattr(value, "isoformat"):
+            value = value.isoformat()
+        elif isinstance(value, bool):
+            value = int(value)
+        if value is None or value != value:
+            continue
+        if not isinstance(value, str | int | float):
+            raise DataError(
+                f"has {type(value).__name__} as {name!r}, which `meta` names; only text and numbers can be taken along",
+                hint="take it out of `meta` of this source",
+            )
+        found[name] = value
+    return found
+
+
+def language_tag(name: str | None) -> str | None:
+    """The language as ISO 639-1 writes it (en, de, an), or 639-3 where that has none; None for what is no language.
+
+    Common Crawl writes three letters, servers and pages write en-US: one spelling lets a job count and choose by it.
+    """
+    try:
+        import langcodes
+    except ImportError as error:
+        raise not_installed("naming languages", error) from error
+
+    first = (name or "").split(",")[0].strip()
+    try:
+        return langcodes.Language.get(first).language if first else None
+    except ValueError:
+        return None
