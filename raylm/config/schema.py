@@ -40,6 +40,7 @@ class ObjectStore(Settings):
         return Reach(self.endpoint, self.region, self.anonymous, self.retries, self.timeout_seconds)
 
 
+_CUTS = {"book": ("file", "chapter")}
 _TABLES = ("jsonl", "csv", "parquet", "arrow", "huggingface")
 
 
@@ -48,7 +49,18 @@ class TextSource(Settings):
 
     name: str = Field("text", pattern=r"^[A-Za-z0-9._-]+$", description="Name in the manifest and in mixtures.")
     kind: Literal[
-        "text", "huggingface", "jsonl", "csv", "parquet", "arrow", "warc", "wet", "wat", "wikipedia", "python-docs"
+        "text",
+        "book",
+        "huggingface",
+        "jsonl",
+        "csv",
+        "parquet",
+        "arrow",
+        "warc",
+        "wet",
+        "wat",
+        "wikipedia",
+        "python-docs",
     ] = Field("text", description="How files are read.")
     glob: str | None = Field(
         None, description="Files, on any fsspec URL; for huggingface a folder; not used by python-docs."
@@ -59,8 +71,12 @@ class TextSource(Settings):
     config: str | None = Field(
         None, description="For huggingface: the configuration, where the folder's README.md names several."
     )
-    document: Literal["file", "line", "block"] = Field(
-        "file", description="For text: a document is a file, a line, or a block between blank lines."
+    document: Literal["file", "line", "block", "chapter"] = Field(
+        "file",
+        description="For text: a document is a file, a line, or a block between blank lines; for book: file, chapter.",
+    )
+    front_matter: bool = Field(
+        False, description="For book: keep the cover, title page, copyright, contents, dedication and index as well."
     )
     column: str = Field(
         "text", description="For jsonl, csv, parquet, arrow and huggingface: the column that holds the text."
@@ -92,6 +108,10 @@ class TextSource(Settings):
             raise ValueError(f"source {self.name!r}: give either glob or paths, not both")
         if self.meta and self.kind not in _TABLES:
             raise ValueError(f"source {self.name!r} of kind {self.kind!r} has no columns for meta: {self.meta}")
+        if self.document not in _CUTS.get(self.kind, ("file", "line", "block")):
+            raise ValueError(
+                f"source {self.name!r} of kind {self.kind!r} cannot be cut into document: {self.document!r}"
+            )
         if self.kind == "huggingface" and self.paths:
             raise ValueError(f"source {self.name!r} of kind 'huggingface' takes a folder as its glob, not paths")
         if self.prefix and not self.paths:

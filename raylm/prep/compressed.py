@@ -59,6 +59,11 @@ def is_damage(error: Exception) -> bool:
     return not isinstance(error, OSError) or error.errno is None
 
 
+def most_unpacked(place: Place, most_ratio: float) -> int:
+    """The bytes that a file may unpack to."""
+    return max(int(place.size() * most_ratio), _ALWAYS_UNPACKED)
+
+
 def _limited(unpacked: Any, most: int, place: Place) -> Reader:
     """What `unpacked` gives, until it is more than `most` bytes."""
     given = 0
@@ -94,7 +99,7 @@ def opened(place: Place, most_ratio: float | None = None) -> Iterator[BinaryIO]:
                 if most_ratio is None:
                     yield stream
                 else:
-                    most = max(int(place.size() * most_ratio), _ALWAYS_UNPACKED)
+                    most = most_unpacked(place, most_ratio)
                     yield cast(BinaryIO, io.BufferedReader(_limited(stream, most, place), _READ_BYTES))
         except (EOFError, zlib.error, lzma.LZMAError, OSError) as error:
             if not is_damage(error):

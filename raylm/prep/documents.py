@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from raylm.config.schema import TextSource
 from raylm.errors import DataError
 from raylm.prep.binary import binary_text, is_binary, refuse_binary
+from raylm.prep.books import book_texts
 from raylm.prep.compressed import COMPRESSED, opened
 from raylm.prep.left_out import BrokenFile, LeftOut
 from raylm.prep.lines import blocks, json_lines, single_lines, whole_file
@@ -24,7 +25,7 @@ from raylm.prep.wikipedia import articles, stream_begins
 from raylm.records import Document
 from raylm.storage import Place, Reach
 
-_TEXTS = ("text", "jsonl", "csv")
+_TEXTS = ("book", "csv", "jsonl", "text")
 
 
 def read_piece(source: TextSource, piece: Piece, reach: Reach, left_out: LeftOut) -> Iterator[Document]:
@@ -87,8 +88,11 @@ def _raw(source: TextSource, place: Place, piece: Piece, left_out: LeftOut) -> I
             run = (piece.start, piece.stop)
             yield from articles(place, stored, left_out, most_bytes=source.most_bytes, run=run)
         return
-    if source.kind in _TEXTS:
+    if source.kind in _TEXTS and not place.name.lower().endswith(".epub"):
         refuse_binary(place)
+    if source.kind == "book":
+        yield from book_texts(source, place, left_out)
+        return
     with opened(place, most_ratio=source.most_ratio) as stream:
         if source.kind == "wikipedia":
             yield from articles(place, stream, left_out, most_bytes=source.most_bytes)

@@ -1,0 +1,157 @@
+"""A book's pages become paragraphs: comes in one XHTML file of an EPUB, leave its blocks of text in order."""
+
+from __future__ import annotations
+
+import html.entities
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+from raylm.prep.extras import not_installed
+
+TYPE = "{http://www.idpf.org/2007/ops}type"
+_BLOCKS = frozenset(
+    (
+        *("address", "article", "aside", "blockquote", "body", "caption", "center", "dd", "div", "dl"),
+        *("dt", "figcaption", "figure", "footer", "form", "h1", "h2", "h3", "h4", "h5", "h6", "header"),
+        *("hr", "html", "li", "main", "nav", "ol", "p", "pre", "section", "table", "tr", "ul"),
+    )
+)
+_SKIPPED = frozenset(["head", "iframe", "math", "noscript", "object", "script", "style", "svg", "template"])
+_SKIPPED_TYPES = frozenset(("pagebreak", "noteref"))  # a number in the middle of a sentence
+_BREAK = "\0"  # a line's end that the page asks for; XML cannot hold it
+_ENTITY = re.compile(rb"&([A-Za-z][A-Za-z0-9]{1,31});")
+_OF_XML = (b"amp", b"lt", b"gt", b"quot", b"apos")
+
+
+@dataclass(frozen=True)
+class Block:
+    """A paragraph or heading. heading: 1 to 6, 0 for none. anchors: ids that stand in it or before it.
+
+    linked: letters of the text inside links.
+    """
+
+    text: str
+    heading: int
+    anchors: frozenset[str]
+    linked: int
+
+
+def parsed(data: bytes) -> Any:
+    """The root element of XML, or of what was meant to be; None when there is none."""
+    try:
+        from lxml import etree
+    except ImportError as error:
+        raise not_installed("reading EPUBs", error) from error
+
+    settings = {"remove_comments": True, "remove_pis": True, "no_network": True, "huge_tree": False}
+    # Pages use HTML's names for letters, which XML only knows from a DTD that nobody loads.
+    data = _ENTITY.sub(_numbered, data)
+    try:
+        root = etree.fromstring(data, etree.XMLParser(resolve_entities=False, load_dtd=False, **settings))
+    except etree.XMLSyntaxError:
+        # A browser would show it all the same; what declares an encoding and is broken is read as it declares.
+        root = etree.fromstring(data, etree.HTMLParser(**settings)) if data.strip() else None
+    if root is not None:
+        etree.strip_tags(root, etree.Entity)
+    return root
+
+
+def blocks_of(data: bytes, unwanted: Collection[str]) -> tuple[list[Block], list[str]]:
+    """A page's blocks, without elements whose epub:type (or role) is unwanted; and the types that were left out."""
+    root = parsed(data)
+    walk = _Walk(unwanted)
+    if root is not None:
+        walk.through(root)
+    return walk.blocks, walk.left_out
+
+
+class _Walk:
+    """One pass over a page's elements in their order."""
+
+    def __init__(self, unwanted: Collection[str]) -> None:
+        self.blocks: list[Block] = []
+        self.left_out: list[str] = []
+        self._unwanted = unwanted
+        self._words: list[str] = []
+        self._anchors: set[str] = set()
+        self._heading = self._links = self._linked = 0
+
+    def through(self, root: Any) -> None:
+        from lxml import etree
+
+        walker = etree.iterwalk(root, events=("start", "end"))
+        skipped = None
+        for event, element in walker:
+            name = etree.QName(element).localname.lower()
+            if event == "start":
+                if self._is_skipped(element, name):
+                    skipped = element
+                    walker.skip_subtree()
+                else:
+                    self._begin(element, name)
+            else:
+                if element is skipped:
+                    skipped = None
+                else:
+                    self._end(element, name)
+                if element is not root:
+                    self._say(element.tail)
+        self._flush()
+
+    def _is_skipped(self, element: Any, name: str) -> bool:
+        types = _types(element)
+        unwanted = next((kind for kind in types if kind in self._unwanted), None)
+        if unwanted is not None:
+            self.left_out.append(unwanted)
+        return unwanted is not None or name in _SKIPPED or not _SKIPPED_TYPES.isdisjoint(types)
+
+    def _begin(self, element: Any, name: str) -> None:
+        if name in _BLOCKS:
+            self._flush()
+        if anchor := element.get("id") or element.get("name"):
+            self._anchors.add(anchor)
+        if len(name) == 2 and name[0] == "h" and name[1].isdigit():
+            self._heading = int(name[1])
+        if name == "br":
+            self._words.append(_BREAK)
+        elif name in ("td", "th"):
+            self._words.append(" ")
+        elif name == "a" and element.get("href"):
+            self._links += 1
+        self._say(element.text)
+
+    def _end(self, element: Any, name: str) -> None:
+        if name == "a" and element.get("href"):
+            self._links -= 1
+        if name in _BLOCKS:
+            self._flush()
+
+    def _say(self, text: str | None) -> None:
+        if text:
+            self._words.append(text)
+            self._linked += len(text.strip()) if self._links else 0
+
+    def _flush(self) -> None:
+        lines = (" ".join(line.split()) for line in "".join(self._words).split(_BREAK))
+        text = "\n".join(filter(None, lines))
+        if text:
+            self.blocks.append(Block(text, self._heading, frozenset(self._anchors), self._linked))
+            self._anchors.clear()
+        self._words.clear()
+        self._heading = self._linked = 0
+
+
+def _types(element: Any) -> list[str]:
+    """What the page says an element is: epub:type, ARIA's roles for books, and Project Gutenberg's classes."""
+    given = f"{element.get(TYPE) or element.get('epub:type') or ''} {element.get('role') or ''}".replace("doc-", "")
+    boilerplate = ["boilerplate"] if "pg-boilerplate" in (element.get("class") or "").split() else []
+    return given.split() + boilerplate
+
+
+def _numbered(match: re.Match[bytes]) -> bytes:
+    letters = html.entities.html5.get(f"{match[1].decode()};")
+    if letters is None or match[1] in _OF_XML:
+        return match[0]
+    return b"".join(b"&#%d;" % ord(letter) for letter in letters)
