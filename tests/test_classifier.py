@@ -6,6 +6,7 @@ import gzip
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -33,42 +34,12 @@ from raylm.storage import Place, Reach
 SHARED_TEXT = Path(__file__).parents[2] / "shared/data/pretrain-text"
 needs_texts = pytest.mark.skipif(not SHARED_TEXT.exists(), reason="the real web and wiki texts are not on this machine")
 
-GOOD = [
-    "the",
-    "committee",
-    "found",
-    "that",
-    "evidence",
-    "for",
-    "this",
-    "theory",
-    "was",
-    "collected",
-    "over",
-    "many",
-    "years",
-    "of",
-    "patient",
-    "observation",
-]
-BAD = [
-    "click",
-    "here",
-    "buy",
-    "now",
-    "cheap",
-    "offer",
-    "free",
-    "shipping",
-    "best",
-    "price",
-    "deal",
-    "sale",
-    "limited",
-    "order",
-    "today",
-    "discount",
-]
+GOOD = re.findall(
+    r"\w+", "the committee found that evidence for this theory was collected over years of patient observation"
+)
+BAD = re.findall(
+    r"\w+", "click here buy now cheap offer free shipping best price deal sale limited order today discount"
+)
 
 
 def text(words: list[str], number: int) -> str:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from raylm.config.schema import Job
-from raylm.errors import DataError
+from raylm.errors import ConfigError, DataError
 from raylm.prep.inputs import new_plan, plan_of_before
 from raylm.prep.outcome import check_shared, manifest_of, no_documents, write_record
 from raylm.prep.pack import pack_unit
@@ -23,6 +23,7 @@ from raylm.prep.plan import Plan, Unit, refuse_other_settings, shaping_settings
 from raylm.prep.quarantine import Quarantine
 from raylm.prep.split import document_held_out
 from raylm.prep.stages import (
+    FITTED_FOLDER,
     WORK_FOLDER,
     Stage,
     UnitLog,
@@ -193,7 +194,13 @@ def _fit_steps(job: Job, output: Place, tell: ProgressCallback) -> None:
         done = output / WORK_FOLDER / f"fitted-{number:02d}.json"
         if not done.exists():
             tell(PrepareProgress(f"making {step.name.replace('_', ' ')} ready"))
-            fit(step, fitted(output, number, step), job.object_store.reach())
+            try:
+                fit(step, fitted(output, number, step), job.object_store.reach())
+            except (ConfigError, DataError):
+                # No unit has been done: other settings may be tried in the same folder.
+                for name in (FITTED_FOLDER, WORK_FOLDER):
+                    (output / name).remove()
+                raise
             done.write_text("{}")
 
 

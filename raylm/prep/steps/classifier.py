@@ -167,7 +167,8 @@ def fit_classifier(settings: Classifier, folder: Place, reach: Reach) -> None:
 
 def classified(settings: Classifier, folder: Place) -> Step:
     """The step that scores documents, and drops those that the settings do not want."""
-    model = _load(folder / MODEL_NAME)
+    place = folder / MODEL_NAME
+    model = Model.from_bytes(place.read_bytes(), place.url)
 
     def step(document: Document, record: StepRecord) -> tuple[Document, ...]:
         score = model.score(document.text)
@@ -187,11 +188,6 @@ def _wanted(score: float, identity: str, settings: Classifier) -> bool:
         left = 1 - chance(f"{settings.key}:{identity}", settings.seed)
         return bool(left ** (-1 / settings.pareto) - 1 > 1 - score)  # the draw, by the inverse of its distribution
     return True
-
-
-@functools.lru_cache(maxsize=4)
-def _load(place: Place) -> Model:
-    return Model.from_bytes(place.read_bytes(), place.url)
 
 
 def _examples(side: str, globs: Sequence[str], settings: Classifier, reach: Reach) -> list[str]:

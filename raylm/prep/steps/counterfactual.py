@@ -7,7 +7,6 @@ A copy may say what is not so of a person of the real world: names stay unless a
 
 from __future__ import annotations
 
-import functools
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -134,7 +133,6 @@ def _cased(word: str, like: str) -> str:
     return word[:1].upper() + word[1:] if like[:1].isupper() else word
 
 
-@functools.lru_cache(maxsize=4)
 def _swaps(pairs: str | None, names: str | None, reach: Reach) -> Mapping[str, str]:
     """Each word's partner: that of the first pair it stands in."""
     swaps = {"him": "her", "hers": "his", "her": "him", "his": "her"}

@@ -138,7 +138,6 @@ def _sentiment(forgotten: frozenset[str]) -> _Sentiment:
     return _Sentiment(analyzer)
 
 
-@functools.lru_cache(maxsize=1)
 def _spellings(reach: Reach) -> Phrases[str]:
     pairs = word_pairs(None, "spellings.txt", reach)
     return Phrases({british: "british" for british, _ in pairs} | {american: "american" for _, american in pairs})

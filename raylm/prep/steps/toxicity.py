@@ -64,7 +64,6 @@ def _band(share: float) -> str:
     return next((f"up to {most:g}" for most in (0.001, 0.005, 0.01, 0.05, 0.1) if share <= most), "above 0.1")
 
 
-@functools.lru_cache(maxsize=4)
 def _lexicon(url: str | None, reach: Reach) -> Phrases[float]:
     if url is None:
         return Phrases(dict.fromkeys(_packaged_words(reach), 1.0))
@@ -103,7 +102,7 @@ def _model(url: str, label: str, reach: Reach) -> Scorer:
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    path = Place(url, reach).local_path
+    path = Place(url, reach).local_path()
     if path is None:
         raise DataError(f"toxicity: {url} is not on disk", hint="copy the model to a folder that every node has")
     try:
