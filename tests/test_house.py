@@ -136,7 +136,7 @@ def test_every_imported_library_is_declared() -> None:
     missing = {
         top
         for top in tops - set(sys.stdlib_module_names) - {"raylm"}
-        if import_names.get(top, top).replace("_", "-") not in declared
+        if import_names.get(top, top).replace("_", "-").lower() not in declared
     }
     assert missing == set()
 

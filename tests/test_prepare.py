@@ -31,8 +31,8 @@ from raylm.prep import PrepareProgress, PrepareReport, here, prepare, pydocs
 from raylm.prep.documents import read_piece
 from raylm.prep.left_out import LeftOut
 from raylm.prep.look import look
-from raylm.prep.pack import is_held_out
 from raylm.prep.plan import Piece, Plan
+from raylm.prep.split import is_held_out
 from raylm.prep.tokenizer import load
 from raylm.shards import read_manifest, read_rows
 from raylm.storage import Place, Reach

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from raylm.config.base import Settings
 
 Share = Annotated[float, Field(ge=0, le=1)]
+Globs = Annotated[list[str], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
 
 
 class ExactDuplicates(Settings):
@@ -115,13 +123,86 @@ class PersonalData(Settings):
         return self
 
 
+class Classifier(Settings):
+    """A score of quality from a classifier that is trained once on good and bad examples, or loaded."""
+
+    good: Globs = Field(default_factory=list, description="Files of good examples: text, jsonl, csv, parquet or arrow.")
+    bad: Globs = Field(default_factory=list, description="Files of examples of what is not wanted.")
+    column: str = Field("text", description="For jsonl, csv, parquet and arrow: the column that holds the text.")
+    document: Literal["file", "line", "block"] = Field("line", description="For text: what one example is.")
+    model: str | None = Field(None, description="In place of examples: the file of a classifier trained before.")
+    threshold: Share | None = Field(None, description="Drop documents whose score is below this.")
+    pareto: float | None = Field(
+        None,
+        gt=0,
+        description="Keep a document when a draw from a Pareto distribution of this shape exceeds 1 - score, as GPT-3 "
+        "did with 9; the draw goes by the document's id.",
+    )
+    key: str = Field("quality", min_length=1, description="Key of the metadata that takes the score, from 0 to 1.")
+    ngrams: int = Field(2, ge=1, le=5, description="Longest run of words that is a feature.")
+    buckets: int = Field(1 << 18, ge=1 << 10, le=1 << 24, description="Features are hashed into this many.")
+    epochs: int = Field(5, ge=1, description="Passes over the examples.")
+    most_examples: int = Field(50_000, ge=20, description="Examples of each side, at most; chosen by hash.")
+    seed: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _examples_or_model(self) -> Self:
+        if (self.model is None) != bool(self.good and self.bad) or (self.model and (self.good or self.bad)):
+            raise ValueError("give good and bad examples, or a model")
+        if self.threshold is not None and self.pareto is not None:
+            raise ValueError("give either threshold or pareto")
+        return self
+
+
+class Toxicity(Settings):
+    """A score of toxic language, by a list of words and, where one is given, by a model."""
+
+    words: str | None = Field(
+        None, description="File of words or phrases, one a line, with a weight after a tab; English when not set."
+    )
+    most: Share = Field(0.01, description="Weight of toxic words in all words that a document may have.")
+    model: str | None = Field(None, description="Folder of a transformers model that classifies sequences.")
+    label: str = Field("toxic", description="The model's label whose probability is the score.")
+    most_model: Share = Field(0.5, description="Probability that a document may have.")
+    action: Literal["drop", "label"] = Field("drop", description="Drop what is above, or only write the scores.")
+
+
+class Fairness(Settings):
+    """Counts who is written about, and how, for the report; drops nothing."""
+
+    groups: str | None = Field(None, description="File of `property/group: term, term` lines; English when not set.")
+    occupations: str | None = Field(None, description="File of `name: form, form` lines; English when not set.")
+    sentiment: bool = Field(True, description="Look at the sentiment of sentences that name a group.")
+    label: list[str] = Field(
+        default_factory=list,
+        description="Properties (gender, ...) whose most named group is written to the metadata: dominant_gender is "
+        "that group, `mixed` where several are named as often, or `none`.",
+    )
+
+
+class Counterfactual(Settings):
+    """Copies of documents in which gendered words are swapped; English only."""
+
+    share: Share = Field(0.5, description="Share of the documents with such words that get a copy, by hash.")
+    replace: bool = Field(False, description="The swapped document takes the original's place.")
+    pairs: str | None = Field(
+        None, description="File of `masculine feminine` pairs; those of the package when not set."
+    )
+    names: str | None = Field(None, description="File of pairs of first names to swap as well.")
+    seed: int = Field(0, ge=0)
+
+
 class StepSettings(Settings):
     """One step: its name, and under it its settings."""
 
+    classifier: Classifier | None = None
+    counterfactual: Counterfactual | None = None
     exact_duplicates: ExactDuplicates | None = None
     near_duplicates: NearDuplicates | None = None
-    sample: Sample | None = None
     personal_data: PersonalData | None = None
+    fairness: Fairness | None = None
+    sample: Sample | None = None
+    toxicity: Toxicity | None = None
 
     @model_validator(mode="before")
     @classmethod

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from raylm import __version__
 from raylm.config.schema import PrepareSettings, TextSource
+from raylm.prep.findings import fairness_lines
 from raylm.prep.gates import Verdict
 from raylm.prep.left_out import LeftOut
 from raylm.shards import Manifest
@@ -39,6 +40,7 @@ def data_card(
             "",
             *_left_out(left_out),
             "",
+            *_fairness(manifest),
             "## Tokenizer",
             "",
             f"{_tokenizer(settings)}; {manifest.vocab_size:,} tokens, end of text {manifest.eos_id}, fingerprint "
@@ -96,6 +98,12 @@ def _left_out(left_out: Mapping[str, LeftOut]) -> list[str]:
         for reason, count in sorted(one.reasons.items())
     ]
     return lines or ["Nothing."]
+
+
+def _fairness(manifest: Manifest) -> list[str]:
+    """A section for each step that counted groups."""
+    counted = [step for step in manifest.steps if step["name"] == "fairness"]
+    return [line for step in counted for line in ("## Fairness", "", *fairness_lines(step["tallies"]), "")]
 
 
 def _tokenizer(settings: PrepareSettings) -> str:

@@ -12,7 +12,7 @@ from raylm.prep.documents import atoms, read_piece
 from raylm.prep.left_out import LeftOut
 from raylm.prep.plan import Piece, Plan, capped, listed, pieces_of, refuse_other_settings, shaping_settings, units_of
 from raylm.prep.pydocs import documents as python_docs
-from raylm.prep.stages import WORK_FOLDER, stages_of
+from raylm.prep.stages import FITTED_FOLDER, WORK_FOLDER, stages_of
 from raylm.shards import TOKENIZER_FOLDER
 from raylm.storage import NotFound, Place, Reach
 
@@ -33,7 +33,7 @@ def plan_of_before(job: Job, output: Place) -> Plan | None:
 
 def new_plan(job: Job, output: Place) -> Plan:
     """List the sources, cut them into units, and write that down."""
-    taken = {"train", "held_out", TOKENIZER_FOLDER} & {child.name for child in output.list()}
+    taken = {"train", "held_out", TOKENIZER_FOLDER, FITTED_FOLDER} & {child.name for child in output.list()}
     if taken:
         raise ConfigError(
             f"{output.url} already holds {', '.join(sorted(taken))}, but no plan and no manifest of raylm",

@@ -7,7 +7,6 @@ not matter how often, or where, a task is started over.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from raylm.config.schema import Job
 from raylm.prep.measures import Measures
 from raylm.prep.plan import Unit
+from raylm.prep.split import document_held_out
 from raylm.prep.stages import Stage, UnitLog, UnitResult, batches, stage_documents
 from raylm.prep.steps import StepRecord
 from raylm.prep.tokenizer import TokenizerFacts
@@ -29,12 +29,6 @@ if TYPE_CHECKING:
 TOKENIZE = "tokenize"  # what comes after the last step, in its record
 _BATCH_BYTES = 4_000_000  # text handed to the tokenizer at once
 _PACKED_ROWS = 256  # rows cut at once
-
-
-def is_held_out(text: str, share: float) -> bool:
-    """Whether a document is kept for held-out loss: by its hash, so that equal texts are on the same side."""
-    digest = hashlib.sha256(text.encode()).digest()
-    return int.from_bytes(digest[:8], "big") < share * 2**64
 
 
 def pack_unit(job: Job, output: Place, stages: Sequence[Stage], unit: Unit) -> UnitResult:
@@ -57,13 +51,13 @@ def pack_unit(job: Job, output: Place, stages: Sequence[Stage], unit: Unit) -> U
         for batch in batches(stage_documents(job, output, stages, unit, log), _BATCH_BYTES):
             texts = [document.text for document in batch]
             encodings = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-            for document, text, encoding in zip(batch, texts, encodings, strict=True):
+            for document, encoding in zip(batch, encodings, strict=True):
                 measures.add(document)
                 lengths.tally("tokens of a document, from", str(_power_of_two(len(encoding.ids))))
-                held_out = is_held_out(text, held_out_share)
+                held_out = document_held_out(document, held_out_share)
                 prefix = "held_out_" if held_out else ""
                 counts[f"{prefix}documents"] += 1
-                counts[f"{prefix}bytes"] += len(text.encode())
+                counts[f"{prefix}bytes"] += len(document.text.encode())
                 counts[f"{prefix}tokens"] += sides[held_out].add(encoding.ids)
         shards = {held_out: packer.close() for held_out, packer in sides.items()}
     lengths.documents = lengths.kept = counts["documents"] + counts["held_out_documents"]

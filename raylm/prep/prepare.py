@@ -1,9 +1,9 @@
 """`raylm prepare`: raw text becomes a data set of tokenized shards, and a killed attempt goes on where it stopped.
 
-Comes in: a `Job`. Leaves: shards, a tokenizer folder, card.md, report.html, left_out.json and, last of all, unless the
-data set misses one of prepare.require's rules, manifest.json. Before that the output folder holds _work/ with the plan,
-the tokenizer's marker, and for each stage its markers, one a finished unit, and what it hands to the next; it goes when
-the manifest stands.
+Comes in: a `Job`. Leaves: shards, a tokenizer folder, what steps learned (fitted/), card.md, report.html, left_out.json
+and, last of all, unless the data set misses one of prepare.require's rules, manifest.json. Before that the output
+folder holds _work/ with the plan, markers of what was learned, and for each stage its markers, one a finished unit, and
+what it hands to the next; it goes when the manifest stands.
 """
 
 from __future__ import annotations
@@ -16,15 +16,17 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from raylm.config.schema import Job
-from raylm.errors import DataError
+from raylm.errors import ConfigError, DataError
 from raylm.prep.gates import refuse_unmet
 from raylm.prep.inputs import new_plan, plan_of_before
 from raylm.prep.measures import wanted
 from raylm.prep.outcome import REPORT_NAME, check_shared, manifest_of, no_documents, verdicts_on, write_record
-from raylm.prep.pack import is_held_out, pack_unit
+from raylm.prep.pack import pack_unit
 from raylm.prep.plan import Plan, Unit, refuse_other_settings, shaping_settings
 from raylm.prep.quarantine import Quarantine
+from raylm.prep.split import document_held_out
 from raylm.prep.stages import (
+    FITTED_FOLDER,
     WORK_FOLDER,
     Stage,
     UnitLog,
@@ -32,10 +34,12 @@ from raylm.prep.stages import (
     barrier_in,
     clean_unit,
     finished,
+    fitted,
     marker,
     stage_documents,
     stages_of,
 )
+from raylm.prep.steps import fit
 from raylm.prep.steps.barrier import Runner
 from raylm.prep.tasks import Session, on_ray
 from raylm.prep.tokenizer import copy_loaded, sample, write_trained
@@ -102,6 +106,7 @@ def prepare(
     if plan is None:
         tell(PrepareProgress("listing the sources"))
         plan = new_plan(job, output)
+    _fit_steps(job, output, tell)
     stages = stages_of(job.prepare.steps)
     logs: list[list[UnitLog]] = []
     with session(job) as run:
@@ -196,6 +201,22 @@ def _resolve(output: Place, plan: Plan, stages: Sequence[Stage], tell: ProgressC
         stages[-2].gathered(output).remove()
 
 
+def _fit_steps(job: Job, output: Place, tell: ProgressCallback) -> None:
+    """Let each step do what it does once before any unit, unless an earlier attempt has done it."""
+    for number, step in enumerate(job.prepare.steps):
+        done = output / WORK_FOLDER / f"fitted-{number:02d}.json"
+        if not done.exists():
+            tell(PrepareProgress(f"making {step.name.replace('_', ' ')} ready"))
+            try:
+                fit(step, fitted(output, number, step), job.object_store.reach())
+            except (ConfigError, DataError):
+                # No unit has been done: other settings may be tried in the same folder.
+                for name in (FITTED_FOLDER, WORK_FOLDER):
+                    (output / name).remove()
+                raise
+            done.write_text("{}")
+
+
 def _make_tokenizer(job: Job, output: Place, plan: Plan, stages: Sequence[Stage], tell: ProgressCallback) -> None:
     settings = job.prepare.tokenizer
     done = output / WORK_FOLDER / _TOKENIZER_MARKER
@@ -223,7 +244,7 @@ def _tokenizer_texts(job: Job, output: Place, plan: Plan, stages: Sequence[Stage
     for unit in chosen:
         log = UnitLog()
         documents = stage_documents(job, output, stages, unit, log)
-        texts = (document.text for document in documents if not is_held_out(document.text, job.prepare.held_out))
+        texts = (document.text for document in documents if not document_held_out(document, job.prepare.held_out))
         for text in sample(texts, most_bytes):
             empty = False
             yield text

@@ -25,14 +25,19 @@ from raylm.shards import Shard
 from raylm.storage import NotFound, Place
 
 WORK_FOLDER = "_work"
+FITTED_FOLDER = "fitted"  # what steps learn before the units; it stays beside the shards that it shaped
 _WRITTEN_BYTES = 4_000_000  # text written at once
 
 
 @dataclass(frozen=True)
 class Stage:
-    """Steps that are done in one pass over a unit; `barrier` ends it, and is None in the last stage."""
+    """Steps that are done in one pass over a unit; `barrier` ends it, and is None in the last stage.
+
+    first: the number of its first step in the job.
+    """
 
     number: int
+    first: int
     steps: tuple[StepSettings, ...]
     barrier: StepSettings | None
 
@@ -85,13 +90,18 @@ def stages_of(steps: Sequence[StepSettings]) -> tuple[Stage, ...]:
     """The steps cut after each one that has to see all documents; the last stage has none of those."""
     stages: list[Stage] = []
     run: list[StepSettings] = []
-    for step in steps:
+    for number, step in enumerate(steps):
         if barrier_of(step) is None:
             run.append(step)
         else:
-            stages.append(Stage(len(stages), tuple(run), step))
+            stages.append(Stage(len(stages), number - len(run), tuple(run), step))
             run = []
-    return (*stages, Stage(len(stages), tuple(run), None))
+    return (*stages, Stage(len(stages), len(steps) - len(run), tuple(run), None))
+
+
+def fitted(output: Place, number: int, step: StepSettings) -> Place:
+    """The folder of what the job's step of this number learned before the units."""
+    return output / FITTED_FOLDER / f"{number:02d}-{step.name}"
 
 
 def stage_documents(job: Job, output: Place, stages: Sequence[Stage], unit: Unit, log: UnitLog) -> Iterator[Document]:
@@ -104,8 +114,9 @@ def stage_documents(job: Job, output: Place, stages: Sequence[Stage], unit: Unit
         kept = _stored(before.documents(output) / f"{unit.number:06d}.parquet", unit.source)
         record = log.step(before.barrier)
         documents = barrier_in(before).applied(kept, before.gathered(output), unit.number, record)
-    for settings in stage.steps:
-        documents = applied(step_of(settings, job.object_store.reach()), documents, log.step(settings))
+    for number, settings in enumerate(stage.steps, stage.first):
+        step = step_of(settings, job.object_store.reach(), fitted(output, number, settings))
+        documents = applied(step, documents, log.step(settings))
     return documents
 
 

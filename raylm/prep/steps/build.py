@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
-from raylm.config.steps import ExactDuplicates, NearDuplicates, PersonalData, Sample, StepSettings
+from raylm.config.steps import (
+    Classifier,
+    Counterfactual,
+    ExactDuplicates,
+    Fairness,
+    NearDuplicates,
+    PersonalData,
+    Sample,
+    StepSettings,
+    Toxicity,
+)
 from raylm.errors import ConfigError
 from raylm.prep.steps.barrier import Barrier
+from raylm.prep.steps.classifier import classified, fit_classifier
+from raylm.prep.steps.counterfactual import counterfactual
 from raylm.prep.steps.exact_duplicates import ExactDuplicatesBarrier
+from raylm.prep.steps.fairness import counted
 from raylm.prep.steps.near_duplicates import NearDuplicatesBarrier
 from raylm.prep.steps.personal import personal_data_removed
 from raylm.prep.steps.record import Step
 from raylm.prep.steps.sample import MixtureBarrier, sampled
-from raylm.storage import Reach
+from raylm.prep.steps.toxicity import toxicity
+from raylm.storage import Place, Reach
 
 
 def barrier_of(step: StepSettings) -> Barrier | None:
@@ -25,11 +39,29 @@ def barrier_of(step: StepSettings) -> Barrier | None:
     return None
 
 
-def step_of(step: StepSettings, reach: Reach) -> Step:
-    """The step as one that looks at one document at a time; `reach` is for files that it reads."""
+def fit(step: StepSettings, folder: Place, reach: Reach) -> None:
+    """What a step does once, before any unit: write to the folder what it learns, and refuse files that are wrong."""
     match step.settings:
+        case Classifier() as settings:
+            fit_classifier(settings, folder, reach)
+        case Counterfactual() | Fairness() | Toxicity():
+            step_of(step, reach, folder)
+
+
+def step_of(step: StepSettings, reach: Reach, fitted: Place | None = None) -> Step:
+    """The step as one that looks at one document at a time; `reach` is for files it reads, `fitted` is fit's folder."""
+    match step.settings:
+        case Classifier() as settings:
+            assert fitted is not None  # only a job's own steps are built, and those are fitted first
+            return classified(settings, fitted)
+        case Counterfactual() as settings:
+            return counterfactual(settings, reach)
+        case Fairness() as settings:
+            return counted(settings, reach)
         case Sample() as settings:
             return sampled(settings)
         case PersonalData() as settings:
             return personal_data_removed(settings)
+        case Toxicity() as settings:
+            return toxicity(settings, reach)
     raise ConfigError(f"step {step.name!r} cannot be built")  # each kind stands in one of the two functions

@@ -73,7 +73,7 @@ class MixtureBarrier:
 def _copies_at(rates: Mapping[str, float], settings: Sample, default: float) -> Step:
     def step(document: Document, record: StepRecord) -> Iterable[Document]:
         rate = rates.get(_group(document, settings.by), default)
-        copies = int(rate + _chance(document.id, settings.seed))
+        copies = int(rate + chance(document.id, settings.seed))
         if copies == 0:
             record.drop("not_sampled", document)
         record.change("copied", max(0, copies - 1))
@@ -83,7 +83,7 @@ def _copies_at(rates: Mapping[str, float], settings: Sample, default: float) -> 
     return step
 
 
-def _chance(identity: str, seed: int) -> float:
+def chance(identity: str, seed: int) -> float:
     """A number in [0, 1) that only the document and the seed decide."""
     digest = hashlib.blake2b(f"{seed}:{identity}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64
