@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import bz2
+import datetime
 import gzip
 import hashlib
+import json
 import lzma
 import re
 from collections.abc import Callable
@@ -13,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from pyarrow import csv
 
 from raylm.config.load import load_job
 from raylm.config.schema import TextSource
@@ -50,7 +54,15 @@ def texts(documents: list[Document]) -> list[str]:
 # -- web archives --------------------------------------------------------------------------------------------------
 
 
-def record(kind: str, body: bytes, *, length: int | None = None, digest: bytes | None = None, **headers: str) -> bytes:
+def record(
+    kind: str,
+    body: bytes,
+    *,
+    length: int | None = None,
+    digest: bytes | None = None,
+    url: str = "http://example.org/",
+    **headers: str,
+) -> bytes:
     """One WARC record; `length` and `digest` for headers that lie."""
     of_block = base64.b32encode(hashlib.sha1(digest if digest is not None else body).digest()).decode()
     lines = [
@@ -58,7 +70,7 @@ def record(kind: str, body: bytes, *, length: int | None = None, digest: bytes |
         f"WARC-Type: {kind}",
         "WARC-Record-ID: <urn:uuid:12345678-1234-1234-1234-123456789abc>",
         "WARC-Date: 2026-01-01T00:00:00Z",
-        "WARC-Target-URI: http://example.org/",
+        f"WARC-Target-URI: {url}",
         f"WARC-Block-Digest: sha1:{of_block}",
         *(f"{name.replace('_', '-')}: {value}" for name, value in headers.items()),
         f"Content-Length: {len(body) if length is None else length}",
@@ -147,6 +159,103 @@ def test_wet_files_give_their_text_as_it_is(tmp_path: Path) -> None:
     documents, left_out = read(path, "wet")
     assert texts(documents) == ["Größe\nzwei Zeilen\n"]
     assert left_out.counts() == {"skipped_encoding": 1, "skipped_other_record": 1}
+
+
+def cld2(code: str) -> bytes:
+    found = {"reliable": True, "languages": [{"code": code, "text-covered": 0.9}, {"code": "la"}]}
+    return f"fetchTimeMs: 1\r\nlanguages-cld2: {json.dumps(found)}\r\n".encode()
+
+
+def test_pages_carry_what_the_archive_says_of_them(tmp_path: Path) -> None:
+    words = "Wir gehen heute wieder durch den Wald, und es regnet nicht mehr."
+    html = page(words).replace(b"<html>", b'<html lang="de-AT">')
+    fields = {"Content_Type": "application/warc-fields"}
+    of_server = response(page(words), extra="Content-Language: fr, en\r\n")
+    records = [
+        record("response", response(html), url="http://a.org/1", **HTTP),
+        record("metadata", cld2("en"), url="http://a.org/1", **fields),
+        record("response", response(html), url="http://a.org/2", **HTTP),
+        record("metadata", cld2("en"), url="http://a.org/other", **fields),
+        record("response", of_server, url="http://a.org/3", **HTTP),
+        record("metadata", b"languages-cld2: {no json\r\n", url="http://a.org/3", **fields),
+        record("response", response(page(words)), url="http://a.org/4", **HTTP),
+    ]
+    path = tmp_path / "a.warc"
+    path.write_bytes(b"".join(records))
+    documents, _ = read(path, "warc")
+    assert [document.meta.get("language") for document in documents] == ["en", "de", "fr", None]
+    about = {"url": "http://a.org/4", "date": "2026-01-01T00:00:00Z", "title": "t"}
+    assert documents[3].meta == about
+    path.write_bytes(b"".join(records)[:-100])
+    source = TextSource(name="x", kind="warc", glob=str(path))
+    found = list(read_piece(source, Piece(str(path), path.stat().st_size), Reach(), LeftOut()))
+    assert found == documents[:3], "the page that waited for its language is not lost where the file is cut"
+
+
+@pytest.mark.parametrize(
+    ("said", "language"), [("spa,eng", "es"), ("zho", "zh"), ("arg", "an"), ("xx-", None), ("", None)]
+)
+def test_languages_are_written_as_iso_639_1_where_that_has_them(
+    tmp_path: Path, said: str, language: str | None
+) -> None:
+    path = tmp_path / "a.warc.wet"
+    path.write_bytes(record("conversion", b"words", WARC_Identified_Content_Language=said))
+    (document,), _ = read(path, "wet")
+    assert document.meta.get("language") == language
+
+
+def envelope(kind: str, url: str, payload: dict[str, Any]) -> bytes:
+    head = {"WARC-Type": kind, "WARC-Target-URI": url, "WARC-Date": "2026-01-01T00:00:00Z"}
+    content = {"Container": {}, "Envelope": {"WARC-Header-Metadata": head, "Payload-Metadata": payload}}
+    return record("metadata", json.dumps(content).encode(), Content_Type="application/json")
+
+
+def seen(head: dict[str, Any] | None, status: str = "200", **headers: str) -> dict[str, Any]:
+    html = {} if head is None else {"HTML-Metadata": {"Head": head, "Links": [{"path": "A@/href", "url": "/a"}] * 3}}
+    return {"HTTP-Response-Metadata": {"Response-Message": {"Status": status}, "Headers": headers, **html}}
+
+
+def test_wat_files_give_titles_and_descriptions(tmp_path: Path) -> None:
+    described = {"name": "Description", "content": "About  rivers."}
+    lang = {"name": "HTML@/lang", "content": "es-MX"}
+    noted = [{"Name": "languages-cld2", "Value": json.dumps({"languages": [{"code": "en"}]})}]
+    found = {"WARC-Metadata-Metadata": {"Metadata-Records": noted}}
+    records = [
+        record("warcinfo", b"x: y\r\n"),
+        envelope("request", "http://a.org/1", {}),
+        envelope("response", "http://a.org/1", seen({"Title": "Rivers\n of  the north", "Metas": [described, lang]})),
+        envelope("metadata", "http://a.org/1", found),
+        envelope("response", "http://a.org/2", seen({"Metas": [described, lang]})),
+        envelope("response", "http://a.org/3", seen({"Title": "Lakes"}, **{"content-language": "de"})),
+        envelope("response", "http://a.org/4", seen({"Title": "Gone"}, status="404")),
+        envelope("response", "http://a.org/5", seen(None)),
+        envelope("response", "http://a.org/6", seen({"Metas": [lang, 5]})),
+        envelope("revisit", "http://a.org/7", {}),
+        record("metadata", b"{no json", Content_Type="application/json"),
+        record("metadata", b"[]", Content_Type="application/json"),
+        envelope("response", "http://a.org/8", {"HTTP-Response-Metadata": None}),
+    ]
+    path = tmp_path / "a.warc.wat.gz"
+    path.write_bytes(b"".join(map(gzip.compress, records)))
+    source = TextSource(name="x", kind="wat", glob=str(path))
+    left_out = LeftOut()
+    documents = list(read_piece(source, Piece(str(path), path.stat().st_size), Reach(), left_out))
+    assert texts(documents) == ["Rivers of the north\n\nAbout rivers.", "About rivers.", "Lakes"]
+    date = {"date": "2026-01-01T00:00:00Z", "links": 3}
+    assert [document.meta for document in documents] == [
+        {"url": "http://a.org/1", "title": "Rivers of the north", "language": "en", **date},
+        {"url": "http://a.org/2", "language": "es", **date},
+        {"url": "http://a.org/3", "title": "Lakes", "language": "de", **date},
+    ]
+    assert left_out.counts() == {
+        "skipped_broken_record": 2,
+        "skipped_http_status": 2,
+        "skipped_no_page": 1,
+        "skipped_no_text": 1,
+        "skipped_other_record": 3,
+        "skipped_revisit": 1,
+    }
+    assert left_out.examples["no_text"] == [f"{path}#8: http://a.org/6"]
 
 
 WHOLE = record("response", response(page("one")), **HTTP) + record("response", response(page("two")), **HTTP)
@@ -240,6 +349,46 @@ def test_what_is_too_large_is_left_out_and_never_held(
     assert left_out.reasons["too_large"] == too_large
 
 
+@pytest.mark.parametrize("kind", ["text", "jsonl", "csv", "book"])
+@pytest.mark.parametrize(
+    ("data", "what"),
+    [
+        (b"\x7fELF\0\0\0\1", "binary or UTF-16: byte 4 is zero"),
+        ("two words".encode("utf-16"), "UTF-16"),
+        ("two words".encode("utf-16-le"), "binary or UTF-16: byte 1 is zero"),
+        (gzip.compress(b"words"), "a gzip file; its name must end in .gz"),
+        (b"PK\x03\x04abc", "a zip archive"),
+    ],
+)
+def test_binary_files_are_no_text(tmp_path: Path, kind: str, data: bytes, what: str) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes(data)
+    with pytest.raises(DataError, match=rf"a\.txt is no UTF-8 text but {what}"):
+        read(path, kind)
+
+
+def test_texts_of_zeros_and_control_characters_are_set_aside(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    start = "good line\n" * 500
+    path.write_text(f"{start}bad \0 line\n\x01\x02\x03\nwith \x1b[31mcolour\x1b[0m on a line of some length\n")
+    source = TextSource(name="x", glob=str(path), document="line")
+    left_out = LeftOut()
+    documents = list(read_piece(source, Piece(str(path), path.stat().st_size), Reach(), left_out))
+    assert len(documents) == 501
+    assert left_out.counts() == {"skipped_broken_record": 2}
+    assert left_out.examples["broken_record"][0] == (
+        f"{path} at {len(start)}: the text is binary, of zeros or control characters"
+    )
+
+
+def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"\xef\xbb\xbfone\n")
+    assert texts(read(path, "text")[0]) == ["one\n"]
+    path.write_bytes(b'\xef\xbb\xbf{"text": "one"}\n')
+    assert texts(read(path, "jsonl")[0]) == ["one"]
+
+
 # -- tables --------------------------------------------------------------------------------------------------------
 
 
@@ -281,6 +430,146 @@ def test_csv_rows_hold_what_their_quotes_say(tmp_path: Path) -> None:
     (tmp_path / "c.csv").write_bytes(b"")
     with pytest.raises(DataError, match="has no column 'text'; it has: "):
         read(tmp_path / "c.csv", "csv")
+
+
+def write_table(path: Path, kind: str, columns: dict[str, list[Any]]) -> None:
+    table = pa.table(columns)
+    if kind == "parquet":
+        pq.write_table(table, path, row_group_size=2)
+    elif kind == "arrow":
+        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
+            writer.write_table(table)
+    elif kind == "csv":
+        csv.write_csv(table, path)
+    else:
+        path.write_text("".join(json.dumps(row) + "\n" for row in table.to_pylist()))
+
+
+@pytest.mark.parametrize("kind", ["parquet", "arrow", "csv", "jsonl"])
+def test_named_columns_are_taken_along(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / f"a.{kind}"
+    write_table(path, kind, {"text": ["one", "two"], "url": ["a", "b"], "score": [0.5, 2.0], "other": [1, 2]})
+    documents, _ = read(path, kind, meta=["url", "score"])
+    numbers: list[str | float] = ["0.5", "2"] if kind == "csv" else [0.5, 2.0]
+    assert [document.meta for document in documents] == [
+        {"url": url, "score": score} for url, score in zip("ab", numbers, strict=True)
+    ]
+    with pytest.raises(DataError, match=r"has no (column|key) 'date'; it has: .*url") as found:
+        read(path, kind, meta=["date"])
+    assert "`meta` of source 'x'" in str(found.value.hint)
+
+
+@pytest.mark.parametrize("kind", ["parquet", "arrow", "jsonl"])
+def test_what_is_null_is_not_taken_along_and_lists_are_refused(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / f"a.{kind}"
+    write_table(path, kind, {"text": ["one", "two"], "n": [None, 3], "tags": [["a"], ["b"]], "is_good": [True, False]})
+    documents, _ = read(path, kind, meta=["n", "is_good"])
+    assert [document.meta for document in documents] == [{"is_good": 1}, {"n": 3, "is_good": 0}]
+    with pytest.raises(DataError, match="has list as 'tags', which `meta` names"):
+        read(path, kind, meta=["tags"])
+
+
+def test_dates_are_taken_along_as_text(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    write_table(path, "parquet", {"text": ["one"], "day": [datetime.date(2026, 1, 2)], "n": [float("nan")]})
+    (document,), _ = read(path, "parquet", meta=["day", "n"])
+    assert document.meta == {"day": "2026-01-02"}
+
+
+def test_meta_belongs_to_tables() -> None:
+    with pytest.raises(ValueError, match="'warc' has no columns for meta"):
+        TextSource.model_validate({"name": "x", "kind": "warc", "glob": "*", "meta": ["url"]})
+
+
+# -- folders of Hugging Face ---------------------------------------------------------------------------------------
+
+
+def hub(folder: Path, split: str = "train", unit_bytes: int = 10**6, **settings: Any) -> list[str]:
+    source = TextSource.model_validate(
+        {"name": "x", "kind": "huggingface", "glob": str(folder), "split": split, **settings}
+    )
+    pieces = [piece for _, piece, _ in pieces_of(source, listed(source, Reach()), unit_bytes, atoms)]
+    return [document.text for piece in pieces for document in read_piece(source, piece, Reach(), LeftOut())]
+
+
+def put(folder: Path, name: str, *rows: str) -> None:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".txt":
+        path.write_text("\n".join(rows))
+    else:
+        write_table(path, path.suffix.removeprefix(".").replace("tsv", "csv"), {"text": list(rows)})
+
+
+@pytest.mark.parametrize(
+    ("names", "split", "chosen"),
+    [
+        (["data/train-00000-of-00002.parquet", "data/train-00001-of-00002.parquet"], "train", [0, 1]),
+        (["data/train-00000-of-00001.parquet", "data/extra-00000-of-00001.parquet"], "extra", [1]),
+        (["train.jsonl", "test.jsonl", "dataset_infos.json", "README.md"], "test", [1]),
+        (["my-train-file.csv", "eval1.csv"], "test", [1]),
+        (["train/a.jsonl", "dev/a.jsonl", ".cache/train.jsonl"], "validation", [1]),
+        (["some.jsonl", "things.jsonl"], "train", [0, 1]),
+        (["latest.txt"], "train", [0]),
+    ],
+)
+def test_splits_are_told_by_names(tmp_path: Path, names: list[str], split: str, chosen: list[int]) -> None:
+    for number, name in enumerate(names):
+        if name.endswith((".md", "infos.json")):
+            (tmp_path / name).write_text("{}")
+        else:
+            put(tmp_path, name, f"{number} one", f"{number} two")
+    expected = [f"{number} {word}" for number in chosen for word in ("one", "two")]
+    assert hub(tmp_path, split) == expected
+    assert hub(tmp_path, split, unit_bytes=20) == expected, "a large file is cut as its own kind allows"
+
+
+def test_saved_data_sets_are_read_in_the_order_that_they_name(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        for number in range(2):
+            put(tmp_path / split, f"data-0000{number}-of-00002.arrow", f"{split} {number}")
+        state = {"_data_files": [{"filename": f"data-0000{n}-of-00002.arrow"} for n in (1, 0)], "_split": split}
+        (tmp_path / split / "state.json").write_text(json.dumps(state))
+    (tmp_path / "dataset_dict.json").write_text('{"splits": ["train", "test"]}')
+    assert hub(tmp_path, "test") == ["test 1", "test 0"]
+    assert hub(tmp_path / "train", "train") == ["train 1", "train 0"]
+    with pytest.raises(DataError, match="has no split 'dev'; it has: test, train"):
+        hub(tmp_path, "dev")
+    (tmp_path / "test/data-00001-of-00002.arrow").unlink()
+    with pytest.raises(DataError, match=r"state\.json names test/data-00001-of-00002\.arrow, which is not there"):
+        hub(tmp_path, "test")
+    (tmp_path / "train/state.json").unlink()
+    with pytest.raises(DataError, match=r"has no state\.json"):
+        hub(tmp_path)
+
+
+def test_a_readme_names_configurations(tmp_path: Path) -> None:
+    put(tmp_path, "en/part.jsonl", "english")
+    put(tmp_path, "de/part.jsonl", "deutsch")
+    (tmp_path / "README.md").write_text(
+        "---\nconfigs:\n- config_name: en\n  data_files: en/*.jsonl\n"
+        "- config_name: de\n  data_files:\n  - {split: test, path: ['de/*.jsonl']}\n---\n# Words\n"
+    )
+    assert hub(tmp_path, config="en") == ["english"]
+    assert hub(tmp_path, "test", config="de") == ["deutsch"]
+    with pytest.raises(DataError, match="has several configurations: de, en"):
+        hub(tmp_path)
+    with pytest.raises(DataError, match="has no configuration 'fr'; it has: de, en"):
+        hub(tmp_path, config="fr")
+    with pytest.raises(DataError, match="has no split 'train'; it has: test"):
+        hub(tmp_path, config="de")
+
+
+def test_a_folder_that_is_none_and_mixed_kinds_are_errors(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"there is no folder .*/nowhere, or nothing in it"):
+        hub(tmp_path / "nowhere")
+    (tmp_path / "notes.md").write_text("x")
+    with pytest.raises(DataError, match="has no split 'train'; it has: no data file"):
+        hub(tmp_path)
+    put(tmp_path, "train.csv", "a")
+    put(tmp_path, "train.parquet", "a")
+    with pytest.raises(DataError, match="is there as csv and parquet"):
+        hub(tmp_path)
 
 
 def test_files_are_found_by_a_list_of_paths(tmp_path: Path) -> None:
@@ -339,13 +628,15 @@ def wiki_page(number: int, title: str, markup: str, namespace: int = 0, redirect
     moved = f'<redirect title="{redirect}" />' if redirect else ""
     return (
         f"<page><title>{title}</title><ns>{namespace}</ns><id>{number}</id>{moved}"
-        f'<revision><id>9</id><text xml:space="preserve">{markup}</text></revision></page>\n'
+        "<revision><id>9</id><timestamp>2026-01-02T03:04:05Z</timestamp>"
+        f'<text xml:space="preserve">{markup}</text></revision></page>\n'
     )
 
 
 def dump(*pages: str, encoding: str = "utf-8") -> bytes:
     head = f'<?xml version="1.0" encoding="{encoding}"?>' if encoding != "utf-8" else ""
-    whole = f'{head}<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.11/">{SITE}{"".join(pages)}</mediawiki>'
+    root = '<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.11/" xml:lang="de">'
+    whole = f"{head}{root}{SITE}{''.join(pages)}</mediawiki>"
     return whole.encode(encoding)
 
 
@@ -365,6 +656,7 @@ def test_articles_keep_their_words_and_lose_their_markup(tmp_path: Path, encodin
     documents, left_out = read(path, "wikipedia")
     assert texts(documents) == [PLAIN, "Größe\n\nDie Größe zählt."]
     assert [document.id for document in documents] == [f"{path}#1", f"{path}#5"]
+    assert documents[0].meta == {"title": "Amber", "date": "2026-01-02T03:04:05Z", "language": "de"}
     assert left_out.counts() == {"skipped_namespace": 1, "skipped_no_text": 1, "skipped_redirect": 1}
 
 
@@ -455,6 +747,28 @@ def test_the_wikipedia_job_on_a_real_dump(tmp_path: Path) -> None:
     report = prepare(job, session=here)
     assert report.documents == 73
     assert report.skipped == {"redirect": 87}
+
+
+@needs_dumps
+def test_real_records_of_common_crawl_say_where_they_are_from() -> None:
+    about = {"url": "https://an.wikipedia.org/wiki/Escopete", "date": "2024-05-18T01:58:10Z", "language": "es"}
+    (document,), _ = read(DUMPS / "whirlwind.warc.gz", "warc")
+    assert document.meta == {**about, "title": "Escopete - Biquipedia, a enciclopedia libre"}
+    (document,), _ = read(DUMPS / "whirlwind.warc.wet.gz", "wet")
+    assert document.meta == about
+    documents, left_out = read(DUMPS / "whirlwind.warc.wat.gz", "wat")
+    assert documents == [], "the one envelope in it is of a request"
+    assert left_out.counts() == {"skipped_other_record": 2}
+    assert left_out.examples["other_record"][0].endswith(f"#1: {about['url']}")
+    documents, _ = read(DUMPS / "aut/crawl-part1.warc.gz", "warc")
+    assert (len(documents), sum("title" in document.meta for document in documents)) == (59, 56)
+
+
+@needs_dumps
+def test_an_arc_file_in_place_of_a_warc_is_told() -> None:
+    with pytest.raises(DataError, match=r"example\.arc\.gz is damaged or no WARC file: no record begins") as found:
+        read(DUMPS / "warcio/example.arc.gz", "warc")
+    assert "an ARC file has to be converted first" in str(found.value.hint)
 
 
 @needs_dumps

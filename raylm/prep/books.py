@@ -80,13 +80,13 @@ def _parts(source: TextSource, place: Place, book: Book, package: Package, left_
     part: _Part | None = None
     for page in package.pages:
         blocks, dropped = blocks_of(book.read(page), unwanted)
-        for kind in dropped:
-            left_out.note("front_matter", place.url, page, kind)
         if not source.front_matter:
             what = front_matter(blocks, package.types.get(page, ""), package.title, first=part is None)
             if what is not None:
                 left_out.note("front_matter", place.url, page, what)
                 continue
+        for kind in dropped:
+            left_out.note("front_matter", place.url, page, kind)
         begins = (page, "") in titles or not titles
         for block in blocks:
             anchor = next((name for name in sorted(block.anchors) if (page, name) in titles), None)
