@@ -14,7 +14,7 @@ from raylm.config.steps import PersonalData
 from raylm.prep.steps.personal.internet import emails, ips, urls
 from raylm.prep.steps.personal.model import loaded, named
 from raylm.prep.steps.personal.numbers import cards, ibans, national_ids, stdnum
-from raylm.prep.steps.personal.phones import phonenumbers, phones
+from raylm.prep.steps.personal.phones import check_regions, phones
 from raylm.prep.steps.personal.pseudonym import is_made_up, pseudonym
 from raylm.prep.steps.personal.span import Range, Span, Spans
 from raylm.prep.steps.record import Step, StepRecord
@@ -28,7 +28,7 @@ _BEFORE, _AFTER = 16, 40  # characters: letters of a number before its digits, a
 
 
 def find(text: str, settings: PersonalData) -> list[Span]:
-    """Personal data in the text, in order and without overlap; where two kinds claim letters, the surer one has them."""
+    """Personal data in the text, in order and without overlap; where two kinds claim letters, the surer has them."""
     found, kinds = Spans(), settings.kinds
     if "email" in kinds:
         found.claim(_spans("email", emails(text)))
@@ -64,7 +64,7 @@ def personal_data_removed(settings: PersonalData) -> Step:
     if {"iban", "national_id"} & set(settings.kinds):
         stdnum("iban")
     if "phone" in settings.kinds:
-        phonenumbers()
+        check_regions(settings.regions)
     if settings.model is not None:
         loaded(settings.model)
 

@@ -46,7 +46,8 @@ _COMMON_CARD = frozenset({14, 15, 16})
 _CARD_STARTS = ("1800", "2", "3", "4", "5", "6")  # of any network, also of those that no longer issue
 # Layouts as on the card; one kind of separator throughout.
 _CARD = re.compile(
-    r"(?<![0-9A-Za-z_+$€£#-])(?<![0-9][.,])(?:[0-9]{12,19}|[0-9]{4}([ \u00a0-])[0-9]{4}\1[0-9]{4}\1[0-9]{4}(?:\1[0-9]{3})?"
+    r"(?<![0-9A-Za-z_+$€£#-])(?<![0-9][.,])"
+    r"(?:[0-9]{12,19}|[0-9]{4}([ \u00a0-])[0-9]{4}\1[0-9]{4}\1[0-9]{4}(?:\1[0-9]{3})?"
     r"|[0-9]{4}([ \u00a0-])[0-9]{6}\2[0-9]{4,5})(?![0-9A-Za-z_]|[-.,][0-9])"
 )
 _CARD_WORDS = re.compile(

@@ -15,76 +15,19 @@ from collections.abc import Callable
 from raylm.prep.steps.personal.numbers import id_holds, luhn, stdnum
 from raylm.prep.steps.personal.span import Span
 
-_GIVEN = [
-    "Ada",
-    "Amir",
-    "Bela",
-    "Carmen",
-    "Daria",
-    "Edgar",
-    "Farah",
-    "Goran",
-    "Hanna",
-    "Ivo",
-    "Jun",
-    "Kira",
-    "Lars",
-    "Mina",
-    "Nuri",
-    "Olga",
-    "Pablo",
-    "Rana",
-    "Sven",
-    "Tala",
-]
-_FAMILY = [
-    "Abel",
-    "Brandt",
-    "Castell",
-    "Dorn",
-    "Ekholm",
-    "Farkas",
-    "Grell",
-    "Hollis",
-    "Imre",
-    "Jarvis",
-    "Kovar",
-    "Lindt",
-    "Maro",
-    "Norell",
-    "Okafor",
-    "Pell",
-    "Quist",
-]
-_STREETS = [
-    "Alder",
-    "Beech",
-    "Cedar",
-    "Chestnut",
-    "Elm",
-    "Hazel",
-    "Juniper",
-    "Larch",
-    "Linden",
-    "Maple",
-    "Oak",
-    "Poplar",
-    "Rowan",
-    "Spruce",
-    "Willow",
-]
-_PLACES = [
-    "Altenbrook",
-    "Birkfield",
-    "Castonbury",
-    "Dunmarsh",
-    "Eastwick",
-    "Fernhollow",
-    "Greyhaven",
-    "Hartmoor",
-    "Inverlea",
-    "Kestrelton",
-]
+
+def _words(line: str) -> list[str]:
+    return line.split()
+
+
+_GIVEN = _words(
+    "Ada Amir Bela Carmen Daria Edgar Farah Goran Hanna Ivo Jun Kira Lars Mina Nuri Olga Pablo Rana Sven Tala"
+)
+_FAMILY = _words(
+    "Abel Brandt Castell Dorn Ekholm Farkas Grell Hollis Imre Jarvis Kovar Lindt Maro Norell Okafor Pell Quist"
+)
+_STREETS = _words("Alder Beech Cedar Chestnut Elm Hazel Juniper Larch Linden Maple Oak Poplar Rowan Spruce Willow")
+_PLACES = _words("Altenbrook Birkfield Castonbury Dunmarsh Eastwick Fernhollow Greyhaven Hartmoor Inverlea Kestrelton")
 _TEST_CARDS = {"3": "378282", "5": "555555", "6": "601111", "4": "424242"}
 _BANK = "TEST"  # no bank's letters; where the country has digits there, zeros
 
