@@ -31,9 +31,10 @@ _AMERICAN = re.compile(
 )
 _WORD_BEFORE = re.compile(
     r"(?:\b(?:(?:tele|cell ?|smart|mobile )?phones?|tele?f?|tél|telefone?|teléfono|telefono|téléphone|telephone|telefax"
-    r"|mobile|mobil|móvil|handy|portable|cell|cellular|fax|pager|call(?:ing|ed)?|dial|ring|sms|text(?:ing)?|whatsapp"
-    r"|telegram|viber|hotline|helpline|desk|direct|landline|office|contact|reach|answering|messages?)\b"
-    r"|[☎📞📱✆])(?P<between>[^0-9\n]{0,30}\n?[^\w\n]{0,10})\Z|(?-i:\b[TMF]:)[ ]?\Z",
+    r"|mobile?|mobil|móvil|handy|portable|cell|cellular|fax|pager|call(?:ing|ed)?|dial|ring|sms|text(?:ing)?|whatsapp"
+    r"|telegram|viber|hotline|helpline|desk|direct|landline|office|contact|reach|answering|messages?"
+    r"|(?:my|his|her|our|your|their) number)\b\.?|[☎📞📱✆])(?P<between>[^0-9\n]{0,30}\n?[^\w\n]{0,10})\Z"
+    r"|(?-i:\b[TMF]:)[ ]?\Z",
     re.I,
 )
 _BREAK = re.compile(r"[.!?;]\s|\n\s*\n")  # a word in another sentence says nothing about this number
@@ -44,18 +45,21 @@ _WORD_AFTER = re.compile(
 )
 _NO_PHONE = re.compile(
     r"\b(?:isbn(?:-1[03])?|issn|doi|ean|upc|asin|sku|order|invoice|ref|reference|article|model|part|item|serial|patent"
-    r"|tracking|case|account|acct|vat|nr|no|id|pp?|pages?|vol|ssn|(?:social )?security number"
-    r"|driver'?s licen[cs]e(?: number)?)\W{0,3}(?:is|number|nr|no)?\W{0,3}\Z|[№#]\W{0,2}\Z",
+    r"|tracking|case|account|acct|vat|id|pp?|pages?|vol|ssn|(?:social )?security number|driver'?s licen[cs]e)"
+    r"\W{0,3}(?:number|nr|no)?\W{0,3}(?:is)?\W{0,3}\Z|(?<!phone )(?<!fax )(?<!tel )(?<!tel\. )(?<!mobile )"
+    r"\b(?:nr|no)\W{0,3}\Z"
+    r"|[№#]\W{0,2}\Z",
     re.I,
 )
+_DAY_OR_MONTH = "(?:0?[1-9]|[12][0-9]|3[01])"
 _DATE = re.compile(
-    r"(?:[12][0-9]{3}[-./][0-9]{1,2}[-./][0-9]{1,2}|[0-9]{1,2}[-./ ][0-9]{1,2}[-./ ](?:[0-9]{2}|[12][0-9]{3}))"
-    r"(?:[ T].*)?|[12][0-9]{3}(?:[ ]?[-–/][ ]?[12][0-9]{3})?|(?:1[5-9]|20)[0-9]{2}[ ,/–-].*(?:1[5-9]|20)[0-9]{2}"
+    rf"(?:(?:1[5-9]|20)[0-9]{{2}}([-./]){_DAY_OR_MONTH}\1{_DAY_OR_MONTH}"
+    rf"|{_DAY_OR_MONTH}([-./ ]){_DAY_OR_MONTH}\2(?:1[5-9]|20)[0-9]{{2}})(?:[ ][0-9]{{1,2}})?"
+    r"|(?:1[5-9]|20)[0-9]{2}[ ,./–-].*(?:1[5-9]|20)[0-9]{2}"
 )
 _DECIMAL = re.compile(r"[0-9]+[.][0-9]+")
 _ISBN = re.compile(r"97[89][- ]?[0-9-]{10,14}|[0-9](?:-[0-9]{2,7}){2}-[0-9X]")
 _FEWEST, _MOST = 7, 15  # digits: the shortest subscriber numbers, and E.164's limit
-_FICTION = re.compile(r"(?:1?[2-9][0-9]{2}55501[0-9]{2}|(?:0|44)7700900[0-9]{3}|(?:0|33)19900[0-9]{4})")
 
 
 def phones(text: str, within: Range, regions: Sequence[str]) -> Iterator[Range]:
@@ -64,20 +68,20 @@ def phones(text: str, within: Range, regions: Sequence[str]) -> Iterator[Range]:
         if _may_be_phone(text, match.span()):
             yield match.span()
     start, end = within
-    while match := _RUN.search(text, start, end):
-        start = match.end()
-        for stop in _stops(match):
-            span = (match.start(), stop)
-            if _may_be_phone(text, span) and _is_phone(text, span, regions, whole=stop == match.end()):
+    while run := _RUN.search(text, start, end):
+        start = run.end()
+        for stop in _stops(run):
+            span = (run.start(), stop)
+            if _may_be_phone(text, span) and _is_phone(text, span, regions, whole=stop == run.end()):
                 yield span
                 start = stop
                 break
 
 
-def _stops(match: re.Match[str]) -> list[int]:
+def _stops(run: re.Match[str]) -> list[int]:
     """Where the number may end: where the run of digits does, or at a space in it, when another number follows."""
-    spaces = [match.start() + space.start() for space in re.finditer(r"(?<=[0-9])[ \u00a0]", match[0])]
-    return [match.end(), *reversed(spaces)]
+    spaces = [run.start() + space.start() for space in re.finditer(r"(?<=[0-9])[ \u00a0]", run[0])]
+    return [run.end(), *reversed(spaces)]
 
 
 def check_regions(regions: Sequence[str]) -> None:
@@ -94,7 +98,7 @@ def _may_be_phone(text: str, span: Range) -> bool:
     """Whether it has as many digits as a phone number, and nothing says that it is another kind of number."""
     number = _without_extension(text[span[0] : span[1]])
     digits = _digits(number)
-    if not _FEWEST <= len(digits) <= _MOST + 2 or len(set(digits)) == 1 or _FICTION.fullmatch(digits):
+    if not _FEWEST <= len(digits) <= _MOST + 2 or len(set(digits)) == 1:
         return False
     if any(other.fullmatch(number) for other in (_DATE, _DECIMAL, _ISBN)):
         return False
@@ -105,8 +109,8 @@ def _is_phone(text: str, span: Range, regions: Sequence[str], *, whole: bool) ->
     """Whether one of the three grounds holds; a word beside it says nothing of a piece of a run of numbers."""
     number = _without_extension(text[span[0] : span[1]])
     digits = _digits(number)
-    if "+" in number or digits.startswith("00"):
-        return _is_international(digits.removeprefix("00"), written="+" in number)
+    if ("+" in number or digits.startswith("00")) and _is_international(number):
+        return True
     if whole and len(digits) <= _MOST and not number.endswith("00 000"):
         before, after = text[max(0, span[0] - 50) : span[0]], text[span[1] : span[1] + 30]
         if _has_word(before, after):
@@ -134,14 +138,16 @@ def _has_layout(number: str) -> bool:
     return len(parts) >= 2 and bool(parts[0].startswith("0") or bracket or [*map(len, parts)] == [3, 3, 4])
 
 
-def _is_international(digits: str, *, written: bool) -> bool:
+def _is_international(number: str) -> bool:
     known = phonenumbers()
+    # In `+46 (0)8 …` the zero is for callers at home.
+    digits = _digits(number.replace("(0)", "")).removeprefix("00")
     try:
-        # `+46 (0)8 …`: the zero is for callers at home, and parse() drops it.
-        number = known.parse("+" + digits, None)
+        parsed = known.parse("+" + digits, None)
     except known.NumberParseException:
         return False
-    return bool(known.is_valid_number(number) or (written and known.is_possible_number(number) and len(digits) >= 9))
+    possible = "+" in number and len(digits) >= 9 and known.is_possible_number(parsed)
+    return bool(possible or known.is_valid_number(parsed))
 
 
 def _is_valid(number: str, region: str) -> bool:

@@ -63,8 +63,8 @@ def _plain(value: str, kind: str) -> str:
     """The value without its layout: what makes two ways of writing it one."""
     if kind == "phone":
         digits = _digits(re.split("[xX#e]", value)[0])
-        american = len(digits.removeprefix("00")) == 11 and digits.removeprefix("00").startswith("1")
-        return digits[-10:] if american else digits.removeprefix("00")
+        digits = digits.removeprefix("00")
+        return digits[1:] if len(digits) == 11 and digits.startswith("1") else digits
     if kind in ("card", "iban", "national_id"):
         return "".join(filter(str.isalnum, value)).upper()
     return " ".join(value.lower().split())
@@ -169,9 +169,15 @@ _MAKERS: dict[str, Callable[[str, str, Dice], str]] = {
 }
 
 
-def is_made_up(kind: str, value: str) -> bool:
-    """Whether a card or an account is of the ranges that pseudonyms come from; it names nobody."""
-    plain = _plain(value, kind)
-    if kind == "card":
-        return plain.startswith(tuple(_TEST_CARDS.values()))
-    return kind == "iban" and plain[4:8] in (_BANK, "0000")
+_MADE_UP = {
+    "email": re.compile(r"[a-z]+\.[a-z]+[0-9]{4}@example\.com"),
+    "phone": re.compile(r"[2-9][0-9]{2}55501[0-9]{2}|(?:0|44)7700900[0-9]{3}|(?:0|33)19900[0-9]{4}"),
+    "card": re.compile(f"(?:{'|'.join(_TEST_CARDS.values())})[0-9]+"),
+    "iban": re.compile(f"[A-Z]{{2}}[0-9]{{2}}(?:{_BANK}|0000).*"),
+    "url": re.compile(r"https://www\.example\.com/[0-9]{8}"),
+}
+
+
+def is_made_up(value: str, kind: str) -> bool:
+    """Whether the value is of the ranges that pseudonyms come from, and so names nobody."""
+    return kind in _MADE_UP and bool(_MADE_UP[kind].fullmatch(_plain(value, kind)))
