@@ -32,13 +32,13 @@ class Requirements(Settings):
     kept: Bounds | None = Field(None, description="Share of the documents read that the steps leave.")
     duplicates: Bounds | None = Field(None, description="Share of documents whose text another one has too.")
     personal_data: Bounds | None = Field(
-        None, description="Pieces of personal data a document, in a sample of what goes into the shards."
-    )
-    contamination: Bounds | None = Field(
-        None, description="Share of documents that overlap the sets of the step decontaminate, in the same sample."
+        None,
+        description="Pieces of personal data a document, in a sample of what goes into the shards; looked for as the "
+        "step personal_data does, or as it would with its defaults.",
     )
     language: dict[str, Bounds] = Field(
-        default_factory=dict, description="Share of the documents in each language, as the step language finds it."
+        default_factory=dict,
+        description="Share of the documents whose metadata name this language; `unknown` where none is named.",
     )
 
     def rules(self) -> dict[str, Bounds]:

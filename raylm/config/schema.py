@@ -151,15 +151,6 @@ class PrepareSettings(Settings):
     )
 
     @model_validator(mode="after")
-    def _rules_have_their_steps(self) -> Self:
-        names = {step.name for step in self.steps}
-        if self.require.language and "language" not in names:
-            raise ValueError("require.language needs the step language, which finds it")
-        if self.require.contamination and "decontaminate" not in names:
-            raise ValueError("require.contamination needs the step decontaminate, which names the sets")
-        return self
-
-    @model_validator(mode="after")
     def _names_differ(self) -> Self:
         names = [source.name for source in self.sources]
         if len(names) != len(set(names)):

@@ -6,6 +6,7 @@ Bytes below 0x80 are valid UTF-8 whatever they mean, so decoding alone lets arch
 from __future__ import annotations
 
 import re
+from typing import Any, cast
 
 from raylm.errors import DataError
 from raylm.prep.compressed import opened
@@ -32,7 +33,8 @@ _KINDS = {
 def refuse_binary(place: Place) -> None:
     """Raise BrokenFile when the file does not begin as text does."""
     with opened(place) as stream:
-        begins = stream.read(_LOOKED_AT)
+        # Where the file is damaged further on, what comes before is still given.
+        begins: bytes = cast(Any, stream).read1(_LOOKED_AT)
     kind = next((kind for magic, kind in _KINDS.items() if begins.startswith(magic)), None)
     if kind is None and b"\0" in begins:
         kind = f"binary or UTF-16: byte {begins.index(0)} is zero"

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias
 
 from raylm.config.schema import Job
+from raylm.config.steps import PersonalData
+from raylm.prep.steps.personal import find
 from raylm.records import Document
 
 # Different texts whose hashes a unit keeps, to find repeated ones: the share of those is exact below this number of
@@ -24,14 +26,18 @@ Detector: TypeAlias = Callable[[str], int]
 
 
 def detectors(job: Job) -> dict[str, Detector]:
-    """What is searched for in the sample, by rule."""
-    return {}
+    """What is searched for in the sample, by rule: personal data as the job's own step looks for it."""
+    if "personal_data" not in wanted(job):
+        return {}
+    steps = [step.settings for step in job.prepare.steps if isinstance(step.settings, PersonalData)]
+    settings = steps[-1] if steps else PersonalData()
+    return {"personal_data": lambda text: len(find(text, settings))}
 
 
 def wanted(job: Job) -> set[str]:
     """The measures that the job's rules need of every unit."""
     names = {rule.partition(".")[0] for rule in job.prepare.require.rules()}
-    return names & {"duplicates", "language", "personal_data", "contamination"}
+    return names & {"duplicates", "language", "personal_data"}
 
 
 class Measures:
@@ -85,10 +91,10 @@ def summed(units: Iterable[Mapping[str, Any]]) -> dict[str, float]:
         values |= {f"language.{code}": count / languages.total() for code, count in sorted(languages.items())}
     if any("duplicates" in part for part in parts):
         values["duplicates"] = _repeated([part["duplicates"] for part in parts])
-    for name in ("personal_data", "contamination"):
-        if any(name in part for part in parts):
-            searched = sum(part[name]["documents"] for part in parts)
-            values[name] = sum(part[name]["found"] for part in parts) / max(1, searched)
+    if any("personal_data" in part for part in parts):
+        searched = [part["personal_data"] for part in parts]
+        found = sum(one["found"] for one in searched)
+        values["personal_data"] = found / max(1, sum(one["documents"] for one in searched))
     return values
 
 
