@@ -60,7 +60,7 @@ def test_planted_copies_are_found_and_others_are_not(tmp_path: Path, threshold: 
     left = set(documents(Place(str(tmp_path / "data"))))
     assert left >= {" ".join(words) for words in texts[:400]}, "the first one stays"
     gone = {number for number in similar if " ".join(texts[number]) not in left}
-    # An estimate from 192 permutations has a standard error of 0.03 here: no verdict on what is that near.
+    # An estimate from 256 permutations has a standard error of 0.025 here: no verdict on what is that near.
     above = {number for number, true in similar.items() if true >= threshold + 0.04}
     below = {number for number, true in similar.items() if true <= threshold - 0.04}
     print(f"recall {len(above & gone) / len(above):.3f}, precision {1 - len(gone & below) / len(gone):.3f}")
