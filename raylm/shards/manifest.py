@@ -122,6 +122,7 @@ def parse_manifest(raw: bytes, url: str) -> Manifest:
     try:
         content.setdefault("steps", ())  # younger than the format
         values = {item.name: content[item.name] for item in fields(Manifest)}
+        values["steps"] = tuple(values["steps"])
         for side in ("train", "held_out"):
             values[side] = tuple(Shard(**shard) for shard in values[side])
         manifest = Manifest(**values)
