@@ -20,7 +20,7 @@ import pytest
 from pyarrow import csv
 
 from raylm.config.load import load_job
-from raylm.config.schema import TextSource
+from raylm.config.schema import Job, TextSource
 from raylm.errors import DataError
 from raylm.prep import compressed, here, prepare
 from raylm.prep.documents import atoms, read_piece
@@ -271,7 +271,10 @@ DAMAGED: dict[str, tuple[bytes, str]] = {
         "ends inside record 0",
     ),
     "no length": (b"WARC/1.0\r\nWARC-Type: response\r\n\r\n", "its header has no Content-Length"),
-    "an ARC file": (b"filedesc://x.arc 127.0.0.1 20140216050221 text/plain 75\n1 0 x\n", "an ARC file"),
+    "an ARC file": (
+        b"filedesc://x.arc 127.0.0.1 20140216050221 text/plain 75\n1 0 x\n",
+        "is an ARC file, not a WARC file",
+    ),
     "binary": (bytes(range(256)) * 20, "no WARC file"),
 }
 
@@ -347,6 +350,15 @@ def test_what_is_too_large_is_left_out_and_never_held(
     documents, left_out = read(path, "text", most_bytes=100, **settings)
     assert texts(documents) == kept
     assert left_out.reasons["too_large"] == too_large
+
+
+def test_a_source_of_which_nothing_is_left_says_why(tmp_path: Path) -> None:
+    path = tmp_path / "a.warc"
+    path.write_bytes(record("response", response(b"<html></html>"), **HTTP) + record("warcinfo", b"x: y\r\n"))
+    source = {"kind": "warc", "glob": str(path)}
+    job = Job.model_validate({"prepare": {"sources": [source], "output": str(tmp_path / "data")}})
+    with pytest.raises(DataError, match=r"no document: .* \(1 no text, 1 other record; such as .*a\.warc#0: http"):
+        prepare(job, session=here)
 
 
 @pytest.mark.parametrize("kind", ["text", "jsonl", "csv", "book"])
@@ -766,9 +778,8 @@ def test_real_records_of_common_crawl_say_where_they_are_from() -> None:
 
 @needs_dumps
 def test_an_arc_file_in_place_of_a_warc_is_told() -> None:
-    with pytest.raises(DataError, match=r"example\.arc\.gz is damaged or no WARC file: no record begins") as found:
+    with pytest.raises(DataError, match=r"example\.arc\.gz is an ARC file, not a WARC file"):
         read(DUMPS / "warcio/example.arc.gz", "warc")
-    assert "an ARC file has to be converted first" in str(found.value.hint)
 
 
 @needs_dumps

@@ -5,10 +5,11 @@ Bytes below 0x80 are valid UTF-8 whatever they mean, so decoding alone lets arch
 
 from __future__ import annotations
 
+import io
 import re
+from typing import BinaryIO, cast
 
 from raylm.errors import DataError
-from raylm.prep.compressed import opened
 from raylm.prep.left_out import BrokenFile
 from raylm.storage import Place
 
@@ -29,10 +30,10 @@ _KINDS = {
 }
 
 
-def refuse_binary(place: Place) -> None:
-    """Raise BrokenFile when the file does not begin as text does."""
-    with opened(place) as stream:
-        begins = stream.read(_LOOKED_AT)
+def refuse_binary(place: Place, stream: BinaryIO) -> None:
+    """Raise BrokenFile when the file does not begin as text does; the stream stays where it stands, at the start."""
+    # Not read: where a packed file is damaged, what comes before the damage is still to be had.
+    begins: bytes = cast(io.BufferedReader, stream).peek(_LOOKED_AT)[:_LOOKED_AT]
     kind = next((kind for magic, kind in _KINDS.items() if begins.startswith(magic)), None)
     if kind is None and b"\0" in begins:
         kind = f"binary or UTF-16: byte {begins.index(0)} is zero"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from raylm.config.schema import Job
 from raylm.errors import DataError, StorageError
@@ -25,7 +25,7 @@ def manifest_of(job: Job, output: Place, results: Sequence[UnitResult], logs: Se
     train = [result.train for result in results if result.train is not None]
     held_out = [result.held_out for result in results if result.held_out is not None]
     if not train and not held_out:
-        raise no_documents()
+        raise no_documents(log.left_out for stage in logs for log in stage)
     if not train:
         raise DataError(
             f"all documents fell to the held-out side (held_out={job.prepare.held_out})",
@@ -110,9 +110,15 @@ def check_shared(output: Place, manifest: Manifest) -> None:
         ) from error
 
 
-def no_documents() -> DataError:
-    """What to raise when nothing is left to train on."""
+def no_documents(left_out: Iterable[LeftOut]) -> DataError:
+    """What to raise when nothing is left to train on; it says what reading left out."""
+    whole = LeftOut()
+    for part in left_out:
+        whole.add(part)
+    counts = ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in sorted(whole.reasons.items()))
+    examples = [example for some in whole.examples.values() for example in some]
+    why = f" ({counts}{'; such as ' + examples[0] if examples else ''})" if counts else ""
     return DataError(
-        "the sources hold no document: every file is empty, or every document was left out",
-        hint="check prepare.sources (glob, column, document)",
+        f"the sources hold no document: every file is empty, or every document was left out{why}",
+        hint="check prepare.sources (kind, glob, column, document)",
     )

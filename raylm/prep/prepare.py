@@ -219,7 +219,7 @@ def _tokenizer_texts(job: Job, output: Place, plan: Plan, stages: Sequence[Stage
         quarantine.check_files(unit.source)
     if empty and step == 1:
         quarantine.check_all()
-        raise no_documents()
+        raise no_documents(quarantine.left_out())
 
 
 def _by_number(plan: Plan) -> dict[int, Unit]:

@@ -25,6 +25,10 @@ class Quarantine:
         if result.log.left_out.files or result.log.left_out.reasons[BROKEN_RECORD]:
             self.damaged_units.append(result.number)
 
+    def left_out(self) -> list[LeftOut]:
+        """What was set aside so far, one a source."""
+        return list(self._left_out.values())
+
     def check_files(self, source: str) -> None:
         """Raise a DataError when too many of the source's files are broken."""
         left_out = self._left_out[source]
