@@ -283,9 +283,11 @@ def test_a_locked_book_is_told_from_hidden_fonts(tmp_path: Path, algorithm: str,
 
 
 def test_pages_that_are_no_xml_keep_all_their_words() -> None:
-    broken = b"<html><body><p>One &amp; two &lt;three&gt;<p>four & five</b><p>six&nbsp;seven &unknown; end</body>"
-    blocks, _ = blocks_of(broken, ())
-    assert [block.text for block in blocks] == ["One & two <three>", "four & five", "six seven &unknown; end"]
+    broken = "<html><body><p>One &amp; two &lt;three&gt;<p>four & größer</b><p>six&nbsp;seven &unknown; end</body>"
+    blocks, _ = blocks_of(broken.encode(), ())
+    assert [block.text for block in blocks] == ["One & two <three>", "four & größer", "six seven &unknown; end"]
+    long = page("<p>" + "word " * 3_000_000 + "end</p>").encode()
+    assert blocks_of(long, ())[0][0].text.endswith("word end"), "XML stops at a text of ten million letters"
     utf16 = page("<p>Gr\u00f6\u00dfe</p>").replace("utf-8", "utf-16").encode("utf-16")
     assert [block.text for block in blocks_of(utf16, ())[0]] == ["Größe"]
 
@@ -296,6 +298,9 @@ def test_entities_of_a_stranger_are_not_expanded(tmp_path: Path) -> None:
         f'<!DOCTYPE html [<!ENTITY a "lol"><!ENTITY b SYSTEM "file://{tmp_path}/secret">]>'
         "<html><body><p>before &a; &b; after</p></body></html>"
     )
+    layers = "".join(f'<!ENTITY e{n + 1} "{f"&e{n};" * 10}">' for n in range(9))
+    laughs = f'<!DOCTYPE html [<!ENTITY e0 "lol">{layers}]><html><body><p title="&e9;">a &e9; b</p></body></html>'
+    assert sum(len(block.text) for block in blocks_of(laughs.encode(), ())[0]) < 10_000
     (block,), _ = blocks_of(bomb.encode(), ())
     assert "before" in block.text
     assert "after" in block.text

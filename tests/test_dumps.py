@@ -481,6 +481,30 @@ def test_what_is_null_is_not_taken_along_and_lists_are_refused(tmp_path: Path, k
         read(path, kind, meta=["tags"])
 
 
+def test_what_is_taken_along_reaches_the_steps_behind_a_barrier_and_runs_end_in_the_same_bytes(tmp_path: Path) -> None:
+    rows = [{"text": f"words number {n // 2} of it", "language": "de" if n % 3 else "en"} for n in range(60)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    in_english = {"text": [f"a book, page {n}, in English" for n in range(4)], "language": ["en"] * 4}
+    write_table(tmp_path / "b.parquet", "parquet", in_english)
+    sources = [
+        {"name": "a", "kind": "jsonl", "glob": f"{tmp_path}/a.jsonl", "meta": ["language"]},
+        {"name": "b", "kind": "parquet", "glob": f"{tmp_path}/b.parquet", "meta": ["language"]},
+    ]
+    settings = {
+        "sources": sources,
+        "steps": [{"exact_duplicates": {}}, {"sample": {"by": "language", "shares": {"en": 1}}}],
+        **{"tokenizer": {"vocab_size": 300}, "sequence_length": 32, "held_out": 0, "unit_bytes": 500},
+    }
+    first = {n // 2: rows[n]["language"] for n in reversed(range(60))}  # of equal documents the first stays
+    reports = [
+        prepare(Job.model_validate({"prepare": {**settings, "output": str(tmp_path / f"data-{run}")}}), session=here)
+        for run in range(2)
+    ]
+    assert reports[0].documents == sum(language == "en" for language in first.values()) + 4
+    shards = [sorted((tmp_path / f"data-{run}/train").iterdir()) for run in range(2)]
+    assert [path.read_bytes() for path in shards[0]] == [path.read_bytes() for path in shards[1]]
+
+
 def test_dates_are_taken_along_as_text(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     write_table(path, "parquet", {"text": ["one"], "day": [datetime.date(2026, 1, 2)], "n": [float("nan")]})
