@@ -190,6 +190,23 @@ def test_a_chapter_is_never_taken_for_front_matter(tmp_path: Path) -> None:
     assert not left_out.counts()
 
 
+def test_the_page_where_the_text_begins_is_none_and_asides_are_counted(tmp_path: Path) -> None:
+    nav = page(
+        '<nav epub:type="landmarks"><a epub:type="toc" href="1.xhtml">Contents</a>'
+        '<a epub:type="bodymatter" href="1.xhtml">Start</a><a epub:type="backmatter index" href="2.xhtml">I</a></nav>'
+    )
+    names = ["1.xhtml", "2.xhtml", "3.xhtml"]
+    package = opf(names, manifest='<item id="n" href="n.xhtml" properties="nav" media-type="application/xhtml+xml"/>')
+    files: dict[str, str | bytes] = {f"OPS/{name}": chapter(n) for n, name in enumerate(names, 1)}
+    aside = package.replace('<itemref idref="i2"/>', '<itemref idref="i2" linear="no"/>')
+    (book,), left_out = read(write(tmp_path / "a.epub", {"OPS/book.opf": aside, "OPS/n.xhtml": nav, **files}))
+    assert book.text == f"Chapter 1\n\n{prose(1)}"
+    assert left_out.examples == {
+        "beside_the_text": [f"{tmp_path}/a.epub#OPS/3.xhtml"],
+        "front_matter": [f"{tmp_path}/a.epub#OPS/2.xhtml: index"],
+    }
+
+
 def bad(name: str, tmp_path: Path) -> Path:
     path = tmp_path / "a.epub"
     two = {"OPS/book.opf": opf(["1.xhtml"]), "OPS/1.xhtml": chapter(1)}

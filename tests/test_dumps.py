@@ -234,6 +234,7 @@ def test_wat_files_give_titles_and_descriptions(tmp_path: Path) -> None:
         record("metadata", b"{no json", Content_Type="application/json"),
         record("metadata", b"[]", Content_Type="application/json"),
         envelope("response", "http://a.org/8", {"HTTP-Response-Metadata": None}),
+        envelope("response", "http://a.org/9", seen({"Title": ["no"], "Metas": 5})),
     ]
     path = tmp_path / "a.warc.wat.gz"
     path.write_bytes(b"".join(map(gzip.compress, records)))
@@ -251,11 +252,11 @@ def test_wat_files_give_titles_and_descriptions(tmp_path: Path) -> None:
         "skipped_broken_record": 2,
         "skipped_http_status": 2,
         "skipped_no_page": 1,
-        "skipped_no_text": 1,
+        "skipped_no_text": 2,
         "skipped_other_record": 3,
         "skipped_revisit": 1,
     }
-    assert left_out.examples["no_text"] == [f"{path}#8: http://a.org/6"]
+    assert left_out.examples["no_text"] == [f"{path}#8: http://a.org/6", f"{path}#13: http://a.org/9"]
 
 
 WHOLE = record("response", response(page("one")), **HTTP) + record("response", response(page("two")), **HTTP)

@@ -80,6 +80,8 @@ def _parts(source: TextSource, place: Place, book: Book, package: Package, left_
     titles = {(page, anchor): title for page, anchor, title in package.chapters}
     unwanted = () if source.front_matter else TYPES
     part: _Part | None = None
+    for page in package.beside:
+        left_out.note("beside_the_text", place.url, page)
     for page in package.pages:
         blocks, dropped = blocks_of(book.read(page), unwanted)
         if not source.front_matter:
