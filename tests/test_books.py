@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import random
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -307,6 +308,28 @@ def test_pages_that_are_no_xml_keep_all_their_words() -> None:
     assert blocks_of(long, ())[0][0].text.endswith("word end"), "XML stops at a text of ten million letters"
     utf16 = page("<p>Gr\u00f6\u00dfe</p>").replace("utf-8", "utf-16").encode("utf-16")
     assert [block.text for block in blocks_of(utf16, ())[0]] == ["Größe"]
+
+
+def changed(data: bytes, chance: random.Random) -> bytes:
+    found = bytearray(data)
+    for _ in range(chance.randint(1, 5)):
+        at = chance.randrange(len(found) + 1)
+        found[at : at + chance.randint(0, 8)] = chance.randbytes(chance.randint(0, 2))
+    return bytes(found)
+
+
+def test_whatever_is_changed_in_a_book_it_is_read_or_set_aside(tmp_path: Path) -> None:
+    chance = random.Random(3)
+    with zipfile.ZipFile(epub3(tmp_path / "whole.epub")) as archive:
+        whole = {name: archive.read(name) for name in archive.namelist()}
+    seen = {"read": 0, "set aside": 0}
+    for number in range(300):
+        name = chance.choice(list(whole))
+        path = write(tmp_path / f"{number}.epub", {**whole, name: changed(whole[name], chance)})
+        documents, left_out = read(path, document="chapter")
+        assert documents or left_out.counts()
+        seen["read" if documents else "set aside"] += 1
+    assert min(seen.values()) > 30, seen
 
 
 def test_entities_of_a_stranger_are_not_expanded(tmp_path: Path) -> None:

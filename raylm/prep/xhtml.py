@@ -85,7 +85,7 @@ class _Walk:
         walker = etree.iterwalk(root, events=("start", "end"))
         skipped = None
         for event, element in walker:
-            name = etree.QName(element).localname.lower()
+            name = str(element.tag).rpartition("}")[2].lower()  # QName refuses names that broken pages have
             if event == "start":
                 if self._is_skipped(element, name):
                     skipped = element
