@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import random
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -190,6 +191,23 @@ def test_a_chapter_is_never_taken_for_front_matter(tmp_path: Path) -> None:
     assert not left_out.counts()
 
 
+def test_the_page_where_the_text_begins_is_none_and_asides_are_counted(tmp_path: Path) -> None:
+    nav = page(
+        '<nav epub:type="landmarks"><a epub:type="toc" href="1.xhtml">Contents</a>'
+        '<a epub:type="bodymatter" href="1.xhtml">Start</a><a epub:type="backmatter index" href="2.xhtml">I</a></nav>'
+    )
+    names = ["1.xhtml", "2.xhtml", "3.xhtml"]
+    package = opf(names, manifest='<item id="n" href="n.xhtml" properties="nav" media-type="application/xhtml+xml"/>')
+    files: dict[str, str | bytes] = {f"OPS/{name}": chapter(n) for n, name in enumerate(names, 1)}
+    aside = package.replace('<itemref idref="i2"/>', '<itemref idref="i2" linear="no"/>')
+    (book,), left_out = read(write(tmp_path / "a.epub", {"OPS/book.opf": aside, "OPS/n.xhtml": nav, **files}))
+    assert book.text == f"Chapter 1\n\n{prose(1)}"
+    assert left_out.examples == {
+        "beside_the_text": [f"{tmp_path}/a.epub#OPS/3.xhtml"],
+        "front_matter": [f"{tmp_path}/a.epub#OPS/2.xhtml: index"],
+    }
+
+
 def bad(name: str, tmp_path: Path) -> Path:
     path = tmp_path / "a.epub"
     two = {"OPS/book.opf": opf(["1.xhtml"]), "OPS/1.xhtml": chapter(1)}
@@ -283,11 +301,35 @@ def test_a_locked_book_is_told_from_hidden_fonts(tmp_path: Path, algorithm: str,
 
 
 def test_pages_that_are_no_xml_keep_all_their_words() -> None:
-    broken = b"<html><body><p>One &amp; two &lt;three&gt;<p>four & five</b><p>six&nbsp;seven &unknown; end</body>"
-    blocks, _ = blocks_of(broken, ())
-    assert [block.text for block in blocks] == ["One & two <three>", "four & five", "six seven &unknown; end"]
+    broken = "<html><body><p>One &amp; two &lt;three&gt;<p>four & größer</b><p>six&nbsp;seven &unknown; end</body>"
+    blocks, _ = blocks_of(broken.encode(), ())
+    assert [block.text for block in blocks] == ["One & two <three>", "four & größer", "six seven &unknown; end"]
+    long = page("<p>" + "word " * 3_000_000 + "end</p>").encode()
+    assert blocks_of(long, ())[0][0].text.endswith("word end"), "XML stops at a text of ten million letters"
     utf16 = page("<p>Gr\u00f6\u00dfe</p>").replace("utf-8", "utf-16").encode("utf-16")
     assert [block.text for block in blocks_of(utf16, ())[0]] == ["Größe"]
+
+
+def changed(data: bytes, chance: random.Random) -> bytes:
+    found = bytearray(data)
+    for _ in range(chance.randint(1, 5)):
+        at = chance.randrange(len(found) + 1)
+        found[at : at + chance.randint(0, 8)] = chance.randbytes(chance.randint(0, 2))
+    return bytes(found)
+
+
+def test_whatever_is_changed_in_a_book_it_is_read_or_set_aside(tmp_path: Path) -> None:
+    chance = random.Random(3)
+    with zipfile.ZipFile(epub3(tmp_path / "whole.epub")) as archive:
+        whole = {name: archive.read(name) for name in archive.namelist()}
+    seen = {"read": 0, "set aside": 0}
+    for number in range(300):
+        name = chance.choice(list(whole))
+        path = write(tmp_path / f"{number}.epub", {**whole, name: changed(whole[name], chance)})
+        documents, left_out = read(path, document="chapter")
+        assert documents or left_out.counts()
+        seen["read" if documents else "set aside"] += 1
+    assert min(seen.values()) > 30, seen
 
 
 def test_entities_of_a_stranger_are_not_expanded(tmp_path: Path) -> None:
@@ -296,6 +338,9 @@ def test_entities_of_a_stranger_are_not_expanded(tmp_path: Path) -> None:
         f'<!DOCTYPE html [<!ENTITY a "lol"><!ENTITY b SYSTEM "file://{tmp_path}/secret">]>'
         "<html><body><p>before &a; &b; after</p></body></html>"
     )
+    layers = "".join(f'<!ENTITY e{n + 1} "{f"&e{n};" * 10}">' for n in range(9))
+    laughs = f'<!DOCTYPE html [<!ENTITY e0 "lol">{layers}]><html><body><p title="&e9;">a &e9; b</p></body></html>'
+    assert sum(len(block.text) for block in blocks_of(laughs.encode(), ())[0]) < 10_000
     (block,), _ = blocks_of(bomb.encode(), ())
     assert "before" in block.text
     assert "after" in block.text

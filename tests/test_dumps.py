@@ -20,7 +20,7 @@ import pytest
 from pyarrow import csv
 
 from raylm.config.load import load_job
-from raylm.config.schema import TextSource
+from raylm.config.schema import Job, TextSource
 from raylm.errors import DataError
 from raylm.prep import compressed, here, prepare
 from raylm.prep.documents import atoms, read_piece
@@ -234,6 +234,7 @@ def test_wat_files_give_titles_and_descriptions(tmp_path: Path) -> None:
         record("metadata", b"{no json", Content_Type="application/json"),
         record("metadata", b"[]", Content_Type="application/json"),
         envelope("response", "http://a.org/8", {"HTTP-Response-Metadata": None}),
+        envelope("response", "http://a.org/9", seen({"Title": ["no"], "Metas": 5})),
     ]
     path = tmp_path / "a.warc.wat.gz"
     path.write_bytes(b"".join(map(gzip.compress, records)))
@@ -251,11 +252,11 @@ def test_wat_files_give_titles_and_descriptions(tmp_path: Path) -> None:
         "skipped_broken_record": 2,
         "skipped_http_status": 2,
         "skipped_no_page": 1,
-        "skipped_no_text": 1,
+        "skipped_no_text": 2,
         "skipped_other_record": 3,
         "skipped_revisit": 1,
     }
-    assert left_out.examples["no_text"] == [f"{path}#8: http://a.org/6"]
+    assert left_out.examples["no_text"] == [f"{path}#8: http://a.org/6", f"{path}#13: http://a.org/9"]
 
 
 WHOLE = record("response", response(page("one")), **HTTP) + record("response", response(page("two")), **HTTP)
@@ -271,7 +272,10 @@ DAMAGED: dict[str, tuple[bytes, str]] = {
         "ends inside record 0",
     ),
     "no length": (b"WARC/1.0\r\nWARC-Type: response\r\n\r\n", "its header has no Content-Length"),
-    "an ARC file": (b"filedesc://x.arc 127.0.0.1 20140216050221 text/plain 75\n1 0 x\n", "an ARC file"),
+    "an ARC file": (
+        b"filedesc://x.arc 127.0.0.1 20140216050221 text/plain 75\n1 0 x\n",
+        "is an ARC file, not a WARC file",
+    ),
     "binary": (bytes(range(256)) * 20, "no WARC file"),
 }
 
@@ -347,6 +351,15 @@ def test_what_is_too_large_is_left_out_and_never_held(
     documents, left_out = read(path, "text", most_bytes=100, **settings)
     assert texts(documents) == kept
     assert left_out.reasons["too_large"] == too_large
+
+
+def test_a_source_of_which_nothing_is_left_says_why(tmp_path: Path) -> None:
+    path = tmp_path / "a.warc"
+    path.write_bytes(record("response", response(b"<html></html>"), **HTTP) + record("warcinfo", b"x: y\r\n"))
+    source = {"kind": "warc", "glob": str(path)}
+    job = Job.model_validate({"prepare": {"sources": [source], "output": str(tmp_path / "data")}})
+    with pytest.raises(DataError, match=r"no document: .* \(1 no text, 1 other record; such as .*a\.warc#0: http"):
+        prepare(job, session=here)
 
 
 @pytest.mark.parametrize("kind", ["text", "jsonl", "csv", "book"])
@@ -467,6 +480,30 @@ def test_what_is_null_is_not_taken_along_and_lists_are_refused(tmp_path: Path, k
     assert [document.meta for document in documents] == [{"is_good": 1}, {"n": 3, "is_good": 0}]
     with pytest.raises(DataError, match="has list as 'tags', which `meta` names"):
         read(path, kind, meta=["tags"])
+
+
+def test_what_is_taken_along_reaches_the_steps_behind_a_barrier_and_runs_end_in_the_same_bytes(tmp_path: Path) -> None:
+    rows = [{"text": f"words number {n // 2} of it", "language": "de" if n % 3 else "en"} for n in range(60)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    in_english = {"text": [f"a book, page {n}, in English" for n in range(4)], "language": ["en"] * 4}
+    write_table(tmp_path / "b.parquet", "parquet", in_english)
+    sources = [
+        {"name": "a", "kind": "jsonl", "glob": f"{tmp_path}/a.jsonl", "meta": ["language"]},
+        {"name": "b", "kind": "parquet", "glob": f"{tmp_path}/b.parquet", "meta": ["language"]},
+    ]
+    settings = {
+        "sources": sources,
+        "steps": [{"exact_duplicates": {}}, {"sample": {"by": "language", "shares": {"en": 1}}}],
+        **{"tokenizer": {"vocab_size": 300}, "sequence_length": 32, "held_out": 0, "unit_bytes": 500},
+    }
+    first = {n // 2: rows[n]["language"] for n in reversed(range(60))}  # of equal documents the first stays
+    reports = [
+        prepare(Job.model_validate({"prepare": {**settings, "output": str(tmp_path / f"data-{run}")}}), session=here)
+        for run in range(2)
+    ]
+    assert reports[0].documents == sum(language == "en" for language in first.values()) + 4
+    shards = [sorted((tmp_path / f"data-{run}/train").iterdir()) for run in range(2)]
+    assert [path.read_bytes() for path in shards[0]] == [path.read_bytes() for path in shards[1]]
 
 
 def test_dates_are_taken_along_as_text(tmp_path: Path) -> None:
@@ -766,9 +803,8 @@ def test_real_records_of_common_crawl_say_where_they_are_from() -> None:
 
 @needs_dumps
 def test_an_arc_file_in_place_of_a_warc_is_told() -> None:
-    with pytest.raises(DataError, match=r"example\.arc\.gz is damaged or no WARC file: no record begins") as found:
+    with pytest.raises(DataError, match=r"example\.arc\.gz is an ARC file, not a WARC file"):
         read(DUMPS / "warcio/example.arc.gz", "warc")
-    assert "an ARC file has to be converted first" in str(found.value.hint)
 
 
 @needs_dumps

@@ -102,6 +102,12 @@ def test_a_sample_keeps_about_its_share_and_the_same_documents(tmp_path: Path) -
     assert other.manifest.fingerprint != one.manifest.fingerprint
 
 
+def test_when_steps_drop_everything_the_error_says_which(tmp_path: Path) -> None:
+    corpus(tmp_path)
+    with pytest.raises(DataError, match=r"left out or dropped \(\d+ not sampled; such as "):
+        run(stepped(tmp_path, [{"sample": {"rate": 0.0}}]))
+
+
 def test_a_mixture_reaches_its_shares(tmp_path: Path) -> None:
     sources = corpus(tmp_path)
     steps = [{"sample": {"shares": {"web": 0.5, "books": 0.5}, "most_copies": 3}}]

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import BinaryIO
 
 from raylm.config.schema import TextSource
+from raylm.prep.binary import refuse_binary
 from raylm.prep.compressed import opened
 from raylm.prep.epub import Book, Encrypted, Package, TooLarge, opened_book
 from raylm.prep.front_matter import TYPES, by_heading, front_matter
@@ -55,6 +56,7 @@ def book_texts(source: TextSource, place: Place, left_out: LeftOut) -> Iterator[
             yield from _epub(source, place, stored, left_out)
         return
     with opened(place, most_ratio=source.most_ratio) as stream:
+        refuse_binary(place, stream)
         for raw in whole_file(source, place, stream, left_out):
             yield from _text(source, place, raw, left_out)
 
@@ -78,6 +80,8 @@ def _parts(source: TextSource, place: Place, book: Book, package: Package, left_
     titles = {(page, anchor): title for page, anchor, title in package.chapters}
     unwanted = () if source.front_matter else TYPES
     part: _Part | None = None
+    for page in package.beside:
+        left_out.note("beside_the_text", place.url, page)
     for page in package.pages:
         blocks, dropped = blocks_of(book.read(page), unwanted)
         if not source.front_matter:

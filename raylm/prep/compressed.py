@@ -91,8 +91,8 @@ def opened(place: Place, most_ratio: float | None = None) -> Iterator[BinaryIO]:
     opener = next((opener for ending, opener in _OPENERS.items() if place.name.endswith(ending)), None)
     with place.open_read() as stored:
         if opener is None:
-            # What fsspec opens has no readline of a limited length.
-            yield stored if isinstance(stored, io.BufferedIOBase) else io.BufferedReader(cast(Any, stored), _READ_BYTES)
+            # What fsspec opens has no readline of a limited length, and no peek.
+            yield stored if isinstance(stored, io.BufferedReader) else io.BufferedReader(cast(Any, stored), _READ_BYTES)
             return
         try:
             with opener(stored) as stream:

@@ -25,7 +25,7 @@ from raylm.prep.wikipedia import articles, stream_begins
 from raylm.records import Document
 from raylm.storage import Place, Reach
 
-_TEXTS = ("book", "csv", "jsonl", "text")
+_TEXTS = ("csv", "jsonl", "text")
 
 
 def read_piece(source: TextSource, piece: Piece, reach: Reach, left_out: LeftOut) -> Iterator[Document]:
@@ -88,12 +88,12 @@ def _raw(source: TextSource, place: Place, piece: Piece, left_out: LeftOut) -> I
             run = (piece.start, piece.stop)
             yield from articles(place, stored, left_out, most_bytes=source.most_bytes, run=run)
         return
-    if source.kind in _TEXTS and not place.name.lower().endswith(".epub"):
-        refuse_binary(place)
     if source.kind == "book":
         yield from book_texts(source, place, left_out)
         return
     with opened(place, most_ratio=source.most_ratio) as stream:
+        if source.kind in _TEXTS:
+            refuse_binary(place, stream)
         if source.kind == "wikipedia":
             yield from articles(place, stream, left_out, most_bytes=source.most_bytes)
         elif source.kind in ("warc", "wet"):
@@ -123,7 +123,7 @@ def _decoded(source: TextSource, place: Place, raw: Raw, left_out: LeftOut) -> s
         return text.removeprefix("\ufeff") if position == 0 else text  # a byte order mark
     except UnicodeDecodeError as error:
         if source.encoding_errors == "skip":
-            left_out.note("encoding")
+            left_out.note("encoding", place.url, position, f"0x{content[error.start]:02x} is not UTF-8")
             return None
         unpacked = " of the unpacked text" if place.name.endswith(COMPRESSED) else ""
         rows = {"parquet": "row", "arrow": "row", "csv": "line"}
@@ -141,7 +141,7 @@ def _encodable(source: TextSource, place: Place, position: int, text: str, left_
         text.encode()
     except UnicodeEncodeError as error:
         if source.encoding_errors == "skip":
-            left_out.note("encoding")
+            left_out.note("encoding", place.url, position, "a lone surrogate")
             return None
         raise DataError(
             f"{place.url} at {position}: character {error.start} of the text is a lone surrogate, not UTF-8",

@@ -134,7 +134,7 @@ def _json_text(source: TextSource, line: bytes) -> tuple[str, Meta]:
     value = record[column]
     if not isinstance(value, str | None):
         raise DataError(f"has {type(value).__name__}, not text, as {column!r}", hint=hint)
-    return value or "", taken_along({name: record[name] for name in source.meta})
+    return value or "", taken_along({name: record[name] for name in source.meta}) if source.meta else {}
 
 
 def _bad_line(place: Place, position: int, error: Exception, left_out: LeftOut) -> DataError:

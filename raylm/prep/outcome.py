@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from raylm.config.schema import Job
 from raylm.errors import DataError, StorageError
@@ -29,7 +29,7 @@ def manifest_of(job: Job, output: Place, results: Sequence[UnitResult], logs: Se
     train = [result.train for result in results if result.train is not None]
     held_out = [result.held_out for result in results if result.held_out is not None]
     if not train and not held_out:
-        raise no_documents()
+        raise no_documents(log for stage in logs for log in stage)
     if not train:
         raise DataError(
             f"all documents fell to the held-out side (held_out={job.prepare.held_out})",
@@ -128,9 +128,20 @@ def check_shared(output: Place, manifest: Manifest) -> None:
         ) from error
 
 
-def no_documents() -> DataError:
-    """What to raise when nothing is left to train on."""
+def no_documents(logs: Iterable[UnitLog]) -> DataError:
+    """What to raise when nothing is left to train on; it says what reading left out and what steps dropped."""
+    counts: dict[str, int] = {}
+    examples: list[str] = []
+    for log in logs:
+        for reasons, shown in [(log.left_out.reasons, log.left_out.examples)] + [
+            (record.dropped, record.examples) for record in log.steps
+        ]:
+            for reason, count in reasons.items():
+                counts[reason] = counts.get(reason, 0) + count
+                examples += shown.get(reason, [])[:1]
+    listed = ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in sorted(counts.items()))
+    why = f" ({listed}{'; such as ' + examples[0] if examples else ''})" if listed else ""
     return DataError(
-        "the sources hold no document: every file is empty, or every document was left out",
-        hint="check prepare.sources (glob, column, document)",
+        f"the sources hold no document: every file is empty, or every document was left out or dropped{why}",
+        hint="check prepare.sources (kind, glob, column, document) and prepare.steps",
     )

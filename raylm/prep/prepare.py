@@ -240,9 +240,10 @@ def _tokenizer_texts(job: Job, output: Place, plan: Plan, stages: Sequence[Stage
     chosen = plan.units[::step]
     most_bytes = -(-job.prepare.tokenizer.sample_bytes // len(chosen))
     quarantine = Quarantine(plan, job.prepare.quarantine)
-    empty = True
+    empty, logs = True, []
     for unit in chosen:
         log = UnitLog()
+        logs.append(log)
         documents = stage_documents(job, output, stages, unit, log)
         texts = (document.text for document in documents if not document_held_out(document, job.prepare.held_out))
         for text in sample(texts, most_bytes):
@@ -253,7 +254,7 @@ def _tokenizer_texts(job: Job, output: Place, plan: Plan, stages: Sequence[Stage
         quarantine.check_files(unit.source)
     if empty and step == 1:
         quarantine.check_all()
-        raise no_documents()
+        raise no_documents(logs)
 
 
 def _by_number(plan: Plan) -> dict[int, Unit]:

@@ -92,10 +92,12 @@ def _frames(place: Place, stream: BinaryIO, most_bytes: int, left_out: LeftOut) 
         begins, position = position, position + len(line)
         if not line.strip():
             continue
+        if line.startswith(b"filedesc:"):
+            raise BrokenFile(f"{place.url} is an ARC file, not a WARC file", hint="convert it first: warcio recompress")
         if not line.startswith(b"WARC/"):
             raise BrokenFile(
                 f"{place.url} is damaged or no WARC file: no record begins at byte {begins}, but {line[:40]!r}",
-                hint="fetch it again; an ARC file has to be converted first (warcio recompress)",
+                hint="fetch it again",
             )
         head = [line]
         length = None

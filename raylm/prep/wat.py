@@ -67,8 +67,8 @@ class _Envelope:
         self._headers = _part(response, "Headers")
         head = _part(_part(response, "HTML-Metadata"), "Head")
         self._title = _words(head.get("Title"))
-        self._metas = [meta for meta in head.get("Metas") or [] if isinstance(meta, dict)]
-        self._found = _part(payload, "WARC-Metadata-Metadata").get("Metadata-Records") or []
+        self._metas = _parts(head, "Metas")
+        self._found = _parts(_part(payload, "WARC-Metadata-Metadata"), "Metadata-Records")
 
     @classmethod
     def parsed(cls, data: bytes) -> _Envelope:
@@ -98,8 +98,7 @@ class _Envelope:
     @property
     def found_language(self) -> str | None:
         """The language that Common Crawl found."""
-        noted = (record for record in self._found if isinstance(record, dict))
-        found = (main_language(str(record.get("Value"))) for record in noted if record.get("Name") == LANGUAGES)
+        found = (main_language(str(record.get("Value"))) for record in self._found if record.get("Name") == LANGUAGES)
         return next(found, None)
 
     def _claimed_language(self) -> str | None:
@@ -120,6 +119,11 @@ class _Envelope:
 def _part(content: Any, name: str) -> dict[str, Any]:
     part = content.get(name) if isinstance(content, dict) else None
     return part if isinstance(part, dict) else {}
+
+
+def _parts(content: dict[str, Any], name: str) -> list[dict[str, Any]]:
+    parts = content.get(name)
+    return [part for part in parts if isinstance(part, dict)] if isinstance(parts, list) else []
 
 
 def _words(value: object) -> str:

@@ -45,14 +45,15 @@ def parsed(data: bytes) -> Any:
     except ImportError as error:
         raise not_installed("reading EPUBs", error) from error
 
-    settings = {"remove_comments": True, "remove_pis": True, "no_network": True, "huge_tree": False}
+    settings = {"remove_comments": True, "remove_pis": True, "no_network": True}
     # Pages use HTML's names for letters, which XML only knows from a DTD that nobody loads.
     data = _ENTITY.sub(_numbered, data)
     try:
         root = etree.fromstring(data, etree.XMLParser(resolve_entities=False, load_dtd=False, **settings))
     except etree.XMLSyntaxError:
-        # A browser would show it all the same; what declares an encoding and is broken is read as it declares.
-        root = etree.fromstring(data, etree.HTMLParser(**settings)) if data.strip() else None
+        # A browser would show it all the same. HTML has no entities to expand, so its size is what was unpacked.
+        parser = etree.HTMLParser(encoding="utf-8" if _is_utf8(data) else None, huge_tree=True, **settings)
+        root = etree.fromstring(data, parser) if data.strip() else None
     if root is not None:
         etree.strip_tags(root, etree.Entity)
     return root
@@ -84,7 +85,7 @@ class _Walk:
         walker = etree.iterwalk(root, events=("start", "end"))
         skipped = None
         for event, element in walker:
-            name = etree.QName(element).localname.lower()
+            name = str(element.tag).rpartition("}")[2].lower()  # QName refuses names that broken pages have
             if event == "start":
                 if self._is_skipped(element, name):
                     skipped = element
@@ -148,6 +149,14 @@ def _types(element: Any) -> list[str]:
     given = f"{element.get(TYPE) or element.get('epub:type') or ''} {element.get('role') or ''}".replace("doc-", "")
     boilerplate = ["boilerplate"] if "pg-boilerplate" in (element.get("class") or "").split() else []
     return given.split() + boilerplate
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _numbered(match: re.Match[bytes]) -> bytes:
