@@ -101,4 +101,6 @@ def _left_out(left_out: Mapping[str, LeftOut]) -> list[str]:
 def _tokenizer(settings: PrepareSettings) -> str:
     if settings.tokenizer.path:
         return f"Copied from `{settings.tokenizer.path}`"
-    return f"Byte-level BPE, trained on up to {settings.tokenizer.sample_bytes:,} bytes of these texts"
+    return (
+        f"{settings.tokenizer.trained_kind}, trained on up to {settings.tokenizer.sample_bytes:,} bytes of these texts"
+    )

@@ -38,7 +38,7 @@ from raylm.prep.stages import (
 )
 from raylm.prep.steps.barrier import Runner
 from raylm.prep.tasks import Session, on_ray
-from raylm.prep.tokenizer import copy_loaded, sample, write_trained
+from raylm.prep.tokenizer import bring, sample, write_built
 from raylm.prep.tokenizer import load as load_tokenizer
 from raylm.prep.tokenizer import train as train_tokenizer
 from raylm.shards import MANIFEST_NAME, TOKENIZER_FOLDER, Manifest, read_manifest, write_manifest
@@ -104,6 +104,8 @@ def prepare(
         plan = new_plan(job, output)
     stages = stages_of(job.prepare.steps)
     logs: list[list[UnitLog]] = []
+    if job.prepare.tokenizer.path:  # a wrong one is better found before hours of cleaning than after
+        _make_tokenizer(job, output, plan, stages, tell)
     with session(job) as run:
         for stage in stages[:-1]:
             results, _ = _stage(job, output, plan, stages[: stage.number + 1], tell, run)
@@ -204,11 +206,11 @@ def _make_tokenizer(job: Job, output: Place, plan: Plan, stages: Sequence[Stage]
         return
     if settings.path:
         tell(PrepareProgress("copying the tokenizer"))
-        copy_loaded(Place(settings.path, job.object_store.reach()), folder)
+        bring(Place(settings.path, job.object_store.reach()), folder, settings)
     else:
         tell(PrepareProgress("training the tokenizer"))
         texts = _tokenizer_texts(job, output, plan, stages)
-        write_trained(folder, train_tokenizer(texts, settings.vocab_size))
+        write_built(folder, train_tokenizer(texts, settings))
     _, facts = load_tokenizer(folder)
     done.write_text(json.dumps({"fingerprint": facts.fingerprint}))
 
