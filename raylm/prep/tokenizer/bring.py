@@ -27,7 +27,7 @@ def bring(source: Place, folder: Place, settings: TokenizerSettings) -> None:
     files = {place.name: place for place in source.list() if place.is_file()}
     if not files:
         raise DataError(
-            f"no tokenizer in {source.url}: there is no such file, and the folder is missing or empty",
+            f"no tokenizer in {source.url}: the folder is missing or empty",
             hint="set prepare.tokenizer.path to a folder with tokenizer.json, a SentencePiece .model or tiktoken "
             "ranks, or remove it to train one",
         )

@@ -1,10 +1,14 @@
 """A SentencePiece model becomes a tokenizer of the tokenizers library that gives the same ids.
 
 Comes in: the bytes of a .model file of kind BPE or unigram. Leaves: a `Built`.
+
+One difference is left: where several cuts are equally likely to a unigram model, as in a long row of one sign, the
+pieces are the same, but not always in the same order; SentencePiece adds up in 32 bits, the tokenizers library in 64.
 """
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from raylm.errors import DataError
@@ -36,11 +40,11 @@ def from_sentencepiece(content: bytes, url: str, eos: str | None) -> Built:
             hint="use one of kind unigram or bpe",
         )
     tokenizer = Tokenizer(_unigram(model) if trainer.model_type == _UNIGRAM else _bpe(model))
-    tokenizer.add_tokens(
+    tokenizer.add_special_tokens(
         [
-            AddedToken(piece.piece, special=piece.type != _USER_DEFINED, normalized=False)
+            AddedToken(piece.piece, special=True, normalized=False)
             for piece in model.pieces
-            if piece.type in (_UNKNOWN, _CONTROL, _USER_DEFINED)
+            if piece.type in (_UNKNOWN, _CONTROL)
         ]
     )
     _dress(tokenizer, model)
@@ -67,6 +71,8 @@ def _parsed(content: bytes, url: str) -> Any:
         raise _broken(url, len(content)) from error
     model = sentencepiece_model_pb2.ModelProto()
     model.ParseFromString(content)
+    if not model.pieces:  # an empty file is an empty message
+        raise _broken(url, len(content))
     return model
 
 
@@ -108,7 +114,14 @@ def _bpe(model: Any) -> Any:
         unk_token=model.pieces[model.trainer_spec.unk_id].piece,
         fuse_unk=True,
         byte_fallback=model.trainer_spec.byte_fallback,
+        ignore_merges=bool(_own_symbols(model)),  # nothing joins their letters, so they are found whole
     )
+
+
+def _own_symbols(model: Any) -> list[str]:
+    """The pieces that a text is cut at before anything else, the longest first."""
+    symbols = [piece.piece.replace(" ", _SPACE) for piece in model.pieces if piece.type == _USER_DEFINED]
+    return sorted(symbols, key=len, reverse=True)
 
 
 def _dress(tokenizer: Any, model: Any) -> None:
@@ -126,15 +139,15 @@ def _dress(tokenizer: Any, model: Any) -> None:
             normalizers.Replace(Regex(" {2,}"), " "),
         ]
     space = _SPACE if spec.escape_whitespaces else " "
-    if spec.add_dummy_prefix and any(piece.type == _USER_DEFINED for piece in model.pieces):
-        # The text is cut at such pieces first, and only its beginning takes the space.
-        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
-    elif spec.add_dummy_prefix:
+    if spec.add_dummy_prefix:
         parts.append(normalizers.Prepend(space))
     if spec.escape_whitespaces:
         parts.append(normalizers.Replace(" ", _SPACE))
     if parts:
         tokenizer.normalizer = normalizers.Sequence(parts)
+    if symbols := _own_symbols(model):
+        # As added tokens they would cut the text before it is normalised, and each part would take a space.
+        tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("|".join(map(re.escape, symbols))), "isolated")
     back: list[Any] = [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
     if spec.add_dummy_prefix:
         back.append(decoders.Strip(" ", 1, 0))

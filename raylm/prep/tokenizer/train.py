@@ -72,7 +72,7 @@ def _bpe(texts: Iterable[str], settings: TokenizerSettings, special: list[str]) 
         alphabet = _common_letters(Counter(letter for text in texts for letter in text), (size - len(special)) // 2)
         more["limit_alphabet"] = max(1, len(alphabet))
     if settings.longest_token is not None:
-        more["max_token_length"] = settings.longest_token
+        more["max_token_length"] = settings.longest_token + 1  # the library means: shorter than that
     tokenizer = Tokenizer(models.BPE())
     _dress(tokenizer, settings)
     trainer = trainers.BpeTrainer(
