@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import json
+import multiprocessing
+import os
 import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
-from test_prepare import content, documents, job, run
+from test_prepare import content, documents, job, prepare_until_killed, run
 
 from raylm.config.load import load_job
 from raylm.config.schema import Job
+from raylm.deploy.local import LocalCluster, NodeShape
 from raylm.errors import ConfigError, DataError
 from raylm.prep import prepare
 from raylm.prep.measures import Measures, summed
@@ -22,6 +32,9 @@ from raylm.records import Document
 from raylm.storage import Place
 
 WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "while", "wizards", "brew", "potions"]
+
+
+STAGED: list[Any] = [{"exact_duplicates": {"part": "line"}}, {"sample": {"rate": 0.9}}, "exact_duplicates"]
 
 
 def sentence(chance: random.Random) -> str:
@@ -110,9 +123,8 @@ def test_a_share_of_nothing_names_what_there_is(tmp_path: Path) -> None:
 
 
 def test_steps_go_on_where_they_stopped(tmp_path: Path) -> None:
-    steps = [{"exact_duplicates": {"part": "line"}}, {"sample": {"rate": 0.9}}, "exact_duplicates"]
-    run(stepped(tmp_path, steps, output="whole"))
-    wanted = stepped(tmp_path, steps, output="cut")
+    run(stepped(tmp_path, STAGED, output="whole"))
+    wanted = stepped(tmp_path, STAGED, output="cut")
     for stop in range(1, 60, 4):
         left = iter(range(stop))
 
@@ -129,6 +141,83 @@ def test_steps_go_on_where_they_stopped(tmp_path: Path) -> None:
             pass
     assert stop > 9, "it was stopped more than once"
     assert content(Place(str(tmp_path / "cut"))) == content(Place(str(tmp_path / "whole")))
+
+
+def killed_and_finished(folder: Path, writes: Iterator[int]) -> int:
+    """Prepare in processes that kill themselves at these writes, until one ends; how many were killed."""
+    spawn = multiprocessing.get_context("forkserver")
+    spawn.set_forkserver_preload(["test_prepare", "tokenizers", "pyarrow.parquet"])
+    wanted = stepped(folder, STAGED, output="cut", unit_bytes=1500)
+    for kills, number in enumerate(writes):
+        child = spawn.Process(target=prepare_until_killed, args=(wanted, number))
+        child.start()
+        child.join(120)
+        for place in Place(wanted.shards_url).glob("**/.raylm-writing-*"):
+            place.remove()
+        if child.exitcode == 0:
+            return kills
+        assert child.exitcode == -signal.SIGKILL
+    run(wanted)
+    return kills + 1
+
+
+def test_killed_in_any_stage_the_result_is_byte_identical(tmp_path: Path) -> None:
+    whole = stepped(tmp_path, STAGED, output="whole", unit_bytes=1500)
+    run(whole)
+    kills = killed_and_finished(tmp_path, iter((1, 20, 30, 41, 3, 30)))
+    assert kills >= 4
+    assert content(Place(str(tmp_path / "cut"))) == content(Place(whole.shards_url))
+
+
+@pytest.mark.long
+def test_killed_at_twenty_random_points_the_result_is_byte_identical(tmp_path: Path) -> None:
+    whole = stepped(tmp_path, STAGED, output="whole", unit_bytes=1500)
+    run(whole)
+    chance = random.Random()
+    kills = 0
+    while kills < 20:
+        kills += killed_and_finished(tmp_path, (chance.randint(0, 60) for _ in range(20)))
+        assert content(Place(str(tmp_path / "cut"))) == content(Place(whole.shards_url))
+        shutil.rmtree(tmp_path / "cut")
+
+
+@pytest.mark.long
+def test_on_four_nodes_of_which_one_is_killed_the_result_is_byte_identical(tmp_path: Path) -> None:
+    whole = stepped(tmp_path, STAGED, output="whole", unit_bytes=1500)
+    run(whole)
+    wanted = stepped(tmp_path, STAGED, output="cut", unit_bytes=1500)
+    script = tmp_path / "go.py"
+    script.write_text(
+        "import sys\n"
+        "from raylm.config.schema import Job\n"
+        "from raylm.prep import prepare\n"
+        "job = Job.model_validate_json(sys.stdin.read())\n"
+        "prepare(job)\n"
+    )
+    # pytest's own folders are too long for Ray's sockets.
+    with tempfile.TemporaryDirectory(prefix="rl-", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        cluster = LocalCluster(Path(folder))
+        cluster.up(3, head=NodeShape(), each=NodeShape())
+        try:
+            where = {"where": {"address": cluster.address}}
+            child = subprocess.Popen(
+                [sys.executable, str(script)],
+                stdin=subprocess.PIPE,
+                text=True,
+                env={**os.environ, "RAY_AUTH_MODE": "token"},
+            )
+            assert child.stdin is not None
+            child.stdin.write(json.dumps(wanted.model_dump(mode="json") | where))
+            child.stdin.close()
+            units = Place(str(tmp_path / "cut")) / "_work/stage-0/units"
+            while child.poll() is None and not units.list():
+                time.sleep(0.05)
+            assert child.poll() is None, "it was still at work when the node died"
+            cluster.kill("node-2")
+            assert child.wait(300) == 0
+        finally:
+            cluster.down()
+    assert content(Place(str(tmp_path / "cut"))) == content(Place(whole.shards_url))
 
 
 @pytest.mark.parametrize(

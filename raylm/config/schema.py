@@ -152,7 +152,9 @@ class PrepareSettings(Settings):
     steps: list[StepSettings] = Field(
         default_factory=list, description="What happens to documents, in order: cleaning, filters, deduplication."
     )
-    require: Requirements | None = Field(None, description="What the data set has to be, or it is not published.")
+    require: Requirements = Field(
+        default_factory=Requirements, description="What the data set has to be, or it is not published."
+    )
     output: str | None = Field(None, description="Folder of the shards; <storage>/<name>/data when not set.")
     tokenizer: TokenizerSettings = Field(default_factory=TokenizerSettings)
     sequence_length: int = Field(512, ge=8, le=1_048_576, description="Tokens a row.")
@@ -166,8 +168,6 @@ class PrepareSettings(Settings):
     @model_validator(mode="after")
     def _rules_have_their_steps(self) -> Self:
         names = {step.name for step in self.steps}
-        if self.require is None:
-            return self
         if self.require.language and "language" not in names:
             raise ValueError("require.language needs the step language, which finds it")
         if self.require.contamination and "decontaminate" not in names:

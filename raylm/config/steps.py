@@ -22,6 +22,15 @@ class ExactDuplicates(Settings):
     )
 
 
+class NearDuplicates(Settings):
+    """Keep the first of similar documents, by MinHash and locality-sensitive hashing."""
+
+    threshold: float = Field(0.8, gt=0, lt=1, description="Jaccard similarity of runs of words that counts as equal.")
+    words: int = Field(5, ge=1, le=100, description="Words a run.")
+    permutations: int = Field(192, ge=16, le=1024, description="Entries of a signature; more: more exact, slower.")
+    seed: int = Field(0, ge=0, lt=2**63)
+
+
 class Sample(Settings):
     """Keep a share of the documents, or reach a mixture: by hash of the document's id, so the same ones each time."""
 
@@ -46,6 +55,7 @@ class StepSettings(Settings):
     """One step: its name, and under it its settings."""
 
     exact_duplicates: ExactDuplicates | None = None
+    near_duplicates: NearDuplicates | None = None
     sample: Sample | None = None
 
     @model_validator(mode="before")

@@ -19,11 +19,10 @@ class Verdict:
     met: bool
 
 
-def judged(require: Requirements | None, measured: Mapping[str, float]) -> list[Verdict]:
+def judged(require: Requirements, measured: Mapping[str, float]) -> list[Verdict]:
     """Hold what was measured against each rule; a language of which there is nothing has a share of 0."""
-    rules = require.rules() if require is not None else {}
     verdicts = []
-    for rule, bounds in rules.items():
+    for rule, bounds in require.rules().items():
         value = measured.get(rule, 0.0) if rule.startswith("language.") else measured[rule]
         low = bounds.at_least is None or value >= bounds.at_least
         high = bounds.at_most is None or value <= bounds.at_most

@@ -30,10 +30,7 @@ def detectors(job: Job) -> dict[str, Detector]:
 
 def wanted(job: Job) -> set[str]:
     """The measures that the job's rules need of every unit."""
-    require = job.prepare.require
-    if require is None:
-        return set()
-    names = {rule.partition(".")[0] for rule in require.rules()}
+    names = {rule.partition(".")[0] for rule in job.prepare.require.rules()}
     return names & {"duplicates", "language", "personal_data", "contamination"}
 
 

@@ -4,7 +4,7 @@ Most steps look at one document at a time (`Step`). A `Barrier` has to see what 
 """
 
 from raylm.prep.steps.barrier import Barrier, Gatherer
-from raylm.prep.steps.build import barrier_of, is_barrier, step_of
+from raylm.prep.steps.build import barrier_of, step_of
 from raylm.prep.steps.record import Step, StepRecord, applied
 
-__all__ = ["Barrier", "Gatherer", "Step", "StepRecord", "applied", "barrier_of", "is_barrier", "step_of"]
+__all__ = ["Barrier", "Gatherer", "Step", "StepRecord", "applied", "barrier_of", "step_of"]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from raylm.config.steps import ExactDuplicates, Sample, StepSettings
+from raylm.config.steps import ExactDuplicates, NearDuplicates, Sample, StepSettings
 from raylm.errors import ConfigError
 from raylm.prep.steps.barrier import Barrier
 from raylm.prep.steps.exact_duplicates import ExactDuplicatesBarrier
+from raylm.prep.steps.near_duplicates import NearDuplicatesBarrier
 from raylm.prep.steps.record import Step
 from raylm.prep.steps.sample import MixtureBarrier, sampled
 from raylm.storage import Reach
@@ -16,14 +17,11 @@ def barrier_of(step: StepSettings) -> Barrier | None:
     match step.settings:
         case ExactDuplicates() as settings:
             return ExactDuplicatesBarrier(settings)
+        case NearDuplicates() as settings:
+            return NearDuplicatesBarrier(settings)
         case Sample(shares=shares) as settings if shares:
             return MixtureBarrier(settings)
     return None
-
-
-def is_barrier(step: StepSettings) -> bool:
-    """Whether the step has to see all documents first."""
-    return barrier_of(step) is not None
 
 
 def step_of(step: StepSettings, reach: Reach) -> Step:

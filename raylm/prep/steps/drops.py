@@ -5,9 +5,11 @@ A file of them is sorted by unit, so that a unit reads little more than its own.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from raylm.prep.steps.record import StepRecord
+from raylm.records import Document
 from raylm.storage import Place
 
 if TYPE_CHECKING:
@@ -37,6 +39,21 @@ def read_drops(folder: Place, unit: int) -> dict[int, dict[int, tuple[int, int]]
         for document, part, *first in zip(*(table[name].to_pylist() for name in COLUMNS[1:]), strict=True):
             drops.setdefault(document, {})[part] = (first[0], first[1])
     return drops
+
+
+def without_drops(
+    documents: Iterable[Document], folder: Place, unit: int, record: StepRecord, reason: str
+) -> Iterator[Document]:
+    """The unit's documents but those that a decision drops whole; examples say what is kept instead."""
+    drops = read_drops(folder, unit)
+    for number, document in enumerate(documents):
+        record.take_in(document)
+        if number in drops:
+            ((first_unit, first_document),) = drops[number].values()
+            record.drop(reason, document, f"kept: document {first_document} of unit {first_unit}")
+        else:
+            record.let_out(document)
+            yield document
 
 
 def write_table(place: Place, table: Any) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 from raylm.config.steps import ExactDuplicates
 from raylm.prep.steps.barrier import Runner, gathered
-from raylm.prep.steps.drops import read_drops, read_table, row_count, write_drops
+from raylm.prep.steps.drops import read_drops, read_table, row_count, without_drops, write_drops
 from raylm.prep.steps.record import StepRecord
 from raylm.records import Document
 from raylm.storage import Place
@@ -48,21 +48,18 @@ class ExactDuplicatesBarrier:
         self, documents: Iterable[Document], folder: Place, unit: int, record: StepRecord
     ) -> Iterator[Document]:
         """The documents without what another one, or another place of theirs, holds before."""
-        drops = read_drops(folder, unit)
+        if self._settings.part == "document":
+            return without_drops(documents, folder, unit, record, "duplicate")
+        return self._cut(documents, read_drops(folder, unit), record)
+
+    def _cut(
+        self, documents: Iterable[Document], drops: dict[int, dict[int, tuple[int, int]]], record: StepRecord
+    ) -> Iterator[Document]:
         for number, document in enumerate(documents):
-            record.documents += 1
-            record.bytes += len(document.text.encode())
-            repeated = drops.get(number)
-            if repeated is None:
-                kept: Document | None = document
-            elif self._settings.part == "document":
-                record.drop("duplicate", document, _where(repeated[0]))
-                kept = None
-            else:
-                kept = self._without(document, set(repeated), record)
+            record.take_in(document)
+            kept = self._without(document, set(drops[number]), record) if number in drops else document
             if kept is not None:
-                record.kept += 1
-                record.kept_bytes += len(kept.text.encode())
+                record.let_out(kept)
                 yield kept
 
     def _without(self, document: Document, repeated: set[int], record: StepRecord) -> Document | None:
@@ -74,10 +71,6 @@ class ExactDuplicatesBarrier:
             return replace(document, text=text)
         record.drop(f"only_repeated_{self._settings.part}s", document)
         return None
-
-
-def _where(first: tuple[int, int]) -> str:
-    return f"as document {first[1]} of unit {first[0]}"
 
 
 class _Hashes:

@@ -33,6 +33,16 @@ class StepRecord:
     tallies: dict[str, Counter[str]] = field(default_factory=dict)
     examples: dict[str, list[str]] = field(default_factory=dict)
 
+    def take_in(self, document: Document) -> None:
+        """Count a document that came to the step."""
+        self.documents += 1
+        self.bytes += len(document.text.encode())
+
+    def let_out(self, document: Document) -> None:
+        """Count a document that leaves the step."""
+        self.kept += 1
+        self.kept_bytes += len(document.text.encode())
+
     def drop(self, reason: str, document: Document, why: str = "") -> None:
         """Count a dropped document, and keep its beginning while there are few examples."""
         self.dropped[reason] += 1
@@ -90,12 +100,10 @@ Step: TypeAlias = Callable[[Document, StepRecord], Iterable[Document]]  # none: 
 def applied(step: Step, documents: Iterable[Document], record: StepRecord) -> Iterator[Document]:
     """The documents that the step lets through; the record says what it did."""
     for document in documents:
-        record.documents += 1
-        record.bytes += len(document.text.encode())
+        record.take_in(document)
         began = time.perf_counter()
         kept = tuple(step(document, record))
         record.seconds += time.perf_counter() - began
         for one in kept:
-            record.kept += 1
-            record.kept_bytes += len(one.text.encode())
+            record.let_out(one)
             yield one
