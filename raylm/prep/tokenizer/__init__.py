@@ -5,7 +5,7 @@ loads without a network, and the few facts that shards need of it.
 """
 
 from raylm.prep.tokenizer.bring import bring
-from raylm.prep.tokenizer.folder import TokenizerFacts, load, write_built
+from raylm.prep.tokenizer.folder import TokenizerFacts, doubtful_tokens, load, write_built
 from raylm.prep.tokenizer.train import sample, train
 
-__all__ = ["TokenizerFacts", "bring", "load", "sample", "train", "write_built"]
+__all__ = ["TokenizerFacts", "bring", "doubtful_tokens", "load", "sample", "train", "write_built"]
