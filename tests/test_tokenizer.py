@@ -473,3 +473,148 @@ def test_eos_overrules_a_hugging_face_folder(tmp_path: Path) -> None:
     (source / "tokenizer_config.json").unlink()
     with pytest.raises(DataError, match="in names no end-of-text token"):
         brought(tmp_path, source)
+
+
+# How finely it cuts
+
+
+def prepared_with(tmp_path: Path, units: int = 1) -> Any:
+    """A data set of two sources, of which a step said the language of one."""
+    from raylm.config.schema import Job
+    from raylm.prep.prepare import prepare
+    from raylm.prep.tasks import here
+
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
+    (tmp_path / "b.txt").write_text("one two three\n" * 5)
+    settings = {
+        "sources": [
+            {"name": "mixed", "kind": "jsonl", "glob": f"{tmp_path}/a.jsonl"},
+            {"name": "lines", "document": "line", "glob": f"{tmp_path}/b.txt"},
+        ],
+        "sequence_length": 64,
+        "held_out": 0.3,
+        "tokenizer": {"vocab_size": 600},
+        "unit_bytes": sum(len(text) + 12 for text in TEXTS) // units,
+    }
+    job = Job.model_validate({"name": "a", "storage": str(tmp_path / f"{units}"), "prepare": settings})
+    return prepare(job, session=here)
+
+
+@pytest.fixture
+def told_languages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Documents of the mixed source come with the language that a step would have told."""
+    from dataclasses import replace
+
+    from raylm.prep import pack
+
+    real = pack.stage_documents
+
+    def told(*args: Any) -> Any:
+        for document in real(*args):
+            known = {"東": "ja", "П": "ru"}.get(document.text[0], "en")
+            yield replace(document, meta={"language": known}) if document.source == "mixed" else document
+
+    monkeypatch.setattr(pack, "stage_documents", told)
+
+
+def test_fertility_is_counted_by_source_and_language(told_languages: None, tmp_path: Path) -> None:
+    from raylm.prep.fertility import Fertility, by_language
+
+    report = prepared_with(tmp_path)
+    counts = report.manifest.fertility
+    assert {source: sorted(languages) for source, languages in counts.items()} == {
+        "mixed": ["en", "ja", "ru"],
+        "lines": ["unknown"],
+    }
+    tokenizer, _ = load(Place(f"{report.output}/tokenizer"))
+    for language, texts in (("ja", TEXTS[-2:-1]), ("ru", TEXTS[-1:]), ("en", TEXTS[:-2])):
+        found = [ids(tokenizer, text) for text in texts]
+        assert counts["mixed"][language] == {
+            "documents": len(texts),
+            "bytes": sum(len(text.encode()) for text in texts),
+            "letters": sum(len(text) for text in texts),
+            "words": sum(len(text.split()) for text in texts),
+            "tokens": sum(len(one) for one in found),
+            "partial": sum("\ufffd" in tokenizer.decode([number]) for one in found for number in one),
+            "unknown": 0,
+        }
+    assert counts["lines"]["unknown"]["words"] == 15
+    assert counts["mixed"]["ja"]["partial"] > 0 == counts["lines"]["unknown"]["partial"]
+    # Nothing is counted that was not packed, the ends of texts aside.
+    everything = [Fertility(**one) for languages in counts.values() for one in languages.values()]
+    assert sum(one.tokens + one.documents for one in everything) == report.tokens
+    ratios = {(source, language): one.ratios for source, language, one in by_language(counts)}
+    assert list(ratios) == [("mixed", "all"), *(("mixed", each) for each in ("en", "ru", "ja")), ("lines", "")]
+    one = counts["lines"]["unknown"]
+    assert ratios["lines", ""][:3] == (one["tokens"] / 15, one["bytes"] / one["tokens"], one["letters"] / one["tokens"])
+
+
+def test_fertility_does_not_depend_on_the_units(told_languages: None, tmp_path: Path) -> None:
+    one, many = prepared_with(tmp_path), prepared_with(tmp_path, units=4)
+    assert len(many.manifest.train) > len(one.manifest.train)
+    assert many.manifest.tokenizer == one.manifest.tokenizer
+    assert many.manifest.fertility == one.manifest.fertility
+
+
+def test_card_and_inspect_tell_how_finely_the_tokenizer_cuts(told_languages: None, tmp_path: Path) -> None:
+    from raylm.cli.inspect import rows
+    from raylm.prep.look import look
+
+    report = prepared_with(tmp_path)
+    one = report.manifest.fertility["mixed"]["ja"]
+    card = Path(report.output, "card.md").read_text()
+    assert f"| mixed | ja | 1 | {one['tokens'] / one['words']:.2f} | {one['bytes'] / one['tokens']:.2f} |" in card
+    said = [value for _, value in rows(look(Place(report.output), 0))]
+    assert any(value.startswith(f"mixed, ja: {one['tokens'] / one['words']:.2f} a word") for value in said)
+
+
+def test_unknown_tokens_are_counted(tmp_path: Path) -> None:
+    from raylm.prep.tokenizer import doubtful_tokens
+
+    tokenizer, _ = brought(tmp_path, piece_model(tmp_path, model_type="bpe", byte_fallback=False))
+    doubtful = doubtful_tokens(Place(str(tmp_path / "brought")))
+    found = ids(tokenizer, "the \N{SNOWMAN} cat")
+    assert [number for number in found if doubtful["unknown"][number]] == [tokenizer.token_to_id("<unk>")]
+    assert not doubtful["partial"].any()
+
+
+# In a job
+
+
+@pytest.mark.parametrize("kind", ["tiktoken", "model"])
+def test_a_job_packs_with_a_foreign_tokenizer(kind: str, tmp_path: Path) -> None:
+    from raylm.config.schema import Job
+    from raylm.prep.prepare import prepare
+    from raylm.prep.tasks import here
+
+    path = rank_file(tmp_path)[0] if kind == "tiktoken" else piece_model(tmp_path, model_type="unigram")
+    (tmp_path / "b.txt").write_text("one two three\n" * 50)
+    tokenizer = {"path": path.as_uri(), **({"pattern": "cl100k"} if kind == "tiktoken" else {})}
+    source = {"document": "line", "glob": f"{tmp_path}/b.txt"}
+    settings = {"sources": [source], "sequence_length": 32, "tokenizer": tokenizer}
+    job = Job.model_validate({"name": "a", "storage": str(tmp_path / "runs"), "prepare": settings})
+    report = prepare(job, session=here)
+    loaded, facts = load(Place(f"{report.output}/tokenizer"))
+    assert report.tokens == 50 * (len(ids(loaded, "one two three")) + 1)
+    assert report.manifest.eos_id == facts.eos_id
+    assert f"Copied from `{path.as_uri()}`" in Path(report.output, "card.md").read_text()
+
+
+def test_a_bad_tokenizer_is_found_before_the_documents_are_cleaned(tmp_path: Path) -> None:
+    from raylm.config.schema import Job
+    from raylm.prep.prepare import prepare
+    from raylm.prep.tasks import here
+
+    (tmp_path / "b.txt").write_text("one two three\n" * 50)
+    (tmp_path / "bad.model").write_bytes(b"none")
+    source = {"document": "line", "glob": f"{tmp_path}/b.txt"}
+    settings = {
+        "sources": [source],
+        "steps": ["exact_duplicates"],
+        "tokenizer": {"path": str(tmp_path / "bad.model")},
+    }
+    job = Job.model_validate({"name": "a", "storage": str(tmp_path / "runs"), "prepare": settings})
+    said: list[str] = []
+    with pytest.raises(DataError, match=r"bad.model is no tokenizer"):
+        prepare(job, session=here, progress=lambda progress: said.append(progress.stage))
+    assert said == ["listing the sources", "copying the tokenizer"]

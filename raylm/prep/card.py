@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from raylm import __version__
 from raylm.config.schema import PrepareSettings, TextSource
+from raylm.prep.fertility import RATIO_NAMES, Fertility, by_language
 from raylm.prep.gates import Verdict
 from raylm.prep.left_out import LeftOut
 from raylm.shards import Manifest
@@ -44,6 +45,7 @@ def data_card(
             f"{_tokenizer(settings)}; {manifest.vocab_size:,} tokens, end of text {manifest.eos_id}, fingerprint "
             f"`{manifest.tokenizer}`.",
             "",
+            *_fertility(manifest),
             "## Made by",
             "",
             f"raylm {__version__}; fingerprint of the data `{manifest.fingerprint}`. manifest.json holds the settings "
@@ -96,6 +98,28 @@ def _left_out(left_out: Mapping[str, LeftOut]) -> list[str]:
         for reason, count in sorted(one.reasons.items())
     ]
     return lines or ["Nothing."]
+
+
+def _fertility(manifest: Manifest) -> list[str]:
+    if not manifest.fertility:
+        return []
+    head = ["source", "language", "documents", *RATIO_NAMES]
+    rows = [
+        [source, language, f"{one.documents:,}", *(f"{ratio:.2f}" for ratio in one.ratios[:3]), *_shares(one)]
+        for source, language, one in by_language(manifest.fertility)
+    ]
+    table = [head, ["---", "---", *(["---:"] * (len(head) - 2))], *rows]
+    return [
+        *(f"| {' | '.join(cells)} |" for cells in table),
+        "",
+        "Words stand between white space; Chinese, Japanese and Thai write none, so compare letters and bytes there. "
+        "Parts of letters are tokens of a byte or two that are no letter by themselves.",
+        "",
+    ]
+
+
+def _shares(one: Fertility) -> list[str]:
+    return [f"{share:.2%}" for share in one.ratios[3:]]
 
 
 def _tokenizer(settings: PrepareSettings) -> str:

@@ -66,7 +66,7 @@ def summed(units: Iterable[tuple[str, Mapping[str, Mapping[str, int]]]]) -> dict
     }
 
 
-def lines(counts: Counts) -> Iterator[tuple[str, str, Fertility]]:
+def by_language(counts: Counts) -> Iterator[tuple[str, str, Fertility]]:
     """Source, language and counts: each source as a whole, then its languages, the largest first, if it has several."""
     for source, languages in counts.items():
         each = {language: Fertility(**one) for language, one in languages.items()}
