@@ -11,6 +11,7 @@ from raylm.cli.common import reach, reach_options, show
 from raylm.units import count, size
 
 if TYPE_CHECKING:
+    from raylm.prep.fertility import Counts
     from raylm.prep.look import Look
 
 _SAMPLE_LETTERS = 400
@@ -61,6 +62,7 @@ def rows(found: Look) -> list[tuple[str, str]]:
         ("shards", f"{len(manifest.train):,} to train on and {len(manifest.held_out):,} held out, {size(stored)}"),
         ("vocabulary", f"{manifest.vocab_size:,}, stored as {manifest.dtype}; end of text is {manifest.eos_id}"),
         ("tokenizer", manifest.tokenizer),
+        *_fertility(manifest.fertility),
         ("fingerprint", manifest.fingerprint),
     ]
 
@@ -70,6 +72,20 @@ _QUANTILES = (("shortest", 0.0), ("median", 0.5), ("90 %", 0.9), ("longest", 1.0
 
 def _documents(counts: dict[str, int]) -> int:
     return counts.get("documents", 0) + counts.get("held_out_documents", 0)
+
+
+def _fertility(counts: Counts) -> list[tuple[str, str]]:
+    """A line a source and language: how finely the tokenizer cuts it."""
+    from raylm.prep.fertility import by_language
+
+    told = []
+    for source, language, one in by_language(counts):
+        words, size, _, partial, unknown = one.ratios
+        named = f"{source}, {language}" if language else source
+        told.append(
+            f"{named}: {words:.2f} a word, {size:.2f} bytes each, {partial:.2%} parts of letters, {unknown:.2%} unknown"
+        )
+    return [("tokens" if index == 0 else "", line) for index, line in enumerate(told)]
 
 
 def _left_out(counts: dict[str, int]) -> str:

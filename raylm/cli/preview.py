@@ -17,7 +17,8 @@ def prepare_rows(job: Job) -> Rows:
     """What `raylm prepare` would read and write."""
     settings = job.prepare
     sources = [f"{source.name} ({source.glob or source.paths or source.kind})" for source in settings.sources]
-    tokenizer = settings.tokenizer.path or f"byte-level BPE of {settings.tokenizer.vocab_size:,}, to be trained"
+    trained = f"{settings.tokenizer.trained_kind} of {settings.tokenizer.vocab_size:,}, to be trained"
+    tokenizer = settings.tokenizer.path or trained
     workers = f"{settings.workers} at once" if settings.workers else "as many as the machine's CPUs carry"
     return [
         *(("source" if index == 0 else "", words) for index, words in enumerate(sources)),

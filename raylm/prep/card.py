@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from raylm import __version__
 from raylm.config.schema import PrepareSettings, TextSource
+from raylm.prep.fertility import RATIO_NAMES, Fertility, by_language
 from raylm.prep.findings import fairness_lines
 from raylm.prep.gates import Verdict
 from raylm.prep.left_out import LeftOut
@@ -46,6 +47,7 @@ def data_card(
             f"{_tokenizer(settings)}; {manifest.vocab_size:,} tokens, end of text {manifest.eos_id}, fingerprint "
             f"`{manifest.tokenizer}`.",
             "",
+            *_fertility(manifest),
             "## Made by",
             "",
             f"raylm {__version__}; fingerprint of the data `{manifest.fingerprint}`. manifest.json holds the settings "
@@ -106,7 +108,31 @@ def _fairness(manifest: Manifest) -> list[str]:
     return [line for step in counted for line in ("## Fairness", "", *fairness_lines(step["tallies"]), "")]
 
 
+def _fertility(manifest: Manifest) -> list[str]:
+    if not manifest.fertility:
+        return []
+    head = ["source", "language", "documents", *RATIO_NAMES]
+    rows = [
+        [source, language, f"{one.documents:,}", *(f"{ratio:.2f}" for ratio in one.ratios[:3]), *_shares(one)]
+        for source, language, one in by_language(manifest.fertility)
+    ]
+    table = [head, ["---", "---", *(["---:"] * (len(head) - 2))], *rows]
+    return [
+        *(f"| {' | '.join(cells)} |" for cells in table),
+        "",
+        "Words stand between white space; Chinese, Japanese and Thai write none, so compare letters and bytes there. "
+        "Parts of letters are tokens of a byte or two that are no letter by themselves.",
+        "",
+    ]
+
+
+def _shares(one: Fertility) -> list[str]:
+    return [f"{share:.2%}" for share in one.ratios[3:]]
+
+
 def _tokenizer(settings: PrepareSettings) -> str:
     if settings.tokenizer.path:
         return f"Copied from `{settings.tokenizer.path}`"
-    return f"Byte-level BPE, trained on up to {settings.tokenizer.sample_bytes:,} bytes of these texts"
+    return (
+        f"{settings.tokenizer.trained_kind}, trained on up to {settings.tokenizer.sample_bytes:,} bytes of these texts"
+    )

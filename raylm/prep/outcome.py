@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from raylm.config.schema import Job
 from raylm.errors import DataError, StorageError
+from raylm.prep import fertility
 from raylm.prep.card import data_card
 from raylm.prep.gates import Verdict, judged
 from raylm.prep.left_out import LeftOut
@@ -54,6 +55,7 @@ def manifest_of(job: Job, output: Place, results: Sequence[UnitResult], logs: Se
         sources=sources,
         settings=shaping_settings(job),
         steps=[_counts(record) for record in step_records(logs)],
+        fertility=fertility.summed((result.source, result.fertility) for result in results),
     )
 
 

@@ -7,18 +7,23 @@ not matter how often, or where, a task is started over.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from raylm.config.schema import Job
+from raylm.prep.fertility import UNKNOWN_LANGUAGE, Fertility
 from raylm.prep.measures import Measures
 from raylm.prep.plan import Unit
 from raylm.prep.split import document_held_out
 from raylm.prep.stages import Stage, UnitLog, UnitResult, batches, stage_documents
 from raylm.prep.steps import StepRecord
-from raylm.prep.tokenizer import TokenizerFacts
+from raylm.prep.tokenizer import TokenizerFacts, doubtful_tokens
 from raylm.prep.tokenizer import load as load_tokenizer
+from raylm.records import Document
 from raylm.shards import TOKENIZER_FOLDER, Shard, ShardWriter, token_dtype
 from raylm.storage import Place
 
@@ -27,43 +32,143 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 TOKENIZE = "tokenize"  # what comes after the last step, in its record
-_BATCH_BYTES = 4_000_000  # text handed to the tokenizer at once
+# Text handed to the tokenizer at once. With 4 MB, memory for its answers was mapped anew each time: 5 % slower.
+_BATCH_BYTES = 500_000
 _PACKED_ROWS = 256  # rows cut at once
 
 
 def pack_unit(job: Job, output: Place, stages: Sequence[Stage], unit: Unit) -> UnitResult:
     """Take the unit through the last of these stages and pack what it leaves."""
+    log = UnitLog()
+    packed = pack_documents(job, output, unit.number, stage_documents(job, output, stages, unit, log))
+    log.steps.append(packed.record)
+    counts = packed.counts
+    fertility = {language: one.to_dict() for language, one in sorted(packed.fertility.items())}
+    shards = (packed.shards[False], packed.shards[True])
+    return UnitResult(unit.number, unit.source, log, *shards, counts, packed.measures.to_dict(), fertility)
+
+
+@dataclass
+class Packed:
+    """What became of a unit's documents. shards: by whether they are held out. fertility: by language."""
+
+    record: StepRecord
+    measures: Measures
+    counts: dict[str, int]
+    shards: dict[bool, Shard | None] = field(default_factory=dict)
+    fertility: dict[str, Fertility] = field(default_factory=dict)
+
+
+def pack_documents(job: Job, output: Place, number: int, documents: Iterable[Document]) -> Packed:
+    """Tokenize the documents and write them as the unit's shards."""
+    import numpy as np
+
     # One task is promised one CPU; the library would take them all.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    tokenizer, facts = load_tokenizer(output / TOKENIZER_FOLDER)
-    log = UnitLog()
-    lengths = StepRecord(TOKENIZE)
-    measures = Measures(job)
-    held_out_share = job.prepare.held_out
-    counts = dict.fromkeys(
-        ("documents", "held_out_documents", "bytes", "held_out_bytes", "tokens", "held_out_tokens"), 0
-    )
+    folder = output / TOKENIZER_FOLDER
+    tokenizer, facts = load_tokenizer(folder)
+    packed = Packed(StepRecord(TOKENIZE), Measures(job), dict.fromkeys(_COUNTS, 0))
     with contextlib.ExitStack() as stack:
-        sides = {
-            held_out: stack.enter_context(_Packer(output, folder, unit.number, job.prepare.sequence_length, facts))
-            for held_out, folder in ((False, "train"), (True, "held_out"))
+        packers = {
+            held_out: stack.enter_context(_Packer(output, side, number, job.prepare.sequence_length, facts))
+            for held_out, side in ((False, "train"), (True, "held_out"))
         }
-        for batch in batches(stage_documents(job, output, stages, unit, log), _BATCH_BYTES):
+        for batch in batches(documents, _BATCH_BYTES):
+            for document in batch:
+                packed.measures.add(document)
             texts = [document.text for document in batch]
-            encodings = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-            for document, encoding in zip(batch, encodings, strict=True):
-                measures.add(document)
-                lengths.tally("tokens of a document, from", str(_power_of_two(len(encoding.ids))))
-                held_out = document_held_out(document, held_out_share)
-                prefix = "held_out_" if held_out else ""
-                counts[f"{prefix}documents"] += 1
-                counts[f"{prefix}bytes"] += len(document.text.encode())
-                counts[f"{prefix}tokens"] += sides[held_out].add(encoding.ids)
-        shards = {held_out: packer.close() for held_out, packer in sides.items()}
-    lengths.documents = lengths.kept = counts["documents"] + counts["held_out_documents"]
-    lengths.bytes = lengths.kept_bytes = counts["bytes"] + counts["held_out_bytes"]
-    log.steps.append(lengths)
-    return UnitResult(unit.number, unit.source, log, shards[False], shards[True], counts, measures.to_dict())
+            tokens = _tokens(tokenizer.encode_batch_fast(texts, add_special_tokens=False), facts)
+            sizes = np.fromiter((len(text.encode()) for text in texts), dtype=np.int64, count=len(texts))
+            _note(packed, batch, sizes, tokens, doubtful_tokens(folder))
+            for held_out, mine in _sides(batch, job.prepare.held_out):
+                _count(packed.counts, "held_out_" if held_out else "", sizes[mine], tokens.lengths[mine])
+                packers[held_out].add(tokens.of(mine))
+        packed.shards = {held_out: packer.close() for held_out, packer in packers.items()}
+    record, counts = packed.record, packed.counts
+    record.documents = record.kept = counts["documents"] + counts["held_out_documents"]
+    record.bytes = record.kept_bytes = counts["bytes"] + counts["held_out_bytes"]
+    return packed
+
+
+_COUNTS = ("documents", "held_out_documents", "bytes", "held_out_bytes", "tokens", "held_out_tokens")
+
+
+@dataclass(frozen=True)
+class _Tokens:
+    """Documents' ids one after the other, each with its end of text, and how many each has."""
+
+    ids: NDArray[Any]
+    lengths: NDArray[np.int64]
+
+    def of(self, mine: NDArray[np.bool_]) -> _Tokens:
+        """Those of some documents."""
+        import numpy as np
+
+        if mine.all():
+            return self
+        return _Tokens(self.ids[np.repeat(mine, self.lengths)], self.lengths[mine])
+
+
+def _tokens(encodings: Sequence[Any], facts: TokenizerFacts) -> _Tokens:
+    import numpy as np
+
+    # One array of all: making one a document takes longer than filling it when documents are short.
+    lengths = np.fromiter(map(len, encodings), dtype=np.int64, count=len(encodings)) + 1
+    ends = np.cumsum(lengths) - 1
+    text = np.ones(lengths.sum(), dtype=bool)
+    text[ends] = False
+    ids = np.full(len(text), facts.eos_id, dtype=token_dtype(facts.vocab_size))
+    numbers = itertools.chain.from_iterable(encoding.ids for encoding in encodings)
+    ids[text] = np.fromiter(numbers, dtype=ids.dtype, count=len(ids) - len(lengths))
+    return _Tokens(ids, lengths)
+
+
+def _sides(batch: Sequence[Document], share: float) -> Iterator[tuple[bool, NDArray[np.bool_]]]:
+    """Each side that documents fall to, and which."""
+    import numpy as np
+
+    held_out = np.array([document_held_out(document, share) for document in batch])
+    for side in (False, True):
+        mine = held_out == side
+        if mine.any():
+            yield side, mine
+
+
+def _count(counts: dict[str, int], side: str, sizes: NDArray[np.int64], lengths: NDArray[np.int64]) -> None:
+    counts[f"{side}documents"] += len(sizes)
+    counts[f"{side}bytes"] += int(sizes.sum())
+    counts[f"{side}tokens"] += int(lengths.sum())
+
+
+def _note(
+    packed: Packed,
+    batch: Sequence[Document],
+    sizes: NDArray[np.int64],
+    tokens: _Tokens,
+    doubtful: Mapping[str, NDArray[np.bool_]],
+) -> None:
+    """Keep what the report tells of these documents: their lengths, and how finely they are cut in each language."""
+    import numpy as np
+
+    lengths = Counter((tokens.lengths - 1).tolist())
+    for length, count in lengths.items():
+        packed.record.tally("tokens of a document, from", str(_power_of_two(length)), count)
+    languages = np.array([str(document.meta.get("language", UNKNOWN_LANGUAGE)) for document in batch])
+    for language in sorted(set(languages.tolist())):
+        mine = languages == language
+        chosen = tokens.of(mine)
+        texts = [document.text for document in itertools.compress(batch, mine)]
+        packed.fertility.setdefault(language, Fertility()).add(
+            Fertility(
+                documents=len(texts),
+                bytes=int(sizes[mine].sum()),
+                letters=sum(map(len, texts)),
+                words=len("\n".join(texts).split()),
+                tokens=len(chosen.ids) - len(texts),
+                partial=int(doubtful["partial"][chosen.ids].sum()),
+                unknown=int(doubtful["unknown"][chosen.ids].sum()),
+            )
+        )
 
 
 def _power_of_two(number: int) -> int:
@@ -82,7 +187,7 @@ class _Packer:
         self._dtype = token_dtype(facts.vocab_size)
         self._stack = contextlib.ExitStack()
         self._writer: ShardWriter | None = None
-        self._documents: list[NDArray[Any]] = []
+        self._documents: list[_Tokens] = []
         self._held = 0
         self._fresh = True  # whether the next token begins a document
 
@@ -92,10 +197,8 @@ class _Packer:
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         self._stack.__exit__(kind, error, trace)
 
-    def add(self, ids: list[int]) -> int:
-        """Append one document and its end-of-text token; the number of tokens."""
-        import numpy as np
-
+    def add(self, tokens: _Tokens) -> None:
+        """Append documents."""
         if self._writer is None:
             self._writer = self._stack.enter_context(
                 ShardWriter(
@@ -107,11 +210,10 @@ class _Packer:
                     eos_id=self._facts.eos_id,
                 )
             )
-        self._documents.append(np.array([*ids, self._facts.eos_id], dtype=self._dtype))
-        self._held += len(ids) + 1
+        self._documents.append(tokens)
+        self._held += len(tokens.ids)
         if self._held >= self._sequence_length * _PACKED_ROWS:
             self._cut(last=False)
-        return len(ids) + 1
 
     def close(self) -> Shard | None:
         """Write what is left, the last row padded; None when there was no document."""
@@ -125,27 +227,27 @@ class _Packer:
 
         if not self._documents or self._writer is None:
             return
-        tokens = np.concatenate(self._documents)
-        ends = np.cumsum([len(document) for document in self._documents])
-        # The first array may be the rest of a document whose beginning is in an earlier row.
+        tokens = np.concatenate([documents.ids for documents in self._documents])
+        ends = np.cumsum(np.concatenate([documents.lengths for documents in self._documents]))
+        # The first may be the rest of a document whose beginning is in an earlier row.
         starts = np.concatenate([[0], ends[:-1]]) if self._fresh else ends[:-1]
         step = self._sequence_length
         whole = len(tokens) if last else len(tokens) // step * step
-        for begin in range(0, whole, step):
-            row = tokens[begin : begin + step]
-            first, stop = np.searchsorted(starts, [begin, begin + len(row)])
+        begins = np.arange(0, whole, step)
+        firsts = np.searchsorted(starts, begins)
+        stops = np.searchsorted(starts, np.minimum(begins + step, len(tokens)))
+        for begin, first, stop in zip(begins.tolist(), firsts.tolist(), stops.tolist(), strict=True):
             inside = starts[first:stop] - begin
             if len(inside) == 0 or inside[0] != 0:
                 inside = np.concatenate([[0], inside])
-            self._writer.add(row, inside)
-        rest = tokens[whole:]
-        self._keep(rest, starts[starts >= whole] - whole)
+            self._writer.add(tokens[begin : begin + step], inside)
+        self._keep(tokens[whole:], starts[starts >= whole] - whole)
 
     def _keep(self, rest: NDArray[Any], starts: NDArray[np.int64]) -> None:
-        """Hold the tokens that do not fill a row, cut where documents begin."""
+        """Hold the tokens that do not fill a row, and where documents begin among them."""
         import numpy as np
 
         self._held = len(rest)
         self._fresh = len(rest) == 0 or (len(starts) > 0 and starts[0] == 0)
-        cuts = starts[starts > 0]
-        self._documents = [part for part in np.split(rest, cuts) if len(part)]
+        cuts = [0, *starts[starts > 0].tolist(), len(rest)]
+        self._documents = [_Tokens(rest.copy(), np.diff(cuts))] if len(rest) else []

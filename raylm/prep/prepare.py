@@ -42,7 +42,7 @@ from raylm.prep.stages import (
 from raylm.prep.steps import fit
 from raylm.prep.steps.barrier import Runner
 from raylm.prep.tasks import Session, on_ray
-from raylm.prep.tokenizer import copy_loaded, sample, write_trained
+from raylm.prep.tokenizer import bring, sample, write_built
 from raylm.prep.tokenizer import load as load_tokenizer
 from raylm.prep.tokenizer import train as train_tokenizer
 from raylm.shards import MANIFEST_NAME, TOKENIZER_FOLDER, Manifest, read_manifest, write_manifest
@@ -106,8 +106,10 @@ def prepare(
     if plan is None:
         tell(PrepareProgress("listing the sources"))
         plan = new_plan(job, output)
-    _fit_steps(job, output, tell)
     stages = stages_of(job.prepare.steps)
+    if job.prepare.tokenizer.path:  # a wrong one is better found before hours of cleaning than after
+        _make_tokenizer(job, output, plan, stages, tell)
+    _fit_steps(job, output, tell)
     logs: list[list[UnitLog]] = []
     with session(job) as run:
         for stage in stages[:-1]:
@@ -225,11 +227,11 @@ def _make_tokenizer(job: Job, output: Place, plan: Plan, stages: Sequence[Stage]
         return
     if settings.path:
         tell(PrepareProgress("copying the tokenizer"))
-        copy_loaded(Place(settings.path, job.object_store.reach()), folder)
+        bring(Place(settings.path, job.object_store.reach()), folder, settings)
     else:
         tell(PrepareProgress("training the tokenizer"))
         texts = _tokenizer_texts(job, output, plan, stages)
-        write_trained(folder, train_tokenizer(texts, settings.vocab_size))
+        write_built(folder, train_tokenizer(texts, settings))
     _, facts = load_tokenizer(folder)
     done.write_text(json.dumps({"fingerprint": facts.fingerprint}))
 

@@ -124,7 +124,8 @@ def stage_documents(job: Job, output: Place, stages: Sequence[Stage], unit: Unit
 class UnitResult:
     """What a stage made of a unit.
 
-    Only of the last one: counts of documents, bytes and tokens a side, shards, and measures for prepare.require.
+    Only of the last one: counts of documents, bytes and tokens a side, shards, measures for prepare.require, and
+    how finely texts are cut in each language.
     """
 
     number: int
@@ -134,6 +135,7 @@ class UnitResult:
     held_out: Shard | None = None
     counts: dict[str, int] = field(default_factory=dict)
     measures: dict[str, Any] = field(default_factory=dict)
+    fertility: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """As the marker holds it."""

@@ -33,8 +33,8 @@ class Manifest:
     """What a data set is: its rows in order, their shape, and what they were made from.
 
     held_out_bytes: UTF-8 bytes of the held-out text. sources: counts by source name. settings: what preparation was
-    asked for. steps: what each step dropped and changed. `fingerprint` covers everything that shapes the rows, and
-    neither paths nor times.
+    asked for. steps: what each step dropped and changed. fertility: counts of text and tokens by source and language.
+    `fingerprint` covers everything that shapes the rows, and neither paths nor times.
     """
 
     fingerprint: str
@@ -52,6 +52,7 @@ class Manifest:
     sources: dict[str, dict[str, int]] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
     steps: tuple[dict[str, Any], ...] = ()
+    fertility: dict[str, dict[str, dict[str, int]]] = field(default_factory=dict)
 
     @property
     def train_rows(self) -> int:
@@ -120,7 +121,7 @@ def parse_manifest(raw: bytes, url: str) -> Manifest:
             hint="prepare the data again, or use the raylm that wrote it",
         )
     try:
-        content.setdefault("steps", ())  # younger than the format
+        content = {"steps": (), "fertility": {}, **content}  # younger than the format
         values = {item.name: content[item.name] for item in fields(Manifest)}
         values["steps"] = tuple(values["steps"])
         for side in ("train", "held_out"):
@@ -165,6 +166,7 @@ def make_manifest(
     sources: dict[str, dict[str, int]] | None = None,
     settings: dict[str, Any] | None = None,
     steps: Iterable[dict[str, Any]] = (),
+    fertility: dict[str, dict[str, dict[str, int]]] | None = None,
 ) -> Manifest:
     """A manifest with its fingerprint and dtype filled in."""
     manifest = Manifest(
@@ -183,5 +185,6 @@ def make_manifest(
         sources=sources or {},
         settings=settings or {},
         steps=tuple(steps),
+        fertility=fertility or {},
     )
     return Manifest(**{**manifest.__dict__, "fingerprint": _fingerprint_of(manifest)})

@@ -1,0 +1,11 @@
+"""Tokenizers: trained on the documents, or brought from what another library wrote.
+
+Comes in: texts, or a folder or file of Hugging Face, SentencePiece or tiktoken. Leaves: a folder that transformers
+loads without a network, and the few facts that shards need of it.
+"""
+
+from raylm.prep.tokenizer.bring import bring
+from raylm.prep.tokenizer.folder import TokenizerFacts, doubtful_tokens, load, write_built
+from raylm.prep.tokenizer.train import sample, train
+
+__all__ = ["TokenizerFacts", "bring", "doubtful_tokens", "load", "sample", "train", "write_built"]
