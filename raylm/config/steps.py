@@ -106,7 +106,9 @@ class PersonalData(Settings):
         "placeholder", description="A pseudonym is made up, and the same wherever the value stands."
     )
     placeholder: str = Field("[{kind}]", description="Its {kind} becomes the kind in capitals, as in [EMAIL].")
-    seed: int = Field(0, ge=0, description="For pseudonyms: another seed, other made-up values.")
+    seed: int = Field(
+        0, ge=0, description="For pseudonyms. Whoever has it can check a guess at a value, but cannot read one off."
+    )
 
     @field_validator("placeholder")
     @classmethod
