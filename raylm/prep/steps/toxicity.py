@@ -46,7 +46,8 @@ def toxicity(settings: Toxicity, reach: Reach, scorer: Scorer | None = None) -> 
         if reason and settings.action == "drop":
             record.drop(reason, document, ", ".join(f"{name} {score}" for name, score in scores.items()))
             return ()
-        record.change(reason or "not_toxic")
+        if reason:
+            record.change(reason)
         return (replace(document, meta={**document.meta, **scores}),)
 
     return step
