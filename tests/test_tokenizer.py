@@ -618,3 +618,6 @@ def test_a_bad_tokenizer_is_found_before_the_documents_are_cleaned(tmp_path: Pat
     with pytest.raises(DataError, match=r"bad.model is no tokenizer"):
         prepare(job, session=here, progress=lambda progress: said.append(progress.stage))
     assert said == ["listing the sources", "copying the tokenizer"]
+    good = job.prepare.tokenizer.model_copy(update={"path": None, "vocab_size": 300})
+    other = job.model_copy(update={"prepare": job.prepare.model_copy(update={"tokenizer": good})})
+    assert prepare(other, session=here).manifest.train_tokens > 0  # nothing is left that would be in the way

@@ -107,9 +107,7 @@ def prepare(
         tell(PrepareProgress("listing the sources"))
         plan = new_plan(job, output)
     stages = stages_of(job.prepare.steps)
-    if job.prepare.tokenizer.path:  # a wrong one is better found before hours of cleaning than after
-        _make_tokenizer(job, output, plan, stages, tell)
-    _fit_steps(job, output, tell)
+    _make_ready(job, output, plan, stages, tell)
     logs: list[list[UnitLog]] = []
     with session(job) as run:
         for stage in stages[:-1]:
@@ -203,19 +201,26 @@ def _resolve(output: Place, plan: Plan, stages: Sequence[Stage], tell: ProgressC
         stages[-2].gathered(output).remove()
 
 
+def _make_ready(job: Job, output: Place, plan: Plan, stages: Sequence[Stage], tell: ProgressCallback) -> None:
+    """Do what is done once before any unit, unless an earlier attempt has done it."""
+    try:
+        if job.prepare.tokenizer.path:  # a wrong one is better found before hours of cleaning than after
+            _make_tokenizer(job, output, plan, stages, tell)
+        _fit_steps(job, output, tell)
+    except (ConfigError, DataError):
+        # No unit has been done: other settings may be tried in the same folder.
+        for name in (FITTED_FOLDER, TOKENIZER_FOLDER, WORK_FOLDER):
+            (output / name).remove()
+        raise
+
+
 def _fit_steps(job: Job, output: Place, tell: ProgressCallback) -> None:
-    """Let each step do what it does once before any unit, unless an earlier attempt has done it."""
+    if job.prepare.steps:
+        tell(PrepareProgress("making the steps ready"))
     for number, step in enumerate(job.prepare.steps):
         done = output / WORK_FOLDER / f"fitted-{number:02d}.json"
         if not done.exists():
-            tell(PrepareProgress(f"making {step.name.replace('_', ' ')} ready"))
-            try:
-                fit(step, fitted(output, number, step), job.object_store.reach())
-            except (ConfigError, DataError):
-                # No unit has been done: other settings may be tried in the same folder.
-                for name in (FITTED_FOLDER, WORK_FOLDER):
-                    (output / name).remove()
-                raise
+            fit(step, fitted(output, number, step), job.object_store.reach())
             done.write_text("{}")
 
 
