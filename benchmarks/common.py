@@ -8,7 +8,9 @@ import importlib.metadata
 import json
 import os
 import platform
+import signal
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,8 @@ _PACKAGES = ("torch", "ray", "deepspeed", "transformers", "pyarrow", "numpy")
 
 def arguments(description: str) -> argparse.ArgumentParser:
     """A parser with the options that every benchmark has."""
+    # As Ctrl-C does: what a benchmark started must not outlive it.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="about a minute: smaller sizes, fewer repeats")
     parser.add_argument("--keep", action="store_true", help="write the result under benchmarks/results/")
