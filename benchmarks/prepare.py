@@ -111,7 +111,10 @@ class Bench:
         request = self.request(**more)
         began = time.perf_counter()
         done = subprocess.run(
-            [python, str(ROOT / "benchmarks" / script), json.dumps(request)], capture_output=True, text=True, check=False
+            [python, str(ROOT / "benchmarks" / script), json.dumps(request)],
+            capture_output=True,
+            text=True,
+            check=False,
         )
         spent = time.perf_counter() - began
         shutil.rmtree(request["out"], ignore_errors=True)
@@ -192,7 +195,9 @@ def measured(answers: dict[str, list[dict[str, Any]]], texts: Sequence[Text], ke
         documents_per_second=len(texts) / ours,
         mb_per_second=megabytes(texts) / ours,
         ratios={
-            name: round(statistics.median(theirs / mine for theirs, mine in zip(found, seconds["raylm"], strict=True)), 2)
+            name: round(
+                statistics.median(theirs / mine for theirs, mine in zip(found, seconds["raylm"], strict=True)), 2
+            )
             for name, found in seconds.items()
             if name != "raylm" and len(found) == len(seconds["raylm"])
         },
@@ -270,7 +275,7 @@ class Found:
 
 
 def judged(texts: Sequence[Text], removed: set[int]) -> Found:
-    """A pair counts as found when one of the two is gone; what is gone and similar to none above the threshold is wrong."""
+    """A pair counts as found when one of the two is gone; what is gone without one as similar is wrong."""
     pairs = [one for one in texts if one.copy_of is not None]
     likeness = {number: one.likeness for one in pairs for number in (one.number, one.copy_of)}
 
@@ -432,10 +437,9 @@ def report(steps: dict[str, Measured], whole: Measured, judgements: dict[str, Fo
     for name, one in all_of(steps, whole):
         others = ", ".join(f"{ratio:g} of {other}" for other, ratio in one.ratios.items())
         rows.append([name, f"{one.documents_per_second:,.0f}", f"{one.mb_per_second:.1f}", others or "-"])
+    shares = ("recall", "precision", "strict_recall", "strict_precision")
     found = [
-        [name, one.removed, *(f"{share:.4f}" for share in (one.recall, one.precision, one.strict_recall))]
-        + [f"{one.strict_precision:.4f}"]
-        for name, one in judgements.items()
+        [name, one.removed, *(f"{getattr(one, share):.4f}" for share in shares)] for name, one in judgements.items()
     ]
     head = ["planted copies", "removed", "recall", "precision", "recall, strict", "precision, strict"]
     return "\n".join(

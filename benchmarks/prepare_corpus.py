@@ -1,4 +1,4 @@
-"""Texts for benchmarks/prepare.py: real sentences in new documents, some of them near duplicates whose likeness is known.
+"""Texts for benchmarks/prepare.py: real sentences in new documents, some of them planted near duplicates.
 
 Comes in: C4 documents and Wikipedia articles where they are on this machine, else Python's own documentation. Leaves:
 JSON lines and WET files of any size, the same bytes each time. A document is made of paragraphs of sentences that are

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import os
 import re
 import struct
 import sys
@@ -26,7 +25,7 @@ def reader(folder: str) -> Any:
     """Reads a folder of JSON lines, or of WET files."""
     from datatrove.pipeline.readers import JsonlReader, WarcReader
 
-    names = os.listdir(folder)
+    names = [file.name for file in Path(folder).iterdir()]
     return WarcReader(folder) if any(name.endswith(".wet.gz") for name in names) else JsonlReader(folder)
 
 
@@ -159,7 +158,7 @@ def whole(request: dict[str, Any]) -> dict[str, Any]:
     for number, folder in enumerate(request["folders"]):
         name = "${rank}.jsonl.gz"
         writer = JsonlWriter(f"{out}/kept", output_filename=f"{number}-{name}")
-        count = len(os.listdir(folder))
+        count = len(list(Path(folder).iterdir()))
         run(f"read-{number}", [reader(folder), *filters(request["rules"]), writer], count)
         files += count
 
