@@ -5,7 +5,8 @@ similarity is known. Two processes on both sides, turn by turn; figures are medi
 
 Steps: both sides read the same file and do one step, in a pool that is warm, so that starting up counts for neither.
 Near duplicates: datatrove's four stages (reading twice, as many buckets of as many hashes as raylm has bands of rows)
-and raylm's three; datasketch and raylm in one process each on texts in memory, same bands and 256 permutations.
+and raylm's three; datasketch and raylm in one process each on texts in memory, same bands and 256 permutations;
+`_xxhash`: with that in place of its own hash, SHA-1.
 Words are found by each in its own way: datatrove's default for English is spaCy, most of its time; with `_split` in
 its name a figure is of datatrove with words split at spaces, which is none of its options but shows the rest.
 End to end: the processes `raylm prepare` (its own Ray started and stopped) and datatrove's LocalPipelineExecutors with
@@ -253,6 +254,7 @@ def measure_steps(bench: Bench) -> tuple[dict[str, Measured], list[Text]]:
     sides = {"raylm": lambda: bench.ours(do="alone", **plain)}
     if bench.peers:
         sides["datasketch"] = lambda: bench.theirs(do="datasketch", **plain)
+        sides["xxhash"] = lambda: bench.theirs(do="datasketch", hash="xxhash", **plain)
     found["near_duplicates, one process"] = measured(in_turns(rounds, sides), texts)
     say("near_duplicates, one process", found["near_duplicates, one process"])
     return found, texts
@@ -400,6 +402,7 @@ def main() -> None:
         ("dedup_vs_datatrove", steps["near_duplicates"], "datatrove"),
         ("dedup_vs_datatrove_split", steps["near_duplicates"], "split"),
         ("dedup_vs_datasketch", steps["near_duplicates, one process"], "datasketch"),
+        ("dedup_vs_datasketch_xxhash", steps["near_duplicates, one process"], "xxhash"),
     ):
         figures[name] = one.ratios.get(key)
     figures |= {

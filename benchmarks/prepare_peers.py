@@ -183,8 +183,9 @@ def datasketch(request: dict[str, Any]) -> dict[str, Any]:
     index = MinHashLSH(threshold=request["threshold"], num_perm=256, params=(request["bands"], request["rows"]))
     kept: dict[int, Any] = {}
     gone = []
-    # bulk draws the permutations once; xxhash is faster than its own SHA-1.
-    signatures = MinHash.generator((runs(text) for _, text in numbered), num_perm=256, hashfunc=xxh32_intdigest)
+    # The generator draws the permutations once, and is its fastest way.
+    chosen = {"hashfunc": xxh32_intdigest} if request.get("hash") == "xxhash" else {}
+    signatures = MinHash.generator((runs(text) for _, text in numbered), num_perm=256, **chosen)
     for number, one in zip((number for number, _ in numbered), signatures, strict=True):
         if any(one.jaccard(kept[other]) >= request["threshold"] for other in index.query(one)):
             gone.append(number)
