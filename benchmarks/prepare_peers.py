@@ -120,9 +120,12 @@ def step(request: dict[str, Any]) -> dict[str, Any]:
         "near_duplicates": [("sign", files), ("buckets", range(request["bands"])), ("cluster", [0]), ("keep", files)],
     }
     with multiprocessing.get_context("spawn").Pool(WORKERS) as pool:
-        warm = {**request, "folder": request["warm"], "files": 1, "out": request["out"] + "-warm"}
+        warm = {**request, "folder": request["warm"], "files": 1}
         first = stages[request["step"]][0][0]
-        pool.map(task, [(first, warm, 0)] * WORKERS * 2, chunksize=1)
+        places = [
+            f"{request['out']}-warm/{number}" for number in range(WORKERS * 2)
+        ]  # two at once never write one file
+        pool.map(task, [(first, {**warm, "out": place}, 0) for place in places], chunksize=1)
         began = time.perf_counter()
         left = 0
         for stage, numbers in stages[request["step"]]:
