@@ -236,7 +236,7 @@ def measure_steps(bench: Bench) -> tuple[dict[str, Measured], list[Text]]:
             **more,
         }
 
-    asked = {f"read {kind}": step(kind, "read") for kind in ("jsonl", "jsonl.gz", "wet")}
+    asked = {f"read {kind}": step(kind, "read", passes=10) for kind in ("jsonl", "jsonl.gz", "wet")}
     if has_quality():
         asked["quality"] = step("jsonl", "quality", steps=quality_steps())
     asked["near_duplicates"] = step("jsonl", "near_duplicates")

@@ -126,11 +126,12 @@ def step(request: dict[str, Any]) -> dict[str, Any]:
                 _give_tokenizer(one)
         pool.map(functools.partial(first, warm), [0] * WORKERS * 2, chunksize=1)
         began = time.perf_counter()
-        left = pool.map(functools.partial(first, request), files, chunksize=1)
+        passes = request.get("passes", 1)
+        left = pool.map(functools.partial(first, request), [*files] * passes, chunksize=1)
         if first is sign:
             _resolve(request, lambda task, numbers: pool.imap_unordered(task, numbers, chunksize=1))
             left = pool.map(functools.partial(keep, request), files, chunksize=1)
-        seconds = time.perf_counter() - began
+        seconds = (time.perf_counter() - began) / passes
     return {"seconds": seconds, "left": sum(map(int, left)), "removed": _removed(request) if first is sign else []}
 
 
