@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-_BLOCK = 256  # shingles hashed at once: with 256 permutations 256 KiB, which stays in the cache
 _LONGEST_WORD = 64  # bytes; what comes after counts as if it began the word again
 _TABLE = 1 << 16  # powers that are kept, half a megabyte
 _MIN_RECALL = 0.98  # that banding alone may cost at the threshold
@@ -189,36 +188,37 @@ class Signer:
         self._factors = (raw[:permutations] >> np.uint64(32)).astype(np.uint32) | np.uint32(1)
         self._terms = (raw[permutations:] >> np.uint64(32)).astype(np.uint32)
         self._words = words
-        self._buffer = np.empty((_BLOCK, permutations), dtype=np.uint32)
 
     def sign(self, texts: Sequence[str]) -> list[NDArray[np.uint32] | None]:
-        """The texts' signatures; None for one without a word."""
+        """The texts' signatures; None for one without a word. Best of many texts at once."""
         words, counts = word_hashes(texts)
         found = shingles(words, self._words)  # some of them begin in one text and end in the next
-        signatures = []
-        begin = 0
-        for count in counts.tolist():
-            end = begin + count
-            whole = count >= self._words
-            mine = found[begin : end - self._words + 1] if whole else shingles(words[begin:end], self._words)
-            signatures.append(self._least(mine) if count else None)
-            begin = end
-        return signatures
+        ends = counts.cumsum().tolist()
+        whole = [
+            found[end - count : end - self._words + 1]
+            if count >= self._words
+            else shingles(words[end - count : end], self._words)
+            for count, end in zip(counts.tolist(), ends, strict=True)
+            if count
+        ]
+        least = iter(self._least(whole) if whole else ())
+        return [next(least) if count else None for count in counts.tolist()]
 
-    def _least(self, found: NDArray[np.uint32]) -> NDArray[np.uint32]:
-        """The least value of each permutation."""
+    def _least(self, found: Sequence[NDArray[np.uint32]]) -> NDArray[np.uint32]:
+        """(texts, permutations): of each text's shingles the least value of each permutation."""
         import numpy as np
 
-        least: NDArray[np.uint32] | None = None
-        for start in range(0, len(found), _BLOCK):
-            block = found[start : start + _BLOCK]
-            # A row a shingle: the other way round, numpy takes half as long again.
-            values = self._buffer[: len(block)]
-            np.multiply(block[:, None], self._factors, out=values)
-            values += self._terms
-            least = values.min(axis=0) if least is None else np.minimum(least, values.min(axis=0))
-        assert least is not None  # a text with a word has a shingle
-        return least
+        every = np.concatenate(found)
+        begins = np.cumsum([0, *(len(one) for one in found[:-1])])
+        values = np.empty_like(every)
+        least = np.empty((len(self._factors), len(found)), dtype=np.uint32)
+        # One permutation of all shingles after the other: a number times a long row is what processors do fastest,
+        # three times as fast as a table of a text's shingles and all permutations.
+        for factor, term, into in zip(self._factors, self._terms, least, strict=True):
+            np.multiply(every, factor, out=values)
+            np.add(values, term, out=values)
+            np.minimum.reduceat(values, begins, out=into)
+        return np.ascontiguousarray(least.T)
 
 
 def bands_for(threshold: float, permutations: int) -> tuple[int, int]:

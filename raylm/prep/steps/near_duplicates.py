@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 _RANGE_ROWS = 4_000_000  # keys that a task compares at once, 24 bytes each; 256 more for a candidate's signature
 _TASKS = 4  # that compare, at least; where there is little, one takes several bands
-_SIGNED_LETTERS = 64_000  # of documents that are signed together: numpy's fixed costs are shared, the cache still holds
+_SIGNED_LETTERS = 256_000  # of documents that are signed together: with 64,000 it takes half as long again
 _ROUNDS = 16  # documents of one bucket that others are compared with: a bucket of strangers costs no square
 _EDGES = "edges"
 _UNIT_BITS = 40  # of a document's number in its unit, below the unit's
