@@ -131,7 +131,7 @@ def test_every_imported_library_is_declared() -> None:
         for names in lists
         for line in names
     }
-    import_names = {"yaml": "pyyaml", "pydantic_core": "pydantic"}
+    import_names = {"yaml": "pyyaml", "pydantic_core": "pydantic", "azure": "azure-storage-blob"}
     tops = {target.split(".")[0] for tree in modules().values() for target in imported(tree)}
     missing = {
         top
