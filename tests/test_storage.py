@@ -1,4 +1,4 @@
-"""Storage promises the same on local disk, in memory and on servers of S3, Google's and Azure's kind, also while requests fail."""
+"""Storage promises the same on local disk, in memory and on four kinds of servers, also while requests fail."""
 
 from __future__ import annotations
 

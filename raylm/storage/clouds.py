@@ -13,6 +13,7 @@ import types
 import uuid
 from typing import Any
 
+from raylm.storage.errors import TRIED_AGAIN
 from raylm.storage.reach import Reach
 
 GOOGLE = ("gs", "gcs")
@@ -46,14 +47,16 @@ def google(reach: Reach) -> Any:
     once = GCSFileSystem._request.__wrapped__
 
     async def request(self: Any, *args: Any, **kwargs: Any) -> Any:
-        for trial in range(reach.retries):
+        for trial in range(reach.retries + 1):
             try:
                 return await once(self, *args, **kwargs)
             except Exception as error:
-                if not is_retriable(error):
+                if trial == reach.retries:
+                    setattr(error, TRIED_AGAIN, True)
+                if trial == reach.retries or not is_retriable(error):
                     raise
             await asyncio.sleep(min(_MAX_PAUSE_SECONDS, 0.1 * 2**trial) * (0.5 + random.random()))
-        return await once(self, *args, **kwargs)
+        raise AssertionError("unreachable")
 
     files._request = types.MethodType(request, files)
     return files

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from raylm.errors import StorageError
 
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "abfs": "azure", "abfss": "azure", "az": "azure"}
+TRIED_AGAIN = "raylm_tried_again"  # set on an exception that was met as often as Reach.retries allows
 _CLIENTS = ("botocore", "aiobotocore", "aiohttp", "google", "gcsfs", "azure", "adlfs", "fsspec", "s3fs")
 _REJECTED = {
     "InvalidAccessKeyId",
@@ -60,6 +61,7 @@ _TRANSIENT = {
     "BrokenPipeError",
     "TimeoutError",
 }
+_ENDPOINTS = {"azure": "the account's name or connection string"}
 _WAYS = {
     "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile in ~/.aws, or an instance role",
     "gcs": "GOOGLE_APPLICATION_CREDENTIALS, `gcloud auth application-default login`, or the machine's service account",
@@ -90,9 +92,10 @@ def storage_error(error: Exception, url: str, doing: str) -> StorageError | None
         return StorageError(
             f"cannot {doing} {url}: unknown kind of storage {protocol}://", hint="try s3://, gs://, az://"
         )
-    if isinstance(error, ValueError) and "Invalid endpoint" in str(error):
+    if isinstance(error, ValueError) and ("Invalid endpoint" in str(error) or "NonHttpUrlClientError" in names):
+        said = str(error) if "Invalid endpoint" in str(error) else "object_store.endpoint is no URL"
         return StorageError(
-            f"cannot {doing} {url}: {str(error)[:1].lower()}{str(error)[1:]}",
+            f"cannot {doing} {url}: {said[:1].lower()}{said[1:]}",
             hint="object_store.endpoint (--endpoint) is a whole URL, such as http://127.0.0.1:9000",
         )
     if _without_account(error, protocol):
@@ -139,7 +142,8 @@ def storage_error(error: Exception, url: str, doing: str) -> StorageError | None
     if _UNREACHABLE & names:
         return StorageError(
             f"cannot {doing} {url}: the server cannot be reached ({_words(error)})",
-            hint="check object_store.endpoint, the network and that the server runs",
+            hint=f"check {_ENDPOINTS.get(_EXTRAS.get(protocol, ''), 'object_store.endpoint')}, the network and that the "
+            "server runs",
         )
     return StorageError(f"cannot {doing} {url}: {type(error).__name__}: {_words(error)}")
 
@@ -147,6 +151,8 @@ def storage_error(error: Exception, url: str, doing: str) -> StorageError | None
 def is_transient(error: BaseException) -> bool:
     """Whether trying again may help and the client below has not done so already."""
     names = {type(cause).__name__ for cause in _chain(error)}
+    if any(getattr(cause, TRIED_AGAIN, False) for cause in _chain(error)):
+        return False
     return bool(_TRANSIENT & names) and not _UNREACHABLE & names
 
 
@@ -165,6 +171,8 @@ def _codes(error: BaseException) -> Iterator[str]:
         said = getattr(cause, "error_code", None)  # Azure's HttpResponseError
         if said is not None:
             yield str(getattr(said, "value", said))
+        if getattr(cause, "status_code", None) is not None:
+            yield str(cause.status_code)  # type: ignore[attr-defined]
         if type(cause).__name__ == "HttpError":  # gcsfs's
             yield str(getattr(cause, "code", ""))
 
@@ -199,4 +207,6 @@ def _is_googles_refusal(error: Exception, protocol: str) -> bool:
 def _words(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    return (str(error).strip() or type(error).__name__).splitlines()[0]  # Azure's go on with request numbers and times
+    return (str(error).strip(" ,\n") or type(error).__name__).splitlines()[
+        0
+    ]  # Azure's go on with request numbers and times
