@@ -1,4 +1,4 @@
-"""Preparation and training on Google's and Azure's kind of storage: the bytes of local disk, and errors without secrets."""
+"""Preparation and training on Google's and Azure's storage: the bytes of local disk, and errors without secrets."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -68,9 +70,9 @@ def prepare_settings(folder: Place, **more: Any) -> dict[str, Any]:
 
 
 def shards_of(folder: Place) -> dict[str, bytes]:
-    """What readers of a data set see; reports and settings name the folder that they stand in."""
+    """The shards and the tokenizer; what stands beside them names the folder that it was made in."""
     files = everything(folder / "shards")
-    return {name: data for name, data in files.items() if name.endswith((".arrow", ".idx")) or "tokenizer" in name}
+    return {name: data for name, data in files.items() if name.startswith(("/train", "/held_out", "/tokenizer"))}
 
 
 @pytest.fixture(scope="module")
@@ -92,18 +94,29 @@ def test_what_is_prepared_on_a_store_is_what_is_prepared_on_disk(
     job = Job.model_validate(prepare_settings(folder, object_store=object_store(store)))
     report = prepare(job, session=here)
     assert report.documents > 0
+    assert {name.split("/")[1] for name in shards_of(on_disk)} == {"train", "held_out", "tokenizer"}
     assert shards_of(folder) == shards_of(on_disk)
     assert prepare(job, session=here).already_done
     assert not (folder / "shards/_work").exists()
 
 
-def test_a_run_on_a_store_is_the_run_on_disk_and_resumes(store: GoogleServer | AzureServer, tmp_path: Path) -> None:
-    data = make_data(tmp_path / "data", rows=48)
+@pytest.fixture(scope="module")
+def run_on_disk(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The settings of a run on local disk that has finished."""
+    folder = tmp_path_factory.mktemp("run")
+    data = make_data(folder / "data", rows=48)
     base = job_settings(
-        tmp_path / "runs", data, name="run", steps=2, checkpoint__every_steps=1, optim__schedule="constant"
+        folder / "runs", data, name="run", steps=2, checkpoint__every_steps=1, optim__schedule="constant"
     )
-    local = Job.model_validate(base)
-    alone(local)
+    alone(Job.model_validate(base))
+    return base
+
+
+def test_a_run_on_a_store_is_the_run_on_disk_and_resumes(
+    store: GoogleServer | AzureServer, run_on_disk: dict[str, Any]
+) -> None:
+    base = run_on_disk
+    data, local = Path(base["data"]["path"]), Job.model_validate(base)
     folder = store.bucket()
     for file in data.iterdir():
         (folder / "data" / file.name).write_bytes(file.read_bytes())
@@ -206,6 +219,68 @@ def test_google_without_credentials_is_one_error_that_names_the_way(
     assert "object_store.anonymous" in str(error.hint)
 
 
+@contextlib.contextmanager
+def token_server(token: str, served: list[str]) -> Iterator[str]:
+    """Who gives an access token for a signed request, as Google's does; the URL to ask at."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            served.append(token)
+            body = json.dumps({"access_token": token, "expires_in": 3600, "token_type": "Bearer"}).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+    listener = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=listener.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{listener.server_address[1]}/token"
+    finally:
+        listener.shutdown()
+        listener.server_close()
+
+
+def write_account(path: Path, token_url: str) -> str:
+    """A service account's file with a key of its own; what must not be told of it."""
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import rsa
+
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048).private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    facts = {"type": "service_account", "project_id": "p", "private_key_id": "1", "private_key": key.decode()}
+    path.write_text(json.dumps({**facts, "client_email": "a@p.example", "token_uri": token_url}))
+    return key.decode().splitlines()[1]
+
+
+def test_google_is_asked_with_a_service_account_of_which_nothing_is_told(
+    fake_gcs: GoogleServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    served: list[str] = []
+    with token_server("raylm-bearer-token", served) as url:
+        key = write_account(tmp_path / "account.json", url)
+        monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "account.json"))
+        folder = Place(fake_gcs.bucket().url, fake_gcs.reach(anonymous=False, timeout_seconds=15.0))
+        write_texts(folder / "raw")
+        settings = {"endpoint": fake_gcs.endpoint, "timeout_seconds": 15.0}
+        prepare(Job.model_validate(prepare_settings(folder, object_store=settings)), session=here)
+        with proxy(fake_gcs, Faults(lambda method, path: "403")) as refusing:
+            error = refusal(Place(folder.url, refusing.reach(anonymous=False, retries=0)))
+    assert served
+    secrets = ("raylm-bearer-token", key)
+    written = everything(folder)
+    assert "/shards/manifest.json" in written
+    for secret in secrets:
+        assert secret not in f"{error} {error.hint} {caplog.text}"
+        assert not [name for name, data in written.items() if secret.encode() in data]
+
+
 @pytest.mark.parametrize(("status", "words"), [("401", "rejects the credentials"), ("403", "no permission")])
 def test_what_google_refuses_is_said_in_words(fake_gcs: GoogleServer, status: str, words: str) -> None:
     with proxy(fake_gcs, Faults(lambda method, path: status)) as refusing:
@@ -215,11 +290,11 @@ def test_what_google_refuses_is_said_in_words(fake_gcs: GoogleServer, status: st
 def test_a_missing_bucket_is_named(store: GoogleServer | AzureServer) -> None:
     here = store.bucket()
     place = Place(f"{here.url.split('://', 1)[0]}://raylm-no-such-bucket/x", here.reach)
-    with pytest.raises(NotFound, match="there is no such (bucket|container)"):
+    with pytest.raises(NotFound, match=r"there is no such (bucket|container)"):
         place.check_writable()
-    with pytest.raises(NotFound, match="there is no such (bucket|container)"):
+    with pytest.raises(NotFound, match=r"there is no such (bucket|container)"):
         place.create_once(b"1")
-    with pytest.raises(NotFound, match="there is no such (bucket|container)"):
+    with pytest.raises(NotFound, match=r"there is no such (bucket|container)"):
         place.write_parts([bytes(2**20)] * 40)
 
 

@@ -92,10 +92,10 @@ def storage_error(error: Exception, url: str, doing: str) -> StorageError | None
         return StorageError(
             f"cannot {doing} {url}: unknown kind of storage {protocol}://", hint="try s3://, gs://, az://"
         )
-    if isinstance(error, ValueError) and ("Invalid endpoint" in str(error) or "NonHttpUrlClientError" in names):
-        said = str(error) if "Invalid endpoint" in str(error) else "object_store.endpoint is no URL"
+    bad_endpoint = _bad_endpoint(error, names)
+    if bad_endpoint:
         return StorageError(
-            f"cannot {doing} {url}: {said[:1].lower()}{said[1:]}",
+            f"cannot {doing} {url}: {bad_endpoint}",
             hint="object_store.endpoint (--endpoint) is a whole URL, such as http://127.0.0.1:9000",
         )
     if _without_account(error, protocol):
@@ -140,10 +140,10 @@ def storage_error(error: Exception, url: str, doing: str) -> StorageError | None
     if errno.EROFS in numbers:
         return StorageError(f"cannot {doing} {url}: the file system is read-only", hint="choose another `storage`")
     if _UNREACHABLE & names:
+        where = _ENDPOINTS.get(_EXTRAS.get(protocol, ""), "object_store.endpoint")
         return StorageError(
             f"cannot {doing} {url}: the server cannot be reached ({_words(error)})",
-            hint=f"check {_ENDPOINTS.get(_EXTRAS.get(protocol, ''), 'object_store.endpoint')}, the network and that the "
-            "server runs",
+            hint=f"check {where}, the network and that the server runs",
         )
     return StorageError(f"cannot {doing} {url}: {type(error).__name__}: {_words(error)}")
 
@@ -184,6 +184,12 @@ def _from_client(error: BaseException) -> bool:
 def _credentials_hint(protocol: str) -> str:
     way = _WAYS.get(_EXTRAS.get(protocol, ""), "see its documentation")
     return f"give credentials the provider's way ({way}); for a public bucket set object_store.anonymous=true"
+
+
+def _bad_endpoint(error: Exception, names: set[str]) -> str | None:
+    if isinstance(error, ValueError) and "Invalid endpoint" in str(error):  # botocore's
+        return f"{str(error)[:1].lower()}{str(error)[1:]}"
+    return "object_store.endpoint is no URL" if "NonHttpUrlClientError" in names else None
 
 
 def _without_account(error: Exception, protocol: str) -> bool:
