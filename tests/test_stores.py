@@ -22,7 +22,7 @@ from raylm.checkpoint.restore import newest
 from raylm.config.schema import Job
 from raylm.errors import StorageError
 from raylm.prep import here, prepare
-from raylm.storage import NotFound, Place, Reach
+from raylm.storage import NotFound, Place, Reach, find
 from raylm.train.alone import alone
 from raylm.train.runlog import read_lines
 
@@ -296,6 +296,21 @@ def test_a_missing_bucket_is_named(store: GoogleServer | AzureServer) -> None:
         place.create_once(b"1")
     with pytest.raises(NotFound, match=r"there is no such (bucket|container)"):
         place.write_parts([bytes(2**20)] * 40)
+
+
+def test_a_missing_bucket_among_sources_is_named(fake_gcs: GoogleServer) -> None:
+    with pytest.raises(NotFound, match="there is no such bucket"):
+        find("gs://raylm-no-such-bucket/raw/*.jsonl", fake_gcs.reach())
+
+
+def test_an_azure_url_that_names_another_account_is_refused(azurite: AzureServer) -> None:
+    container, folder = azurite.bucket().url.removeprefix("az://").split("/", 1)
+    ours = Place(f"abfss://{container}@{AZURE_ACCOUNT}.dfs.core.windows.net/{folder}", azurite.reach())
+    (ours / "x").write_text("1")
+    assert Place(f"az://{container}/{folder}/x", azurite.reach()).read_text() == "1"
+    other = Place(ours.url.replace(AZURE_ACCOUNT, "elsewhere"), azurite.reach())
+    with pytest.raises(StorageError, match=f"names the account elsewhere, the credentials are of {AZURE_ACCOUNT}"):
+        other.list()
 
 
 def test_a_server_that_nobody_runs(azurite: AzureServer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ import types
 import uuid
 from typing import Any
 
+from raylm.errors import StorageError
 from raylm.storage.errors import TRIED_AGAIN
 from raylm.storage.reach import Reach
 
@@ -91,6 +92,17 @@ def azure(reach: Reach) -> Any:
         client = BlobServiceClient(files.account_url + query, credential=credential, **options)
     files.service_client = client
     return files
+
+
+def refuse_other_account(files: Any, url: str) -> None:
+    """Raise unless container@account names the account that is connected to: adlfs would read the latter's blobs."""
+    _, _, host = url.partition("://")[2].partition("/")[0].partition("@")
+    account, connected = host.partition(".")[0], files.service_client.account_name
+    if account and connected and account != connected:
+        raise StorageError(
+            f"{url} names the account {account}, the credentials are of {connected}",
+            hint="give that account's credentials, or correct the URL: one process reaches one Azure account",
+        )
 
 
 def create_google(files: Any, url: str, data: bytes) -> bool:

@@ -70,7 +70,7 @@ _WAYS = {
 }
 
 
-_PUTTING = ("write", "create", "write into")
+_WANTING_ONLY_A_BUCKET = ("write", "create", "write into", "list")
 
 
 class NotFound(StorageError):
@@ -105,8 +105,9 @@ def storage_error(error: Exception, url: str, doing: str) -> StorageError | None
         )
     if not isinstance(error, OSError) and not _from_client(error) and not _is_googles(error, protocol):
         return None
-    if _NO_BUCKET & codes or (isinstance(error, FileNotFoundError) and protocol in _EXTRAS and doing in _PUTTING):
-        # Google says no more than that something is missing, and an object that is written need not be there.
+    # Google says no more than that something is missing, and what is written or listed need not be there.
+    unsaid = isinstance(error, FileNotFoundError) and protocol in _EXTRAS and doing in _WANTING_ONLY_A_BUCKET
+    if unsaid or _NO_BUCKET & codes:
         bucket = "container" if _EXTRAS.get(protocol) == "azure" else "bucket"
         return NotFound(
             f"cannot {doing} {url}: there is no such {bucket}", hint=f"create the {bucket}, or correct its name"

@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Iterator
 from typing import Any, BinaryIO, cast
 
-from raylm.storage.clouds import AZURE, GOOGLE, azure, create_azure, create_google, google
+from raylm.storage.clouds import AZURE, GOOGLE, azure, create_azure, create_google, google, refuse_other_account
 from raylm.storage.multipart import MultipartUpload
 from raylm.storage.reach import Reach
 
@@ -178,11 +178,15 @@ class RemoteFiles:
         self.files.invalidate_cache(url)
 
 
-def remote(protocol: str, reach: Reach) -> RemoteFiles:
-    """The file system for this protocol."""
-    if protocol in _OBJECT_STORES:
-        return _shared(protocol, reach, os.getpid())
-    return RemoteFiles(protocol, reach)
+def remote(url: str, reach: Reach) -> RemoteFiles:
+    """The file system of this URL."""
+    protocol = url.split("://", 1)[0]
+    if protocol not in _OBJECT_STORES:
+        return RemoteFiles(protocol, reach)
+    shared = _shared(protocol, reach, os.getpid())
+    if protocol in AZURE and "@" in url:
+        refuse_other_account(shared.files, url)
+    return shared
 
 
 @functools.lru_cache(maxsize=32)
