@@ -349,12 +349,12 @@ def test_failing_requests_are_tried_again(store: GoogleServer | AzureServer, mon
     faults = Faults()
     with through_proxy(store, faults, monkeypatch, 13.0) as bucket:
         bucket.list()
-        faults.choose = failing(0.15, seed=1)
-        for number in range(6):
+        faults.choose = failing(0.2, seed=1)
+        for number in range(4):
             data = bytes([number]) * 10_000
             (bucket / f"x{number}").write_bytes(data)
             assert (bucket / f"x{number}").read_bytes() == data
-        assert len(bucket.list()) == 6
+        assert len(bucket.list()) == 4
     assert sum(count for fate, count in faults.counts.items() if fate != "pass") >= 2
 
 
