@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import random
@@ -95,24 +96,52 @@ def test_units_ranges_and_rounds_decide_the_same(tmp_path: Path, monkeypatch: py
     ],
 )
 def test_case_punctuation_and_spaces_do_not_count(one: str, other: str) -> None:
-    assert word_hashes(one).tolist() == word_hashes(other).tolist()
+    assert hashes(one) == hashes(other)
+
+
+def hashes(text: str) -> list[int]:
+    """Of the text's words."""
+    return list(word_hashes([text])[0].tolist())
 
 
 def test_words_are_told_apart() -> None:
-    assert len(word_hashes("one two, three-four 5")) == 5
-    assert len(word_hashes("東京 abc東京")) == 5, "characters of scripts without spaces are words"
-    assert len(word_hashes(" ,.!? — ")) == 0
-    assert len(set(word_hashes("ab ba a b aa " + "z" * 64 + " " + "z" * 128).tolist())) == 7
+    assert len(hashes("one two, three-four 5")) == 5
+    assert len(hashes("東京 abc東京")) == 5, "characters of scripts without spaces are words"
+    assert len(hashes(" ,.!? — ")) == 0
+    assert len(set(hashes("ab ba a b aa " + "z" * 64 + " " + "z" * 128))) == 7
+
+
+@given(st.lists(st.text(st.one_of(st.characters(), st.sampled_from("aZ9 .’«é東Σİ"))), max_size=5))
+def test_texts_that_are_read_together_have_the_words_they_have_alone(texts: list[str]) -> None:
+    found, counts = word_hashes(texts)
+    alone = [hashes(text) for text in texts]
+    assert counts.tolist() == [len(words) for words in alone]
+    assert found.tolist() == [word for words in alone for word in words]
+
+
+@pytest.mark.parametrize("place", [0, 1, 64, 65_530, 65_536, 131_070])
+def test_a_word_has_the_same_hash_wherever_it_stands(place: int) -> None:
+    assert hashes("." * place + "elsewhere")[-1] == hashes("elsewhere")[0]
+    assert hashes("." * place + "y" * 150 + " x")[0] == hashes("y" * 150)[0]
+
+
+def test_signatures_stay_what_they_are() -> None:
+    """Data sets would change, and a run that is gone on with would find nothing."""
+    words = ["one", "ÉTÉ", "“two”", "東京abc", "z" * 70, "İstanbul", " - " * 40, "ไทย", "«Σ»"]
+    texts = [" ".join(words[number % 9] + str(number) for number in range(count)) for count in (0, 1, 4, 5, 300, 9000)]
+    signatures = Signer(64, words=5, seed=0).sign(texts)
+    digest = hashlib.sha256(b"".join(b"" if one is None else one.tobytes() for one in signatures))
+    assert digest.hexdigest()[:16] == "77d976382fc7a3f6"
 
 
 @given(st.text())
 def test_ascii_words_are_those_of_a_plain_reading(letters: str) -> None:
     plain = letters.encode("ascii", "ignore").decode()
-    found = word_hashes(plain)
+    found = hashes(plain)
     expected = re.findall(r"[a-z0-9]+", plain.lower())
     assert len(found) == len(expected)
-    assert len(set(found.tolist())) == len(set(expected))
-    word_hashes(letters)  # any text can be read
+    assert len(set(found)) == len(set(expected))
+    hashes(letters)  # any text can be read
 
 
 @given(st.lists(st.integers(0, 5), max_size=20), st.integers(1, 6))
@@ -130,7 +159,7 @@ def test_signatures_estimate_the_similarity() -> None:
     for edits in range(0, 40):
         words = text(chance, 400)
         copy = edited(words, edits, chance)
-        one, other = signer.sign(" ".join(words)), signer.sign(" ".join(copy))
+        one, other = signer.sign([" ".join(words), " ".join(copy)])
         assert one is not None
         assert other is not None
         errors.append(float((one == other).mean()) - jaccard(words, copy))
@@ -168,6 +197,8 @@ def test_a_bucket_of_strangers_costs_no_square() -> None:
     keys = np.zeros(5000, dtype=np.uint64)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(near_duplicates, "similarity", similarity)
-        first, _ = near_duplicates._similar(keys, np.zeros((5000, 4), dtype=np.uint16), 0.8)
+        first, _ = near_duplicates._similar(
+            keys, np.zeros((1, 4), dtype=np.uint16), np.zeros(5000, dtype=np.int64), 0.8
+        )
     assert len(first) == 0
     assert compared < 16 * 5000

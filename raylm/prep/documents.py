@@ -137,6 +137,8 @@ def _decoded(source: TextSource, place: Place, raw: Raw, left_out: LeftOut) -> s
 
 def _encodable(source: TextSource, place: Place, position: int, text: str, left_out: LeftOut) -> str | None:
     """JSON can spell half a surrogate pair, which no UTF-8 can hold."""
+    if text.isascii():
+        return text
     try:
         text.encode()
     except UnicodeEncodeError as error:

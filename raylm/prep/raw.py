@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -51,6 +52,7 @@ def taken_along(values: Mapping[str, Any]) -> Meta:
     return found
 
 
+@functools.lru_cache(maxsize=4096)  # a crawl names few, a million times: a fifth of the time that a WET file took
 def language_tag(name: str | None) -> str | None:
     """The language as ISO 639-1 writes it (en, de, an), or 639-3 where that has none; None for what is no language.
 

@@ -70,7 +70,10 @@ def read_table(place: Place, columns: Iterable[str] | None = None, filters: Any 
     import pyarrow.parquet as pq
 
     with place.open_read() as stream:
-        return pq.read_table(stream, columns=None if columns is None else list(columns), filters=filters)
+        # A task is promised one CPU; and Arrow's threads now and then abort a process that ends soon after.
+        return pq.read_table(
+            stream, columns=None if columns is None else list(columns), filters=filters, use_threads=False
+        )
 
 
 def row_count(place: Place) -> int:

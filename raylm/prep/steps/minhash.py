@@ -8,34 +8,42 @@ hashing, is what most implementations spend their time on.
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-_BLOCK = 512  # shingles hashed at once: with 128 permutations 256 KiB, which stays in the cache
+_BLOCK = 256  # shingles hashed at once: with 256 permutations 256 KiB, which stays in the cache
 _LONGEST_WORD = 64  # bytes; what comes after counts as if it began the word again
+_TABLE = 1 << 16  # powers that are kept, half a megabyte
 _MIN_RECALL = 0.98  # that banding alone may cost at the threshold
 
 
 @functools.lru_cache(maxsize=1)
-def _letters() -> NDArray[np.bool_]:
-    """Whether a byte belongs to a word: ASCII letters and digits, and all that is not ASCII."""
-    import numpy as np
+def _letters() -> bytes:
+    """For each byte 0, or, where it belongs to a word (ASCII letters, digits, all that is not ASCII), itself + 1.
 
-    table = np.zeros(256, dtype=bool)
-    table[[*range(48, 58), *range(65, 91), *range(97, 123), *range(128, 256)]] = True
-    return table
+    ASCII capitals count as small letters; no byte of UTF-8 is 255.
+    """
+    kept = {*range(48, 58), *range(65, 91), *range(97, 123), *range(128, 255)}
+    return bytes((byte + 32 if 65 <= byte < 91 else byte) + 1 if byte in kept else 0 for byte in range(256))
 
 
 @functools.lru_cache(maxsize=1)
-def _powers() -> NDArray[np.uint64]:
+def _powers() -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+    """The powers of an odd number, and their inverses: a product of the two is 1, modulo 2**64."""
     import numpy as np
 
-    powers = np.full(_LONGEST_WORD, 0x9E3779B97F4A7C15, dtype=np.uint64)
-    powers[0] = 1
-    return np.cumprod(powers, dtype=np.uint64)
+    odd = 0x9E3779B97F4A7C15
+    tables = []
+    for factor in (odd, pow(odd, -1, 1 << 64)):
+        powers = np.full(_TABLE, factor, dtype=np.uint64)
+        powers[0] = 1
+        tables.append(np.cumprod(powers, dtype=np.uint64))
+    return tables[0], tables[1]
 
 
 def _mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -48,41 +56,116 @@ def _mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return mixed
 
 
-def word_hashes(text: str) -> NDArray[np.uint64]:
-    """A hash of each word, in order. Case and punctuation do not count; where words are not told apart by spaces
-    (Chinese, Japanese, Korean, Thai, Lao) every character is one.
+def word_hashes(texts: Sequence[str]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+    """A hash of each word, in order, and how many words each text has. Case and punctuation do not count; where words
+    are not told apart by spaces (Chinese, Japanese, Korean, Thai, Lao) every character is one.
     """
     import numpy as np
 
-    data = np.frombuffer(text.lower().encode("utf-8", "surrogatepass"), dtype=np.uint8)
-    if not len(data):
-        return np.zeros(0, dtype=np.uint64)
-    inside = _letters()[data]
-    alone = np.zeros(len(data), dtype=bool)
-    if data.max() >= 0xC2:
-        after = np.append(data[1:], np.uint8(0))
-        sign = (data == 0xC2) & (after != 0xAA) & (after != 0xB5) & (after != 0xBA)  # « » § and such, not ª µ º
-        for offset in range(2):
-            inside[offset:][sign[: len(data) - offset]] = False
-        mark = ((data == 0xE2) & (after <= 0x81)) | ((data == 0xE3) & (after == 0x80))  # dashes, quotes, 。 and such
-        for offset in range(3):
-            inside[offset:][mark[: len(data) - offset]] = False
-        alone = ((data >= 0xE3) & (data <= 0xED) & ~mark) | ((data == 0xE0) & (after >= 0xB8) & (after <= 0xBB))
-    begins = inside & ~np.append(False, inside[:-1])
-    begins |= alone
-    begins[3:] |= alone[:-3] & inside[3:]
-    starts = np.flatnonzero(begins)
+    parts = [text.encode("utf-8", "surrogatepass") for text in texts]
+    raw = b"\n".join(parts)
+    beyond = _beyond_ascii(raw)
+    if len(with_letters := beyond.leads[~beyond.punctuation]):
+        # Capitals of ASCII become small letters by _letters, which is ten times as fast.
+        for number in np.unique(np.searchsorted(_ends(parts), with_letters, side="right")):
+            parts[number] = texts[number].lower().encode("utf-8", "surrogatepass")
+        raw = b"\n".join(parts)
+        beyond = _beyond_ascii(raw)
+    letters = np.frombuffer(bytearray(raw.translate(_letters())), dtype=np.uint8)
+    starts = np.flatnonzero(_begins(letters, beyond))
     if not len(starts):
-        return np.zeros(0, dtype=np.uint64)
-    first = starts[0]
-    word = np.cumsum(begins[first:]) - 1
-    position = (np.arange(first, len(data)) - starts[word]) % _LONGEST_WORD
-    weighted = (data[first:].astype(np.uint64) + np.uint64(1)) * _powers()[position] * inside[first:]
-    return _mixed(np.add.reduceat(weighted, starts - first))
+        return np.zeros(0, dtype=np.uint64), np.zeros(len(parts), dtype=np.int64)
+    counts = np.diff(np.searchsorted(starts, _ends(parts)), prepend=0)
+    return _mixed(_polynomials(letters, starts)), counts
+
+
+def _ends(parts: Sequence[bytes]) -> NDArray[np.int64]:
+    """Where each part ends, and the byte between it and the next, when they stand one behind the other."""
+    import numpy as np
+
+    return np.cumsum(np.fromiter(map(len, parts), dtype=np.int64, count=len(parts)) + 1)
+
+
+@dataclass(frozen=True)
+class _Beyond:
+    """Characters beyond ASCII: where each begins, and what it is.
+
+    sign: of two bytes, no letter. mark: of three bytes, no letter. alone: a word by itself.
+    """
+
+    leads: NDArray[np.int64]
+    sign: NDArray[np.bool_]
+    mark: NDArray[np.bool_]
+    alone: NDArray[np.bool_]
+
+    @property
+    def punctuation(self) -> NDArray[np.bool_]:
+        """Which are no letters."""
+        return self.sign | self.mark
+
+
+def _beyond_ascii(raw: bytes) -> _Beyond:
+    import numpy as np
+
+    data = np.frombuffer(raw, dtype=np.uint8)
+    leads = np.flatnonzero(data >= 0xC2)
+    first, after = data[leads], data[leads + 1]
+    sign = (first == 0xC2) & (after != 0xAA) & (after != 0xB5) & (after != 0xBA)  # « » § and such, not ª µ º
+    mark = ((first == 0xE2) & (after <= 0x81)) | ((first == 0xE3) & (after == 0x80))  # dashes, quotes, 。 and such
+    alone = ((first >= 0xE3) & (first <= 0xED) & ~mark) | ((first == 0xE0) & (after >= 0xB8) & (after <= 0xBB))
+    return _Beyond(leads, sign, mark, alone)
+
+
+def _begins(letters: NDArray[np.uint8], beyond: _Beyond) -> NDArray[np.bool_]:
+    """Where words begin; what is no letter beyond ASCII becomes 0 in `letters`."""
+    import numpy as np
+
+    for kind, length in ((beyond.sign, 2), (beyond.mark, 3)):
+        for offset in range(length):
+            letters[beyond.leads[kind] + offset] = 0
+    inside = letters != 0
+    begins = inside.copy()
+    np.greater(inside[1:], inside[:-1], out=begins[1:])
+    alone = beyond.leads[beyond.alone]
+    begins[alone] = True
+    behind = alone + 3
+    behind = behind[behind < len(letters)]
+    begins[behind] |= inside[behind]
+    return begins
+
+
+def _polynomials(letters: NDArray[np.uint8], starts: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """For each word the sum of its letters, each times the power of its place in the word."""
+    import numpy as np
+
+    powers, inverses = _powers()
+    # One product with the power of the place in the text, and one a word that takes the word's own place out again,
+    # are a third of the time of finding each letter's place in its word.
+    weighted = letters.astype(np.uint64)
+    for block in range(0, len(letters), _TABLE):
+        weighted[block : block + _TABLE] *= powers[: len(letters) - block]
+    sums: NDArray[np.uint64] = np.add.reduceat(weighted, starts)
+    sums *= inverses[starts & (_TABLE - 1)]
+    for word in _odd_words(starts, len(letters)):
+        inside = letters[starts[word] : starts[word + 1] if word + 1 < len(starts) else None]
+        sums[word] = (inside * powers[np.arange(len(inside)) % _LONGEST_WORD]).sum(dtype=np.uint64)
+    return sums
+
+
+def _odd_words(starts: NDArray[np.int64], length: int) -> list[int]:
+    """The words that are perhaps too long, or whose letters lie in two blocks of powers."""
+    import numpy as np
+
+    odd = np.flatnonzero(starts[1:] - starts[:-1] > _LONGEST_WORD).tolist()
+    if length - starts[-1] > _LONGEST_WORD:
+        odd.append(len(starts) - 1)
+    if length > _TABLE:
+        odd += (np.searchsorted(starts, np.arange(_TABLE, length, _TABLE)) - 1).clip(0).tolist()
+    return odd
 
 
 def shingles(words: NDArray[np.uint64], length: int) -> NDArray[np.uint32]:
-    """A hash of every run of `length` words; of a shorter text, one of all its words."""
+    """A hash of every run of `length` words; of fewer words, one of all of them."""
     import numpy as np
 
     if not len(words):
@@ -91,7 +174,8 @@ def shingles(words: NDArray[np.uint64], length: int) -> NDArray[np.uint32]:
     count = len(words) - length + 1
     sums = np.zeros(count, dtype=np.uint64)
     for offset in range(length):
-        sums = sums * np.uint64(0xD6E8FEB86659FD93) + words[offset : offset + count]
+        sums *= np.uint64(0xD6E8FEB86659FD93)
+        sums += words[offset : offset + count]
     return (_mixed(sums) >> np.uint64(32)).astype(np.uint32)
 
 
@@ -102,25 +186,38 @@ class Signer:
         import numpy as np
 
         raw = np.random.Philox(key=seed).random_raw(2 * permutations)
-        self._factors = (raw[:permutations, None] >> np.uint64(32)).astype(np.uint32) | np.uint32(1)
-        self._terms = (raw[permutations:, None] >> np.uint64(32)).astype(np.uint32)
+        self._factors = (raw[:permutations] >> np.uint64(32)).astype(np.uint32) | np.uint32(1)
+        self._terms = (raw[permutations:] >> np.uint64(32)).astype(np.uint32)
         self._words = words
-        self._buffer = np.empty((permutations, _BLOCK), dtype=np.uint32)
+        self._buffer = np.empty((_BLOCK, permutations), dtype=np.uint32)
 
-    def sign(self, text: str) -> NDArray[np.uint32] | None:
-        """The text's signature; None for one without a word."""
+    def sign(self, texts: Sequence[str]) -> list[NDArray[np.uint32] | None]:
+        """The texts' signatures; None for one without a word."""
+        words, counts = word_hashes(texts)
+        found = shingles(words, self._words)  # some of them begin in one text and end in the next
+        signatures = []
+        begin = 0
+        for count in counts.tolist():
+            end = begin + count
+            whole = count >= self._words
+            mine = found[begin : end - self._words + 1] if whole else shingles(words[begin:end], self._words)
+            signatures.append(self._least(mine) if count else None)
+            begin = end
+        return signatures
+
+    def _least(self, found: NDArray[np.uint32]) -> NDArray[np.uint32]:
+        """The least value of each permutation."""
         import numpy as np
 
-        found = shingles(word_hashes(text), self._words)
-        if not len(found):
-            return None
-        least = None
+        least: NDArray[np.uint32] | None = None
         for start in range(0, len(found), _BLOCK):
             block = found[start : start + _BLOCK]
-            values = self._buffer[:, : len(block)]
-            np.multiply(self._factors, block, out=values)
+            # A row a shingle: the other way round, numpy takes half as long again.
+            values = self._buffer[: len(block)]
+            np.multiply(block[:, None], self._factors, out=values)
             values += self._terms
-            least = values.min(axis=1) if least is None else np.minimum(least, values.min(axis=1))
+            least = values.min(axis=0) if least is None else np.minimum(least, values.min(axis=0))
+        assert least is not None  # a text with a word has a shingle
         return least
 
 

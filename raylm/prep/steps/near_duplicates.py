@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from raylm.config.steps import NearDuplicates
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _RANGE_ROWS = 4_000_000  # keys that a task compares at once, 24 bytes each; 256 more for a candidate's signature
+_TASKS = 4  # that compare, at least; where there is little, one takes several bands
+_SIGNED_LETTERS = 64_000  # of documents that are signed together: numpy's fixed costs are shared, the cache still holds
 _ROUNDS = 16  # documents of one bucket that others are compared with: a bucket of strangers costs no square
 _EDGES = "edges"
 _UNIT_BITS = 40  # of a document's number in its unit, below the unit's
@@ -46,10 +49,13 @@ class NearDuplicatesBarrier:
         bands, _ = bands_for(self._settings.threshold, self._settings.permutations)
         rows = sum(row_count(gathered(folder, unit)) for unit in units)
         ranges = -(-rows // _RANGE_ROWS) or 1
-        compare = functools.partial(_compare, folder, tuple(units), ranges, self._settings.threshold)
-        for _ in run(compare, range(bands * ranges)):
+        # Opening a unit's file takes as long as comparing a thousand documents: few of them are taken band after band.
+        together = max(1, min(_RANGE_ROWS // (rows or 1), -(-bands // _TASKS)))
+        parts = [range(first, min(first + together, bands)) for first in range(0, bands, together)]
+        compare = functools.partial(_compare, folder, tuple(units), tuple(parts), ranges, self._settings.threshold)
+        for _ in run(compare, range(len(parts) * ranges)):
             pass
-        for _ in run(functools.partial(_cluster, folder, bands * ranges), [0]):
+        for _ in run(functools.partial(_cluster, folder, len(parts) * ranges), [0]):
             pass
 
     def applied(
@@ -66,22 +72,32 @@ class _Signatures:
         self._settings = settings
         self._signer = Signer(settings.permutations, settings.words, settings.seed)
         self._documents = 0
+        self._waiting: list[str] = []
+        self._letters = 0
         self._numbers: list[int] = []
         self._signatures: list[NDArray[np.uint32]] = []
 
     def add(self, document: Document) -> None:
         """Look at the next document of the unit; one without a word is similar to none."""
-        signature = self._signer.sign(document.text)
-        if signature is not None:
-            self._numbers.append(self._documents)
-            self._signatures.append(signature)
-        self._documents += 1
+        self._waiting.append(document.text)
+        self._letters += len(document.text)
+        if self._letters >= _SIGNED_LETTERS:
+            self._sign()
+
+    def _sign(self) -> None:
+        for signature in self._signer.sign(self._waiting):
+            if signature is not None:
+                self._numbers.append(self._documents)
+                self._signatures.append(signature)
+            self._documents += 1
+        self._waiting, self._letters = [], 0
 
     def table(self) -> Any:
         """Rows of (document, signature, band_0, …): of each entry of a signature the lower 16 bits."""
         import numpy as np
         import pyarrow as pa
 
+        self._sign()
         permutations = self._settings.permutations
         signatures = np.array(self._signatures, dtype=np.uint32).reshape(-1, permutations)
         keys = band_keys(signatures, *bands_for(self._settings.threshold, permutations))
@@ -93,53 +109,86 @@ class _Signatures:
         return pa.table({"document": pa.array(self._numbers, type=pa.int64()), "signature": packed, **bands})
 
 
-def _compare(folder: Place, units: Sequence[int], ranges: int, threshold: float, number: int) -> str:
-    """Find the pairs of one band whose keys are equal, lie in one range, and whose signatures are similar."""
+@dataclass(frozen=True)
+class _Candidates:
+    """Documents that share a key of one band with others, by key; `row` is theirs in their unit's file."""
+
+    keys: NDArray[np.uint64]
+    unit: NDArray[np.int64]
+    row: NDArray[np.int64]
+    document: NDArray[np.int64]
+
+
+def _compare(
+    folder: Place, units: Sequence[int], parts: Sequence[range], ranges: int, threshold: float, number: int
+) -> str:
+    """Find the pairs of some bands whose keys are equal, lie in one range, and whose signatures are similar."""
     import numpy as np
 
-    band, part = divmod(number, ranges)
+    bands, part = divmod(number, ranges)
     low, high = part * 2**64 // ranges, (part + 1) * 2**64 // ranges - 1
-    found = []
-    for unit in units:
-        table = read_table(gathered(folder, unit), columns=["document", f"band_{band}"])
-        keys = table[f"band_{band}"].to_numpy()
-        inside = np.flatnonzero((keys >= np.uint64(low)) & (keys <= np.uint64(high)))
-        found.append((keys[inside], np.full(len(inside), unit), inside, table["document"].to_numpy()[inside]))
-    keys, unit_of, row, document = (np.concatenate(columns) for columns in zip(*found, strict=True))
-    order = np.lexsort((document, unit_of, keys))
-    keys, unit_of, row, document = keys[order], unit_of[order], row[order], document[order]
-    # Buckets of one are the most: they go before any signature is read.
-    same = np.append(False, keys[1:] == keys[:-1])
-    shared = same | np.append(same[1:], False)
-    keys, unit_of, row, document = keys[shared], unit_of[shared], row[shared], document[shared]
-    first, second = _similar(keys, _signatures(folder, unit_of, row), threshold)
-    ids = (unit_of.astype(np.int64) << _UNIT_BITS) | document
-    _write_edges(folder, number, ids[first], ids[second])
+    found = _candidates(folder, units, parts[bands], np.uint64(low), np.uint64(high))
+    unit_of, row = (np.concatenate([getattr(one, name) for one in found]) for name in ("unit", "row"))
+    # A document is often a candidate in several bands: its signature is read once.
+    known, places = np.unique((unit_of << _UNIT_BITS) | row, return_inverse=True)
+    signatures = _signatures(folder, known >> _UNIT_BITS, known & ((1 << _UNIT_BITS) - 1))
+    edges = []
+    for one, mine in zip(found, np.split(places, np.cumsum([len(one.row) for one in found])[:-1]), strict=True):
+        first, second = _similar(one.keys, signatures, mine, threshold)
+        ids = (one.unit << _UNIT_BITS) | one.document
+        edges.append((ids[first], ids[second]))
+    first, second = (np.concatenate(ends) for ends in zip(*edges, strict=True))
+    _write_edges(folder, number, first, second)
     return json.dumps({"edges": len(first)})
 
 
+def _candidates(
+    folder: Place, units: Sequence[int], bands: Sequence[int], low: np.uint64, high: np.uint64
+) -> list[_Candidates]:
+    """Each band's candidates whose keys lie between two, both included."""
+    import numpy as np
+
+    found: list[list[tuple[Any, ...]]] = [[] for _ in bands]
+    for unit in units:
+        table = read_table(gathered(folder, unit), columns=["document", *(f"band_{band}" for band in bands)])
+        document = table["document"].to_numpy()
+        for rows, band in zip(found, bands, strict=True):
+            keys = table[f"band_{band}"].to_numpy()
+            inside = np.flatnonzero((keys >= low) & (keys <= high))
+            rows.append((keys[inside], np.full(len(inside), unit), inside, document[inside]))
+    return [_shared(_Candidates(*(np.concatenate(columns) for columns in zip(*rows, strict=True)))) for rows in found]
+
+
+def _shared(found: _Candidates) -> _Candidates:
+    """Those whose key another one has; buckets of one are the most, and go before any signature is read."""
+    import numpy as np
+
+    order = np.lexsort((found.document, found.unit, found.keys))
+    keys = found.keys[order]
+    same = np.append(False, keys[1:] == keys[:-1])
+    order = order[same | np.append(same[1:], False)]
+    return _Candidates(found.keys[order], found.unit[order], found.row[order], found.document[order])
+
+
 def _signatures(folder: Place, unit_of: NDArray[np.int64], row: NDArray[np.int64]) -> NDArray[np.uint16]:
-    """The signatures of these rows, one unit's file after the other."""
+    """The signatures of these rows, which are sorted, one unit's file after the other."""
     import numpy as np
 
     if not len(row):
         return np.zeros((0, 1), dtype=np.uint16)
-    parts = {}
+    parts = []
     for unit in np.unique(unit_of):
         column = read_table(gathered(folder, int(unit)), columns=["signature"])["signature"].combine_chunks()
         wanted = column.take(row[unit_of == unit])
-        parts[int(unit)] = np.frombuffer(b"".join(wanted.to_pylist()), dtype=np.uint16).reshape(len(wanted), -1)
-    result = np.empty((len(row), next(iter(parts.values())).shape[1]), dtype=np.uint16)
-    for unit, values in parts.items():
-        result[unit_of == unit] = values
-    return result
+        parts.append(np.frombuffer(b"".join(wanted.to_pylist()), dtype=np.uint16).reshape(len(wanted), -1))
+    return np.concatenate(parts)
 
 
 def _similar(
-    keys: NDArray[np.uint64], signatures: NDArray[np.uint16], threshold: float
+    keys: NDArray[np.uint64], signatures: NDArray[np.uint16], places: NDArray[np.int64], threshold: float
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Pairs of rows, the first before the second: in each bucket all are compared with the first one, then those that
-    are not similar to it with the first of them, and so on.
+    are not similar to it with the first of them, and so on. places: of the rows' signatures.
     """
     import numpy as np
 
@@ -151,7 +200,7 @@ def _similar(
         fresh = np.append(True, keys[left][1:] != keys[left][:-1])
         leader = left[np.maximum.accumulate(np.where(fresh, np.arange(len(left)), 0))]
         others, leaders = left[~fresh], leader[~fresh]
-        close = similarity(signatures[others], signatures[leaders]) >= threshold
+        close = similarity(signatures[places[others]], signatures[places[leaders]]) >= threshold
         firsts.append(leaders[close])
         seconds.append(others[close])
         left = others[~close]
