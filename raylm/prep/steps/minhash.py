@@ -124,7 +124,7 @@ def _begins(letters: NDArray[np.uint8], beyond: _Beyond) -> NDArray[np.bool_]:
         for offset in range(length):
             letters[beyond.leads[kind] + offset] = 0
     inside = letters != 0
-    begins = inside.copy()
+    begins: NDArray[np.bool_] = inside.copy()
     np.greater(inside[1:], inside[:-1], out=begins[1:])
     alone = beyond.leads[beyond.alone]
     begins[alone] = True
