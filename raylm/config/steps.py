@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import (
@@ -14,6 +15,8 @@ from pydantic import (
 )
 
 from raylm.config.base import Settings
+from raylm.config.languages import CODES
+from raylm.config.quality import Quality
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Globs = Annotated[list[str], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
@@ -37,6 +40,44 @@ class NearDuplicates(Settings):
     words: int = Field(5, ge=1, le=100, description="Words a run.")
     permutations: int = Field(256, ge=16, le=1024, description="Entries of a signature; more: more exact, slower.")
     seed: int = Field(0, ge=0, lt=2**63)
+
+
+class Normalise(Settings):
+    """Bring texts to one Unicode form and one kind of space, and clear out what nobody sees."""
+
+    form: Literal["NFC", "NFKC", "none"] = Field(
+        "NFC", description="Unicode form; NFKC also unfolds ligatures, full-width letters and superscripts."
+    )
+    invisible: bool = Field(
+        True, description="Remove control characters, soft hyphens, and zero-width characters that no script needs."
+    )
+    spaces: bool = Field(
+        True, description="One kind of line end and space; runs of spaces in a line become one, ends are trimmed."
+    )
+    indentation: bool = Field(True, description="Keep the spaces and tabs that lines begin with, as code has them.")
+    blank_lines: int = Field(1, ge=0, description="Most blank lines in a row.")
+    mojibake: bool = Field(False, description="Repair text that was decoded with the wrong encoding, by ftfy.")
+
+
+class Language(Settings):
+    """Say which language a document is in, and keep those that are wanted."""
+
+    keep: list[str] = Field(default_factory=list, description="Languages to keep, such as [en, de]; all when empty.")
+    min_score: Share = Field(0.5, description="Documents whose language is less certain are dropped; 0 keeps them.")
+    letters: int = Field(2000, gt=0, description="Most letters of a document that are looked at, from its beginning.")
+    trust_given: bool = Field(
+        False, description="Take the language that a source states, where it does, without a look."
+    )
+
+    @field_validator("keep")
+    @classmethod
+    def _known(cls, value: list[str]) -> list[str]:
+        for code in value:
+            if code not in CODES:
+                near = difflib.get_close_matches(code.lower()[:2], sorted(CODES), 1)
+                hint = f"; did you mean {near[0]!r}?" if near else ""
+                raise ValueError(f"{code!r} is no language that is told apart{hint}")
+        return value
 
 
 class Sample(Settings):
@@ -200,9 +241,12 @@ class StepSettings(Settings):
     classifier: Classifier | None = None
     counterfactual: Counterfactual | None = None
     exact_duplicates: ExactDuplicates | None = None
+    language: Language | None = None
     near_duplicates: NearDuplicates | None = None
+    normalise: Normalise | None = None
     personal_data: PersonalData | None = None
     fairness: Fairness | None = None
+    quality: Quality | None = None
     sample: Sample | None = None
     toxicity: Toxicity | None = None
 

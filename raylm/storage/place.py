@@ -219,7 +219,7 @@ def _backend(place: Place) -> Backend:
         return LOCAL
     from raylm.storage.remote import remote
 
-    return cast(Backend, remote(place.url.split("://", 1)[0], place.reach))
+    return cast(Backend, remote(place.url, place.reach))
 
 
 def _gib(count: int) -> str:

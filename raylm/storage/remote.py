@@ -9,11 +9,12 @@ import uuid
 from collections.abc import Iterator
 from typing import Any, BinaryIO, cast
 
+from raylm.storage.clouds import AZURE, GOOGLE, azure, create_azure, create_google, google, refuse_other_account
 from raylm.storage.multipart import MultipartUpload
 from raylm.storage.reach import Reach
 
 _S3 = ("s3", "s3a")
-_OBJECT_STORES = (*_S3, "gs", "gcs", "az", "abfs", "abfss")
+_OBJECT_STORES = (*_S3, *GOOGLE, *AZURE)
 _PART_BYTES = 32 * 2**20  # of a multipart upload; 10,000 parts allow objects of 312 GiB
 
 
@@ -21,10 +22,8 @@ class RemoteFiles:
     """One fsspec file system, as one process reaches it with one set of options."""
 
     def __init__(self, protocol: str, reach: Reach) -> None:
-        import fsspec
-
         self.protocol = protocol
-        self.files: Any = fsspec.filesystem(protocol, **_options(protocol, reach))
+        self.files: Any = _opened(protocol, reach)
         if protocol in _S3:
             # Requests are tried again by botocore; this count is only for bodies that break off inside streams.
             self.files.retries = 2
@@ -60,6 +59,10 @@ class RemoteFiles:
             return False
         if self.protocol in _S3:
             return self._create_once_s3(url, data)
+        if self.protocol in GOOGLE:
+            return create_google(self.files, url, data)
+        if self.protocol in AZURE:
+            return create_azure(self.files, url, data)
         try:
             self.files.pipe_file(url, data, mode="create")
         except FileExistsError:
@@ -175,11 +178,15 @@ class RemoteFiles:
         self.files.invalidate_cache(url)
 
 
-def remote(protocol: str, reach: Reach) -> RemoteFiles:
-    """The file system for this protocol."""
-    if protocol in _OBJECT_STORES:
-        return _shared(protocol, reach, os.getpid())
-    return RemoteFiles(protocol, reach)
+def remote(url: str, reach: Reach) -> RemoteFiles:
+    """The file system of this URL."""
+    protocol = url.split("://", 1)[0]
+    if protocol not in _OBJECT_STORES:
+        return RemoteFiles(protocol, reach)
+    shared = _shared(protocol, reach, os.getpid())
+    if protocol in AZURE and "@" in url:
+        refuse_other_account(shared.files, url)
+    return shared
 
 
 @functools.lru_cache(maxsize=32)
@@ -189,29 +196,32 @@ def _shared(protocol: str, reach: Reach, process: int) -> RemoteFiles:
     return RemoteFiles(protocol, reach)
 
 
-def _options(protocol: str, reach: Reach) -> dict[str, Any]:
-    if protocol in _S3:
-        config: dict[str, Any] = {
-            "retries": {"mode": "standard", "total_max_attempts": reach.retries + 1},
-            "connect_timeout": min(10.0, reach.timeout_seconds),
-            "read_timeout": reach.timeout_seconds,
-            # Servers that are not Amazon's often lack the newer checksums.
-            "request_checksum_calculation": "when_required",
-            "response_checksum_validation": "when_required",
-            "max_pool_connections": 32,
-        }
-        if reach.endpoint:
-            config["s3"] = {"addressing_style": "path"}
-        return {
-            "anon": reach.anonymous,
-            "endpoint_url": reach.endpoint,
-            "client_kwargs": {"region_name": reach.region} if reach.region else {},
-            "config_kwargs": config,
-            "use_listings_cache": False,
-        }
-    if protocol in ("gs", "gcs"):
-        options: dict[str, Any] = {"token": "anon"} if reach.anonymous else {}
-        return options | ({"endpoint_url": reach.endpoint} if reach.endpoint else {}) | {"use_listings_cache": False}
-    if protocol in ("az", "abfs", "abfss"):
-        return {"anon": reach.anonymous, "use_listings_cache": False}
-    return {}
+def _opened(protocol: str, reach: Reach) -> Any:
+    import fsspec
+
+    if protocol in GOOGLE:
+        return google(reach)
+    if protocol in AZURE:
+        return azure(reach)
+    return fsspec.filesystem(protocol, **(_s3_options(reach) if protocol in _S3 else {}))
+
+
+def _s3_options(reach: Reach) -> dict[str, Any]:
+    config: dict[str, Any] = {
+        "retries": {"mode": "standard", "total_max_attempts": reach.retries + 1},
+        "connect_timeout": min(10.0, reach.timeout_seconds),
+        "read_timeout": reach.timeout_seconds,
+        # Servers that are not Amazon's often lack the newer checksums.
+        "request_checksum_calculation": "when_required",
+        "response_checksum_validation": "when_required",
+        "max_pool_connections": 32,
+    }
+    if reach.endpoint:
+        config["s3"] = {"addressing_style": "path"}
+    return {
+        "anon": reach.anonymous,
+        "endpoint_url": reach.endpoint,
+        "client_kwargs": {"region_name": reach.region} if reach.region else {},
+        "config_kwargs": config,
+        "use_listings_cache": False,
+    }

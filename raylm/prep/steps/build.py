@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from raylm.config.quality import Quality
 from raylm.config.steps import (
     Classifier,
     Counterfactual,
     ExactDuplicates,
     Fairness,
+    Language,
     NearDuplicates,
+    Normalise,
     PersonalData,
     Sample,
     StepSettings,
@@ -19,8 +22,11 @@ from raylm.prep.steps.classifier import classified, fit_classifier
 from raylm.prep.steps.counterfactual import counterfactual
 from raylm.prep.steps.exact_duplicates import ExactDuplicatesBarrier
 from raylm.prep.steps.fairness import counted
+from raylm.prep.steps.language import language_named
 from raylm.prep.steps.near_duplicates import NearDuplicatesBarrier
+from raylm.prep.steps.normalise import normalised
 from raylm.prep.steps.personal import personal_data_removed
+from raylm.prep.steps.quality import judged
 from raylm.prep.steps.record import Step
 from raylm.prep.steps.sample import MixtureBarrier, sampled
 from raylm.prep.steps.toxicity import toxicity
@@ -44,7 +50,7 @@ def fit(step: StepSettings, folder: Place, reach: Reach) -> None:
     match step.settings:
         case Classifier() as settings:
             fit_classifier(settings, folder, reach)
-        case Counterfactual() | Fairness() | Toxicity():
+        case Counterfactual() | Fairness() | Language() | Normalise() | Quality() | Toxicity():
             step_of(step, reach, folder)
 
 
@@ -58,6 +64,12 @@ def step_of(step: StepSettings, reach: Reach, fitted: Place | None = None) -> St
             return counterfactual(settings, reach)
         case Fairness() as settings:
             return counted(settings, reach)
+        case Language() as settings:
+            return language_named(settings)
+        case Normalise() as settings:
+            return normalised(settings)
+        case Quality() as settings:
+            return judged(settings)
         case Sample() as settings:
             return sampled(settings)
         case PersonalData() as settings:
