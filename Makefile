@@ -41,4 +41,4 @@ types: setup
 	$(BIN)/mypy
 
 bench-quick: setup
-	for script in step ray_tax checkpoint stream elastic; do $(BIN)/python benchmarks/$$script.py --quick || exit 1; done
+	for script in step ray_tax checkpoint stream elastic prepare; do $(BIN)/python benchmarks/$$script.py --quick || exit 1; done

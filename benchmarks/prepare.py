@@ -66,6 +66,7 @@ class Sizes:
     whole: float
     memory: float
     rounds: int
+    quick: bool
     files: int = 8
 
 
@@ -313,6 +314,7 @@ def measure_whole(bench: Bench) -> Measured:
     sides = {"raylm": lambda: prepared(bench, names)}
     if bench.peers:
         sides["datatrove"] = lambda: bench.theirs(do="whole", folders=names)
+    if bench.peers and not bench.sizes.quick:
         sides["split"] = lambda: bench.theirs(do="whole", folders=names, words="split")
     found = measured(in_turns(bench.sizes.rounds, sides), texts, "process_seconds")
     say("end to end", found)
@@ -383,7 +385,7 @@ def main() -> None:
     parser = arguments(__doc__ or "")
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared/data", help="folder of pretrain-text")
     options = parser.parse_args()
-    sizes = Sizes(1.5, 2.0, 1.0, 1) if options.quick else Sizes(12.0, 24.0, 16.0, 3)
+    sizes = Sizes(1.5, 2.0, 1.0, 1, True) if options.quick else Sizes(12.0, 32.0, 16.0, 3, False)
     peers = make_peers()
     pool, what = prepare_corpus.sentences(options.data)
     with tempfile.TemporaryDirectory(prefix="raylm-prepare-") as folder:
