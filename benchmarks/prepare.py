@@ -10,7 +10,7 @@ and raylm's three; datasketch and raylm in one process each on texts in memory, 
 Words are found by each in its own way: datatrove's default for English is spaCy, most of its time; with `_split` in
 its name a figure is of datatrove with words split at spaces, which is none of its options but shows the rest.
 End to end: the processes `raylm prepare` (its own Ray started and stopped) and datatrove's LocalPipelineExecutors with
-2 workers, from JSON lines and WET in gzip to tokens on disk: quality rules (where raylm has them), near duplicates,
+2 workers, from JSON lines and WET in gzip to tokens on disk: rules of quality at their defaults, near duplicates,
 tokenizing with the same tokenizer. Memory: the largest resident size of a preparation in one process.
 
     python benchmarks/prepare.py [--quick] [--keep] [--data PATH]
@@ -46,12 +46,13 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 from benchmarks import prepare_corpus  # noqa: E402
 from benchmarks.common import arguments, finish, table  # noqa: E402
 from benchmarks.prepare_corpus import Text  # noqa: E402
-from raylm.config.steps import NearDuplicates, StepSettings  # noqa: E402
+from raylm.config.steps import NearDuplicates  # noqa: E402
 from raylm.prep.steps.minhash import bands_for  # noqa: E402
 
 PEERS_VENV = ROOT / ".venv-peers-prepare"
 PACKAGES = ["datatrove[io,processing]==0.10.1", "datasketch==2.0.0", "spacy==3.8.18"]
-RULES = ("gopher_repetition", "gopher_quality", "c4", "fineweb")
+RULES = ("gopher_quality", "gopher_repetition", "c4", "fineweb")
+QUALITY = {"quality": {"rules": RULES}}
 VOCABULARY = 32_000
 MARGIN = 0.04  # an estimate from 256 permutations has a standard error of 0.025 at the threshold
 THRESHOLD = NearDuplicates().threshold
@@ -96,7 +97,7 @@ class Bench:
             "bands": bands,
             "rows": rows,
             "threshold": THRESHOLD,
-            "rules": RULES if has_quality() else (),
+            "rules": RULES,
             "out": str(self.scratch / f"out-{self.asked}"),
             **more,
         }
@@ -128,16 +129,6 @@ class Bench:
             self.failures.append(f"{more['do']} {more.get('step', '')}: {last[:200]}")
             return {}
         return {**json.loads(done.stdout.strip().splitlines()[-1]), "process_seconds": spent}
-
-
-def has_quality() -> bool:
-    """Whether this raylm has the step `quality`."""
-    return "quality" in StepSettings.model_fields
-
-
-def quality_steps() -> list[Any]:
-    """raylm's step with the same rules as RULES."""
-    return ["quality"] if has_quality() else []
 
 
 def make_peers() -> bool:
@@ -238,8 +229,7 @@ def measure_steps(bench: Bench) -> tuple[dict[str, Measured], list[Text]]:
         }
 
     asked = {f"read {kind}": step(kind, "read", passes=10) for kind in ("jsonl", "jsonl.gz", "wet")}
-    if has_quality():
-        asked["quality"] = step("jsonl", "quality", steps=quality_steps())
+    asked["quality"] = step("jsonl", "quality", steps=[QUALITY])
     asked["near_duplicates"] = step("jsonl", "near_duplicates")
     asked["tokenize"] = step("jsonl", "tokenize")
     found = {}
@@ -325,7 +315,7 @@ def prepared(bench: Bench, folders: Sequence[str]) -> dict[str, Any]:
     """The command of a user, as a process of its own."""
     from benchmarks.prepare_raylm import job_of
 
-    steps = [*quality_steps(), "near_duplicates"]
+    steps = [QUALITY, "near_duplicates"]
     request = bench.request(folders=folders, steps=steps)
     job = bench.scratch / "job.yaml"
     out = Path(request["out"])
@@ -354,7 +344,7 @@ def measure_memory(bench: Bench) -> dict[str, Any]:
         folder = bench.scratch / f"memory-{times}"
         prepare_corpus.write_json_lines(folder, texts, 1, packed=False)
         del texts
-        steps = ["exact_duplicates", *quality_steps(), "near_duplicates"]
+        steps = ["exact_duplicates", QUALITY, "near_duplicates"]
         unit_bytes = int(bench.sizes.memory * 1e6 / 4)
         found[times] = bench.ours(do="memory", folder=str(folder), steps=steps, unit_bytes=unit_bytes)
         shutil.rmtree(folder)
@@ -385,7 +375,7 @@ def main() -> None:
     parser = arguments(__doc__ or "")
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared/data", help="folder of pretrain-text")
     options = parser.parse_args()
-    sizes = Sizes(1.5, 2.0, 1.0, 1, True) if options.quick else Sizes(12.0, 32.0, 16.0, 3, False)
+    sizes = Sizes(1.5, 2.0, 1.0, 1, True) if options.quick else Sizes(10.0, 20.0, 16.0, 3, False)
     peers = make_peers()
     pool, what = prepare_corpus.sentences(options.data)
     with tempfile.TemporaryDirectory(prefix="raylm-prepare-") as folder:
@@ -419,12 +409,13 @@ def main() -> None:
     }
     details = {
         "seconds": {name: one.seconds for name, one in all_of(steps, whole)},
+        "left": {name: {who: one.get("left") for who, one in step.answers.items()} for name, step in steps.items()},
         "found": {name: vars(one) for name, one in judgements.items()},
         "failures": bench.failures,
     }
     notes = [
         f"{what}; {len(texts):,} documents, {megabytes(texts):.1f} MB, for steps, {sizes.whole:.0f} MB end to end; "
-        f"{sizes.rounds} round(s). {', '.join(PACKAGES)}." + ("" if has_quality() else " No quality rules."),
+        f"{sizes.rounds} round(s). {', '.join(PACKAGES)}.",
         *bench.failures,
     ]
     shown = report(steps, whole, judgements)
