@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from raylm.config.steps import (
+    Blocklist,
     Classifier,
     Counterfactual,
     ExactDuplicates,
@@ -15,6 +16,7 @@ from raylm.config.steps import (
 )
 from raylm.errors import ConfigError
 from raylm.prep.steps.barrier import Barrier
+from raylm.prep.steps.blocklist import blocked
 from raylm.prep.steps.classifier import classified, fit_classifier
 from raylm.prep.steps.counterfactual import counterfactual
 from raylm.prep.steps.exact_duplicates import ExactDuplicatesBarrier
@@ -44,13 +46,15 @@ def fit(step: StepSettings, folder: Place, reach: Reach) -> None:
     match step.settings:
         case Classifier() as settings:
             fit_classifier(settings, folder, reach)
-        case Counterfactual() | Fairness() | Toxicity():
+        case Blocklist() | Counterfactual() | Fairness() | Toxicity():
             step_of(step, reach, folder)
 
 
 def step_of(step: StepSettings, reach: Reach, fitted: Place | None = None) -> Step:
     """The step as one that looks at one document at a time; `reach` is for files it reads, `fitted` is fit's folder."""
     match step.settings:
+        case Blocklist() as settings:
+            return blocked(settings, reach)
         case Classifier() as settings:
             assert fitted is not None  # only a job's own steps are built, and those are fitted first
             return classified(settings, fitted)
