@@ -305,7 +305,7 @@ def test_repeated_texts_are_counted_over_units_and_beyond_the_sketch(
     wanted = Job.model_validate({"prepare": {"require": {"duplicates": {"at_most": 0}}}})
     units = []
     for start in (0, 1500):
-        measures = Measures(wanted)
+        measures = Measures(wanted, Place(str(tmp_path)))
         for number in range(start, start + 2000):
             measures.add(Document(str(number), f"text {number % 3000}", "x"))
         units.append(measures.to_dict())
@@ -316,7 +316,7 @@ def test_repeated_texts_are_counted_over_units_and_beyond_the_sketch(
 @pytest.mark.parametrize(
     ("require", "message"),
     [
-        ({"contamination": {"at_most": 0}}, "Extra inputs are not permitted"),
+        ({"contaminations": {"at_most": 0}}, "Extra inputs are not permitted"),
         ({"documents": {}}, "give at_least, at_most, or both"),
         ({"documents": {"at_least": 2, "at_most": 1}}, "at_least=2 is more than at_most=1"),
     ],

@@ -36,6 +36,11 @@ class Requirements(Settings):
         description="Pieces of personal data a document, in a sample of what goes into the shards; looked for as the "
         "step personal_data does, or as it would with its defaults.",
     )
+    contamination: Bounds | None = Field(
+        None,
+        description="Share of the documents in the shards that hold a run of an evaluation set's words; the sets are "
+        "those of the step decontaminate.",
+    )
     language: dict[str, Bounds] = Field(
         default_factory=dict,
         description="Share of the documents whose metadata name this language; `unknown` where none is named.",

@@ -213,6 +213,12 @@ class PrepareSettings(Settings):
             raise ValueError(f"source names must differ, got {names}")
         return self
 
+    @model_validator(mode="after")
+    def _sets_are_named(self) -> Self:
+        if self.require.contamination is not None and all(step.name != "decontaminate" for step in self.steps):
+            raise ValueError("require.contamination needs the step decontaminate, whose `sets` it looks for")
+        return self
+
 
 class WeightStage(Settings):
     """From `step` on, this weight."""

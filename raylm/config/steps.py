@@ -15,6 +15,7 @@ from pydantic import (
 )
 
 from raylm.config.base import Settings
+from raylm.config.decontaminate import Decontaminate
 from raylm.config.languages import CODES
 from raylm.config.quality import Quality
 
@@ -235,11 +236,36 @@ class Counterfactual(Settings):
     seed: int = Field(0, ge=0)
 
 
+class Blocklist(Settings):
+    """Drop documents from unwanted places, or with unwanted words. Files hold an entry a line, # begins a comment."""
+
+    domains: list[str] = Field(default_factory=list, description="Domains; each blocks its subdomains too.")
+    domain_files: list[str] = Field(default_factory=list, description="Files of domains, on any fsspec URL.")
+    url_words: list[str] = Field(default_factory=list, description="Words between the punctuation of a URL.")
+    url_word_files: list[str] = Field(default_factory=list, description="Files of such words.")
+    words: list[str] = Field(default_factory=list, description="Words and phrases in the text, in any case.")
+    word_files: list[str] = Field(default_factory=list, description="Files of such words and phrases.")
+    at_least: int = Field(1, ge=1, description="Drop a text in which listed words come this often, or more.")
+    at_least_share: Share = Field(0.0, description="And only if they come at least this often for each of its words.")
+    whole_words: bool = Field(
+        True, description="An entry inside a longer word does not count; false for scripts without spaces."
+    )
+
+    @model_validator(mode="after")
+    def _something(self) -> Self:
+        lists = ("domains", "domain_files", "url_words", "url_word_files", "words", "word_files")
+        if not any(getattr(self, name) for name in lists):
+            raise ValueError(f"a blocklist needs an entry in one of {', '.join(lists)}")
+        return self
+
+
 class StepSettings(Settings):
     """One step: its name, and under it its settings."""
 
+    blocklist: Blocklist | None = None
     classifier: Classifier | None = None
     counterfactual: Counterfactual | None = None
+    decontaminate: Decontaminate | None = None
     exact_duplicates: ExactDuplicates | None = None
     language: Language | None = None
     near_duplicates: NearDuplicates | None = None

@@ -12,10 +12,15 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias
 
+from raylm.config.decontaminate import Decontaminate
 from raylm.config.schema import Job
 from raylm.config.steps import PersonalData
+from raylm.prep.stages import fitted
+from raylm.prep.steps.decontaminate import contaminating, index_in
 from raylm.prep.steps.personal import find
+from raylm.prep.steps.runs import RunHasher
 from raylm.records import Document
+from raylm.storage import Place
 
 # Different texts whose hashes a unit keeps, to find repeated ones: the share of those is exact below this number of
 # texts, and above it known to about 1.6 % of itself.
@@ -37,14 +42,27 @@ def detectors(job: Job) -> dict[str, Detector]:
 def wanted(job: Job) -> set[str]:
     """The measures that the job's rules need of every unit."""
     names = {rule.partition(".")[0] for rule in job.prepare.require.rules()}
-    return names & {"duplicates", "language", "personal_data"}
+    return names & {"contamination", "duplicates", "language", "personal_data"}
+
+
+def contamination(job: Job, output: Place) -> Callable[[str], bool]:
+    """Whether a text shares runs with an evaluation set, as the job's decontaminate steps count it."""
+    hasher = RunHasher()
+    steps = [
+        (step.settings, index_in(fitted(output, number, step)))
+        for number, step in enumerate(job.prepare.steps)
+        if isinstance(step.settings, Decontaminate)
+    ]
+    return lambda text: any(contaminating(index, hasher, text, settings.at_least) for settings, index in steps)
 
 
 class Measures:
     """Takes a unit's documents, and keeps what the job's rules need of them."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, output: Place) -> None:
         self._wanted = wanted(job)
+        self._is_contaminated = contamination(job, output) if "contamination" in self._wanted else None
+        self._contaminated = 0
         self._detectors = detectors(job)
         self._digests = _Smallest(SKETCH)
         self._texts = _Smallest(SAMPLE)
@@ -58,6 +76,8 @@ class Measures:
             return
         self._documents += 1
         self._languages[str(document.meta.get("language", "unknown"))] += 1
+        if self._is_contaminated is not None:
+            self._contaminated += self._is_contaminated(document.text)
         digest = int.from_bytes(hashlib.blake2b(document.text.encode(), digest_size=8).digest(), "big")
         self._digests.add(digest)
         if self._detectors:
@@ -74,6 +94,8 @@ class Measures:
             measures["language"] = dict(sorted(self._languages.items()))
         if "duplicates" in self._wanted:
             measures["duplicates"] = self._digests.to_dict()
+        if self._is_contaminated is not None:
+            measures["contamination"] = {"documents": self._documents, "found": self._contaminated}
         for name, detector in self._detectors.items():
             found = sum(detector(text) for _, text in sorted(self._held.items()))
             measures[name] = {"documents": len(self._held), "found": found}
@@ -91,10 +113,11 @@ def summed(units: Iterable[Mapping[str, Any]]) -> dict[str, float]:
         values |= {f"language.{code}": count / languages.total() for code, count in sorted(languages.items())}
     if any("duplicates" in part for part in parts):
         values["duplicates"] = _repeated([part["duplicates"] for part in parts])
-    if any("personal_data" in part for part in parts):
-        searched = [part["personal_data"] for part in parts]
-        found = sum(one["found"] for one in searched)
-        values["personal_data"] = found / max(1, sum(one["documents"] for one in searched))
+    for name in ("contamination", "personal_data"):
+        if any(name in part for part in parts):
+            searched = [part[name] for part in parts]
+            found = sum(one["found"] for one in searched)
+            values[name] = found / max(1, sum(one["documents"] for one in searched))
     return values
 
 

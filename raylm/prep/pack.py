@@ -67,7 +67,7 @@ def pack_documents(job: Job, output: Place, number: int, documents: Iterable[Doc
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     folder = output / TOKENIZER_FOLDER
     tokenizer, facts = load_tokenizer(folder)
-    packed = Packed(StepRecord(TOKENIZE), Measures(job), dict.fromkeys(_COUNTS, 0))
+    packed = Packed(StepRecord(TOKENIZE), Measures(job, output), dict.fromkeys(_COUNTS, 0))
     with contextlib.ExitStack() as stack:
         packers = {
             held_out: stack.enter_context(_Packer(output, side, number, job.prepare.sequence_length, facts))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from raylm.config.decontaminate import Decontaminate
 from raylm.config.quality import Quality
 from raylm.config.steps import (
+    Blocklist,
     Classifier,
     Counterfactual,
     ExactDuplicates,
@@ -18,8 +20,10 @@ from raylm.config.steps import (
 )
 from raylm.errors import ConfigError
 from raylm.prep.steps.barrier import Barrier
+from raylm.prep.steps.blocklist import blocked
 from raylm.prep.steps.classifier import classified, fit_classifier
 from raylm.prep.steps.counterfactual import counterfactual
+from raylm.prep.steps.decontaminate import decontaminated, fit_decontaminate
 from raylm.prep.steps.exact_duplicates import ExactDuplicatesBarrier
 from raylm.prep.steps.fairness import counted
 from raylm.prep.steps.language import language_named
@@ -50,18 +54,25 @@ def fit(step: StepSettings, folder: Place, reach: Reach) -> None:
     match step.settings:
         case Classifier() as settings:
             fit_classifier(settings, folder, reach)
-        case Counterfactual() | Fairness() | Language() | Normalise() | Quality() | Toxicity():
+        case Decontaminate() as settings:
+            fit_decontaminate(settings, folder, reach)
+        case Blocklist() | Counterfactual() | Fairness() | Language() | Normalise() | Quality() | Toxicity():
             step_of(step, reach, folder)
 
 
 def step_of(step: StepSettings, reach: Reach, fitted: Place | None = None) -> Step:
     """The step as one that looks at one document at a time; `reach` is for files it reads, `fitted` is fit's folder."""
     match step.settings:
+        case Blocklist() as settings:
+            return blocked(settings, reach)
         case Classifier() as settings:
             assert fitted is not None  # only a job's own steps are built, and those are fitted first
             return classified(settings, fitted)
         case Counterfactual() as settings:
             return counterfactual(settings, reach)
+        case Decontaminate() as settings:
+            assert fitted is not None  # as above
+            return decontaminated(settings, fitted)
         case Fairness() as settings:
             return counted(settings, reach)
         case Language() as settings:
