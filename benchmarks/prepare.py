@@ -375,7 +375,7 @@ def main() -> None:
     parser = arguments(__doc__ or "")
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared/data", help="folder of pretrain-text")
     options = parser.parse_args()
-    sizes = Sizes(1.5, 2.0, 1.0, 1, True) if options.quick else Sizes(10.0, 20.0, 16.0, 3, False)
+    sizes = Sizes(1.5, 2.0, 1.0, 1, True) if options.quick else Sizes(10.0, 20.0, 6.0, 3, False)
     peers = make_peers()
     pool, what = prepare_corpus.sentences(options.data)
     with tempfile.TemporaryDirectory(prefix="raylm-prepare-") as folder:
