@@ -147,6 +147,7 @@ def test_sets_are_read_as_they_are_found(tmp_path: Path, kind: str) -> None:
         ('{"text": "a"}\n{"text": ', {}, r"bad\.jsonl, line 2 is not JSON"),
         ('{"body": "some text"}\n', {}, r"holds no text under text; there is: body"),
         ('{"text": "too short"}\n', {}, r"has 8 words or more"),
+        ('{"q": "a text", "b": 1}\n', {"columns": ["q", "a"]}, r"has nothing under a; there is: b, q"),
         (b"\xff\xfe{}", {}, r"line 1 is not UTF-8"),
         ("no table", {"kind": "parquet"}, r"cannot be read as Parquet"),
     ],

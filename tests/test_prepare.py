@@ -31,7 +31,7 @@ from raylm.prep import PrepareProgress, PrepareReport, here, prepare, pydocs
 from raylm.prep.documents import read_piece
 from raylm.prep.left_out import LeftOut
 from raylm.prep.look import look
-from raylm.prep.plan import Piece, Plan
+from raylm.prep.plan import Piece, Plan, differences
 from raylm.prep.split import is_held_out
 from raylm.prep.tokenizer import load
 from raylm.shards import read_manifest, read_rows
@@ -194,6 +194,14 @@ def test_other_settings_are_refused_and_nothing_is_harmed(
     )
     assert "choose another prepare.output" in str(caught.value.hint)
     assert content(finished) == before
+
+
+def test_what_differs_is_named_by_its_place() -> None:
+    old = {"steps": [{"sample": {"rate": 0.5, "by": "a"}}, {"exact_duplicates": {"part": "line"}}]}
+    new = {"steps": [{"sample": {"rate": 0.5, "by": "b"}}, {"exact_duplicates": {"part": "line"}}]}
+    assert differences(old, new) == ['prepare.steps.0.sample.by is "a" there and "b" here']
+    assert [line[:20] for line in differences(old, {"steps": []})] == ['prepare.steps is [{"']
+    assert differences(old, old) == []
 
 
 def test_a_setting_that_is_younger_than_the_data_had_its_default(

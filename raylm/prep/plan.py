@@ -86,11 +86,13 @@ def _shaping(settings: PrepareSettings) -> dict[str, Any]:
     return settings.model_dump(mode="json", exclude=_SHAPES_NOTHING)
 
 
-def differences(there: dict[str, Any], wanted: dict[str, Any], prefix: str = "prepare") -> list[str]:
-    """Lines that say which settings differ, and how."""
+def differences(there: dict[Any, Any], wanted: dict[Any, Any], prefix: str = "prepare") -> list[str]:
+    """Lines that say which settings differ, and how; of lists of one length, which items."""
     lines: list[str] = []
     for key in sorted({*there, *wanted}):
         old, new = there.get(key), wanted.get(key)
+        if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+            old, new = dict(enumerate(old)), dict(enumerate(new))
         if isinstance(old, dict) and isinstance(new, dict):
             lines += differences(old, new, f"{prefix}.{key}")
         elif old != new:

@@ -27,8 +27,14 @@ def records(wanted: EvaluationSet, reach: Reach) -> Iterator[list[str]]:
             if any(text.strip() for text in texts):
                 empty = False
                 yield texts
+    there = f"; there is: {', '.join(sorted(keys)) or 'no key'}" if wanted.kind != "text" else ""
+    missing = [column for column in wanted.columns if column not in keys]
+    if missing and not empty and wanted.kind != "text":
+        raise DataError(
+            f"evaluation set {wanted.name!r}: {wanted.glob} has nothing under {', '.join(missing)}{there}",
+            hint="correct `columns` of this set",
+        )
     if empty:
-        there = f"; there is: {', '.join(sorted(keys)) or 'no key'}" if wanted.kind != "text" else ""
         raise DataError(
             f"evaluation set {wanted.name!r}: {wanted.glob} holds no text"
             + (f" under {', '.join(wanted.columns)}{there}" if wanted.kind != "text" else ""),
