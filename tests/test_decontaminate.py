@@ -6,6 +6,7 @@ import gzip
 import json
 import random
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -199,12 +200,19 @@ def test_as_many_runs_are_found_as_a_plain_search_finds(sets: list[list[str]], t
         ((0, 1), "Three four!\nFive six.  Seven\n\nEight"),
         ((2, 2), "One two.\nFive six.  Seven\n\nEight"),
         ((3, 2), "One two.\nSeven\n\nEight"),
-        ((5, 2), "One two. Three four!\nEight"),
+        ((5, 2), "One two. Three four!\n\nEight"),
         ((7, 1), "One two. Three four!\nFive six.  Seven"),
     ],
 )
 def test_cutting_leaves_the_rest_as_it_is(run: tuple[int, int], left: str) -> None:
     assert without("One two. Three four!\nFive six.  Seven\n\nEight", [run]) == left
+
+
+@pytest.mark.parametrize("space", [" ", "\n", "\t", "\n "])
+def test_long_white_space_takes_no_squared_time(space: str) -> None:
+    began = time.monotonic()
+    without(f"One two.{space * 200_000}three four. five", [(2, 1)])
+    assert time.monotonic() - began < 5
 
 
 def test_the_rule_counts_what_goes_into_the_shards(tmp_path: Path) -> None:

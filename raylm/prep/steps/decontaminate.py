@@ -23,7 +23,8 @@ from raylm.storage import Place, Reach
 
 INDEX_NAME = "runs.safetensors"
 _BEGINNINGS = "beginnings"
-_SENTENCE_GAP = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])\s*|\n\s*")
+# White space is looked at from its beginning only: at each of its letters, it would take squared time.
+_SENTENCE_GAP = re.compile(r"(?<![^\S\n])[^\S\n]*\n+|(?<=[.!?])[^\S\n]+|(?<=[。！？])[^\S\n]*")
 
 
 def fit_decontaminate(settings: Decontaminate, folder: Place, reach: Reach) -> None:
@@ -115,8 +116,8 @@ def without(text: str, runs: Sequence[tuple[int, int]]) -> str:
         gap = text[stop : starts[number + 1]] if number + 1 < len(starts) else ""
         if number not in taken:
             left += text[start:stop] + gap
-        elif "\n" in gap and left and not left.endswith("\n"):
-            left = left.rstrip() + gap  # the lines around stay apart
+        elif left and gap.count("\n") > len(left) - len(left.rstrip("\n")):
+            left = left.rstrip() + gap  # lines and paragraphs around stay apart
     return left if text[-1:].isspace() else left.rstrip()
 
 
