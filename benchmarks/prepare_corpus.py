@@ -39,7 +39,7 @@ def sentences(shared: Path) -> tuple[list[str], str]:
         texts = [json.loads(line)["text"] for line in _unpacked(folder / "c4_docs.jsonl.gz") if line]
         texts += _unpacked(folder / "wikipedia_articles.txt.gz")
         return _cut(texts), "sentences of C4 and Wikipedia"
-    from raylm.prep.pydocs import documents
+    from raylm.prep.readers.python_docs import documents
 
     return _cut([text for _, text in documents()]), "sentences of Python's documentation"
 

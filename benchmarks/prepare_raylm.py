@@ -21,13 +21,13 @@ sys.path[:0] = [str(ROOT)]
 
 from raylm.config.schema import Job, TextSource  # noqa: E402
 from raylm.config.steps import NearDuplicates, StepSettings  # noqa: E402
-from raylm.prep.documents import read_piece  # noqa: E402
-from raylm.prep.left_out import LeftOut  # noqa: E402
-from raylm.prep.plan import Piece, Unit  # noqa: E402
-from raylm.prep.stages import stages_of  # noqa: E402
-from raylm.prep.steps import StepRecord, applied, barrier_of, step_of  # noqa: E402
-from raylm.prep.steps.barrier import gathered  # noqa: E402
-from raylm.prep.steps.drops import read_drops, write_table  # noqa: E402
+from raylm.prep.readers.read import read_piece  # noqa: E402
+from raylm.prep.checks.skipped import LeftOut  # noqa: E402
+from raylm.prep.units import Piece, Unit  # noqa: E402
+from raylm.prep.passes import stages_of  # noqa: E402
+from raylm.prep.operators import StepRecord, applied, barrier_of, step_of  # noqa: E402
+from raylm.prep.operators.barrier import gathered  # noqa: E402
+from raylm.prep.operators.dedup.decisions import read_drops, write_table  # noqa: E402
 from raylm.records import Document  # noqa: E402
 from raylm.storage import Place  # noqa: E402
 

@@ -164,11 +164,11 @@ def read_outcome(run: Path, seconds: float = 0.0, driver_log: str = "", acts: Se
 def run_alone(job: Path, *, workers: int = 1, timeout_seconds: float = 300) -> Outcome:
     """The job without Ray, on this many processes."""
     settings = yaml.safe_load(job.read_text())
-    command = [sys.executable, "-m", "raylm.train.alone", str(job)]
+    command = [sys.executable, "-m", "raylm.train.without_ray", str(job)]
     if workers > 1:
         command = [
             *[sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={workers}", "--standalone"],
-            *["-m", "raylm.train.alone", str(job)],
+            *["-m", "raylm.train.without_ray", str(job)],
         ]
     began = time.monotonic()
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=timeout_seconds)

@@ -155,7 +155,7 @@ def raylm_loop(group: Group, case: Case, folder: str) -> tuple[Any, Watched, Wai
     from raylm.stream.reading import StreamSource
     from raylm.train.engine import Engine
     from raylm.train.loop import steps
-    from raylm.train.plan import micro_batches_per_rank
+    from raylm.train.accumulation import micro_batches_per_rank
 
     model, batch, optim, zero = settings_of(case)
     place = Place(folder)

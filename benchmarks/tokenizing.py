@@ -47,7 +47,7 @@ class Timing:
 def measure(job: Any, documents: Sequence[Any], rounds: int) -> Timing:
     """Let both take turns on the same documents."""
     from raylm.prep import pack
-    from raylm.prep.stages import batches
+    from raylm.prep.passes import batches
     from raylm.prep.tokenizer import load
     from raylm.shards import TOKENIZER_FOLDER
     from raylm.storage import Place
@@ -94,7 +94,7 @@ def prepared(folder: str, most: int) -> tuple[Any, list[Any]]:
     """A job whose tokenizer is trained, and its documents."""
     from raylm.config.schema import Job
     from raylm.prep.prepare import prepare
-    from raylm.prep.pydocs import documents
+    from raylm.prep.readers.python_docs import documents
     from raylm.prep.tasks import here
     from raylm.records import Document
 

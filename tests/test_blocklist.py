@@ -16,8 +16,8 @@ from test_prepare import documents, job, run
 
 from raylm.config.steps import StepSettings
 from raylm.errors import ConfigError, DataError
-from raylm.prep.steps import StepRecord, applied, step_of
-from raylm.prep.steps.blocklist import finder, host_of, listed_domain
+from raylm.prep.operators import StepRecord, applied, step_of
+from raylm.prep.operators.blocklist import finder, host_of, listed_domain
 from raylm.records import Document
 from raylm.storage import Place, Reach
 

@@ -13,11 +13,11 @@ from pydantic import ValidationError
 
 from raylm.config.schema import TextSource
 from raylm.prep import compressed
-from raylm.prep.documents import read_piece
-from raylm.prep.front_matter import by_heading
-from raylm.prep.left_out import LeftOut
-from raylm.prep.plan import Piece
-from raylm.prep.xhtml import blocks_of
+from raylm.prep.readers.read import read_piece
+from raylm.prep.readers.books.front_matter import by_heading
+from raylm.prep.checks.skipped import LeftOut
+from raylm.prep.units import Piece
+from raylm.prep.readers.books.xhtml import blocks_of
 from raylm.records import Document
 from raylm.storage import Reach
 

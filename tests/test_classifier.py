@@ -18,8 +18,8 @@ from test_prepare import content, documents, job, run
 from raylm.config.load import load_job
 from raylm.config.steps import Classifier
 from raylm.errors import ConfigError, DataError
-from raylm.prep.steps import StepRecord, applied
-from raylm.prep.steps.classifier import (
+from raylm.prep.operators import StepRecord, applied
+from raylm.prep.operators.classifier import (
     MODEL_NAME,
     Model,
     area_under_curve,

@@ -19,7 +19,7 @@ from raylm.cli.progress import Pace, PlainLines, step_words
 from raylm.config.schema import Job
 from raylm.errors import DataError, Interrupted, RaylmError, StorageError, TrainingError
 from raylm.prep import PrepareProgress
-from raylm.units import count, duration, size
+from raylm.humanize import count, duration, size
 
 JOBS = Path(__file__).parent.parent / "jobs"
 

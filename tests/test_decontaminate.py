@@ -18,10 +18,10 @@ from test_prepare import job, run
 
 from raylm.config.steps import StepSettings
 from raylm.errors import DataError
-from raylm.prep.steps import StepRecord, applied, step_of
-from raylm.prep.steps.build import fit
-from raylm.prep.steps.decontaminate import without
-from raylm.prep.steps.runs import RunHasher, RunIndex, runs_of_records
+from raylm.prep.operators import StepRecord, applied, step_of
+from raylm.prep.operators.build import fit
+from raylm.prep.operators.decontaminate.operator import without
+from raylm.prep.operators.decontaminate.ngrams import RunHasher, RunIndex, runs_of_records
 from raylm.records import Document
 from raylm.storage import Place, Reach
 

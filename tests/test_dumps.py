@@ -23,11 +23,11 @@ from raylm.config.load import load_job
 from raylm.config.schema import Job, TextSource
 from raylm.errors import DataError
 from raylm.prep import compressed, here, prepare
-from raylm.prep.documents import atoms, read_piece
-from raylm.prep.left_out import LeftOut
-from raylm.prep.plan import Piece, Plan, Unit, listed, pieces_of
-from raylm.prep.quarantine import Quarantine
-from raylm.prep.stages import UnitLog, UnitResult
+from raylm.prep.readers.read import atoms, read_piece
+from raylm.prep.checks.skipped import LeftOut
+from raylm.prep.units import Piece, Plan, Unit, listed, pieces_of
+from raylm.prep.checks.quarantine import Quarantine
+from raylm.prep.passes import UnitLog, UnitResult
 from raylm.records import Document
 from raylm.storage import Place, Reach
 
@@ -812,7 +812,7 @@ def test_an_arc_file_in_place_of_a_warc_is_told() -> None:
 
 @needs_dumps
 def test_the_web_job_on_real_archives_ends_in_shards_that_train_uses(tmp_path: Path) -> None:
-    from raylm.train.alone import alone
+    from raylm.train.without_ray import alone
 
     (tmp_path / "crawl").mkdir()
     for path in [*DUMPS.glob("*.gz"), *DUMPS.glob("aut/*.gz")]:

@@ -51,7 +51,7 @@ def train_rank(rank: int, size: int, address: str, job_file: str) -> None:
     from raylm.config.load import load_job
     from raylm.storage import Place
     from raylm.train.coordinator import Coordinator, Seat
-    from raylm.train.session import LocalDesk, SilentDesk
+    from raylm.train.context import LocalDesk, SilentDesk
     from raylm.train.sources import publish
     from raylm.train.worker import work
 

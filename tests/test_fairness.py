@@ -19,12 +19,12 @@ from test_prepare import content, documents, job, run
 
 from raylm.config.steps import StepSettings
 from raylm.errors import ConfigError, DataError
-from raylm.prep.findings import EVERYONE, associations, fairness_lines, feelings
+from raylm.prep.report.fairness import EVERYONE, associations, fairness_lines, feelings
 from raylm.prep.split import document_held_out
-from raylm.prep.steps import StepRecord, applied, step_of
-from raylm.prep.steps.counterfactual import swapped
-from raylm.prep.steps.phrases import named_terms, word_pairs, words_of
-from raylm.prep.steps.toxicity import toxicity
+from raylm.prep.operators import StepRecord, applied, step_of
+from raylm.prep.operators.counterfactual import swapped
+from raylm.prep.operators.lexicon import named_terms, word_pairs, words_of
+from raylm.prep.operators.toxicity import toxicity
 from raylm.records import Document
 from raylm.storage import Place, Reach
 

@@ -15,7 +15,7 @@ from test_prepare import job, run
 
 from raylm.config.languages import CODES
 from raylm.config.steps import StepSettings
-from raylm.prep.steps import StepRecord, applied, step_of
+from raylm.prep.operators import StepRecord, applied, step_of
 from raylm.records import Document
 from raylm.storage import Reach
 
@@ -105,7 +105,7 @@ def test_any_text_has_an_answer(text: str) -> None:
 
 def test_other_processes_give_the_same_scores() -> None:
     program = (
-        "import json, sys\nfrom raylm.prep.steps.language import identifier\n"
+        "import json, sys\nfrom raylm.prep.operators.language import identifier\n"
         "print(json.dumps([identifier()(text) for text in json.load(sys.stdin)]))"
     )
     texts = list(SENTENCES.values())

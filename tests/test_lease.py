@@ -15,7 +15,7 @@ import pytest
 
 from raylm.errors import TrainingError
 from raylm.storage import Place
-from raylm.train.launch.lease import Lease
+from raylm.run.lease import Lease
 
 
 def holder(folder: Path, **changes: Any) -> dict[str, Any]:

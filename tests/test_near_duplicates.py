@@ -16,9 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_prepare import content, documents, job, run
 
-from raylm.prep.steps import near_duplicates
-from raylm.prep.steps.minhash import Signer, band_keys, bands_for, shingles, word_hashes
-from raylm.prep.steps.near_duplicates import least_labels
+from raylm.prep.operators import near_duplicates
+from raylm.prep.operators.dedup.minhash import Signer, band_keys, bands_for, shingles, word_hashes
+from raylm.prep.operators.dedup.near import least_labels
 from raylm.storage import Place
 
 VOCABULARY = [f"w{number}" for number in range(3000)]

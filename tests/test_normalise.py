@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raylm.config.steps import StepSettings
-from raylm.prep.steps import StepRecord, applied, step_of
+from raylm.prep.operators import StepRecord, applied, step_of
 from raylm.records import Document
 from raylm.storage import Reach
 

@@ -19,10 +19,10 @@ from raylm.config.load import load_job
 from raylm.config.schema import Job
 from raylm.config.steps import PersonalData, StepSettings
 from raylm.errors import ConfigError, DataError
-from raylm.prep.steps import StepRecord, step_of
-from raylm.prep.steps.personal import Span, find, replaced
-from raylm.prep.steps.personal.numbers import luhn
-from raylm.prep.steps.personal.span import Spans
+from raylm.prep.operators import StepRecord, step_of
+from raylm.prep.operators.personal import Span, find, replaced
+from raylm.prep.operators.personal.numbers import luhn
+from raylm.prep.operators.personal.span import Spans
 from raylm.records import Document
 from raylm.storage import Place, Reach
 
@@ -293,7 +293,7 @@ def test_the_step_counts_what_it_replaced(tmp_path: Path) -> None:
 def test_pseudonyms_do_not_depend_on_the_process() -> None:
     code = (
         "from raylm.config.steps import PersonalData\n"
-        "from raylm.prep.steps.personal import find, replaced\n"
+        "from raylm.prep.operators.personal import find, replaced\n"
         "settings = PersonalData(replace_by='pseudonym', seed=7)\n"
         f"text = {' '.join(VALUES.values())!r}\n"
         "print(replaced(text, find(text, settings), settings))"

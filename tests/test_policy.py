@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raylm.checkpoint.policy import Cadence, Candidate, keep, mean_time_between_failures, young_daly
+from raylm.checkpoint.save_schedule import Cadence, Candidate, keep, mean_time_between_failures, young_daly
 
 
 def lost_share(interval: float, cost: float, between: float) -> float:

@@ -28,10 +28,10 @@ from servers import Faults, S3Server, failing, free_port, proxy
 from raylm.config.schema import Job, TextSource
 from raylm.errors import ConfigError, DataError, StorageError
 from raylm.prep import PrepareProgress, PrepareReport, here, prepare, pydocs
-from raylm.prep.documents import read_piece
-from raylm.prep.left_out import LeftOut
-from raylm.prep.look import look
-from raylm.prep.plan import Piece, Plan, differences
+from raylm.prep.readers.read import read_piece
+from raylm.prep.checks.skipped import LeftOut
+from raylm.prep.report.inspect import look
+from raylm.prep.units import Piece, Plan, differences
 from raylm.prep.split import is_held_out
 from raylm.prep.tokenizer import load
 from raylm.shards import read_manifest, read_rows
@@ -357,7 +357,7 @@ def test_cut_anywhere_pieces_hold_each_document_once(tmp_path: Path, document: s
 
 
 def test_a_plan_is_read_back() -> None:
-    from raylm.prep.plan import units_of
+    from raylm.prep.units import units_of
 
     units = units_of([("a", Piece("x", 10, 0, 5), 5), ("a", Piece("x", 10, 5, 10, 3), 5), ("b", Piece("y", 1), 1)], 9)
     assert [len(unit.pieces) for unit in units] == [1, 1, 1]

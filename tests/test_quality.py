@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from raylm.config.steps import StepSettings
 from raylm.errors import DataError
-from raylm.prep.steps import StepRecord, applied, step_of
+from raylm.prep.operators import StepRecord, applied, step_of
 from raylm.records import Document
 from raylm.storage import Reach
 
@@ -146,7 +146,7 @@ texts = st.lists(st.sampled_from(PIECES) | st.text(max_size=4), max_size=40).fla
 def test_remembered_words_and_sentences_are_those_of_spacy(language: str) -> None:
     from datatrove.utils.word_tokenizers import load_word_tokenizer
 
-    from raylm.prep.steps.words import RememberingTokenizer, tokenizer_of
+    from raylm.prep.operators.spacy_words import RememberingTokenizer, tokenizer_of
 
     ours, theirs = tokenizer_of(language), load_word_tokenizer(language)
     assert isinstance(ours, RememberingTokenizer)
@@ -168,7 +168,7 @@ def test_remembered_words_and_sentences_are_those_of_spacy(language: str) -> Non
 def test_words_are_forgotten_before_they_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     from datatrove.utils.word_tokenizers import SpaCyTokenizer
 
-    from raylm.prep.steps import words
+    from raylm.prep.operators import words
 
     monkeypatch.setattr(words, "_REMEMBERED_LETTERS", 500)
     plain = SpaCyTokenizer("en")

@@ -15,8 +15,8 @@ from raylm.config.schema import Job, OptimSettings, WorkerSettings
 from raylm.errors import CheckpointError, ConfigError, DataError, StorageError, TrainingError
 from raylm.storage import Place
 from raylm.train.coordinator import GROW, NOTICE, STOP, Coordinator
-from raylm.train.plan import lanes_of, micro_batches_per_rank
-from raylm.train.runlog import RunLog, read_lines
+from raylm.train.accumulation import lanes_of, micro_batches_per_rank
+from raylm.run.log import RunLog, read_lines
 from raylm.train.schedule import learning_rate
 
 
@@ -334,7 +334,7 @@ def test_what_cannot_work_is_refused_before_anything_starts(job: Job, tmp_path: 
 
 def test_a_cluster_that_is_not_there_is_said_at_once(job: Job) -> None:
     from raylm.train.launch import train
-    from raylm.train.session import free_port
+    from raylm.train.context import free_port
 
     began = time.monotonic()
     with pytest.raises(TrainingError, match=r"no Ray cluster answers at 127\.0\.0\.1"):
@@ -343,7 +343,7 @@ def test_a_cluster_that_is_not_there_is_said_at_once(job: Job) -> None:
 
 
 def finished_run(job: Job) -> None:
-    from raylm.train.alone import alone
+    from raylm.train.without_ray import alone
 
     alone(job)
 

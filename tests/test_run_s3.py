@@ -11,8 +11,8 @@ from benchmarks.scenarios import job_settings, make_data
 from raylm.checkpoint.restore import newest
 from raylm.config.schema import Job
 from raylm.storage import Place
-from raylm.train.alone import alone
-from raylm.train.runlog import read_lines
+from raylm.train.without_ray import alone
+from raylm.run.log import read_lines
 
 
 def upload(folder: Path, to: Place) -> None:

@@ -26,8 +26,8 @@ from raylm.config.schema import Job
 from raylm.deploy.local import LocalCluster, NodeShape
 from raylm.errors import ConfigError, DataError
 from raylm.prep import prepare
-from raylm.prep.measures import Measures, summed
-from raylm.prep.steps.sample import rates_of
+from raylm.prep.checks.measures import Measures, summed
+from raylm.prep.operators.sample import rates_of
 from raylm.records import Document
 from raylm.storage import Place
 
@@ -81,7 +81,7 @@ def test_repeated_lines_are_cut_out(tmp_path: Path) -> None:
 
 
 def test_ranges_of_hashes_find_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from raylm.prep.steps import exact_duplicates
+    from raylm.prep.operators import exact_duplicates
 
     run(stepped(tmp_path, ["exact_duplicates"], output="one"))
     monkeypatch.setattr(exact_duplicates, "_RANGE_ROWS", 7)
@@ -301,7 +301,7 @@ def test_kept_is_a_share_of_what_was_read(tmp_path: Path) -> None:
 def test_repeated_texts_are_counted_over_units_and_beyond_the_sketch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("raylm.prep.measures.SKETCH", 16)
+    monkeypatch.setattr("raylm.prep.checks.measures.SKETCH", 16)
     wanted = Job.model_validate({"prepare": {"require": {"duplicates": {"at_most": 0}}}})
     units = []
     for start in (0, 1500):

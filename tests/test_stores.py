@@ -23,8 +23,8 @@ from raylm.config.schema import Job
 from raylm.errors import StorageError
 from raylm.prep import here, prepare
 from raylm.storage import NotFound, Place, Reach, find
-from raylm.train.alone import alone
-from raylm.train.runlog import read_lines
+from raylm.train.without_ray import alone
+from raylm.run.log import read_lines
 
 CONNECTION = "AZURE_STORAGE_CONNECTION_STRING"
 GOOGLE_SECRETS = ("GOOGLE_APPLICATION_CREDENTIALS", "STORAGE_EMULATOR_HOST", "CLOUDSDK_CONFIG")

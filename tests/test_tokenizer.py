@@ -518,7 +518,7 @@ def told_languages(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_fertility_is_counted_by_source_and_language(told_languages: None, tmp_path: Path) -> None:
-    from raylm.prep.fertility import Fertility, by_language
+    from raylm.prep.report.fertility import Fertility, by_language
 
     report = prepared_with(tmp_path)
     counts = report.manifest.fertility
@@ -558,7 +558,7 @@ def test_fertility_does_not_depend_on_the_units(told_languages: None, tmp_path: 
 
 def test_card_and_inspect_tell_how_finely_the_tokenizer_cuts(told_languages: None, tmp_path: Path) -> None:
     from raylm.cli.inspect import rows
-    from raylm.prep.look import look
+    from raylm.prep.report.inspect import look
 
     report = prepared_with(tmp_path)
     one = report.manifest.fertility["mixed"]["ja"]

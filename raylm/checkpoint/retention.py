@@ -7,7 +7,7 @@ names; the newest committed checkpoint stays, and so does one that is being read
 from __future__ import annotations
 
 from raylm.checkpoint import manifest as layout
-from raylm.checkpoint.policy import Candidate, keep
+from raylm.checkpoint.save_schedule import Candidate, keep
 from raylm.checkpoint.restore import CheckpointInfo, checkpoint_at, step_folders, steps_being_read
 from raylm.checkpoint.save import check_fence
 from raylm.errors import CheckpointError

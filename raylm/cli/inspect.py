@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from raylm.cli.common import reach, reach_options, show
-from raylm.units import count, size
+from raylm.humanize import count, size
 
 if TYPE_CHECKING:
-    from raylm.prep.fertility import Counts
-    from raylm.prep.look import Look
+    from raylm.prep.report.fertility import Counts
+    from raylm.prep.report.inspect import Look
 
 _SAMPLE_LETTERS = 400
 
@@ -26,7 +26,7 @@ def inspect(folder: str, samples: int, **how: Any) -> None:
 
     FOLDER is local or on any object store, `s3://bucket/data` for example.
     """
-    from raylm.prep.look import look
+    from raylm.prep.report.inspect import look
     from raylm.storage import Place
 
     found = look(Place(folder, reach(**how)), samples)
@@ -38,7 +38,7 @@ def inspect(folder: str, samples: int, **how: Any) -> None:
 
 def rows(found: Look) -> list[tuple[str, str]]:
     """The manifest in words, a source a row."""
-    from raylm.prep.card import step_lines
+    from raylm.prep.report.card import step_lines
 
     manifest = found.manifest
     sources = [
@@ -76,7 +76,7 @@ def _documents(counts: dict[str, int]) -> int:
 
 def _fertility(counts: Counts) -> list[tuple[str, str]]:
     """A line a source and language: how finely the tokenizer cuts it."""
-    from raylm.prep.fertility import by_language
+    from raylm.prep.report.fertility import by_language
 
     told = []
     for source, language, one in by_language(counts):

@@ -22,10 +22,10 @@ COMMANDS = {
     "inspect": ("raylm.cli.inspect:inspect", "Show what a prepared data set holds."),
     "plan": ("raylm.cli.plan:plan", "Say what a job needs: parameters, FLOPs, memory a worker."),
     "train": ("raylm.cli.train:train", "Train, or go on with a run that stopped."),
-    "evaluate": ("raylm.cli.after:evaluate", "Held-out loss, perplexity and bits per byte."),
-    "generate": ("raylm.cli.after:generate", "Continue a prompt."),
-    "export": ("raylm.cli.after:export", "Write a Hugging Face folder."),
-    "report": ("raylm.cli.after:report", "Write a run's history as one HTML page."),
+    "evaluate": ("raylm.cli.model:evaluate", "Held-out loss, perplexity and bits per byte."),
+    "generate": ("raylm.cli.model:generate", "Continue a prompt."),
+    "export": ("raylm.cli.model:export", "Write a Hugging Face folder."),
+    "report": ("raylm.cli.model:report", "Write a run's history as one HTML page."),
 }
 
 

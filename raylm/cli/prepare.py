@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from raylm.cli.common import again, job_options, next_step, quiet_logs, read_job, show
-from raylm.units import count, duration
+from raylm.humanize import count, duration
 
 if TYPE_CHECKING:
     from raylm.prep import PrepareProgress, PrepareReport
@@ -40,7 +40,7 @@ def prepare(job_file: str, overrides: tuple[str, ...], dry_run: bool) -> None:
 
 def result_rows(result: PrepareReport) -> list[tuple[str, str]]:
     """What a preparation gave, in words."""
-    from raylm.prep.card import step_lines
+    from raylm.prep.report.card import step_lines
 
     manifest = result.manifest
     how = "finished already" if result.already_done else f"in {duration(result.seconds)}"

@@ -8,7 +8,7 @@ from raylm.config.schema import Job
 from raylm.errors import DataError, StorageError
 from raylm.shards import MANIFEST_NAME, read_manifest
 from raylm.storage import Place
-from raylm.units import count, size
+from raylm.humanize import count, size
 
 Rows = list[tuple[str, str]]
 
@@ -87,8 +87,8 @@ def _data(job: Job) -> tuple[int, str]:
 
 def _raw_rows(job: Job) -> Rows:
     """The sources' files and units, and a guess at their tokens, from their bytes."""
-    from raylm.prep.documents import atoms
-    from raylm.prep.plan import listed, pieces_of, units_of
+    from raylm.prep.readers.read import atoms
+    from raylm.prep.units import listed, pieces_of, units_of
 
     settings, reach = job.prepare, job.object_store.reach()
     if any(source.kind == "python-docs" for source in settings.sources):

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from raylm.cli.after import evaluation_rows
+from raylm.cli.model import evaluation_rows
 from raylm.cli.common import next_step, quiet_logs, show
 from raylm.errors import RaylmError
-from raylm.units import duration
+from raylm.humanize import duration
 
 if TYPE_CHECKING:
     from raylm.cli.progress import Display, Line
@@ -103,7 +103,7 @@ class LosingANode:
 
     def on_event(self, line: Line) -> None:
         """Take one event line."""
-        from raylm.report.history import STARTS
+        from raylm.run.history import STARTS
 
         if self._killed and not self._back and line.get("event") in STARTS:
             self._back = True

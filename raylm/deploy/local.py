@@ -21,7 +21,7 @@ import psutil
 
 from raylm.errors import ConfigError, TrainingError
 from raylm.train.launch.driver import HEALTH_CHECKS
-from raylm.train.session import free_port
+from raylm.train.context import free_port
 
 HEAD = "head"
 # Several nodes that start on few processors take their time.

@@ -15,12 +15,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from raylm.config.schema import Job
-from raylm.prep.fertility import UNKNOWN_LANGUAGE, Fertility
-from raylm.prep.measures import Measures
-from raylm.prep.plan import Unit
+from raylm.prep.report.fertility import UNKNOWN_LANGUAGE, Fertility
+from raylm.prep.checks.measures import Measures
+from raylm.prep.units import Unit
 from raylm.prep.split import document_held_out
-from raylm.prep.stages import Stage, UnitLog, UnitResult, batches, stage_documents
-from raylm.prep.steps import StepRecord
+from raylm.prep.passes import Stage, UnitLog, UnitResult, batches, stage_documents
+from raylm.prep.operators import StepRecord
 from raylm.prep.tokenizer import TokenizerFacts, doubtful_tokens
 from raylm.prep.tokenizer import load as load_tokenizer
 from raylm.records import Document

@@ -17,15 +17,15 @@ from dataclasses import dataclass, field
 
 from raylm.config.schema import Job
 from raylm.errors import ConfigError, DataError
-from raylm.prep.gates import refuse_unmet
-from raylm.prep.inputs import new_plan, plan_of_before
-from raylm.prep.measures import wanted
-from raylm.prep.outcome import REPORT_NAME, check_shared, manifest_of, no_documents, verdicts_on, write_record
+from raylm.prep.checks.requirements import refuse_unmet
+from raylm.prep.planning import new_plan, plan_of_before
+from raylm.prep.checks.measures import wanted
+from raylm.prep.report.publish import REPORT_NAME, check_shared, manifest_of, no_documents, verdicts_on, write_record
 from raylm.prep.pack import pack_unit
-from raylm.prep.plan import Plan, Unit, refuse_other_settings, shaping_settings
-from raylm.prep.quarantine import Quarantine
+from raylm.prep.units import Plan, Unit, refuse_other_settings, shaping_settings
+from raylm.prep.checks.quarantine import Quarantine
 from raylm.prep.split import document_held_out
-from raylm.prep.stages import (
+from raylm.prep.passes import (
     FITTED_FOLDER,
     WORK_FOLDER,
     Stage,
@@ -39,8 +39,8 @@ from raylm.prep.stages import (
     stage_documents,
     stages_of,
 )
-from raylm.prep.steps import fit
-from raylm.prep.steps.barrier import Runner
+from raylm.prep.operators import fit
+from raylm.prep.operators.barrier import Runner
 from raylm.prep.tasks import Session, on_ray
 from raylm.prep.tokenizer import bring, sample, write_built
 from raylm.prep.tokenizer import load as load_tokenizer

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 
 from raylm.config.schema import Job
 from raylm.errors import RaylmError
-from raylm.prep.steps.barrier import Runner, Task
+from raylm.prep.operators.barrier import Runner, Task
 
 Session: TypeAlias = Callable[[Job], contextlib.AbstractContextManager[Runner]]
 

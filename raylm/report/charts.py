@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from raylm.report.history import finite
-from raylm.units import duration
+from raylm.run.history import finite
+from raylm.humanize import duration
 
 WIDTH, HEIGHT = 1000, 190
 LEFT, RIGHT, TOP, BOTTOM = 62, 14, 22, 24

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from html import escape
 
-from raylm.pages import frame, text_of, tiles
+from raylm.html import frame, text_of, tiles
 from raylm.report.charts import (
     Axis,
     Mark,
@@ -21,7 +21,7 @@ from raylm.report.charts import (
     step_axis,
     time_axis,
 )
-from raylm.report.history import (
+from raylm.run.history import (
     MARKED,
     STARTS,
     Event,
@@ -35,7 +35,7 @@ from raylm.report.history import (
     totals,
 )
 from raylm.storage import Place
-from raylm.units import count, duration
+from raylm.humanize import count, duration
 
 KINDS = {
     "loss": "worker lost",

@@ -4,7 +4,7 @@ A `Place` is a local path or any fsspec URL. What is written is visible whole or
 tried again. Credentials are never held here.
 """
 
-from raylm.storage.place import NotFound, Place, Reach, find
+from raylm.storage.path import NotFound, Place, Reach, find
 from raylm.storage.ranges import read_unchanging
 
 __all__ = ["NotFound", "Place", "Reach", "find", "read_unchanging"]

@@ -15,7 +15,7 @@ from typing import Any
 
 from raylm.errors import StorageError
 from raylm.storage.errors import TRIED_AGAIN
-from raylm.storage.reach import Reach
+from raylm.storage.connection import Reach
 
 GOOGLE = ("gs", "gcs")
 AZURE = ("az", "abfs", "abfss")

@@ -11,8 +11,8 @@ import functools
 import time
 from typing import Any
 
-from raylm.storage.place import Place
-from raylm.storage.reach import Reach
+from raylm.storage.path import Place
+from raylm.storage.connection import Reach
 
 _S3 = ("s3", "s3a")
 _REST_SECONDS = 60.0  # no short cut for so long after it failed

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, cast
 
 from raylm.storage.clouds import AZURE, GOOGLE, azure, create_azure, create_google, google, refuse_other_account
 from raylm.storage.multipart import MultipartUpload
-from raylm.storage.reach import Reach
+from raylm.storage.connection import Reach
 
 _S3 = ("s3", "s3a")
 _OBJECT_STORES = (*_S3, *GOOGLE, *AZURE)

@@ -18,7 +18,7 @@ from raylm.config.schema import BatchSettings, DataSettings
 from raylm.errors import DataError, RaylmError
 from raylm.records import Batch, MicroBatch
 from raylm.shards import Rows
-from raylm.stream.deliver import Deliverer, Threads
+from raylm.stream.threads import Deliverer, Threads
 from raylm.stream.lanes import Block, Geometry, Order, SourceRows
 from raylm.stream.mixture import quantised
 from raylm.stream.reading import StreamSource, check_agreement, read_checked
@@ -80,7 +80,7 @@ class Stream:
         ahead_rows = min(max(2, len(self._taken)) * window_rows, max(most, window_rows))
         if deliver == "threads":
             return Threads(self._sources, plan, ahead_rows=ahead_rows, at_once=len(self._taken))
-        from raylm.stream.source import RayData
+        from raylm.stream.ray_data import RayData
 
         return RayData(
             self._sources,

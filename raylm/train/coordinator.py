@@ -17,7 +17,7 @@ from typing import Any
 from raylm.config.schema import WorkerSettings
 from raylm.errors import RaylmError, TrainingError
 from raylm.storage import Place
-from raylm.train.runlog import Line, RunLog
+from raylm.run.log import Line, RunLog
 
 # What a driver that looks too seldom can still read.
 FEED_LINES = 4096

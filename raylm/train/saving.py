@@ -12,11 +12,11 @@ from raylm.config.schema import Job
 from raylm.errors import CheckpointError, RaylmError, StorageError
 from raylm.records import Progress
 from raylm.storage import Place
-from raylm.train.session import Desk, LeaveGroup, Session
+from raylm.train.context import Desk, LeaveGroup, Session
 from raylm.train.sources import order_settings
 
 if TYPE_CHECKING:
-    from raylm.checkpoint.policy import Cadence
+    from raylm.checkpoint.save_schedule import Cadence
     from raylm.checkpoint.save import PendingSave
 
 log = logging.getLogger(__name__)
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 def cadence_of(job: Job, desk: Desk) -> Cadence:
     """When to save, knowing the failures of earlier attempts."""
-    from raylm.checkpoint.policy import Cadence
+    from raylm.checkpoint.save_schedule import Cadence
 
     failures, trained_seconds = desk.ask("history") or (0, 0.0)
     return Cadence(

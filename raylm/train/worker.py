@@ -20,9 +20,9 @@ from raylm.errors import RaylmError, StorageError, TrainingError
 from raylm.records import Batch, Progress, StepReport
 from raylm.storage import Place
 from raylm.train.coordinator import STOP, Seat
-from raylm.train.plan import micro_batches_per_rank
+from raylm.train.accumulation import micro_batches_per_rank
 from raylm.train.saving import begin_state_save, cadence_of, restore, save_now, take_settled
-from raylm.train.session import ActorDesk, Desk, LeaveGroup, PeerLost, Session, free_port
+from raylm.train.context import ActorDesk, Desk, LeaveGroup, PeerLost, Session, free_port
 from raylm.train.sources import data_fingerprint, open_sources
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ Comes in: texts, or a folder or file of Hugging Face, SentencePiece or tiktoken.
 loads without a network, and the few facts that shards need of it.
 """
 
-from raylm.prep.tokenizer.bring import bring
+from raylm.prep.tokenizer.from_path import bring
 from raylm.prep.tokenizer.folder import TokenizerFacts, doubtful_tokens, load, write_built
 from raylm.prep.tokenizer.train import sample, train
 

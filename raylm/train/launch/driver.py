@@ -23,8 +23,8 @@ from raylm.errors import ConfigError, Interrupted, TrainingError
 from raylm.shards import Manifest
 from raylm.storage import Place
 from raylm.train.coordinator import STOP, Coordinator
-from raylm.train.launch.lease import Lease
-from raylm.train.runlog import Line
+from raylm.run.lease import Lease
+from raylm.run.log import Line
 
 log = logging.getLogger(__name__)
 Listener = Callable[[Line], None]
@@ -172,7 +172,7 @@ def refuse_other_job(job: Job, run: Place) -> None:
 
 
 def _last_loss(run: Place) -> float | None:
-    from raylm.train.runlog import read_lines
+    from raylm.run.log import read_lines
 
     lines = read_lines(run / "metrics.jsonl")
     return float(lines[-1]["loss"]) if lines else None
@@ -281,7 +281,7 @@ class _Driver:
         return TrainResult(self._job.run_url, step, _last_loss(self._run))
 
     def _ask(self, name: str, *args: Any) -> Any:
-        from raylm.train.session import ActorDesk
+        from raylm.train.context import ActorDesk
 
         return ActorDesk(self._actor).ask(name, *args)
 

@@ -1,0 +1,238 @@
+"""A classifier of quality: hashed runs of words and logistic regression, trained once before any unit.
+
+Comes in: examples of what is wanted and of what is not, or a model trained before. Leaves: the model, a safetensors
+file in the step's folder, and for each document a score from 0 (like the bad examples) to 1 (like the good ones).
+
+The trained weights are rounded to whole numbers, so that a score's sum is the same in any order and on any processor.
+Training is plain Adagrad, one example at a time.
+"""
+
+from __future__ import annotations
+
+import functools
+import heapq
+import json
+import math
+import re
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any
+
+from raylm.config.steps import Classifier
+from raylm.errors import DataError
+from raylm.prep.operators.record import Step, StepRecord
+from raylm.prep.operators.sample import chance
+from raylm.records import Document
+from raylm.storage import NotFound, Place, Reach
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+MODEL_NAME = "classifier.safetensors"
+_WORD = re.compile(r"\w+|[^\w\s]")
+_UNIT = 1 << 16  # a weight of 1 as it is stored
+_HELD_OUT = 10  # every so many-th example is not trained on, but scored
+_FEWEST = 10  # examples of a side
+_RATE = 0.5
+_MIX, _SPREAD = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9  # odd numbers with many set bits
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """Weights in units of 1 / 65536. facts: how it was trained, and how it did on examples that it had not seen."""
+
+    weights: NDArray[np.int32]
+    bias: int
+    ngrams: int
+    facts: dict[str, Any]
+
+    def score(self, text: str) -> float:
+        """How much the text is like the good examples, rounded to 4 digits."""
+        found = features(text, self.ngrams, len(self.weights))
+        total = int(self.weights[found].sum(dtype="int64"))
+        return round(_sigmoid((total / math.sqrt(len(found) or 1) + self.bias) / _UNIT), 4)
+
+    def to_bytes(self) -> bytes:
+        """As a safetensors file."""
+        import numpy as np
+        from safetensors.numpy import save
+
+        told = json.dumps({"ngrams": self.ngrams, **self.facts}, sort_keys=True)
+        return bytes(save({"weights": self.weights, "bias": np.array([self.bias])}, {"raylm_classifier": told}))
+
+    @classmethod
+    def from_bytes(cls, content: bytes, name: str) -> Model:
+        """What to_bytes gave; a DataError that names the file when it is something else."""
+        from safetensors import SafetensorError
+        from safetensors.numpy import load
+
+        try:
+            tensors = load(content)
+            size = int.from_bytes(content[:8], "little")
+            facts = json.loads(json.loads(content[8 : 8 + size])["__metadata__"]["raylm_classifier"])
+            return cls(tensors["weights"], int(tensors["bias"][0]), facts.pop("ngrams"), facts)
+        except (SafetensorError, KeyError, ValueError) as error:
+            raise DataError(
+                f"{name} is no classifier of raylm: {error!r}",
+                hint=f"name a {MODEL_NAME} that a preparation left in its fitted folder",
+            ) from error
+
+
+def features(text: str, ngrams: int, buckets: int) -> NDArray[np.int64]:
+    """The buckets of the text's words, signs and runs of up to `ngrams` of them: each once, in ascending order."""
+    import numpy as np
+
+    words = np.array([_word_hash(word) for word in _WORD.findall(text.lower())], dtype=np.uint64)
+    runs, joined = [words], words
+    for length in range(2, ngrams + 1):
+        joined = joined[:-1] * np.uint64(_MIX) + words[length - 1 :]
+        runs.append(joined)
+    hashes = np.concatenate(runs) * np.uint64(_SPREAD)
+    return np.unique((hashes >> np.uint64(24)) % np.uint64(buckets)).astype(np.int64)
+
+
+@functools.lru_cache(1 << 16)
+def _word_hash(word: str) -> int:
+    return zlib.crc32(word.encode()) + 1
+
+
+def train(good: Sequence[str], bad: Sequence[str], settings: Classifier) -> Model:
+    """A model that tells good from bad; the same one for the same texts, in whatever order they come."""
+    import numpy as np
+
+    texts = sorted((_order(text), label, text) for label, side in ((1, good), (0, bad)) for text in side)
+    examples = [(features(text, settings.ngrams, settings.buckets), label) for _, label, text in texts]
+    held_out = examples[::_HELD_OUT]
+    trained = [example for number, example in enumerate(examples) if number % _HELD_OUT]
+    weights, bias = _fitted(trained, settings)
+    facts = {"good": len(good), "bad": len(bad), "epochs": settings.epochs, "held_out": len(held_out)}
+    model = Model(np.round(weights * _UNIT).astype(np.int32), round(bias * _UNIT), settings.ngrams, facts)
+    scores = [float(model.weights[found].sum(dtype="int64")) / math.sqrt(len(found) or 1) for found, _ in held_out]
+    area = area_under_curve(scores, [label for _, label in held_out])
+    return replace(model, facts=facts | {"held_out_auc": None if area is None else round(area, 4)})
+
+
+def area_under_curve(scores: Sequence[float], labels: Sequence[int]) -> float | None:
+    """How often a good example scores above a bad one, ties half; None when one side is missing."""
+    import numpy as np
+
+    good = np.sort([score for score, label in zip(scores, labels, strict=True) if label])
+    bad = np.array([score for score, label in zip(scores, labels, strict=True) if not label])
+    if not len(good) or not len(bad):
+        return None
+    above = len(good) - np.searchsorted(good, bad, side="right")
+    tied = np.searchsorted(good, bad, side="right") - np.searchsorted(good, bad, side="left")
+    return float((above + tied / 2).sum() / (len(good) * len(bad)))
+
+
+def _fitted(examples: Sequence[tuple[NDArray[np.int64], int]], settings: Classifier) -> tuple[NDArray[Any], float]:
+    """Weights and bias after the epochs. Both sides count the same in all, however many examples each has."""
+    import numpy as np
+
+    weights, squares = np.zeros(settings.buckets), np.full(settings.buckets, 1e-8)
+    bias, bias_squares = 0.0, 1e-8
+    good = sum(label for _, label in examples)
+    side = {1: len(examples) / (2 * max(1, good)), 0: len(examples) / (2 * max(1, len(examples) - good))}
+    for _ in range(settings.epochs):
+        for found, label in examples:
+            if not len(found):
+                continue
+            scale = 1 / math.sqrt(len(found))
+            error = side[label] * (_sigmoid(float(weights[found].sum()) * scale + bias) - label)
+            squares[found] += (error * scale) ** 2
+            weights[found] -= _RATE * error * scale / np.sqrt(squares[found])
+            bias_squares += error**2
+            bias -= _RATE * error / math.sqrt(bias_squares)
+    return weights, bias
+
+
+def fit_classifier(settings: Classifier, folder: Place, reach: Reach) -> None:
+    """Train the classifier, or fetch the one that is named, into the folder."""
+    if settings.model is not None:
+        place = Place(settings.model, reach)
+        try:
+            content = place.read_bytes()
+        except NotFound as error:
+            raise DataError(f"classifier: there is no model at {place.url}", hint="correct `model`") from error
+        Model.from_bytes(content, place.url)
+    else:
+        good = _examples("good", settings.good, settings, reach)
+        bad = _examples("bad", settings.bad, settings, reach)
+        content = train(good, bad, settings).to_bytes()
+    (folder / MODEL_NAME).write_bytes(content)
+
+
+def classified(settings: Classifier, folder: Place) -> Step:
+    """The step that scores documents, and drops those that the settings do not want."""
+    place = folder / MODEL_NAME
+    model = Model.from_bytes(place.read_bytes(), place.url)
+
+    def step(document: Document, record: StepRecord) -> tuple[Document, ...]:
+        score = model.score(document.text)
+        record.tally(settings.key, f"{min(9, int(score * 10)) / 10:.1f}")
+        if not _wanted(score, document.id, settings):
+            record.drop(f"low_{settings.key}", document, f"{settings.key} {score}")
+            return ()
+        return (replace(document, meta={**document.meta, settings.key: score}),)
+
+    return step
+
+
+def _wanted(score: float, identity: str, settings: Classifier) -> bool:
+    if settings.threshold is not None:
+        return score >= settings.threshold
+    if settings.pareto is not None:
+        left = 1 - chance(f"{settings.key}:{identity}", settings.seed)
+        return bool(left ** (-1 / settings.pareto) - 1 > 1 - score)  # the draw, by the inverse of its distribution
+    return True
+
+
+def _examples(side: str, globs: Sequence[str], settings: Classifier, reach: Reach) -> list[str]:
+    """The side's texts, at most so many: those whose hash is smallest, so that the order of files is no matter."""
+    read = (text for glob in globs for text in _texts(side, glob, settings, reach))
+    texts = heapq.nsmallest(settings.most_examples, read, key=lambda text: (_order(text), text))
+    if len(texts) < _FEWEST:
+        raise DataError(
+            f"classifier: {', '.join(globs)} holds {len(texts)} {side} examples, at least {_FEWEST} are needed",
+            hint=f"give more files in `{side}`, or set `document` to line or block for text files",
+        )
+    return texts
+
+
+def _texts(side: str, glob: str, settings: Classifier, reach: Reach) -> Iterator[str]:
+    # These read the sources, and stand above the steps; only this step has files of documents of its own.
+    from raylm.config.schema import TextSource
+    from raylm.prep.readers.read import read_piece
+    from raylm.prep.checks.skipped import BROKEN_FILE, BROKEN_RECORD, LeftOut
+    from raylm.prep.units import Piece, listed
+
+    source = TextSource.model_validate(
+        {"name": f"classifier.{side}", "glob": glob, "column": settings.column, "document": settings.document}
+    )
+    for place, size in listed(source, reach):
+        left_out = LeftOut()
+        one = source.model_copy(update={"kind": _kind(place.name)})
+        yield from (document.text for document in read_piece(one, Piece(place.url, size), reach, left_out))
+        for reason in (BROKEN_FILE, BROKEN_RECORD):
+            if left_out.reasons[reason]:
+                raise DataError(
+                    f"classifier: {place.url} is no file of examples: {left_out.examples[reason][0]}",
+                    hint=left_out.hint or f"correct `{side}`",
+                )
+
+
+def _kind(name: str) -> str:
+    kinds = [part for part in name.lower().split(".")[1:] if part in ("jsonl", "csv", "parquet", "arrow")]
+    return kinds[0] if kinds else "text"
+
+
+def _sigmoid(value: float) -> float:
+    # Beyond this a float holds 0 or 1 anyway, and exp would overflow.
+    return 1 / (1 + math.exp(-max(-500.0, min(500.0, value))))
+
+
+def _order(text: str) -> bytes:
+    return blake2b(text.encode(), digest_size=8).digest()

@@ -1,0 +1,1 @@
+"""Removes, cuts or labels documents that share n-grams with evaluation sets."""

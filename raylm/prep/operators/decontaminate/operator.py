@@ -1,0 +1,125 @@
+"""Takes out what evaluation sets hold too. Comes in: the sets, once, before any unit. Leaves: an index of their runs of
+words, one safetensors file, and with it documents that share none.
+
+A run of 13 words is what GPT-3 ("Language Models are Few-Shot Learners", appendix C), lm-eval and, with 12, datatrove
+call contamination.
+"""
+
+from __future__ import annotations
+
+import bisect
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+
+from raylm.config.decontaminate import Decontaminate
+from raylm.errors import DataError
+from raylm.prep.operators.decontaminate.evaluation_sets import records
+from raylm.prep.operators.record import Step, StepRecord
+from raylm.prep.operators.decontaminate.ngrams import RunHasher, RunIndex, SetRuns, Shared, runs_of_records, word_places
+from raylm.records import Document
+from raylm.storage import Place, Reach
+
+INDEX_NAME = "runs.safetensors"
+_BEGINNINGS = "beginnings"
+# White space is looked at from its beginning only: at each of its letters, it would take squared time.
+_SENTENCE_GAP = re.compile(r"(?<![^\S\n])[^\S\n]*\n+|(?<=[.!?])[^\S\n]+|(?<=[。！？])[^\S\n]*")
+
+
+def fit_decontaminate(settings: Decontaminate, folder: Place, reach: Reach) -> None:
+    """Read the evaluation sets and write their index to the folder."""
+    import numpy as np
+    from safetensors.numpy import save
+
+    hasher = RunHasher()
+    tensors = {}
+    for number, one in enumerate(settings.sets):
+        runs = runs_of_records(records(one, reach), hasher, words=settings.words, shortest=settings.shortest)
+        if not runs.by_length:
+            raise DataError(
+                f"evaluation set {one.name!r}: no text in {one.glob} has {_beginning(settings)} words or more",
+                hint="lower `shortest`, or take the set out: nothing could be found",
+            )
+        tensors[f"{number}/{_BEGINNINGS}"] = runs.beginnings
+        tensors |= {f"{number}/{length}": np.ascontiguousarray(found) for length, found in runs.by_length.items()}
+    told = json.dumps({"sets": [one.name for one in settings.sets], "beginning": _beginning(settings)})
+    (folder / INDEX_NAME).write_bytes(save(tensors, {"raylm_runs": told}))
+
+
+def index_in(folder: Place) -> RunIndex:
+    """What fit_decontaminate wrote."""
+    from safetensors.numpy import load
+
+    content = (folder / INDEX_NAME).read_bytes()
+    tensors = load(content)
+    facts = json.loads(json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]["raylm_runs"])
+    sets = {}
+    for number, name in enumerate(facts["sets"]):
+        mine = {key.partition("/")[2]: found for key, found in tensors.items() if key.startswith(f"{number}/")}
+        beginnings = mine.pop(_BEGINNINGS)
+        sets[name] = SetRuns({int(length): mine[length] for length in sorted(mine, key=int)}, beginnings)
+    return RunIndex(sets, facts["beginning"])
+
+
+def decontaminated(settings: Decontaminate, folder: Place) -> Step:
+    """The step that drops documents, cuts sentences out of them, or labels them; the set that shares most is named."""
+    index, hasher = index_in(folder), RunHasher()
+
+    def step(document: Document, record: StepRecord) -> tuple[Document, ...]:
+        found = contaminating(index, hasher, document.text, settings.at_least)
+        if not found:
+            return (document,)
+        for one in found:
+            record.tally("contaminated_by", one.name)
+        most = max(found, key=lambda one: one.runs)
+        why = ", ".join(f"{one.runs} runs of {one.name}" for one in found)
+        if settings.action == "label":
+            return (replace(document, meta={**document.meta, "contaminated_by": most.name}),)
+        if settings.action == "drop":
+            record.drop(f"contaminated_{most.name}", document, why)
+            return ()
+        text = document.text
+        while found:  # what moves together may be a run again
+            text = without(text, [place for one in found for place in one.places])
+            found = contaminating(index, hasher, text, settings.at_least)
+        if len(text.strip()) < settings.shortest_left or not text.strip():
+            record.drop(f"contaminated_{most.name}", document, f"{why}; {len(text.strip())} letters left")
+            return ()
+        record.change(f"cut_{most.name}")
+        return (replace(document, text=text),)
+
+    return step
+
+
+def contaminating(index: RunIndex, hasher: RunHasher, text: str, at_least: int) -> list[Shared]:
+    """The sets of which the text holds at least so many different runs, and what it shares with each."""
+    return [one for one in index.shared(hasher.read(text)) if one.runs >= at_least]
+
+
+def without(text: str, runs: Sequence[tuple[int, int]]) -> str:
+    """The text less each sentence that shares a word with one of these runs (first word, words).
+
+    Sentences end with . ! ? and white space, or with a line.
+    """
+    places = word_places(text)
+    gaps = [match.span() for match in _SENTENCE_GAP.finditer(text)]
+    starts = [0, *(stop for _, stop in gaps)]
+    stops = [*(start for start, _ in gaps), len(text)]
+    taken: set[int] = set()
+    for first, words in runs:
+        begin = bisect.bisect_right(starts, places[first][0]) - 1
+        end = bisect.bisect_right(starts, places[first + words - 1][0]) - 1
+        taken.update(range(begin, end + 1))
+    left = ""
+    for number, (start, stop) in enumerate(zip(starts, stops, strict=True)):
+        gap = text[stop : starts[number + 1]] if number + 1 < len(starts) else ""
+        if number not in taken:
+            left += text[start:stop] + gap
+        elif left and gap.count("\n") > len(left) - len(left.rstrip("\n")):
+            left = left.rstrip() + gap  # lines and paragraphs around stay apart
+    return left if text[-1:].isspace() else left.rstrip()
+
+
+def _beginning(settings: Decontaminate) -> int:
+    return min(settings.shortest, settings.words)

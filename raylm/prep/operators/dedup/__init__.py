@@ -1,0 +1,1 @@
+"""Removes exact and near duplicates over the whole data set."""

@@ -1,0 +1,91 @@
+"""Mail addresses, web addresses and the addresses of machines."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import string
+from collections.abc import Iterator
+
+from raylm.prep.operators.personal.span import Range
+
+_LONGEST_LOCAL = 64  # RFC 5321
+_LOCAL = re.compile(r"[\w.!#$%&'*+/=?^`{|}~-]+\Z")
+_NOT_FIRST = ".!#$%&'*+/=?^`{|}~-"  # RFC 5322 allows more than people have: quotes and slashes around an address
+_AT = re.compile(r"@| ?[\[(] ?at ?[\])] ?", re.IGNORECASE)
+_LABEL = r"[^\W_](?:[\w-]{0,61}[^\W_])?"
+_DOT = r"(?:\.| ?[\[(] ?dot ?[\])] ?)"
+_DOMAIN = re.compile(rf"{_LABEL}(?:{_DOT}{_LABEL})*{_DOT}(?:xn--[a-z0-9-]+|[^\W\d_]{{2,24}})(?![\w@])", re.IGNORECASE)
+_FILES = frozenset({"png", "jpg", "jpeg", "gif", "svg", "webp", "css", "js", "html", "json", "pdf", "tar", "gz"})
+
+# The digit comes before what looks back: then the search skips all other letters, at five times the speed.
+_IPV4 = re.compile(r"[0-9](?<![\w.-][0-9])[0-9]{0,2}(?:\.[0-9]{1,3}){3}(?![\w-]|\.[0-9])")
+_IPV6_SIGN = re.compile(r":[0-9A-Fa-f]{0,4}:")
+_IPV6 = re.compile(r"(?<![\w:.])[0-9A-Fa-f:]{6,39}(?<!:)(?![\w:])")
+_VERSION = re.compile(
+    r"(?:\bv|\bver|version|release|build|firmware|driver|section|chapter|clause|§|article)[ .:]*\Z", re.I
+)
+_MACHINE = re.compile(r"\b(?:ip|ipv4|address|host|server|dns|ping|gateway|client)\b|://", re.I)
+
+_URL = re.compile(r"(?:https?://|ftp://|www\.(?=[^\W_]))[^\s<>\"'`{}|\\^\[\]]+", re.IGNORECASE)
+
+
+def emails(text: str) -> Iterator[Range]:
+    """Mail addresses, also written `name [at] host [dot] org`."""
+    if not any(mark in text for mark in ("@", "at]", "at)", "AT]", "AT)")):
+        return
+    seen = 0
+    for at in _AT.finditer(text):
+        local = _LOCAL.search(text, max(seen, at.start() - _LONGEST_LOCAL), at.start())
+        domain = _DOMAIN.match(text, at.end())
+        if local is None or domain is None:
+            continue
+        name = local[0].lstrip(_NOT_FIRST)
+        host = domain[0].lower()
+        if name and host.rsplit(".", 1)[-1] not in _FILES:
+            seen = domain.end()
+            yield at.start() - len(name), domain.end()
+
+
+def ips(text: str) -> Iterator[Range]:
+    """Addresses that a machine can have on the public network; versions and numbered paragraphs are not taken."""
+    for match in _IPV4.finditer(text):
+        before = text[max(0, match.start() - 25) : match.start()]
+        # 2.7.2.2 is a version unless something says otherwise: few machines have four parts of one digit.
+        short = len(match[0]) == 7 and not _MACHINE.search(before)
+        if not short and _is_public(match[0]) and not _VERSION.search(before):
+            yield match.span()
+    yield from _ipv6(text)
+
+
+def _ipv6(text: str) -> Iterator[Range]:
+    seen = 0
+    for sign in _IPV6_SIGN.finditer(text):
+        start = sign.start()
+        while start > seen and text[start - 1] in string.hexdigits:
+            start -= 1
+        match = _IPV6.match(text, start) if start >= seen else None
+        if match is None:
+            continue
+        seen = match.end()
+        # With `::` in it, much of C++ and many Bible verses would do: ask for what is given out (RFC 4291).
+        sure = "::" not in match[0] or re.match(r"[23][0-9A-Fa-f]{3}:", match[0])
+        if sure and _is_public(match[0]):
+            yield match.span()
+
+
+def urls(text: str) -> Iterator[Range]:
+    """Web addresses without the punctuation of the sentence they stand in."""
+    for match in _URL.finditer(text):
+        address = match[0].rstrip(".,;:!?*_~")
+        while address.endswith(")") and address.count(")") > address.count("("):
+            address = address[:-1].rstrip(".,;:!?")
+        yield match.start(), match.start() + len(address)
+
+
+def _is_public(address: str) -> bool:
+    try:
+        found = ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    return found.is_global and not found.is_multicast

@@ -1,0 +1,117 @@
+"""A share of the documents, or a mixture of groups in wanted proportions; chosen by hash, the same ones each time."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from raylm.config.steps import Sample
+from raylm.errors import DataError
+from raylm.prep.operators.barrier import Runner, gathered
+from raylm.prep.operators.dedup.decisions import read_table
+from raylm.prep.operators.record import Step, StepRecord, applied
+from raylm.records import Document
+from raylm.storage import Place
+
+_RATES = "rates.json"
+
+
+def sampled(settings: Sample) -> Step:
+    """The step that keeps documents at settings.rate."""
+    assert settings.rate is not None  # the schema asks for one of the two ways
+    return _copies_at({}, settings, default=settings.rate)
+
+
+def rates_of(available: Mapping[str, int], shares: Mapping[str, float], most_copies: float) -> dict[str, float]:
+    """How often each group's documents are wanted on average, for the largest mixture in these proportions.
+
+    available: bytes there are of each group. No rate exceeds `most_copies`.
+    """
+    scale = min(most_copies * available[group] / share for group, share in shares.items())
+    return {group: scale * share / available[group] for group, share in shares.items()}
+
+
+class MixtureBarrier:
+    """Reaches `shares` of bytes by group."""
+
+    def __init__(self, settings: Sample) -> None:
+        self._settings = settings
+
+    def gatherer(self) -> _Sizes:
+        """A fresh one for a unit."""
+        return _Sizes(self._settings.by)
+
+    def resolve(self, folder: Place, units: Sequence[int], run: Runner) -> None:
+        """Compute each group's rate from what there is of it."""
+        available: Counter[str] = Counter()
+        for unit in units:
+            table = read_table(gathered(folder, unit))
+            available.update(dict(zip(table["group"].to_pylist(), table["bytes"].to_pylist(), strict=True)))
+        missing = [group for group in self._settings.shares if not available[group]]
+        if missing:
+            there = ", ".join(sorted(available)) or "nothing"
+            raise DataError(
+                f"step sample wants a share of {self._settings.by} {missing[0]!r}, of which there is no document; "
+                f"there is: {there}",
+                hint="correct the names in `shares`, or take that group out",
+            )
+        rates = rates_of(available, self._settings.shares, self._settings.most_copies)
+        (folder / _RATES).write_text(json.dumps(rates, sort_keys=True))
+
+    def applied(
+        self, documents: Iterable[Document], folder: Place, unit: int, record: StepRecord
+    ) -> Iterator[Document]:
+        """Each document as often as its group's rate and its hash say."""
+        rates = json.loads((folder / _RATES).read_text())
+        yield from applied(_copies_at(rates, self._settings, default=0.0), documents, record)
+
+
+def _copies_at(rates: Mapping[str, float], settings: Sample, default: float) -> Step:
+    def step(document: Document, record: StepRecord) -> Iterable[Document]:
+        rate = rates.get(_group(document, settings.by), default)
+        copies = int(rate + chance(document.id, settings.seed))
+        if copies == 0:
+            record.drop("not_sampled", document)
+        record.change("copied", max(0, copies - 1))
+        for copy in range(copies):
+            yield document if copy == 0 else replace(document, id=f"{document.id}+{copy}")
+
+    return step
+
+
+def chance(identity: str, seed: int) -> float:
+    """A number in [0, 1) that only the document and the seed decide."""
+    digest = hashlib.blake2b(f"{seed}:{identity}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2**64
+
+
+def _group(document: Document, by: str) -> str:
+    return document.source if by == "source" else str(document.meta.get(by, ""))
+
+
+class _Sizes:
+    """Bytes of each group in a unit."""
+
+    def __init__(self, by: str) -> None:
+        self._by = by
+        self._bytes: Counter[str] = Counter()
+
+    def add(self, document: Document) -> None:
+        """Look at the next document of the unit."""
+        self._bytes[_group(document, self._by)] += len(document.text.encode())
+
+    def table(self) -> Any:
+        """Rows of (group, bytes)."""
+        import pyarrow as pa
+
+        groups = sorted(self._bytes)
+        return pa.table(
+            {
+                "group": pa.array(groups, type=pa.string()),
+                "bytes": pa.array([self._bytes[group] for group in groups], type=pa.int64()),
+            }
+        )

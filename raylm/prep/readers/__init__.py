@@ -1,0 +1,1 @@
+"""Source files → documents: one module per kind of source."""

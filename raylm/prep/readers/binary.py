@@ -1,0 +1,61 @@
+"""Binary files that were taken for text: comes in what is to be a text, leaves an error that says what it is.
+
+Bytes below 0x80 are valid UTF-8 whatever they mean, so decoding alone lets archives, models and UTF-16 through.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from typing import BinaryIO, cast
+
+from raylm.errors import DataError
+from raylm.prep.checks.skipped import BrokenFile
+from raylm.storage import Place
+
+_LOOKED_AT = 4096  # bytes of a file's beginning
+_JUDGED = 512  # letters of a text
+_MOST_CONTROLS = 0.1  # share of a text; logs with terminal colours have less
+_CONTROL = re.compile("[\x00-\x08\x0e-\x1f\x7f]")
+_KINDS = {
+    b"\x1f\x8b": "a gzip file; its name must end in .gz",
+    b"PK\x03\x04": "a zip archive; unpack it first",
+    b"BZh": "a bzip2 file; its name must end in .bz2",
+    b"\xfd7zXZ": "an xz file; its name must end in .xz",
+    b"\x28\xb5\x2f\xfd": "a zstd file; its name must end in .zst",
+    b"%PDF-": "a PDF",
+    b"PAR1": "a Parquet file; set kind: parquet",
+    b"ARROW1": "an Arrow file; set kind: arrow",
+    b"\xff\xfe": "UTF-16; convert it to UTF-8",
+    b"\xfe\xff": "UTF-16; convert it to UTF-8",
+}
+
+
+def refuse_binary(place: Place, stream: BinaryIO) -> None:
+    """Raise BrokenFile when the file does not begin as text does; the stream stays where it stands, at the start."""
+    # Not read: where a packed file is damaged, what comes before the damage is still to be had.
+    begins: bytes = cast(io.BufferedReader, stream).peek(_LOOKED_AT)[:_LOOKED_AT]
+    kind = next((kind for magic, kind in _KINDS.items() if begins.startswith(magic)), None)
+    if kind is None and b"\0" in begins:
+        kind = f"binary or UTF-16: byte {begins.index(0)} is zero"
+    if kind is not None:
+        raise BrokenFile(f"{place.url} is no UTF-8 text but {kind}", hint="take it out of the glob, or convert it")
+
+
+def is_binary(text: str) -> bool:
+    """Whether a text holds a zero, or begins with more control characters than any writing does."""
+    # Looking for them in all of it would halve the speed of reading.
+    begins = text[:_JUDGED]
+    return "\0" in text or not (begins.isprintable() or _share(begins) <= _MOST_CONTROLS)
+
+
+def _share(text: str) -> float:
+    return len(_CONTROL.findall(text)) / len(text)
+
+
+def binary_text(place: Place, position: int) -> DataError:
+    """The error for a text that is_binary."""
+    return DataError(
+        f"{place.url} at {position}: the text is binary, of zeros or control characters",
+        hint="take the file out of the glob, or correct the record",
+    )

@@ -1,0 +1,1 @@
+"""Books, as EPUB or text: chapters in reading order, without front matter."""

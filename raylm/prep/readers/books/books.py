@@ -1,0 +1,213 @@
+"""Books become documents, whole or by chapter: EPUBs, and text files as Project Gutenberg writes them.
+
+Comes in: a stored file. Leaves: the book's text without front matter, or each of its chapters, with title, author and
+language where the book tells them. What is left out of a book is counted, with its place.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import BinaryIO
+
+from raylm.config.schema import TextSource
+from raylm.prep.readers.binary import refuse_binary
+from raylm.prep.readers.compressed import opened
+from raylm.prep.readers.books.epub import Book, Encrypted, Package, TooLarge, opened_book
+from raylm.prep.readers.books.front_matter import TYPES, by_heading, front_matter
+from raylm.prep.checks.skipped import LeftOut
+from raylm.prep.readers.lines import whole_file
+from raylm.prep.readers.base import Meta, Raw, known, language_tag
+from raylm.prep.readers.books.xhtml import blocks_of
+from raylm.storage import Place
+
+_LEAST_CHAPTER = 200  # letters; what is shorter is the title of a part, and goes with the chapter behind it
+_MOST_LEADING = 0.2  # share of a text file that may come before its first chapter and count as front matter
+_START = re.compile(r"^\s*\*\*\* ?START OF (?:THE|THIS) PROJECT GUTENBERG[^\n]*$", re.I | re.M)
+_END = re.compile(
+    r"^\s*(?:\*\*\* ?END OF (?:THE|THIS) PROJECT GUTENBERG|End of (?:the )?Project Gutenberg)", re.I | re.M
+)
+_FIELD = r"^{name}:[ \t]*(.+(?:\n[ \t]+\S.*)*)"
+_NUMBER = r"(?:\d{1,3}|[ivxlcdm]+|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|the \w+)"
+_CHAPTER = re.compile(
+    rf"(?:(?:chapter|book|part|volume|canto|act|stave|letter|kapitel|chapitre|capítulo|capitolo)\s+{_NUMBER}\b.*"
+    r"|[ivxlcdm]+\.?|(?:preface|introduction|foreword|prologue|epilogue|afterword|conclusion)\.?)",
+    re.I,
+)
+
+
+@dataclass
+class _Part:
+    """A chapter as it is put together."""
+
+    title: str = ""
+    texts: list[str] = field(default_factory=list)
+
+    @property
+    def letters(self) -> int:
+        return sum(map(len, self.texts))
+
+
+def book_texts(source: TextSource, place: Place, left_out: LeftOut) -> Iterator[Raw]:
+    """The texts of one book; its chapters where the source asks for them."""
+    if place.name.lower().endswith(".epub"):
+        with place.open_read() as stored:
+            yield from _epub(source, place, stored, left_out)
+        return
+    with opened(place, most_ratio=source.most_ratio) as stream:
+        refuse_binary(place, stream)
+        for raw in whole_file(source, place, stream, left_out):
+            yield from _text(source, place, raw, left_out)
+
+
+def _epub(source: TextSource, place: Place, stored: BinaryIO, left_out: LeftOut) -> Iterator[Raw]:
+    try:
+        with opened_book(source, place, stored) as book:
+            package = book.package()
+            parts = list(_parts(source, place, book, package, left_out))
+    except Encrypted as error:
+        left_out.note("encrypted", place.url, 0, str(error))
+    except TooLarge as error:
+        left_out.note("too_large", place.url, 0, str(error))
+    else:
+        about = known(title=package.title, author=package.author, language=language_tag(package.language))
+        yield from _documents(source, place, parts, about, left_out)
+
+
+def _parts(source: TextSource, place: Place, book: Book, package: Package, left_out: LeftOut) -> Iterator[_Part]:
+    """The book's chapters by its table of contents; by its files where it has none."""
+    titles = {(page, anchor): title for page, anchor, title in package.chapters}
+    unwanted = () if source.front_matter else TYPES
+    part: _Part | None = None
+    for page in package.beside:
+        left_out.note("beside_the_text", place.url, page)
+    for page in package.pages:
+        blocks, dropped = blocks_of(book.read(page), unwanted)
+        if not source.front_matter:
+            what = front_matter(blocks, package.types.get(page, ""), package.title, first=part is None)
+            if what is not None:
+                left_out.note("front_matter", place.url, page, what)
+                continue
+        for kind in dropped:
+            left_out.note("front_matter", place.url, page, kind)
+        begins = (page, "") in titles or not titles
+        for block in blocks:
+            anchor = next((name for name in sorted(block.anchors) if (page, name) in titles), None)
+            if begins or anchor is not None or part is None:
+                if part is not None:
+                    yield part
+                part = _Part(titles.get((page, anchor or ""), block.text if block.heading else ""))
+                begins = False
+            part.texts.append(block.text)
+    if part is not None:
+        yield part
+
+
+def _documents(
+    source: TextSource, place: Place, parts: Iterable[_Part], about: Meta, left_out: LeftOut
+) -> Iterator[Raw]:
+    chapters = _joined(parts)
+    if not chapters:
+        left_out.note("no_text", place.url, 0, str(about.get("title", "")))
+    elif source.document == "chapter":
+        for number, part in enumerate(chapters):
+            yield Raw(number, "\n\n".join(part.texts), {**about, **known(chapter=part.title)})
+    else:
+        yield Raw(0, "\n\n".join(text for part in chapters for text in part.texts), about)
+
+
+def _joined(parts: Iterable[_Part]) -> list[_Part]:
+    """The parts, those that are too short for a chapter with the one behind them."""
+    joined: list[_Part] = []
+    waiting: list[str] = []
+    for part in parts:
+        part = _Part(part.title, [*waiting, *part.texts])
+        waiting = []
+        if part.letters < _LEAST_CHAPTER:
+            waiting = part.texts
+        else:
+            joined.append(part)
+    if waiting and joined:
+        joined[-1].texts.extend(waiting)
+    elif waiting:
+        joined.append(_Part(texts=waiting))
+    return joined
+
+
+def _text(source: TextSource, place: Place, raw: Raw, left_out: LeftOut) -> Iterator[Raw]:
+    """A text file's chapters, or all of it; what is no UTF-8 passes on as it is, for the caller to say where."""
+    assert isinstance(raw.content, bytes)  # whole_file reads, and does not decode
+    try:
+        text = raw.content.decode().removeprefix("\ufeff").replace("\r\n", "\n")
+    except UnicodeDecodeError:
+        yield raw
+        return
+    start = _START.search(text)
+    about: Meta = {}
+    if start is not None:
+        head = text[: start.start()]
+        language = language_tag(_named_language(_field(head, "Language")))
+        about = known(title=_field(head, "Title"), author=_field(head, "Author"), language=language)
+    if not source.front_matter:
+        text = _body(place, text, start, left_out)
+    paragraphs = [paragraph.strip("\n") for paragraph in re.split(r"\n\s*\n", text) if paragraph.strip()]
+    parts = _by_headings(paragraphs)
+    if not source.front_matter:
+        parts = list(_without_front_matter(place, parts, left_out))
+    yield from _documents(source, place, parts, about, left_out)
+
+
+def _body(place: Place, text: str, start: re.Match[str] | None, left_out: LeftOut) -> str:
+    """The text between Project Gutenberg's header and its licence."""
+    end = _END.search(text, start.end() if start is not None else len(text) // 2)
+    for match in filter(None, (start, end)):
+        left_out.note("front_matter", place.url, match.start(), "boilerplate")
+    return text[start.end() if start is not None else 0 : end.start() if end is not None else len(text)]
+
+
+def _by_headings(paragraphs: Iterable[str]) -> list[_Part]:
+    """Paragraphs cut at chapter headings; the first part is what comes before them."""
+    parts = [_Part()]
+    for paragraph in paragraphs:
+        first, *more = paragraph.strip().split("\n")
+        heading = len(more) <= 1 and len(paragraph) <= 100
+        if heading and (_CHAPTER.fullmatch(first.strip()) or (not more and by_heading(first) is not None)):
+            parts.append(_Part(" ".join(paragraph.split())))
+        parts[-1].texts.append(paragraph)
+    return parts
+
+
+def _without_front_matter(place: Place, parts: list[_Part], left_out: LeftOut) -> Iterator[_Part]:
+    """Without what comes before the first chapter, where there are chapters; and without contents, index and such."""
+    first = next((n for n, part in enumerate(parts) if part.letters >= 2 * _LEAST_CHAPTER and _is_chapter(part)), 0)
+    leading = sum(part.letters for part in parts[:first])
+    if leading > _MOST_LEADING * sum(part.letters for part in parts):
+        first = 0
+    for number, part in enumerate(parts):
+        kind = by_heading(part.title)
+        if part.texts and (number < first or kind is not None):
+            left_out.note("front_matter", place.url, number, kind or " ".join(part.texts[0].split())[:60])
+        else:
+            yield part
+
+
+def _is_chapter(part: _Part) -> bool:
+    return bool(part.title) and by_heading(part.title) is None
+
+
+def _field(head: str, name: str) -> str | None:
+    found = re.search(_FIELD.format(name=name), head, re.M)
+    return found[1] if found is not None else None
+
+
+def _named_language(name: str | None) -> str | None:
+    """Project Gutenberg writes its languages in English."""
+    return _LANGUAGES.get((name or "").strip().lower())
+
+
+_LANGUAGES = {
+    **{"chinese": "zh", "dutch": "nl", "english": "en", "esperanto": "eo", "finnish": "fi", "french": "fr"},
+    **{"german": "de", "greek": "el", "hungarian": "hu", "italian": "it", "japanese": "ja", "latin": "la"},
+    **{"portuguese": "pt", "russian": "ru", "spanish": "es", "swedish": "sv", "tagalog": "tl"},
+}

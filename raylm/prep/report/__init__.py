@@ -1,0 +1,1 @@
+"""What a prepared data set says of itself: manifest, card, HTML page, histograms, and raylm inspect."""

@@ -1,0 +1,138 @@
+"""Comes in: a job and what its preparation gave. Leaves: card.md, what a person wants to know of a data set."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from raylm import __version__
+from raylm.config.schema import PrepareSettings, TextSource
+from raylm.prep.report.fertility import RATIO_NAMES, Fertility, by_language
+from raylm.prep.report.fairness import fairness_lines
+from raylm.prep.checks.requirements import Verdict
+from raylm.prep.checks.skipped import LeftOut
+from raylm.shards import Manifest
+
+
+def data_card(
+    name: str,
+    settings: PrepareSettings,
+    manifest: Manifest,
+    left_out: Mapping[str, LeftOut],
+    verdicts: Sequence[Verdict],
+) -> str:
+    """The card as Markdown; `left_out` by source name."""
+    tokens = manifest.train_tokens + manifest.held_out_tokens
+    return "\n".join(
+        [
+            f"# {name}",
+            "",
+            f"{manifest.train_rows:,} rows of {manifest.sequence_length:,} tokens to train on, "
+            f"{manifest.held_out_rows:,} held out ({settings.held_out:.1%} of the documents, by hash of their text).",
+            "",
+            "## Sources",
+            "",
+            "| source | files | licence | documents | bytes | tokens | share |",
+            "| --- | --- | --- | ---: | ---: | ---: | ---: |",
+            *(_source(source, manifest, tokens) for source in settings.sources),
+            "",
+            *_requirements(verdicts),
+            *(["## Steps", "", *step_lines(manifest), ""] if manifest.steps[:-1] else []),
+            "## Left out while reading",
+            "",
+            *_left_out(left_out),
+            "",
+            *_fairness(manifest),
+            "## Tokenizer",
+            "",
+            f"{_tokenizer(settings)}; {manifest.vocab_size:,} tokens, end of text {manifest.eos_id}, fingerprint "
+            f"`{manifest.tokenizer}`.",
+            "",
+            *_fertility(manifest),
+            "## Made by",
+            "",
+            f"raylm {__version__}; fingerprint of the data `{manifest.fingerprint}`. manifest.json holds the settings "
+            "and every count, left_out.json examples of what was left out.",
+            "",
+        ]
+    )
+
+
+def _source(source: TextSource, manifest: Manifest, all_tokens: int) -> str:
+    counts = manifest.sources.get(source.name, {})
+    documents, size, tokens = (counts.get(key, 0) + counts.get(f"held_out_{key}", 0) for key in _COUNTED)
+    files = f"{source.kind}, `{source.glob or source.paths or 'of this Python'}`"
+    share = tokens / max(1, all_tokens)
+    licence = source.licence or "not stated"
+    cells = [source.name, files, licence, f"{documents:,}", f"{size:,}", f"{tokens:,}", f"{share:.1%}"]
+    # A bar would end the cell.
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+
+
+_COUNTED = ("documents", "bytes", "tokens")
+
+
+def _requirements(verdicts: Sequence[Verdict]) -> list[str]:
+    if not verdicts:
+        return []
+    lines = [
+        f"- {one.rule} is {one.measured:.4g}, required {one.allowed}{'' if one.met else ': NOT MET'}"
+        for one in verdicts
+    ]
+    return ["## Requirements", "", *lines, ""]
+
+
+def step_lines(manifest: Manifest) -> list[str]:
+    """What each step of a preparation did, a line each."""
+    lines = []
+    for number, step in enumerate(manifest.steps[:-1], 1):  # the last one only tokenizes
+        words = f"{number}. {step['name']}: {step['kept']:,} of {step['documents']:,} documents"
+        for what in ("dropped", "changed"):
+            counts = ", ".join(f"{times:,} {name}" for name, times in step[what].items())
+            words += f"; {what} {counts}" if counts else ""
+        lines.append(words.replace("_", " "))
+    return lines
+
+
+def _left_out(left_out: Mapping[str, LeftOut]) -> list[str]:
+    lines = [
+        f"- {source}: {count:,} {reason.replace('_', ' ')}"
+        for source, one in left_out.items()
+        for reason, count in sorted(one.reasons.items())
+    ]
+    return lines or ["Nothing."]
+
+
+def _fairness(manifest: Manifest) -> list[str]:
+    """A section for each step that counted groups."""
+    counted = [step for step in manifest.steps if step["name"] == "fairness"]
+    return [line for step in counted for line in ("## Fairness", "", *fairness_lines(step["tallies"]), "")]
+
+
+def _fertility(manifest: Manifest) -> list[str]:
+    if not manifest.fertility:
+        return []
+    head = ["source", "language", "documents", *RATIO_NAMES]
+    rows = [
+        [source, language, f"{one.documents:,}", *(f"{ratio:.2f}" for ratio in one.ratios[:3]), *_shares(one)]
+        for source, language, one in by_language(manifest.fertility)
+    ]
+    table = [head, ["---", "---", *(["---:"] * (len(head) - 2))], *rows]
+    return [
+        *(f"| {' | '.join(cells)} |" for cells in table),
+        "",
+        "Words stand between white space; Chinese, Japanese and Thai write none, so compare letters and bytes there. "
+        "Parts of letters are tokens of a byte or two that are no letter by themselves.",
+        "",
+    ]
+
+
+def _shares(one: Fertility) -> list[str]:
+    return [f"{share:.2%}" for share in one.ratios[3:]]
+
+
+def _tokenizer(settings: PrepareSettings) -> str:
+    if settings.tokenizer.path:
+        return f"Copied from `{settings.tokenizer.path}`"
+    return (
+        f"{settings.tokenizer.trained_kind}, trained on up to {settings.tokenizer.sample_bytes:,} bytes of these texts"
+    )

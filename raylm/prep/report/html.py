@@ -1,0 +1,157 @@
+"""Comes in: what preparation gave. Leaves: the page report.html, with the card's figures and histograms. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+
+from raylm.config.schema import PrepareSettings
+from raylm.html import frame, table, tiles
+from raylm.prep.checks.requirements import Verdict
+from raylm.prep.checks.skipped import LeftOut
+from raylm.prep.operators import StepRecord
+from raylm.shards import Manifest
+from raylm.humanize import count, size
+
+MOST_BARS = 24  # values of a tally that get a bar of their own
+_STYLE = """
+.bars { display: grid; grid-template-columns: max-content 1fr max-content; gap: 3px 10px; font-size: 13px; }
+.bars b { font-weight: normal; text-align: right; overflow-wrap: anywhere; }
+.bars i { background: var(--main); border-radius: 3px; height: 15px; min-width: 1px; align-self: center; }
+.bars i.dropped { background: var(--loss); }
+.bars span { font-variant-numeric: tabular-nums; color: var(--faint); }
+details { margin: 6px 0; font-size: 13px; } details p { margin: 3px 0 3px 16px; overflow-wrap: anywhere; }
+h3 { font-size: 15px; margin: 22px 0 6px; }
+.unmet { color: var(--bad); font-weight: 600; }
+"""
+
+
+def data_page(
+    name: str,
+    settings: PrepareSettings,
+    manifest: Manifest,
+    records: Sequence[StepRecord],
+    left_out: Mapping[str, LeftOut],
+    verdicts: Sequence[Verdict],
+) -> str:
+    """The page; `records` of all steps in order, `left_out` by source name."""
+    body = [
+        f"<header><h1>{escape(name)}</h1><p>{escape(_status(manifest, verdicts))}</p></header>",
+        _tiles(manifest, records),
+        _verdicts(verdicts),
+        _sources(settings, manifest),
+        _steps(records),
+        *(_step(number, record) for number, record in enumerate(records, 1)),
+        _reading(left_out),
+        f"<footer>Data {manifest.fingerprint}, tokenizer {manifest.tokenizer}</footer>",
+    ]
+    return frame(f"{name}, data", body, style=_STYLE)
+
+
+def _status(manifest: Manifest, verdicts: Sequence[Verdict]) -> str:
+    unmet = sum(not verdict.met for verdict in verdicts)
+    state = f"not published: {unmet} of {len(verdicts)} requirements are not met; " if unmet else ""
+    return f"{state}{manifest.train_rows:,} rows of {manifest.sequence_length:,} tokens to train on"
+
+
+def _tiles(manifest: Manifest, records: Sequence[StepRecord]) -> str:
+    documents = sum(one.get("documents", 0) + one.get("held_out_documents", 0) for one in manifest.sources.values())
+    stored = sum(shard.bytes for shard in (*manifest.train, *manifest.held_out))
+    read = records[0].documents if len(records) > 1 else documents
+    return tiles(
+        [
+            ("documents", count(documents), f"of {count(read)} read"),
+            ("tokens", count(manifest.train_tokens), f"{count(manifest.held_out_tokens)} held out"),
+            ("shards", str(len(manifest.train) + len(manifest.held_out)), size(stored)),
+            ("vocabulary", f"{manifest.vocab_size:,}", f"stored as {manifest.dtype}"),
+        ]
+    )
+
+
+def _verdicts(verdicts: Sequence[Verdict]) -> str:
+    if not verdicts:
+        return ""
+    rows = [
+        (verdict.rule, f"{verdict.measured:.4g}", verdict.allowed, "met" if verdict.met else "not met")
+        for verdict in verdicts
+    ]
+    return f"<h2>Requirements</h2>{table(('rule', 'measured', 'required', ''), rows, numbers=(1,))}"
+
+
+def _sources(settings: PrepareSettings, manifest: Manifest) -> str:
+    rows = []
+    for source in settings.sources:
+        counts = manifest.sources.get(source.name, {})
+        documents, held, tokens = (
+            counts.get(key, 0) + counts.get(f"held_out_{key}", 0) for key in ("documents", "bytes", "tokens")
+        )
+        rows.append((source.name, source.kind, source.licence or "", f"{documents:,}", size(held), count(tokens)))
+    head = ("source", "kind", "licence", "documents", "text", "tokens")
+    return f"<h2>Sources</h2>{table(head, rows, numbers=(3, 4, 5))}"
+
+
+def _steps(records: Sequence[StepRecord]) -> str:
+    if len(records) < 2:
+        return ""
+    most = max(record.documents for record in records) or 1
+    bars = "".join(
+        _bar(record.name.replace("_", " "), record.kept / most, f"{record.kept:,} of {record.documents:,}")
+        for record in records[:-1]  # the last one only tokenizes
+    )
+    return f'<h2>Documents after each step</h2><div class="bars">{bars}</div>'
+
+
+def _step(number: int, record: StepRecord) -> str:
+    parts = []
+    if record.dropped:
+        parts.append(_bars(record.dropped, "dropped"))
+    if record.changed:
+        rows = [(kind.replace("_", " "), f"{changes:,}") for kind, changes in sorted(record.changed.items())]
+        parts.append(table(("changed", "times"), rows, numbers=(1,)))
+    parts += [f"<h3>{escape(name)}</h3>{_bars(values)}" for name, values in sorted(record.tallies.items())]
+    parts += [
+        f"<details><summary>{escape(reason.replace('_', ' '))}: examples</summary>"
+        f"{''.join(f'<p>{escape(example)}</p>' for example in examples)}</details>"
+        for reason, examples in sorted(record.examples.items())
+    ]
+    if not parts:
+        return ""
+    return f"<section><h2>{number}. {escape(record.name.replace('_', ' '))}</h2>{''.join(parts)}</section>"
+
+
+def _reading(left_out: Mapping[str, LeftOut]) -> str:
+    rows = [
+        (source, reason.replace("_", " "), f"{times:,}", " | ".join(one.examples.get(reason, [])[:2]))
+        for source, one in left_out.items()
+        for reason, times in sorted(one.reasons.items())
+    ]
+    if not rows:
+        return ""
+    head = ("source", "reason", "times", "examples")
+    return f"<h2>Left out while reading</h2>{table(head, rows, numbers=(2,))}"
+
+
+def _bars(values: Mapping[str, int], style: str = "") -> str:
+    """A bar a value: numbers in their order, words by how often they came; the rare ones together."""
+    numeric = all(_is_number(value) for value in values)
+    ordered = sorted(values, key=float) if numeric else sorted(values, key=lambda value: (-values[value], value))
+    shown, rest = ordered[:MOST_BARS], ordered[MOST_BARS:]
+    counts = [(value.replace("_", " "), values[value]) for value in shown]
+    if rest:
+        counts.append((f"{len(rest)} more", sum(values[value] for value in rest)))
+    most = max(times for _, times in counts) or 1
+    bars = "".join(_bar(value, times / most, f"{times:,}", style) for value, times in counts)
+    return f'<div class="bars">{bars}</div>'
+
+
+def _bar(label: str, share: float, words: str, style: str = "") -> str:
+    kind = f' class="{style}"' if style else ""
+    return f'<b>{escape(label)}</b><i{kind} style="width:{share:.2%}"></i><span>{escape(words)}</span>'
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,66 @@
+"""Training without Ray: in this process, or as one rank of torchrun; to benchmark and to debug the worker alone."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from typing import Any
+
+from raylm.config.schema import Job
+from raylm.storage import Place
+from raylm.train.coordinator import Coordinator, Seat
+from raylm.train.context import Desk, LocalDesk, SilentDesk, free_port
+from raylm.train.sources import publish
+from raylm.train.worker import work
+
+
+def alone(job: Job) -> Coordinator | None:
+    """Train without Ray: in this process, or as one rank of torchrun. Returns the coordinator on rank 0."""
+    from raylm.checkpoint.save import claim_attempt
+
+    rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    run = Place(job.run_url, job.object_store.reach())
+    coordinator: Coordinator | None = None
+    desk: Desk = SilentDesk()
+    attempt, address = 1, f"127.0.0.1:{free_port()}"
+    if rank == 0:
+        publish(job, run)
+        coordinator = Coordinator(
+            run, job.workers, audit=job.train.audit, claim=lambda: claim_attempt(run / "checkpoints")
+        )
+        attempt = coordinator.begin(size)
+        desk = LocalDesk(coordinator)
+    if size > 1:
+        attempt, address = _meet_through_torchrun(rank, attempt)
+    local_rank = int(os.environ.get("LOCAL_RANK", rank))
+    try:
+        work(job, Seat(rank, size, attempt, address, local_rank, socket.gethostname()), desk)
+    finally:
+        if coordinator is not None:
+            coordinator.close()
+    return coordinator
+
+
+def _meet_through_torchrun(rank: int, attempt: int) -> tuple[int, str]:
+    """Hand rank 0's attempt number and a port of its own to every rank, through torchrun's store."""
+    import torch.distributed as dist
+
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    served = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    store: Any = dist.TCPStore(host, port, is_master=rank == 0 and not served)  # type: ignore[attr-defined]
+    if rank == 0:
+        store.set("raylm/attempt", str(attempt))
+        store.set("raylm/address", f"{host}:{free_port()}")
+    return int(store.get("raylm/attempt")), store.get("raylm/address").decode()
+
+
+def main(arguments: list[str]) -> None:
+    """`python -m raylm.train.without_ray JOB [key=value …]`, also under torchrun: train without Ray."""
+    from raylm.config.load import load_job
+
+    alone(load_job(arguments[0], arguments[1:]))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
