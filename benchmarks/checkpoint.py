@@ -25,14 +25,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-
-from ranks import Ranks, ranks  # noqa: E402
+sys.path[:0] = [str(ROOT)]
 
 from benchmarks.common import arguments, finish, table  # noqa: E402
+from raylm.testing.ranks import Ranks, ranks  # noqa: E402
 
 if TYPE_CHECKING:
-    from raylm.storage import Place
+    from raylm.storage import StoragePath
     from raylm.train.engine import Engine
     from raylm.train.group import Group
 
@@ -71,7 +70,7 @@ def build(group: Group, preset: str, stage: int, *, universal: bool = False, see
             zero=ZeroSettings(stage=stage),
             optim=OptimSettings(),
             model_settings=settings,
-            micro=1,
+            micro_batch=1,
             accumulation=1,
         )
 
@@ -89,32 +88,32 @@ def step(engine: Engine, number: int) -> None:
 
 def together(group: Group) -> None:
     """Wait for the other ranks, so that a clock started now measures the work and not their delay."""
-    from raylm.train.group import agree
+    from raylm.train.group import all_reduce_sum
 
-    agree(group, [0.0])
+    all_reduce_sum(group, [0.0])
 
 
 def slowest(group: Group, seconds: float) -> float:
     """The longest of the ranks' times."""
-    from raylm.train.group import agree
+    from raylm.train.group import all_reduce_sum
 
     mine = [seconds if rank == group.rank else 0.0 for rank in range(group.size)]
-    return max(agree(group, mine))
+    return max(all_reduce_sum(group, mine))
 
 
 def digest(engine: Engine) -> list[float]:
     """Sums over all ranks of what they own, by kind: equal when the state is the same."""
-    from raylm.checkpoint import layout
+    from raylm.checkpoint import zero_state
     from raylm.checkpoint.chunks import KINDS
-    from raylm.train.group import agree
+    from raylm.train.group import all_reduce_sum
 
     sums = dict.fromkeys(KINDS, 0.0)
-    for chunk, tensor in layout.owned(engine.raw):
+    for chunk, tensor in zero_state.state_to_save(engine.raw):
         sums[chunk.kind] += float(tensor.double().square().sum())
-    return agree(engine.group, list(sums.values()))
+    return all_reduce_sum(engine.group, list(sums.values()))
 
 
-def save(group: Group, preset: str, stage: int, folder: str, repeats: int, place: Place) -> dict[str, Any]:
+def save(group: Group, preset: str, stage: int, folder: str, repeats: int, place: StoragePath) -> dict[str, Any]:
     """Save in each of the three ways in turn, as often as asked, after a first time that allocates the buffers."""
     engine = build(group, preset, stage)
     step(engine, 0)
@@ -150,9 +149,9 @@ def save(group: Group, preset: str, stage: int, folder: str, repeats: int, place
     return result
 
 
-def save_ours(engine: Engine, place: Place, number: int, *, asynchronous: bool) -> tuple[float, float]:
+def save_ours(engine: Engine, place: StoragePath, number: int, *, asynchronous: bool) -> tuple[float, float]:
     """Seconds that one save held the caller up, and seconds until it had ended."""
-    from raylm.checkpoint import layout
+    from raylm.checkpoint import zero_state
     from raylm.checkpoint.save import begin_save
 
     group = engine.group
@@ -163,8 +162,8 @@ def save_ours(engine: Engine, place: Place, number: int, *, asynchronous: bool) 
         attempt=0,
         rank=group.rank,
         world_size=group.size,
-        held=layout.owned(engine.raw),
-        scalars=layout.scalars(engine.raw),
+        held=zero_state.state_to_save(engine.raw),
+        scalars=zero_state.scalars(engine.raw),
         meta={},
         asynchronous=asynchronous,
     )
@@ -189,9 +188,11 @@ def load_theirs(group: Group, preset: str, stage: int, folder: str) -> tuple[flo
     return took, found
 
 
-def load_ours(group: Group, preset: str, stage: int, place: Place, repeats: int) -> tuple[list[float], list[float]]:
+def load_ours(
+    group: Group, preset: str, stage: int, place: StoragePath, repeats: int
+) -> tuple[list[float], list[float]]:
     """Find the newest checkpoint and go on from it, into a fresh engine each time."""
-    from raylm.checkpoint import layout
+    from raylm.checkpoint import zero_state
     from raylm.checkpoint.restore import fill, newest, open_checkpoint
 
     times, found = [], []
@@ -201,8 +202,8 @@ def load_ours(group: Group, preset: str, stage: int, place: Place, repeats: int)
         began = time.perf_counter()
         latest = newest(place)
         assert latest is not None
-        fill(open_checkpoint(latest), layout.wanted(engine.raw))
-        layout.adopted(engine.raw, latest.scalars)
+        fill(open_checkpoint(latest), zero_state.wanted(engine.raw))
+        zero_state.after_fill(engine.raw, latest.scalars)
         together(group)
         times.append(slowest(group, time.perf_counter() - began))
         found = digest(engine)
@@ -233,9 +234,9 @@ def close(first: Sequence[float], second: Sequence[float]) -> bool:
 
 def measure(pool: Ranks, preset: str, stage: int, folder: Path, repeats: int) -> dict[str, Any]:
     """Everything for one ZeRO stage on local disk."""
-    from raylm.storage import Place
+    from raylm.storage import StoragePath
 
-    where, place = str(folder), Place(str(folder)) / "raylm"
+    where, place = str(folder), StoragePath(str(folder)) / "raylm"
     saved = pool.run(save, SAVED_AT, preset, stage, where, repeats, place, seconds=1800)[0]
     times = {name: statistics.median(values) for name, values in saved["times"].items()}
     ours_bytes = bytes_in(next(iter(sorted((folder / "raylm").glob("step-*")))))
@@ -262,7 +263,7 @@ def measure(pool: Ranks, preset: str, stage: int, folder: Path, repeats: int) ->
 
 def measure_s3(pool: Ranks, preset: str, stage: int, repeats: int) -> dict[str, Any]:
     """raylm's part again, to and from an S3 server."""
-    from servers import seaweed
+    from raylm.testing.servers import seaweed
 
     with tempfile.TemporaryDirectory(prefix="raylm-seaweed-") as folder, seaweed(Path(folder)) as server:
         place = server.bucket() / "raylm"
@@ -272,7 +273,7 @@ def measure_s3(pool: Ranks, preset: str, stage: int, repeats: int) -> dict[str, 
     return {"stage": stage, "seconds": {name: round(value, 3) for name, value in times.items()}}
 
 
-def resume(pool: Ranks, preset: str, stage: int, place: Place, repeats: int, expected: Sequence[float]) -> float:
+def resume(pool: Ranks, preset: str, stage: int, place: StoragePath, repeats: int, expected: Sequence[float]) -> float:
     """Median seconds of raylm's load at another number of workers, which must give what was saved."""
     loads, found = pool.run(load_ours, RESUMED_AT, preset, stage, place, repeats, seconds=1800)[0]
     if not close(found, expected):
@@ -314,7 +315,7 @@ def main() -> None:
     results = []
     with contextlib.ExitStack() as stack:
         if options.s3:
-            from servers import CREDENTIALS
+            from raylm.testing.servers import CREDENTIALS
 
             os.environ.update(CREDENTIALS)
         pool = stack.enter_context(ranks(RESUMED_AT))

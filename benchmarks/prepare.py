@@ -48,6 +48,7 @@ from benchmarks.common import arguments, finish, table  # noqa: E402
 from benchmarks.prepare_corpus import Text  # noqa: E402
 from raylm.config.steps import NearDuplicates  # noqa: E402
 from raylm.prep.operators.dedup.minhash import bands_for  # noqa: E402
+from raylm.testing.external import external_data  # noqa: E402
 
 PEERS_VENV = ROOT / ".venv-peers-prepare"
 PACKAGES = ["datatrove[io,processing]==0.10.1", "datasketch==2.0.0", "spacy==3.8.18"]
@@ -151,10 +152,10 @@ def make_peers() -> bool:
 def write_tokenizer(folder: Path, pool: Sequence[str]) -> None:
     """A tokenizer of the sentences."""
     from raylm.config.schema import TokenizerSettings
-    from raylm.prep.tokenizer import train, write_built
-    from raylm.storage import Place
+    from raylm.prep.tokenizer import train, write_tokenizer
+    from raylm.storage import StoragePath
 
-    write_built(Place(str(folder)), train(pool, TokenizerSettings(vocab_size=VOCABULARY)))
+    write_tokenizer(StoragePath(str(folder)), train(pool, TokenizerSettings(vocab_size=VOCABULARY)))
 
 
 @dataclass(frozen=True)
@@ -349,8 +350,8 @@ def measure_memory(bench: Bench) -> dict[str, Any]:
         found[times] = bench.ours(do="memory", folder=str(folder), steps=steps, unit_bytes=unit_bytes)
         shutil.rmtree(folder)
     return {
-        "rss_10x_over_1x": round(found[10]["most_bytes"] / found[1]["most_bytes"], 3),
-        "rss_mb": {f"{times}x": round(one["most_bytes"] / 1e6) for times, one in found.items()},
+        "rss_10x_over_1x": round(found[10]["max_bytes"] / found[1]["max_bytes"], 3),
+        "rss_mb": {f"{times}x": round(one["max_bytes"] / 1e6) for times, one in found.items()},
     }
 
 
@@ -373,7 +374,7 @@ def measure_tokenizing(bench: Bench) -> dict[str, Any]:
 def main() -> None:
     """Write the texts, measure, report."""
     parser = arguments(__doc__ or "")
-    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared/data", help="folder of pretrain-text")
+    parser.add_argument("--data", type=Path, default=external_data(""), help="folder that holds pretrain-text")
     options = parser.parse_args()
     sizes = Sizes(1.5, 2.0, 1.0, 1, True) if options.quick else Sizes(10.0, 20.0, 6.0, 3, False)
     peers = make_peers()

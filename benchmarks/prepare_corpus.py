@@ -53,13 +53,13 @@ def _cut(texts: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(one for one in found if 20 <= len(one) <= 400))
 
 
-def corpus(pool: Sequence[str], most_bytes: int, *, copies: float = COPIES, seed: int = 0) -> list[Text]:
+def corpus(pool: Sequence[str], max_bytes: int, *, copies: float = COPIES, seed: int = 0) -> list[Text]:
     """Documents that together hold about this many bytes; a copy is far from what it was made from."""
     chance = random.Random(seed)
     words = sorted({word for sentence in pool for word in sentence.split() if word.isalpha()})
     originals: list[str] = []
     held = 0
-    while held < most_bytes * (1 - copies):
+    while held < max_bytes * (1 - copies):
         originals.append(_document(pool, chance))
         held += len(originals[-1].encode())
     chosen = chance.sample(range(len(originals)), round(len(originals) * copies / (1 - copies)))

@@ -19,17 +19,17 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT)]
 
-from raylm.config.schema import Job, TextSource  # noqa: E402
-from raylm.config.steps import NearDuplicates, StepSettings  # noqa: E402
-from raylm.prep.readers.read import read_piece  # noqa: E402
-from raylm.prep.checks.skipped import LeftOut  # noqa: E402
-from raylm.prep.units import Piece, Unit  # noqa: E402
-from raylm.prep.passes import stages_of  # noqa: E402
-from raylm.prep.operators import StepRecord, applied, barrier_of, step_of  # noqa: E402
+from raylm.config.schema import Job, SourceSettings  # noqa: E402
+from raylm.config.steps import NearDuplicates, OperatorSettings  # noqa: E402
+from raylm.prep.checks.skipped import Skipped  # noqa: E402
+from raylm.prep.operators import OperatorRecord, applied, barrier_of, operator_of  # noqa: E402
 from raylm.prep.operators.barrier import gathered  # noqa: E402
-from raylm.prep.operators.dedup.decisions import read_drops, write_table  # noqa: E402
+from raylm.prep.operators.dedup.decisions import read_decisions, write_table  # noqa: E402
+from raylm.prep.passes import passes_of  # noqa: E402
+from raylm.prep.readers.read import read_range_of_file  # noqa: E402
+from raylm.prep.units import FileRange, Unit  # noqa: E402
 from raylm.records import Document  # noqa: E402
-from raylm.storage import Place  # noqa: E402
+from raylm.storage import StoragePath  # noqa: E402
 
 WORKERS = 2
 
@@ -59,18 +59,18 @@ def _kind(folder: str) -> str:
 def _documents(request: dict[str, Any], number: int) -> Iterator[Document]:
     source, unit = _unit(request, number)
     for piece in unit.pieces:
-        yield from read_piece(source, piece, Job().object_store.reach(), LeftOut())
+        yield from read_range_of_file(source, piece, Job().object_store.connection(), Skipped())
 
 
-def _unit(request: dict[str, Any], number: int) -> tuple[TextSource, Unit]:
+def _unit(request: dict[str, Any], number: int) -> tuple[SourceSettings, Unit]:
     job = job_of(request)
     (source,) = job.prepare.sources
     file = sorted(Path(request["folder"]).iterdir())[number]
-    return source, Unit(number, source.name, (Piece(f"file://{file}", file.stat().st_size),))
+    return source, Unit(number, source.name, (FileRange(f"file://{file}", file.stat().st_size),))
 
 
-def _settings(step: Any) -> StepSettings:
-    return StepSettings.model_validate(step)
+def _settings(step: Any) -> OperatorSettings:
+    return OperatorSettings.model_validate(step)
 
 
 def read(request: dict[str, Any], number: int) -> str:
@@ -82,7 +82,9 @@ def one_by_one(request: dict[str, Any], number: int) -> str:
     """Read a file and take its documents through steps that look at one at a time."""
     documents = _documents(request, number)
     for one in request["steps"]:
-        documents = applied(step_of(_settings(one), Job().object_store.reach()), documents, StepRecord("step"))
+        documents = applied(
+            operator_of(_settings(one), Job().object_store.connection()), documents, OperatorRecord("step")
+        )
     return str(sum(1 for _ in documents))
 
 
@@ -91,7 +93,7 @@ def tokenize(request: dict[str, Any], number: int) -> str:
     from raylm.prep.pack import pack_unit
 
     job = job_of(request)
-    result = pack_unit(job, Place(job.shards_url), stages_of([]), _unit(request, number)[1])
+    result = pack_unit(job, StoragePath(job.shards_url), passes_of([]), _unit(request, number)[1])
     return str(result.counts["documents"] + result.counts["held_out_documents"])
 
 
@@ -102,7 +104,7 @@ def sign(request: dict[str, Any], number: int) -> str:
     gatherer = barrier.gatherer()
     for document in _documents(request, number):
         gatherer.add(document)
-    write_table(gathered(Place(request["out"]), number), gatherer.table())
+    write_table(gathered(StoragePath(request["out"]), number), gatherer.table())
     return ""
 
 
@@ -110,7 +112,9 @@ def keep(request: dict[str, Any], number: int) -> str:
     """Read a file again without its near duplicates."""
     barrier = barrier_of(_settings("near_duplicates"))
     assert barrier is not None
-    kept = barrier.applied(_documents(request, number), Place(request["out"]), number, StepRecord("near_duplicates"))
+    kept = barrier.applied(
+        _documents(request, number), StoragePath(request["out"]), number, OperatorRecord("near_duplicates")
+    )
     return str(sum(1 for _ in kept))
 
 
@@ -136,29 +140,31 @@ def step(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def _give_tokenizer(request: dict[str, Any]) -> None:
-    from raylm.prep.tokenizer import bring
+    from raylm.prep.tokenizer import import_tokenizer
     from raylm.shards import TOKENIZER_FOLDER
 
     job = job_of(request)
-    bring(Place(request["tokenizer_folder"]), Place(job.shards_url) / TOKENIZER_FOLDER, job.prepare.tokenizer)
+    import_tokenizer(
+        StoragePath(request["tokenizer_folder"]), StoragePath(job.shards_url) / TOKENIZER_FOLDER, job.prepare.tokenizer
+    )
 
 
 def _resolve(request: dict[str, Any], run: Any) -> None:
     barrier = barrier_of(_settings("near_duplicates"))
     assert barrier is not None
-    barrier.resolve(Place(request["out"]), range(request["files"]), run)
+    barrier.resolve(StoragePath(request["out"]), range(request["files"]), run)
 
 
 def _removed(request: dict[str, Any]) -> list[tuple[int, int]]:
-    folder = Place(request["out"])
-    return [(unit, document) for unit in range(request["files"]) for document in read_drops(folder, unit)]
+    folder = StoragePath(request["out"])
+    return [(unit, document) for unit in range(request["files"]) for document in read_decisions(folder, unit)]
 
 
 def alone(request: dict[str, Any]) -> dict[str, Any]:
     """Near duplicates in this process alone, of texts that are in memory, for datasketch."""
     files = range(request["files"])
     documents = [list(_documents(request, number)) for number in files]
-    barrier = barrier_of(StepSettings(near_duplicates=NearDuplicates()))
+    barrier = barrier_of(OperatorSettings(near_duplicates=NearDuplicates()))
     assert barrier is not None
 
     def deduplicated(units: Sequence[list[Document]]) -> list[tuple[int, int]]:
@@ -166,8 +172,8 @@ def alone(request: dict[str, Any]) -> dict[str, Any]:
             gatherer = barrier.gatherer()
             for document in unit:
                 gatherer.add(document)
-            write_table(gathered(Place(request["out"]), number), gatherer.table())
-        barrier.resolve(Place(request["out"]), range(len(units)), map)
+            write_table(gathered(StoragePath(request["out"]), number), gatherer.table())
+        barrier.resolve(StoragePath(request["out"]), range(len(units)), map)
         return _removed({**request, "files": len(units)})
 
     deduplicated([documents[0][:100]])  # its libraries are loaded
@@ -183,7 +189,7 @@ def memory(request: dict[str, Any]) -> dict[str, Any]:
 
     began = time.perf_counter()
     report = prepare(job_of(request), session=here)
-    return {"seconds": time.perf_counter() - began, "most_bytes": _most_bytes(), "documents": report.documents}
+    return {"seconds": time.perf_counter() - began, "max_bytes": _most_bytes(), "documents": report.documents}
 
 
 def _most_bytes() -> int:

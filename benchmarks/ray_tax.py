@@ -21,8 +21,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.common import arguments, finish, table
-from benchmarks.scenarios import DRIVER, environment, job_settings, read_outcome, run_alone, write_job
 from benchmarks.step import Case, write_shards
+from raylm.testing.scenarios import DRIVER, environment, job_settings, read_outcome, run_alone, write_job
 
 KINDS = {"torchrun, threads": None, "Ray, threads": "threads", "Ray, Ray Data": "ray"}
 WORKERS, UNCOUNTED = 2, 4
@@ -73,14 +73,14 @@ def main() -> None:
 def _job(folder: Path, case: Case, name: str, steps: int, deliver: str | None) -> Path:
     changes: dict[str, Any] = {
         "model": {"preset": case.preset, "dtype": case.dtype},
-        "batch": {"sequences": case.sequences, "micro": case.micro},
+        "batch": {"sequences": case.sequences, "micro_batch": case.micro_batch},
         "train": {"steps": steps, "seed": 7},
         "workers": {"min": WORKERS, "max": WORKERS, "gpu": False},
         "checkpoint": {"every_steps": steps},
         "evaluate": {},
     }
     settings = job_settings(folder / "runs", folder / "data", name=name, steps=steps, stage=case.stage, **changes)
-    settings["data"] = {"path": str(folder / "data"), "deliver": deliver or "threads"}
+    settings["data"] = {"path": str(folder / "data"), "reader": deliver or "threads"}
     return write_job(folder, settings)
 
 

@@ -22,11 +22,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-
-from ranks import ranks  # noqa: E402
+sys.path[:0] = [str(ROOT)]
 
 from benchmarks.common import arguments, finish, table  # noqa: E402
+from raylm.testing.ranks import ranks  # noqa: E402
 
 if TYPE_CHECKING:
     from raylm.train.engine import Engine
@@ -44,7 +43,7 @@ class Case:
     dtype: str
     stage: int
     sequences: int
-    micro: int
+    micro_batch: int
     length: int
     vocabulary: int
     rounds: int
@@ -106,19 +105,19 @@ def write_shards(folder: Path, case: Case) -> None:
     import numpy as np
 
     from raylm.shards import ShardWriter, make_manifest, token_dtype, write_manifest
-    from raylm.storage import Place
+    from raylm.storage import StoragePath
 
     numbers = np.random.default_rng(0)
     dtype, rows = token_dtype(case.vocabulary), 1024
     shards = {}
     for split, count in (("train", rows), ("held-out", 1)):
-        place = Place(str(folder / f"{split}.parquet"))
+        place = StoragePath(str(folder / f"{split}.parquet"))
         with ShardWriter(place, case.length, dtype, tokenizer="none") as writer:
             for _ in range(count):
                 writer.add(numbers.integers(0, case.vocabulary, case.length).astype(dtype), [0])
             shards[split] = [writer.close()]
     write_manifest(
-        Place(str(folder)),
+        StoragePath(str(folder)),
         make_manifest(
             sequence_length=case.length,
             vocab_size=case.vocabulary,
@@ -139,7 +138,7 @@ def settings_of(case: Case) -> tuple[Any, Any, Any, Any]:
 
     return (
         ModelSettings(preset=case.preset, dtype=case.dtype, compile=case.compiled),
-        BatchSettings(sequences=case.sequences, micro=case.micro),
+        BatchSettings(sequences=case.sequences, micro_batch=case.micro_batch),
         OptimSettings(lr=1e-4),
         ZeroSettings(stage=case.stage),
     )
@@ -150,19 +149,19 @@ def raylm_loop(group: Group, case: Case, folder: str) -> tuple[Any, Watched, Wai
     from raylm.config.schema import DataSettings, TrainSettings
     from raylm.model.build import build_model
     from raylm.shards import read_manifest
-    from raylm.storage import Place
+    from raylm.storage import StoragePath
     from raylm.stream.loader import Stream
-    from raylm.stream.reading import StreamSource
+    from raylm.stream.reading import Dataset
+    from raylm.train.accumulation import micro_batches_per_rank
     from raylm.train.engine import Engine
     from raylm.train.loop import steps
-    from raylm.train.accumulation import micro_batches_per_rank
 
     model, batch, optim, zero = settings_of(case)
-    place = Place(folder)
+    place = StoragePath(folder)
     stream = Stream(
-        [StreamSource(place, read_manifest(place))],
+        [Dataset(place, read_manifest(place))],
         batch=batch,
-        data=DataSettings(path=folder, deliver="threads"),
+        data=DataSettings(path=folder, reader="threads"),
         seed=0,
         rank=group.rank,
         world_size=group.size,
@@ -173,7 +172,7 @@ def raylm_loop(group: Group, case: Case, folder: str) -> tuple[Any, Watched, Wai
         zero=zero,
         optim=optim,
         model_settings=model,
-        micro=case.micro,
+        micro_batch=case.micro_batch,
         accumulation=micro_batches_per_rank(batch.lanes, group.size),
     )
     watched, waits = Watched(engine), Waits(iter(stream))
@@ -197,16 +196,16 @@ def bare_loop(group: Group, case: Case) -> Iterator[None]:
         zero,
         optim,
         bf16=case.dtype == "bf16",
-        micro=case.micro,
+        micro_batch=case.micro_batch,
         group=group,
         elements=sum(parameter.numel() for parameter in parameters),
     )
-    config |= {"gradient_accumulation_steps": turns, "gradient_clipping": optim.clip}
+    config |= {"gradient_accumulation_steps": turns, "gradient_clipping": optim.max_grad_norm}
     optimizer = torch.optim.AdamW(
         parameters, lr=optim.lr, betas=optim.betas, eps=optim.eps, weight_decay=optim.weight_decay, fused=True
     )
     engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=config, dist_init_required=False)
-    shape = (16, case.micro, case.length)
+    shape = (16, case.micro_batch, case.length)
     rows = torch.randint(0, case.vocabulary, shape, generator=torch.Generator().manual_seed(group.rank))
     batches = itertools.cycle(rows.to(group.device))
     while True:
@@ -218,14 +217,14 @@ def bare_loop(group: Group, case: Case) -> Iterator[None]:
 
 def measure(group: Group, case: Case, folder: str) -> Timing:
     """Let the loops take turns; collective over the group."""
-    from raylm.train.group import agree
+    from raylm.train.group import all_reduce_sum
 
     reports, watched, waits, engine = raylm_loop(group, case, folder)
     bare = bare_loop(group, case)
     seconds: dict[str, list[float]] = {name: [] for name in ("raylm", "bare", "data", "engine", "busy", "bare_busy")}
 
     def block(name: str) -> tuple[float, float]:
-        agree(group, [0])
+        all_reduce_sum(group, [0])
         began, busy = time.perf_counter(), time.process_time()
         for _ in itertools.islice(reports if name == "raylm" else bare, case.block):
             pass
@@ -360,7 +359,7 @@ def main() -> None:
                 dtype="bf16",
                 stage=options.stage,
                 sequences=2 * (options.micro or micro),
-                micro=options.micro or micro,
+                micro_batch=options.micro or micro,
                 length=2048,
                 vocabulary=GPU_VOCABULARY,
                 rounds=rounds,

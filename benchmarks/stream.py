@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+sys.path[:0] = [str(ROOT)]
 
 import numpy as np  # noqa: E402
 
@@ -108,7 +108,7 @@ class Bench:
 
 def run(python: Path, request: dict[str, Any], *, check: bool = True) -> subprocess.CompletedProcess[str]:
     """A reader's process."""
-    from servers import CREDENTIALS
+    from raylm.testing.servers import CREDENTIALS
 
     environment = {
         **os.environ,
@@ -153,12 +153,12 @@ def make_peers() -> bool:
 def write_data(folder: Path, rows: int, *, peers: bool) -> None:
     """The same rows as shards, as a flat file, and in each peer's own format."""
     from raylm.shards import ShardWriter, make_manifest, write_manifest
-    from raylm.storage import Place
+    from raylm.storage import StoragePath
 
     folder.mkdir()
     tokens = some_tokens(rows)
     tokens.tofile(folder / "tokens.bin")
-    place, shards = Place(str(folder / "raylm")), []
+    place, shards = StoragePath(str(folder / "raylm")), []
     for number, part in enumerate(np.array_split(tokens, 8)):
         with ShardWriter(place / f"{number}.parquet", ROW, "uint16") as writer:
             for row in part:
@@ -198,7 +198,7 @@ def some_tokens(rows: int) -> np.ndarray[Any, Any]:
 @contextlib.contextmanager
 def object_store(folder: Path) -> Iterator[Any]:
     """SeaweedFS, or moto where it cannot be had."""
-    from servers import CREDENTIALS, moto, seaweed
+    from raylm.testing.servers import CREDENTIALS, moto, seaweed
 
     os.environ.update(CREDENTIALS)
     with contextlib.ExitStack() as stack:

@@ -26,23 +26,23 @@ def raylm(asked: Asked, deliver: str = "threads") -> Callable[[], Iterator[Any]]
 
     from raylm.config.schema import BatchSettings, DataSettings
     from raylm.shards import read_manifest
-    from raylm.storage import Place, Reach
-    from raylm.stream.loader import Stream, StreamSource
+    from raylm.storage import Connection, StoragePath
+    from raylm.stream.loader import Dataset, Stream
 
     if asked["endpoint"]:
         import s3fs  # noqa: F401
 
     def begin() -> Iterator[Any]:
-        folder = Place(f"{asked['root']}/raylm", Reach(endpoint=asked["endpoint"], region="us-east-1"))
+        folder = StoragePath(f"{asked['root']}/raylm", Connection(endpoint=asked["endpoint"], region="us-east-1"))
         return Stream(
-            [StreamSource(folder, read_manifest(folder))],
-            batch=BatchSettings(sequences=asked["batch"], micro=asked["batch"] // 8),
+            [Dataset(folder, read_manifest(folder))],
+            batch=BatchSettings(sequences=asked["batch"], micro_batch=asked["batch"] // 8),
             data=DataSettings(),
             seed=0,
             rank=0,
             world_size=1,
             start_step=asked["start_row"] // asked["batch"],
-            deliver=deliver,
+            reader=deliver,
         )
 
     return begin

@@ -50,9 +50,9 @@ def measure(job: Any, documents: Sequence[Any], rounds: int) -> Timing:
     from raylm.prep.passes import batches
     from raylm.prep.tokenizer import load
     from raylm.shards import TOKENIZER_FOLDER
-    from raylm.storage import Place
+    from raylm.storage import StoragePath
 
-    output = Place(job.shards_url)
+    output = StoragePath(job.shards_url)
     tokenizer, _ = load(output / TOKENIZER_FOLDER)
 
     def alone() -> None:

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """A Ray cluster of several nodes on this machine, to see what losing one does.
 
-python cluster/local.py up --nodes 2       start a head and two nodes; prints the address for where.address
+python cluster/local.py up --nodes 2       start a head and two nodes; prints the address for cluster.address
 python cluster/local.py add                one more node
 python cluster/local.py kill node-2        SIGKILL a node and all that runs on it
 python cluster/local.py drain node-1 --seconds 30
@@ -59,7 +59,7 @@ def act(cluster: LocalCluster, arguments: argparse.Namespace) -> None:
             # The head holds no worker: it runs the driver and reads data.
             cluster.up(arguments.nodes, head=NodeShape(cpus=2, seats=0), each=NodeShape(cpus=arguments.cpus))
             print(f"address: {cluster.address}")
-            settings = f"--set where.address={cluster.address} --set 'workers.resources={{{SEAT}: 1}}'"
+            settings = f"--set cluster.address={cluster.address} --set 'workers.resources={{{SEAT}: 1}}'"
             print(f"next: RAY_AUTH_MODE=token raylm train JOB {settings}")
         case "add":
             added = cluster.add(arguments.count, NodeShape(cpus=arguments.cpus))

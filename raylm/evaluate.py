@@ -17,14 +17,14 @@ from raylm.config.load import parse_job
 from raylm.config.schema import BatchSettings, Job
 from raylm.errors import ConfigError, DataError
 from raylm.shards import Manifest, read_manifest
-from raylm.storage import NotFound, Place, Reach
+from raylm.storage import Connection, NotFound, StoragePath
 from raylm.trained import SETTINGS, Dtype, Trained, open_trained
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from raylm.stream.loader import StreamSource
+    from raylm.stream.loader import Dataset
 
 
 @dataclass(frozen=True)
@@ -40,21 +40,21 @@ class Evaluation:
 
 
 def evaluate(
-    run: str | Place | Trained,
+    run: str | StoragePath | Trained,
     *,
     data: str | Sequence[str] | None = None,
     sequences: int | None = None,
     batch_rows: int = 8,
     dtype: Dtype | None = None,
-    reach: Reach = Reach(),  # noqa: B008
+    connection: Connection = Connection(),  # noqa: B008
 ) -> Evaluation:
     """Loss over the held-out split of the run's own data, or of the folders of shards named by `data`.
 
     The whole split unless `sequences` is fewer; the rows are those that a run with as many evaluates while it trains.
     """
-    trained = run if isinstance(run, Trained) else open_trained(run, reach, dtype=dtype)
+    trained = run if isinstance(run, Trained) else open_trained(run, connection, dtype=dtype)
     job = _job_of(trained)
-    sources = _sources(trained, job, data, reach)
+    sources = _sources(trained, job, data, connection)
     apart = job is not None and job.model.document_attention
     loss_sum, by_source, rows = _measured(trained, sources, sequences, batch_rows, apart)
     tokens = int(by_source.sum())
@@ -74,7 +74,7 @@ def evaluate(
 
 
 def _measured(
-    trained: Trained, sources: list[StreamSource], sequences: int | None, batch_rows: int, apart: bool
+    trained: Trained, sources: list[Dataset], sequences: int | None, batch_rows: int, apart: bool
 ) -> tuple[float, NDArray[np.int64], int]:
     """(loss sum, predicted tokens of each source, rows) over the held-out rows."""
     import numpy as np
@@ -83,7 +83,7 @@ def _measured(
     from raylm.model.loss import IGNORED, loss_sum
     from raylm.stream.loader import held_out
 
-    batch = BatchSettings(sequences=batch_rows, micro=batch_rows)
+    batch = BatchSettings(sequences=batch_rows, micro_batch=batch_rows)
     ends = np.cumsum([source.manifest.held_out_rows for source in sources])
     total, rows = 0.0, 0
     tokens = np.zeros(len(sources), dtype=np.int64)
@@ -118,25 +118,27 @@ def _job_of(trained: Trained) -> Job | None:
         return None
 
 
-def _sources(trained: Trained, job: Job | None, data: str | Sequence[str] | None, reach: Reach) -> list[StreamSource]:
+def _sources(
+    trained: Trained, job: Job | None, data: str | Sequence[str] | None, connection: Connection
+) -> list[Dataset]:
     """The folders of shards to evaluate on, whose tokenizer must be the model's."""
-    from raylm.stream.loader import StreamSource
+    from raylm.stream.loader import Dataset
 
     if data is not None:
         named = [(folder, 1.0) for folder in ([data] if isinstance(data, str) else data)]
     elif job is not None:
-        named = [(source.path, source.weight) for source in job.data_sources]
-        reach = job.object_store.reach()
+        named = [(source.path, source.weight) for source in job.mixture]
+        connection = job.object_store.connection()
         run = trained.info.run
         if named[0][0] == f"{job.run_url}/data" and run is not None and (run / "data").exists():
-            named, reach = [(f"{run.url}/data", 1.0)], run.reach  # the run's folder may have been moved
+            named, connection = [(f"{run.url}/data", 1.0)], run.connection  # the run's folder may have been moved
     else:
         raise ConfigError(
             f"{trained.info} does not say which data it was trained on", hint="name a prepared folder with --data"
         )
     sources = []
     for path, weight in named:
-        folder = Place(path, reach)
+        folder = StoragePath(path, connection)
         manifest = read_manifest(folder)
         if manifest.vocab_size > trained.model.config.vocab_size:
             raise DataError(
@@ -144,5 +146,5 @@ def _sources(trained: Trained, job: Job | None, data: str | Sequence[str] | None
                 f"{trained.model.config.vocab_size}",
                 hint="evaluate on data that was prepared with the model's own tokenizer",
             )
-        sources.append(StreamSource(folder=folder, manifest=manifest, weight=weight))
+        sources.append(Dataset(folder=folder, manifest=manifest, weight=weight))
     return sources

@@ -15,7 +15,7 @@ from typing import Any
 
 from raylm import __version__
 from raylm.errors import StorageError
-from raylm.storage import NotFound, Place, Reach
+from raylm.storage import Connection, NotFound, StoragePath
 from raylm.trained import EXPORT_RECORD, Dtype, Trained, open_trained
 
 _LAST = "config.json"
@@ -26,28 +26,28 @@ _PIECE_BYTES = 16 << 20
 class Exported:
     """What an export wrote."""
 
-    place: Place
+    place: StoragePath
     files: tuple[str, ...]
     bytes: int
     step: int | None
 
 
 def export(
-    run: str | Place | Trained,
-    dest: str | Place,
+    run: str | StoragePath | Trained,
+    dest: str | StoragePath,
     *,
     dtype: Dtype | None = None,
-    reach: Reach = Reach(),  # noqa: B008
-    dest_reach: Reach | None = None,
+    connection: Connection = Connection(),  # noqa: B008
+    dest_reach: Connection | None = None,
 ) -> Exported:
     """Write weights as safetensors, tokenizer and generation settings; AutoModelForCausalLM loads the folder.
 
     `reach` is for the run, and for the destination too unless `dest_reach` says otherwise.
     """
-    target = Place(dest, dest_reach or reach) if isinstance(dest, str) else dest
+    target = StoragePath(dest, dest_reach or connection) if isinstance(dest, str) else dest
     before = _earlier_files(target)
     target.check_writable()
-    trained = run if isinstance(run, Trained) else open_trained(run, reach, dtype=dtype)
+    trained = run if isinstance(run, Trained) else open_trained(run, connection, dtype=dtype)
     with tempfile.TemporaryDirectory(prefix="raylm-export-", dir=_scratch(target)) as scratch:
         staged = Path(scratch)
         _save(trained, staged)
@@ -63,7 +63,7 @@ def export(
     return Exported(target, (*files, EXPORT_RECORD), total, trained.info.step)
 
 
-def _earlier_files(target: Place) -> set[str]:
+def _earlier_files(target: StoragePath) -> set[str]:
     """The files of an earlier export here; StorageError when the folder holds anything else."""
     there = [place.name for place in target.list()]
     if not there:
@@ -110,7 +110,7 @@ def _generation(kind: Any, tokenizer: Any) -> Any:
     )
 
 
-def _scratch(target: Place) -> Path | None:
+def _scratch(target: StoragePath) -> Path | None:
     """Beside a local destination, so that files move rather than being copied; else where temporary files go."""
     local = target.local_path()
     if local is None:
@@ -119,7 +119,7 @@ def _scratch(target: Place) -> Path | None:
     return local.parent
 
 
-def _put(source: Path, target: Place) -> None:
+def _put(source: Path, target: StoragePath) -> None:
     local = target.local_path()
     if local is not None:
         local.parent.mkdir(parents=True, exist_ok=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from raylm.errors import ConfigError
-from raylm.storage import Place, Reach
+from raylm.storage import Connection, StoragePath
 from raylm.trained import Trained, open_trained
 
 if TYPE_CHECKING:
@@ -39,10 +39,10 @@ class Sampling:
 
 
 def generate(
-    run: str | Place | Trained,
+    run: str | StoragePath | Trained,
     prompt: str,
     settings: Sampling = Sampling(),
-    reach: Reach = Reach(),  # noqa: B008
+    connection: Connection = Connection(),  # noqa: B008
 ) -> Iterator[str]:
     """What follows the prompt, in pieces, until the model ends the text or `max_new_tokens` are made.
 
@@ -53,7 +53,7 @@ def generate(
         prompt.encode()
     except UnicodeEncodeError as error:
         raise ConfigError("the prompt is not UTF-8", hint="give it as UTF-8 text") from error
-    trained = run if isinstance(run, Trained) else open_trained(run, reach)
+    trained = run if isinstance(run, Trained) else open_trained(run, connection)
     return decoded(trained.tokenizer, _tokens(trained, prompt, settings))
 
 

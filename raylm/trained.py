@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from raylm.errors import CheckpointError
-from raylm.storage import NotFound, Place, Reach
+from raylm.storage import Connection, NotFound, StoragePath
 
 if TYPE_CHECKING:
     import torch
@@ -36,8 +36,8 @@ class Info:
     """Where a model came from. `run` is the run folder, where one is known; an export knows neither it nor a step."""
 
     kind: Literal["checkpoint", "export"]
-    place: Place
-    run: Place | None
+    place: StoragePath
+    run: StoragePath | None
     step: int | None
     dtype: Dtype
     context: int | None
@@ -61,12 +61,17 @@ class Trained:
         return device
 
 
-def open_trained(place: str | Place, reach: Reach = Reach(), *, dtype: Dtype | None = None) -> Trained:  # noqa: B008
+def open_trained(
+    place: str | StoragePath,
+    connection: Connection = Connection(),  # noqa: B008
+    *,
+    dtype: Dtype | None = None,
+) -> Trained:
     """The model in a run folder (its newest committed checkpoint), a checkpoint's folder or an export.
 
     It computes in the type it was trained in unless `dtype` says otherwise, on a GPU where there is one.
     """
-    place = Place(place, reach) if isinstance(place, str) else place
+    place = StoragePath(place, connection) if isinstance(place, str) else place
     if (place / _CONFIG).exists():
         return _open_export(place, dtype)
     found = find_checkpoint(place)
@@ -74,7 +79,7 @@ def open_trained(place: str | Place, reach: Reach = Reach(), *, dtype: Dtype | N
     return _open_checkpoint(found, run, dtype)
 
 
-def find_checkpoint(place: Place) -> CheckpointInfo:
+def find_checkpoint(place: StoragePath) -> CheckpointInfo:
     """The checkpoint that a place means: its own, or the newest that its run committed."""
     from raylm.checkpoint.restore import checkpoint_at, newest, step_folders
 
@@ -107,7 +112,7 @@ def find_checkpoint(place: Place) -> CheckpointInfo:
     )
 
 
-def read_tokenizer(folder: Place) -> Any:
+def read_tokenizer(folder: StoragePath) -> Any:
     """The Hugging Face tokenizer in this folder."""
     from transformers import AutoTokenizer
 
@@ -125,7 +130,7 @@ def read_tokenizer(folder: Place) -> Any:
             ) from error
 
 
-def _open_checkpoint(found: CheckpointInfo, run: Place | None, dtype: Dtype | None) -> Trained:
+def _open_checkpoint(found: CheckpointInfo, run: StoragePath | None, dtype: Dtype | None) -> Trained:
     from raylm.model.build import config_from
 
     meta = found.meta
@@ -162,7 +167,7 @@ def _loaded(found: CheckpointInfo, config: Any, dtype: Dtype, attention: str) ->
     return model
 
 
-def _open_export(place: Place, dtype: Dtype | None) -> Trained:
+def _open_export(place: StoragePath, dtype: Dtype | None) -> Trained:
     """A Hugging Face folder; one that `raylm export` wrote is whole when its config.json is there."""
     from transformers import AutoModelForCausalLM
 
@@ -201,14 +206,14 @@ def _torch_dtype(dtype: Dtype) -> torch.dtype:
     return torch.bfloat16 if dtype == "bf16" else torch.float32
 
 
-def _run_of(checkpoint: Place) -> Place | None:
+def _run_of(checkpoint: StoragePath) -> StoragePath | None:
     """The run folder around a checkpoint, where it still stands in one."""
     above, _, _ = checkpoint.url.rpartition("/")
     run, _, name = above.rpartition("/")
-    return Place(run, checkpoint.reach) if name == CHECKPOINTS and run else None
+    return StoragePath(run, checkpoint.connection) if name == CHECKPOINTS and run else None
 
 
-def _is_prepared_data(place: Place) -> bool:
+def _is_prepared_data(place: StoragePath) -> bool:
     try:
         content = json.loads((place / "manifest.json").read_bytes())
     except (NotFound, ValueError):
@@ -216,7 +221,7 @@ def _is_prepared_data(place: Place) -> bool:
     return isinstance(content, dict) and content.get("format") == "raylm-shards"
 
 
-def _hint_for_missing(place: Place) -> str:
+def _hint_for_missing(place: StoragePath) -> str:
     local = place.local_path()
     if local is None or not local.parent.is_dir():
         return "check the path; a run's folder is <storage>/<name>"
@@ -225,7 +230,7 @@ def _hint_for_missing(place: Place) -> str:
 
 
 @contextmanager
-def _local_copy(folder: Place) -> Iterator[Path | None]:
+def _local_copy(folder: StoragePath) -> Iterator[Path | None]:
     """The folder's files as local ones, None when it holds none: itself, or copies that last as long as the block."""
     local = folder.local_path()
     if local is not None:
@@ -236,7 +241,7 @@ def _local_copy(folder: Place) -> Iterator[Path | None]:
         yield Path(scratch) if copied else None
 
 
-def _copy(source: Place, target: Path) -> Path:
+def _copy(source: StoragePath, target: Path) -> Path:
     with source.open_read() as reading, target.open("wb") as writing:
         while piece := reading.read(16 << 20):
             writing.write(piece)

@@ -13,11 +13,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from servers import CREDENTIALS, AzureServer, GoogleServer, S3Server
-from servers import azurite as run_azurite
-from servers import fake_gcs as run_fake_gcs
-from servers import moto as run_moto
-from servers import seaweed as run_seaweed
+from raylm.testing.servers import CREDENTIALS, AzureServer, GoogleServer, S3Server
+from raylm.testing.servers import azurite as run_azurite
+from raylm.testing.servers import fake_gcs as run_fake_gcs
+from raylm.testing.servers import moto as run_moto
+from raylm.testing.servers import seaweed as run_seaweed
 
 os.environ.update(CREDENTIALS)
 

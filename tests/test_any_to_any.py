@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from ranks import Ranks, ranks
 from test_engine import LANES, build, micro_batch, take, targets
 
+from raylm.testing.ranks import Ranks, ranks
 from raylm.train.group import Group
 
 STAGES = (0, 1, 2, 3)
@@ -42,21 +42,21 @@ def losses(engine: Any, first: int) -> list[float]:
 
 def train_and_save(group: Group, url: str, stage: int, dtype: str) -> tuple[list[float], float]:
     """Train, save in the middle, and go on undisturbed; the losses since, and one without dropout at the save."""
-    from raylm.checkpoint import layout
+    from raylm.checkpoint import zero_state
     from raylm.checkpoint.save import begin_save, tied_names
-    from raylm.storage import Place
+    from raylm.storage import StoragePath
 
     engine = build(group, stage=stage, dtype=dtype, **EVERYTHING)
     for step in range(SAVED_AT):
         take(engine, step)
     pending = begin_save(
-        Place(url),
+        StoragePath(url),
         step=SAVED_AT,
         attempt=1,
         rank=group.rank,
         world_size=group.size,
-        held=layout.owned(engine.raw),
-        scalars=layout.scalars(engine.raw),
+        held=zero_state.state_to_save(engine.raw),
+        scalars=zero_state.scalars(engine.raw),
         meta={"tied": tied_names(engine.model)},
     )
     turns = LANES // group.size
@@ -70,18 +70,18 @@ def train_and_save(group: Group, url: str, stage: int, dtype: str) -> tuple[list
 
 def resume(group: Group, cases: list[Case]) -> list[list[float]]:
     """For each case a new engine filled from storage, and its losses."""
-    from raylm.checkpoint import layout
+    from raylm.checkpoint import zero_state
     from raylm.checkpoint.restore import fill, newest, open_checkpoint
-    from raylm.storage import Place
+    from raylm.storage import StoragePath
 
     results = []
     for url, stage, dtype, forget in cases:
         engine = build(group, stage=stage, dtype=dtype, seed=FRESH_SEED, **EVERYTHING)
-        found = newest(Place(url))
+        found = newest(StoragePath(url))
         assert found is not None
         assert found.step == SAVED_AT
-        fill(open_checkpoint(found), [pair for pair in layout.wanted(engine.raw) if pair[0].kind != forget])
-        layout.adopted(engine.raw, found.scalars)
+        fill(open_checkpoint(found), [pair for pair in zero_state.wanted(engine.raw) if pair[0].kind != forget])
+        zero_state.after_fill(engine.raw, found.scalars)
         buffers = dict(engine.model.named_buffers())
         assert buffers["table"].tolist() == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0] or forget == "buffer"
         assert buffers["model.count"].item() == 1 or forget == "buffer"
@@ -154,10 +154,10 @@ def test_the_saved_weights_are_the_models(pool: Ranks, saved: Saved) -> None:
     import torch
 
     from raylm.checkpoint.restore import newest, open_checkpoint, weights
-    from raylm.storage import Place
+    from raylm.storage import StoragePath
 
     url, _, expected = saved(3, "bf16")
-    found = newest(Place(url))
+    found = newest(StoragePath(url))
     assert found is not None
     state = weights(open_checkpoint(found), torch.bfloat16)
     assert state["lm_head.weight"] is state["model.embed_tokens.weight"]
@@ -174,9 +174,9 @@ def first_loss_of(group: Group, url: str) -> float:
     from raylm.config.schema import ModelSettings
     from raylm.model.build import build_model
     from raylm.model.loss import loss_sum
-    from raylm.storage import Place
+    from raylm.storage import StoragePath
 
-    found = newest(Place(url))
+    found = newest(StoragePath(url))
     assert found is not None
     settings = ModelSettings(config=INLINE | {"tie_word_embeddings": True}, dtype="bf16")
     module = build_model(settings, vocab_size=VOCABULARY, sequence_length=LENGTH, seed=FRESH_SEED)

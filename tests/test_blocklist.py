@@ -14,19 +14,19 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from test_prepare import documents, job, run
 
-from raylm.config.steps import StepSettings
+from raylm.config.steps import OperatorSettings
 from raylm.errors import ConfigError, DataError
-from raylm.prep.operators import StepRecord, applied, step_of
+from raylm.prep.operators import OperatorRecord, applied, operator_of
 from raylm.prep.operators.blocklist import finder, host_of, listed_domain
 from raylm.records import Document
-from raylm.storage import Place, Reach
+from raylm.storage import Connection, StoragePath
 
 
-def left(settings: dict[str, Any], *given: tuple[str, str] | str) -> tuple[list[str], StepRecord]:
+def left(settings: dict[str, Any], *given: tuple[str, str] | str) -> tuple[list[str], OperatorRecord]:
     """The texts that the step leaves of these: texts, or texts with their URLs."""
     pairs = [(one, "") if isinstance(one, str) else one for one in given]
-    record = StepRecord("blocklist")
-    step = step_of(StepSettings.model_validate({"blocklist": settings}), Reach())
+    record = OperatorRecord("blocklist")
+    step = operator_of(OperatorSettings.model_validate({"blocklist": settings}), Connection())
     texts = [Document(f"x#{n}", text, "x", {"url": url} if url else {}) for n, (text, url) in enumerate(pairs)]
     return [document.text for document in applied(step, texts, record)], record
 
@@ -87,8 +87,8 @@ def test_words_and_phrases_of_a_text() -> None:
 
 def test_a_number_and_a_share_have_to_be_reached() -> None:
     texts = ["bad", "bad bad", "bad bad " + "good " * 8, "a very\nbad thing, bad"]
-    assert left({"words": ["bad"], "at_least": 2}, *texts)[0] == texts[:1]
-    kept, _ = left({"words": ["bad", "very bad thing"], "at_least": 2, "at_least_share": 0.3}, *texts)
+    assert left({"words": ["bad"], "min_matches": 2}, *texts)[0] == texts[:1]
+    kept, _ = left({"words": ["bad", "very bad thing"], "min_matches": 2, "min_share": 0.3}, *texts)
     assert kept == [texts[0], texts[2]], "words in a phrase that counts do not count again"
 
 
@@ -145,7 +145,7 @@ def test_a_wrong_list_stops_the_job_before_any_unit(tmp_path: Path, content: byt
 
 def test_wrong_entries_are_refused() -> None:
     with pytest.raises(ValidationError, match="a blocklist needs an entry in one of domains"):
-        StepSettings.model_validate({"blocklist": {"at_least": 2}})
+        OperatorSettings.model_validate({"blocklist": {"min_matches": 2}})
     with pytest.raises(ConfigError, match=r"blocklist.domains\[1\]: 'a/b' is no domain"):
         left({"domains": ["a.example", "a/b"]})
     with pytest.raises(ConfigError, match=r"blocklist.words\[0\]: '--' holds no letter or digit"):
@@ -163,4 +163,4 @@ def test_a_job_tells_what_its_blocklist_dropped(tmp_path: Path) -> None:
     steps = [{"blocklist": {"domains": ["bad.example"], "words": ["nasty"]}}]
     report = run(job(tmp_path / "data", sources, steps=steps, held_out=0.0))
     assert report.manifest.steps[0]["dropped"] == {"blocked_domain": 10, "blocked_words": 1}
-    assert len(documents(Place(str(tmp_path / "data")))) == 29
+    assert len(documents(StoragePath(str(tmp_path / "data")))) == 29

@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from raylm.config.schema import TextSource
+from raylm.config.schema import SourceSettings
 from raylm.prep import compressed
-from raylm.prep.readers.read import read_piece
+from raylm.prep.checks.skipped import Skipped
 from raylm.prep.readers.books.front_matter import by_heading
-from raylm.prep.checks.skipped import LeftOut
-from raylm.prep.units import Piece
 from raylm.prep.readers.books.xhtml import blocks_of
+from raylm.prep.readers.read import read_range_of_file
+from raylm.prep.units import FileRange
 from raylm.records import Document
-from raylm.storage import Reach
+from raylm.storage import Connection
 
 CONTAINER = (
     '<container xmlns="urn:oasis:names:tc:opendocument:xmlns:container" version="1.0"><rootfiles>'
@@ -125,10 +125,10 @@ def epub3(path: Path) -> Path:
     )
 
 
-def read(path: Path, **settings: Any) -> tuple[list[Document], LeftOut]:
-    source = TextSource.model_validate({"name": "x", "kind": "book", "glob": str(path), **settings})
-    left_out = LeftOut()
-    return list(read_piece(source, Piece(str(path), path.stat().st_size), Reach(), left_out)), left_out
+def read(path: Path, **settings: Any) -> tuple[list[Document], Skipped]:
+    source = SourceSettings.model_validate({"name": "x", "kind": "book", "glob": str(path), **settings})
+    skipped = Skipped()
+    return list(read_range_of_file(source, FileRange(str(path), path.stat().st_size), Connection(), skipped)), skipped
 
 
 ABOUT = {"title": "The Quiet House", "author": "A. Writer; B. Second", "language": "en"}
@@ -136,7 +136,7 @@ ABOUT = {"title": "The Quiet House", "author": "A. Writer; B. Second", "language
 
 def test_an_epub_2_is_its_chapters_in_the_order_of_its_contents(tmp_path: Path) -> None:
     path = epub2(tmp_path / "a.epub")
-    chapters, left_out = read(path, document="chapter")
+    chapters, skipped = read(path, document="chapter")
     assert [document.meta for document in chapters] == [
         {**ABOUT, "chapter": "One: The Gate"},
         {**ABOUT, "chapter": "Two: The Lamp"},
@@ -148,8 +148,8 @@ def test_an_epub_2_is_its_chapters_in_the_order_of_its_contents(tmp_path: Path) 
         f"III\n\n{prose(3)}\n\n{prose(4)}",
     ]
     assert [document.id for document in chapters] == [f"{path}#{number}" for number in range(3)]
-    assert left_out.counts() == {"skipped_front_matter": 5}
-    assert [example.rpartition("/")[2] for example in left_out.examples["front_matter"]] == [
+    assert skipped.counts() == {"skipped_front_matter": 5}
+    assert [example.rpartition("/")[2] for example in skipped.examples["front_matter"]] == [
         "cover.xhtml: cover",
         "title.xhtml: titlepage",
         "rights.xhtml: copyright-page",
@@ -163,17 +163,17 @@ def test_an_epub_2_is_its_chapters_in_the_order_of_its_contents(tmp_path: Path) 
 
 def test_an_epub_3_says_itself_what_is_front_matter(tmp_path: Path) -> None:
     path = epub3(tmp_path / "a.epub")
-    chapters, left_out = read(path, document="chapter")
+    chapters, skipped = read(path, document="chapter")
     assert [document.text for document in chapters] == [
         f"Part One\n\nFirst\n\n{prose(1)} End of—it.",
         f"Second\n\n{prose(2)}\n\none\n\ntwo\nlines",
     ]
     assert [document.meta["chapter"] for document in chapters] == ["First", "Second"]
-    assert left_out.counts() == {"skipped_front_matter": 3}
-    (everything,), left_out = read(path, front_matter=True)
+    assert skipped.counts() == {"skipped_front_matter": 3}
+    (everything,), skipped = read(path, front_matter=True)
     assert "a novel in two parts" in everything.text
     assert "To B." in everything.text
-    assert not left_out.counts()
+    assert not skipped.counts()
 
 
 def test_a_chapter_is_never_taken_for_front_matter(tmp_path: Path) -> None:
@@ -186,9 +186,9 @@ def test_a_chapter_is_never_taken_for_front_matter(tmp_path: Path) -> None:
     }
     guide = '<guide><reference type="title-page" href="1.xhtml"/></guide>'
     package = opf([f"{n}.xhtml" for n in range(1, 5)], guide=guide)
-    (book,), left_out = read(write(tmp_path / "a.epub", {"OPS/book.opf": package, **pages}))
+    (book,), skipped = read(write(tmp_path / "a.epub", {"OPS/book.opf": package, **pages}))
     assert [f"Sentence {n} is here" in book.text for n in range(1, 5)] == [True] * 4
-    assert not left_out.counts()
+    assert not skipped.counts()
 
 
 def test_the_page_where_the_text_begins_is_none_and_asides_are_counted(tmp_path: Path) -> None:
@@ -200,9 +200,9 @@ def test_the_page_where_the_text_begins_is_none_and_asides_are_counted(tmp_path:
     package = opf(names, manifest='<item id="n" href="n.xhtml" properties="nav" media-type="application/xhtml+xml"/>')
     files: dict[str, str | bytes] = {f"OPS/{name}": chapter(n) for n, name in enumerate(names, 1)}
     aside = package.replace('<itemref idref="i2"/>', '<itemref idref="i2" linear="no"/>')
-    (book,), left_out = read(write(tmp_path / "a.epub", {"OPS/book.opf": aside, "OPS/n.xhtml": nav, **files}))
+    (book,), skipped = read(write(tmp_path / "a.epub", {"OPS/book.opf": aside, "OPS/n.xhtml": nav, **files}))
     assert book.text == f"Chapter 1\n\n{prose(1)}"
-    assert left_out.examples == {
+    assert skipped.examples == {
         "beside_the_text": [f"{tmp_path}/a.epub#OPS/3.xhtml"],
         "front_matter": [f"{tmp_path}/a.epub#OPS/2.xhtml: index"],
     }
@@ -257,28 +257,28 @@ def bad(name: str, tmp_path: Path) -> Path:
 )
 def test_a_bad_epub_is_set_aside_with_its_reason(tmp_path: Path, name: str, message: str) -> None:
     path = bad(name, tmp_path)
-    documents, left_out = read(path)
+    documents, skipped = read(path)
     assert documents == []
-    assert left_out.files == [str(path)]
-    assert message in left_out.examples["broken_file"][0]
-    assert left_out.hint
+    assert skipped.files == [str(path)]
+    assert message in skipped.examples["broken_file"][0]
+    assert skipped.hint
 
 
 def test_a_bomb_is_refused_by_its_own_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compressed, "_ALWAYS_UNPACKED", 100_000)
     files: dict[str, str | bytes] = {"OPS/book.opf": opf(["1.xhtml"]), "OPS/1.xhtml": chapter(1)}
     path = write(tmp_path / "a.epub", {**files, "OPS/picture.png": bytes(10_000_000)})
-    documents, left_out = read(path)
+    documents, skipped = read(path)
     assert documents == []
-    assert "unpacks to more than" in left_out.examples["broken_file"][0]
-    assert len(read(path, most_ratio=2000)[0]) == 1
+    assert "unpacks to more than" in skipped.examples["broken_file"][0]
+    assert len(read(path, max_compression_ratio=2000)[0]) == 1
 
 
 def test_more_text_than_allowed_is_left_out(tmp_path: Path) -> None:
     path = epub2(tmp_path / "a.epub")
-    documents, left_out = read(path, most_bytes=2000)
+    documents, skipped = read(path, max_bytes=2000)
     assert documents == []
-    assert left_out.counts()["skipped_too_large"] == 1
+    assert skipped.counts()["skipped_too_large"] == 1
 
 
 @pytest.mark.parametrize(
@@ -293,11 +293,11 @@ def test_a_locked_book_is_told_from_hidden_fonts(tmp_path: Path, algorithm: str,
     )
     files: dict[str, str | bytes] = {"OPS/book.opf": opf(["1.xhtml"]), "OPS/1.xhtml": chapter(1)}
     path = write(tmp_path / "a.epub", {**files, "META-INF/encryption.xml": encryption})
-    documents, left_out = read(path)
+    documents, skipped = read(path)
     assert len(documents) == (0 if is_locked else 1)
-    assert left_out.counts() == ({"skipped_encrypted": 1} if is_locked else {})
+    assert skipped.counts() == ({"skipped_encrypted": 1} if is_locked else {})
     if is_locked:
-        assert "its content is encrypted (DRM)" in left_out.examples["encrypted"][0]
+        assert "its content is encrypted (DRM)" in skipped.examples["encrypted"][0]
 
 
 def test_pages_that_are_no_xml_keep_all_their_words() -> None:
@@ -326,8 +326,8 @@ def test_whatever_is_changed_in_a_book_it_is_read_or_set_aside(tmp_path: Path) -
     for number in range(300):
         name = chance.choice(list(whole))
         path = write(tmp_path / f"{number}.epub", {**whole, name: changed(whole[name], chance)})
-        documents, left_out = read(path, document="chapter")
-        assert documents or left_out.counts()
+        documents, skipped = read(path, document="chapter")
+        assert documents or skipped.counts()
         seen["read" if documents else "set aside"] += 1
     assert min(seen.values()) > 30, seen
 
@@ -393,19 +393,19 @@ Updated editions will replace the previous one.
 def test_a_text_file_of_project_gutenberg_is_its_chapters(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_bytes(b"\xef\xbb\xbf" + GUTENBERG.replace("\n", "\r\n").encode())
-    chapters, left_out = read(path, document="chapter")
+    chapters, skipped = read(path, document="chapter")
     assert [document.text for document in chapters] == [
         f"CHAPTER I. The Gate\n\n{prose(1)}\n\n{prose(2)}",
         f"CHAPTER II.\nThe Lamp\n\n{prose(3)}",
     ]
     about = {"title": "The Quiet House A Story", "author": "A. Writer", "language": "en"}
     assert chapters[1].meta == {**about, "chapter": "CHAPTER II. The Lamp"}
-    assert left_out.reasons["front_matter"] == 7
+    assert skipped.reasons["front_matter"] == 7
     (book,), _ = read(path)
     assert book.text == "\n\n".join(document.text for document in chapters)
-    (everything,), left_out = read(path, front_matter=True)
+    (everything,), skipped = read(path, front_matter=True)
     assert "Updated editions" in everything.text
-    assert not left_out.counts()
+    assert not skipped.counts()
 
 
 @pytest.mark.parametrize(
@@ -419,9 +419,9 @@ def test_a_text_file_of_project_gutenberg_is_its_chapters(tmp_path: Path) -> Non
 def test_a_text_without_the_marks_of_a_book_stays_whole(tmp_path: Path, text: str) -> None:
     path = tmp_path / "a.txt"
     path.write_text(text)
-    (book,), left_out = read(path)
+    (book,), skipped = read(path)
     assert book.text == text
-    assert not left_out.counts()
+    assert not skipped.counts()
 
 
 def test_headings_count_only_when_they_are_the_whole_line() -> None:
@@ -434,14 +434,14 @@ def test_headings_count_only_when_they_are_the_whole_line() -> None:
 def test_settings_that_do_not_go_together_are_refused() -> None:
     for settings in ({"kind": "book", "document": "line"}, {"kind": "text", "document": "chapter"}):
         with pytest.raises(ValidationError, match="cannot be cut into"):
-            TextSource.model_validate({"name": "x", "glob": "*", **settings})
+            SourceSettings.model_validate({"name": "x", "glob": "*", **settings})
 
 
 def test_a_book_of_nothing_is_counted(tmp_path: Path) -> None:
     path = write(tmp_path / "a.epub", {"OPS/book.opf": opf(["1.xhtml"]), "OPS/1.xhtml": page('<img src="a.png"/>')})
-    documents, left_out = read(path)
+    documents, skipped = read(path)
     assert documents == []
-    assert left_out.counts() == {"skipped_no_text": 1}
+    assert skipped.counts() == {"skipped_no_text": 1}
 
 
 def test_a_member_with_a_password_is_a_locked_book(tmp_path: Path) -> None:

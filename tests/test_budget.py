@@ -12,10 +12,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from ranks import ranks
 
 from raylm.config.schema import PRESETS, Job, ModelSettings, ZeroSettings
 from raylm.model.budget import STAGES, Plan, activation_bytes, flops_per_token, plan, plan_lines, shape_of
+from raylm.testing.ranks import ranks
 
 VOCABULARY, LENGTH, MICRO = 2048, 256, 2
 SMALL = {
@@ -33,7 +33,7 @@ def job(**model: Any) -> Job:
     return Job.model_validate(
         {
             "model": {"config": SMALL, **model},
-            "batch": {"sequences": 8, "micro": MICRO},
+            "batch": {"sequences": 8, "micro_batch": MICRO},
             "workers": {"min": 1, "max": 2},
         }
     )
@@ -43,7 +43,7 @@ def seven(**more: Any) -> Plan:
     """llama-7b as someone would first ask for it."""
     settings = {
         "model": {"preset": "llama-7b", "activation_checkpointing": True},
-        "batch": {"sequences": 256, "micro": 2},
+        "batch": {"sequences": 256, "micro_batch": 2},
         "workers": {"min": 1, "max": 64},
         "prepare": {"tokenizer": {"vocab_size": 32000}, "sequence_length": 4096},
         **more,
@@ -57,7 +57,7 @@ def seven(**more: Any) -> Plan:
 def test_it_answers_for_7b_without_loading_torch() -> None:
     code = (
         "import sys; from raylm.config.schema import Job; from raylm.model.budget import plan, plan_lines;"
-        "job = Job.model_validate({'model': {'preset': 'llama-7b'}, 'batch': {'sequences': 128, 'micro': 1},"
+        "job = Job.model_validate({'model': {'preset': 'llama-7b'}, 'batch': {'sequences': 128, 'micro_batch': 1},"
         " 'workers': {'max': 64}});"
         "assert plan_lines(plan(job)); sys.exit(bool({'torch', 'ray', 'transformers', 'deepspeed'} & set(sys.modules)))"
     )
@@ -76,7 +76,7 @@ def test_7b_is_the_known_model_and_fits_as_is_known() -> None:
 
 def test_memory_never_grows_with_workers_or_stage() -> None:
     counts = [2, 3, 4, 8, 16, 33, 64]
-    base = Job.model_validate({"model": {"preset": "llama-7b"}, "batch": {"sequences": 64, "micro": 1}})
+    base = Job.model_validate({"model": {"preset": "llama-7b"}, "batch": {"sequences": 64, "micro_batch": 1}})
     made = plan(base, 32000, workers=counts)
     for stage in STAGES:
         totals = [made.at(stage, count).total for count in counts]
@@ -117,7 +117,7 @@ def test_the_lines_say_which_stage_fits_and_what_to_do_when_none_does() -> None:
     text = "\n".join(plan_lines(seven()))
     assert "6,738,415,616" in text
     assert "fits 80 GB: no stage" in text
-    assert "to make it fit: lower batch.micro, set zero.offload_optimizer, raise workers.min" in text
+    assert "to make it fit: lower batch.micro_batch, set zero.offload_optimizer, raise workers.min" in text
     assert "fits 80 GB: stage 1, 2, 3" in text
     assert "6 x matrix parameters + 12 x layers x width x row length" in text
     assert "<- zero.stage" in text
@@ -225,7 +225,7 @@ def _engine(made: Job, stage: int, group: Any, offload: bool = False) -> Any:
         zero=ZeroSettings(stage=stage, offload_optimizer=offload),  # type: ignore[arg-type]
         optim=made.optim,
         model_settings=made.model,
-        micro=MICRO,
+        micro_batch=MICRO,
         accumulation=2,
     )
 

@@ -22,7 +22,7 @@ from raylm.checkpoint.restore import committed, fill, newest, open_checkpoint, r
 from raylm.checkpoint.retention import apply_retention
 from raylm.checkpoint.save import StaleAttempt, begin_save, claim_attempt, tied_names
 from raylm.errors import CheckpointError, StorageError
-from raylm.storage import Place
+from raylm.storage import StoragePath
 
 Tensors = dict[tuple[str, str], torch.Tensor]
 Cuts = list[list[float]]
@@ -63,7 +63,7 @@ def shared_out(state: Tensors, cuts: Cuts, ranks: int) -> list[list[tuple[Chunk,
 
 
 def save_all(
-    folder: Place, step: int, *, attempt: int = 1, ranks: int = 2, cuts: Cuts | None = None, **meta: object
+    folder: StoragePath, step: int, *, attempt: int = 1, ranks: int = 2, cuts: Cuts | None = None, **meta: object
 ) -> list[save.Saved]:
     """Save a step from ranks that run one after the other in this process."""
     held = shared_out(tensors_of(step), cuts or [[0.3, 0.5]], ranks)
@@ -85,7 +85,7 @@ def save_all(
 
 
 def loaded(
-    place: Place | restore.CheckpointInfo, like: Tensors, *, ranks: int = 1, cuts: Cuts | None = None
+    place: StoragePath | restore.CheckpointInfo, like: Tensors, *, ranks: int = 1, cuts: Cuts | None = None
 ) -> Tensors:
     """Fill fresh tensors of the same shapes, each rank its share."""
     checkpoint = open_checkpoint(place)
@@ -100,8 +100,8 @@ def same(first: Tensors, second: Tensors) -> bool:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Place:
-    return Place(str(tmp_path / "checkpoints"))
+def folder(tmp_path: Path) -> StoragePath:
+    return StoragePath(str(tmp_path / "checkpoints"))
 
 
 @pytest.fixture
@@ -122,7 +122,7 @@ cut_lists = st.lists(st.lists(st.floats(0, 1), max_size=4), min_size=1, max_size
 def test_any_partition_loads_into_any_other(
     tmp_path_factory: pytest.TempPathFactory, saved: Cuts, wanted: Cuts, writers: int, readers: int
 ) -> None:
-    folder = Place(str(tmp_path_factory.mktemp("any")))
+    folder = StoragePath(str(tmp_path_factory.mktemp("any")))
     results = save_all(folder, 3, ranks=writers, cuts=saved)
     assert [one.committed for one in results] == [True] + [False] * (writers - 1)
     found = newest(folder)
@@ -130,7 +130,7 @@ def test_any_partition_loads_into_any_other(
     assert same(loaded(found, tensors_of(3), ranks=readers, cuts=wanted), tensors_of(3))
 
 
-def test_what_was_saved_beside_the_tensors_comes_back(folder: Place) -> None:
+def test_what_was_saved_beside_the_tensors_comes_back(folder: StoragePath) -> None:
     result = save_all(folder, 7, progress={"step": 7}, seed=5)[0]
     found = newest(folder)
     assert found is not None
@@ -139,7 +139,7 @@ def test_what_was_saved_beside_the_tensors_comes_back(folder: Place) -> None:
     assert found.bytes == result.checkpoint_bytes == sum(p.size() for p in folder.glob("**/*.safetensors"))
 
 
-def test_a_tensor_of_many_requests_is_read_whole(folder: Place) -> None:
+def test_a_tensor_of_many_requests_is_read_whole(folder: StoragePath) -> None:
     big = torch.arange(9_000_001, dtype=torch.int32).view(torch.float32)
     chunk = whole("master", "big", big)
     held = [(chunk, big), (whole("buffer", "odd", torch.tensor(True)), torch.tensor([True]))]
@@ -149,7 +149,7 @@ def test_a_tensor_of_many_requests_is_read_whole(folder: Place) -> None:
     assert torch.equal(out.view(torch.int32), big.view(torch.int32))
 
 
-def test_parts_are_plain_safetensors_and_json_and_nothing_is_pickled(folder: Place) -> None:
+def test_parts_are_plain_safetensors_and_json_and_nothing_is_pickled(folder: StoragePath) -> None:
     save_all(folder, 1, ranks=3)
     files = folder.glob("**/*")
     assert {place.name.rsplit(".", 1)[-1] for place in files} == {"safetensors", "json"}
@@ -162,16 +162,16 @@ def test_parts_are_plain_safetensors_and_json_and_nothing_is_pickled(folder: Pla
         assert not re.search(r"import pickle|torch\.load|torch\.save|\.metadata\b", code), module
 
 
-def test_the_training_may_go_on_while_a_save_is_written(folder: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_training_may_go_on_while_a_save_is_written(folder: StoragePath, monkeypatch: pytest.MonkeyPatch) -> None:
     started, go_on = threading.Event(), threading.Event()
-    real = Place.write_parts
+    real = StoragePath.write_parts
 
-    def slow(self: Place, parts: Iterator[memoryview]) -> int:
+    def slow(self: StoragePath, parts: Iterator[memoryview]) -> int:
         started.set()
         assert go_on.wait(30)
         return real(self, parts)
 
-    monkeypatch.setattr(Place, "write_parts", slow)
+    monkeypatch.setattr(StoragePath, "write_parts", slow)
     state = tensors_of(4)
     held = [(whole(kind, name, tensor), tensor.view(-1)) for (kind, name), tensor in state.items()]
     pending = begin_save(folder, step=4, attempt=1, rank=0, world_size=1, held=held, scalars={}, meta={})
@@ -186,7 +186,7 @@ def test_the_training_may_go_on_while_a_save_is_written(folder: Place, monkeypat
     assert same(loaded(folder / "step-000000004", tensors_of(4)), tensors_of(4))
 
 
-def test_a_synchronous_save_has_ended_when_it_returns(folder: Place) -> None:
+def test_a_synchronous_save_has_ended_when_it_returns(folder: StoragePath) -> None:
     held = [(whole("master", "w", torch.ones(3)), torch.ones(3))]
     pending = begin_save(
         folder, step=1, attempt=1, rank=0, world_size=1, held=held, scalars={}, meta={}, asynchronous=False
@@ -195,7 +195,7 @@ def test_a_synchronous_save_has_ended_when_it_returns(folder: Place) -> None:
     assert pending.wait(0).stall_seconds == pending.wait(0).total_seconds
 
 
-def test_before_commit_runs_before_the_part_counts(folder: Place) -> None:
+def test_before_commit_runs_before_the_part_counts(folder: StoragePath) -> None:
     seen = []
     held = [(whole("master", "w", torch.ones(3)), torch.ones(3))]
     begin_save(
@@ -212,7 +212,7 @@ def test_before_commit_runs_before_the_part_counts(folder: Place) -> None:
     assert seen == [(None, 0)]
 
 
-def test_without_every_part_nothing_is_committed(folder: Place) -> None:
+def test_without_every_part_nothing_is_committed(folder: StoragePath) -> None:
     save_all(folder, 1)
     held = shared_out(tensors_of(2), [[0.5]], 3)
     result = begin_save(
@@ -235,7 +235,7 @@ def test_without_every_part_nothing_is_committed(folder: Place) -> None:
         open_checkpoint(folder / "step-000000002")
 
 
-def test_a_save_that_was_given_up_is_not_committed_by_a_late_part(folder: Place) -> None:
+def test_a_save_that_was_given_up_is_not_committed_by_a_late_part(folder: StoragePath) -> None:
     held = shared_out(tensors_of(1), [[0.5]], 2)
     pending = begin_save(folder, step=1, attempt=1, rank=0, world_size=2, held=held[0], scalars={}, meta={})
     pending.abandon()
@@ -244,7 +244,7 @@ def test_a_save_that_was_given_up_is_not_committed_by_a_late_part(folder: Place)
     assert newest(folder) is None
 
 
-def test_parts_that_do_not_cover_the_state_are_never_committed(folder: Place) -> None:
+def test_parts_that_do_not_cover_the_state_are_never_committed(folder: StoragePath) -> None:
     chunk = Chunk("w", "master", 0, 4, "float32", 10, (10,))
     pending = begin_save(
         folder, step=1, attempt=1, rank=0, world_size=1, held=[(chunk, torch.ones(4))], scalars={}, meta={}
@@ -254,7 +254,7 @@ def test_parts_that_do_not_cover_the_state_are_never_committed(folder: Place) ->
     assert newest(folder) is None
 
 
-def test_each_attempt_has_its_own_number(folder: Place) -> None:
+def test_each_attempt_has_its_own_number(folder: StoragePath) -> None:
     numbers: list[int] = []
     threads = [threading.Thread(target=lambda: numbers.append(claim_attempt(folder))) for _ in range(12)]
     for thread in threads:
@@ -264,7 +264,7 @@ def test_each_attempt_has_its_own_number(folder: Place) -> None:
     assert sorted(numbers) == list(range(1, 13))
 
 
-def test_a_stale_attempt_cannot_commit(folder: Place) -> None:
+def test_a_stale_attempt_cannot_commit(folder: StoragePath) -> None:
     old = claim_attempt(folder)
     new = claim_attempt(folder)
     with pytest.raises(StaleAttempt, match=f"attempt {old} may not commit .* attempt {new} has begun"):
@@ -275,7 +275,7 @@ def test_a_stale_attempt_cannot_commit(folder: Place) -> None:
     assert save_all(folder, 5, attempt=new)[0].committed
 
 
-def test_a_stale_attempt_stops_waiting_for_its_peers(folder: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stale_attempt_stops_waiting_for_its_peers(folder: StoragePath, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(save, "FENCE_CHECK_SECONDS", 0.05)
     old = claim_attempt(folder)
     held = [(whole("master", "w", torch.ones(3)), torch.ones(3))]
@@ -285,7 +285,7 @@ def test_a_stale_attempt_stops_waiting_for_its_peers(folder: Place, monkeypatch:
         pending.wait(30)
 
 
-def test_one_attempt_cannot_save_two_states_of_a_step(folder: Place) -> None:
+def test_one_attempt_cannot_save_two_states_of_a_step(folder: StoragePath) -> None:
     save_all(folder, 1)
     held = [(whole("master", "w", torch.ones(3)), torch.ones(3))]
     pending = begin_save(folder, step=1, attempt=1, rank=0, world_size=2, held=held, scalars={}, meta={})
@@ -294,7 +294,9 @@ def test_one_attempt_cannot_save_two_states_of_a_step(folder: Place) -> None:
     assert "claim a new attempt" in str(caught.value.hint)
 
 
-def test_a_save_that_failed_on_one_rank_may_be_begun_again(folder: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_save_that_failed_on_one_rank_may_be_begun_again(
+    folder: StoragePath, monkeypatch: pytest.MonkeyPatch
+) -> None:
     state = shared_out(tensors_of(1), [[0.4]], 2)
 
     def begin(rank: int, timeout: float) -> save.PendingSave:
@@ -313,8 +315,8 @@ def test_a_save_that_failed_on_one_rank_may_be_begun_again(folder: Place, monkey
     assert not begin(0, 0.1).wait(30).committed
     first = folder.glob("**/*")
     writes: list[str] = []
-    real = Place.write_parts
-    monkeypatch.setattr(Place, "write_parts", lambda self, parts: writes.append(self.name) or real(self, parts))
+    real = StoragePath.write_parts
+    monkeypatch.setattr(StoragePath, "write_parts", lambda self, parts: writes.append(self.name) or real(self, parts))
     again = begin(0, 30)
     begin(1, 30).wait(30)
     assert again.wait(30).committed
@@ -323,21 +325,21 @@ def test_a_save_that_failed_on_one_rank_may_be_begun_again(folder: Place, monkey
     assert same(loaded(folder / "step-000000001", tensors_of(1)), tensors_of(1))
 
 
-def test_a_step_that_another_attempt_committed_counts(folder: Place) -> None:
+def test_a_step_that_another_attempt_committed_counts(folder: StoragePath) -> None:
     save_all(folder, 1, attempt=1, ranks=2)
     result = save_all(folder, 1, attempt=2, ranks=3)[0]
     assert (result.committed, result.reason) == (True, "the step was committed already")
     assert same(loaded(folder / "step-000000001", tensors_of(1)), tensors_of(1))
 
 
-def test_a_lost_answer_to_the_commit_is_no_failure(folder: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = Place.create_once
+def test_a_lost_answer_to_the_commit_is_no_failure(folder: StoragePath, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = StoragePath.create_once
 
-    def told_it_exists(self: Place, data: bytes) -> bool:
+    def told_it_exists(self: StoragePath, data: bytes) -> bool:
         real(self, data)
         return False
 
-    monkeypatch.setattr(Place, "create_once", told_it_exists)
+    monkeypatch.setattr(StoragePath, "create_once", told_it_exists)
     result = save_all(folder, 1)[0]
     assert (result.committed, result.reason) == (True, "")
     assert [one.step for one in committed(folder)] == [1]
@@ -372,7 +374,7 @@ def truncate(path: Path) -> None:
     ],
 )
 def test_a_damaged_file_is_named_with_what_to_do(
-    folder: Place, name: str, harm: Callable[[Path], None], words: str
+    folder: StoragePath, name: str, harm: Callable[[Path], None], words: str
 ) -> None:
     save_all(folder, 1)
     save_all(folder, 2)
@@ -399,7 +401,7 @@ def test_a_damaged_file_is_named_with_what_to_do(
         ("meta", [1], "an object was expected"),
     ],
 )
-def test_a_manifest_that_lies_is_refused(folder: Place, key: str, value: object, words: str) -> None:
+def test_a_manifest_that_lies_is_refused(folder: StoragePath, key: str, value: object, words: str) -> None:
     save_all(folder, 2)
     place = folder / "step-000000002" / "manifest.json"
     place.write_text(json.dumps({**json.loads(place.read_text()), key: value}))
@@ -407,7 +409,7 @@ def test_a_manifest_that_lies_is_refused(folder: Place, key: str, value: object,
         newest(folder)
 
 
-def test_an_index_whose_pieces_lie_outside_the_file_is_refused(folder: Place) -> None:
+def test_an_index_whose_pieces_lie_outside_the_file_is_refused(folder: StoragePath) -> None:
     save_all(folder, 2, ranks=1)
     place = folder / "step-000000002" / "a1" / "rank-00000-of-1.json"
     body = json.loads(place.read_text())
@@ -429,7 +431,7 @@ def test_an_index_whose_pieces_lie_outside_the_file_is_refused(folder: Place) ->
         (Chunk("codes", "frozen", 0, 7, "float32", 7, (7,)), "saved as uint8 and is wanted as float32"),
     ],
 )
-def test_another_models_checkpoint_is_refused(folder: Place, chunk: Chunk, words: str) -> None:
+def test_another_models_checkpoint_is_refused(folder: StoragePath, chunk: Chunk, words: str) -> None:
     save_all(folder, 1)
     out = torch.zeros(chunk.length)
     with pytest.raises(CheckpointError, match=words) as caught:
@@ -439,43 +441,43 @@ def test_another_models_checkpoint_is_refused(folder: Place, chunk: Chunk, words
 
 
 def test_an_upload_that_fails_for_good_says_so_and_commits_nothing(
-    folder: Place, monkeypatch: pytest.MonkeyPatch
+    folder: StoragePath, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save_all(folder, 1)
     monkeypatch.setattr(save.time, "sleep", lambda seconds: None)
-    real, calls = Place.write_parts, []
+    real, calls = StoragePath.write_parts, []
 
-    def fails_always(place: Place, parts: Iterator[memoryview]) -> int:
+    def fails_always(place: StoragePath, parts: Iterator[memoryview]) -> int:
         calls.append(place)
         raise StorageError(f"no space at {place.url}")
 
-    monkeypatch.setattr(Place, "write_parts", fails_always)
+    monkeypatch.setattr(StoragePath, "write_parts", fails_always)
     held = [(whole("master", "w", torch.ones(3)), torch.ones(3))]
     pending = begin_save(folder, step=2, attempt=1, rank=0, world_size=1, held=held, scalars={}, meta={})
     with pytest.raises(StorageError, match="no space at"):
         pending.wait(30)
     assert len(calls) == save.WRITE_TRIALS
-    monkeypatch.setattr(Place, "write_parts", real)
+    monkeypatch.setattr(StoragePath, "write_parts", real)
     assert save_all(folder, 3)[0].committed, "the staging buffer was not given back"
     assert [one.step for one in committed(folder)] == [1, 3]
 
 
-def test_a_broken_stream_is_written_again_from_its_start(folder: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broken_stream_is_written_again_from_its_start(folder: StoragePath, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(save.time, "sleep", lambda seconds: None)
-    real, broken = Place.write_parts, []
+    real, broken = StoragePath.write_parts, []
 
-    def breaks_once(self: Place, parts: Iterator[memoryview]) -> int:
+    def breaks_once(self: StoragePath, parts: Iterator[memoryview]) -> int:
         if not broken:
             broken.append(bytes(next(iter(parts))))
             raise StorageError("connection reset")
         return real(self, parts)
 
-    monkeypatch.setattr(Place, "write_parts", breaks_once)
+    monkeypatch.setattr(StoragePath, "write_parts", breaks_once)
     assert save_all(folder, 1)[0].committed
     assert same(loaded(folder / "step-000000001", tensors_of(1)), tensors_of(1))
 
 
-def test_the_newest_and_the_best_survive_retention(folder: Place) -> None:
+def test_the_newest_and_the_best_survive_retention(folder: StoragePath) -> None:
     claim_attempt(folder)
     for step, loss in ((1, 5.0), (2, 1.0), (3, 4.0), (4, 3.0), (5, None)):
         save_all(folder, step, held_out_loss=loss)
@@ -486,17 +488,17 @@ def test_the_newest_and_the_best_survive_retention(folder: Place) -> None:
     assert [one.step for one in committed(folder)] == [5]
 
 
-def test_a_manifest_is_removed_before_its_parts(folder: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_manifest_is_removed_before_its_parts(folder: StoragePath, monkeypatch: pytest.MonkeyPatch) -> None:
     claim_attempt(folder)
     for step in (1, 2):
         save_all(folder, step)
-    real = Place.remove
+    real = StoragePath.remove
 
-    def dies_after_the_first(self: Place) -> None:
+    def dies_after_the_first(self: StoragePath) -> None:
         real(self)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Place, "remove", dies_after_the_first)
+    monkeypatch.setattr(StoragePath, "remove", dies_after_the_first)
     with pytest.raises(KeyboardInterrupt):
         apply_retention(folder, attempt=1, newest=1)
     monkeypatch.undo()
@@ -506,7 +508,7 @@ def test_a_manifest_is_removed_before_its_parts(folder: Place, monkeypatch: pyte
     assert not (folder / "step-000000001").exists()
 
 
-def test_what_is_being_read_is_not_removed(folder: Place) -> None:
+def test_what_is_being_read_is_not_removed(folder: StoragePath) -> None:
     claim_attempt(folder)
     for step in (1, 2, 3):
         save_all(folder, step)
@@ -520,20 +522,20 @@ def test_what_is_being_read_is_not_removed(folder: Place) -> None:
         pass
 
 
-def test_a_reader_that_comes_during_removal_may_finish(folder: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reader_that_comes_during_removal_may_finish(folder: StoragePath, monkeypatch: pytest.MonkeyPatch) -> None:
     claim_attempt(folder)
     for step in (1, 2):
         save_all(folder, step)
     checkpoint = open_checkpoint(committed(folder)[0])
     leased = reading(checkpoint.info)
-    real = Place.remove
+    real = StoragePath.remove
 
-    def reader_comes(self: Place) -> None:
+    def reader_comes(self: StoragePath) -> None:
         if self.name == layout.MANIFEST:
             leased.__enter__()
         real(self)
 
-    monkeypatch.setattr(Place, "remove", reader_comes)
+    monkeypatch.setattr(StoragePath, "remove", reader_comes)
     assert apply_retention(folder, attempt=1, newest=1) == []
     state = tensors_of(1)
     out = {key: torch.zeros_like(tensor) for key, tensor in state.items()}
@@ -544,19 +546,19 @@ def test_a_reader_that_comes_during_removal_may_finish(folder: Place, monkeypatc
     assert not (folder / "step-000000001").exists()
 
 
-def test_a_lease_that_was_left_behind_runs_out(folder: Place) -> None:
+def test_a_lease_that_was_left_behind_runs_out(folder: StoragePath) -> None:
     save_all(folder, 1)
     lease = reading(committed(folder)[0], seconds=-1.0)
     lease.__enter__()
     assert steps_being_read(folder) == set()
 
 
-def uncommitted(folder: Place, step: int, attempt: int) -> None:
+def uncommitted(folder: StoragePath, step: int, attempt: int) -> None:
     place = layout.attempt_folder(layout.step_folder(folder, step), attempt)
     (place / "rank-00000-of-2.safetensors").write_bytes(b"x" * 100)
 
 
-def test_what_was_never_committed_goes_once_a_later_step_is(folder: Place) -> None:
+def test_what_was_never_committed_goes_once_a_later_step_is(folder: StoragePath) -> None:
     attempt = [claim_attempt(folder) for _ in range(3)][-1]
     save_all(folder, 20, attempt=attempt)
     uncommitted(folder, 10, 1)
@@ -569,7 +571,7 @@ def test_what_was_never_committed_goes_once_a_later_step_is(folder: Place) -> No
     assert left == {"step-000000020/a3", "step-000000030/a1", "step-000000040/a3"}
 
 
-def test_retention_leaves_a_checkpoint_with_a_damaged_manifest_alone(folder: Place) -> None:
+def test_retention_leaves_a_checkpoint_with_a_damaged_manifest_alone(folder: StoragePath) -> None:
     claim_attempt(folder)
     for step in (1, 2, 3):
         save_all(folder, step)
@@ -578,7 +580,7 @@ def test_retention_leaves_a_checkpoint_with_a_damaged_manifest_alone(folder: Pla
     assert len((folder / "step-000000001").glob("**/*")) == 5
 
 
-def test_no_secret_reaches_storage(folder: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_secret_reaches_storage(folder: StoragePath, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hush-hush-key")
     save_all(folder, 1, data="s3://bucket/data")
     assert not any(b"hush" in place.read_bytes() for place in folder.glob("**/*"))
@@ -588,14 +590,14 @@ def test_no_secret_reaches_storage(folder: Place, monkeypatch: pytest.MonkeyPatc
         assert "hush" not in caught.value.message
 
 
-def test_what_is_no_json_is_refused_before_anything_is_written(folder: Place) -> None:
+def test_what_is_no_json_is_refused_before_anything_is_written(folder: StoragePath) -> None:
     with pytest.raises(TypeError, match="not JSON serializable"):
         save_all(folder, 1, dtype=torch.float32)
     assert not folder.exists()
     assert save_all(folder, 2)[0].committed, "the staging buffer was not given back"
 
 
-def test_a_rank_that_owns_nothing_saves_and_wants_nothing(folder: Place) -> None:
+def test_a_rank_that_owns_nothing_saves_and_wants_nothing(folder: StoragePath) -> None:
     tensor = torch.arange(4.0)
     for rank, held in ((1, []), (0, [(whole("master", "w", tensor), tensor)])):
         last = begin_save(folder, step=1, attempt=0, rank=rank, world_size=2, held=held, scalars={}, meta={})
@@ -605,7 +607,7 @@ def test_a_rank_that_owns_nothing_saves_and_wants_nothing(folder: Place) -> None
     assert torch.equal(weights(open_checkpoint(committed(folder)[0]))["w"], tensor)
 
 
-def test_weights_are_a_state_dict_of_the_dtype_asked_for(folder: Place) -> None:
+def test_weights_are_a_state_dict_of_the_dtype_asked_for(folder: StoragePath) -> None:
     save_all(folder, 1, tied={"head.weight": "embed.weight"})
     state = tensors_of(1)
     checkpoint = open_checkpoint(folder / "step-000000001")
@@ -623,7 +625,7 @@ def test_weights_are_a_state_dict_of_the_dtype_asked_for(folder: Place) -> None:
     assert not folder.glob("readers/*")
 
 
-def test_weights_load_into_a_model_with_tied_embeddings(folder: Place) -> None:
+def test_weights_load_into_a_model_with_tied_embeddings(folder: StoragePath) -> None:
     class Tied(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -640,7 +642,7 @@ def test_weights_load_into_a_model_with_tied_embeddings(folder: Place) -> None:
     assert torch.equal(other.head.weight, model.embed.weight)
 
 
-def test_a_frozen_weight_may_change_its_float_type_on_the_way(folder: Place) -> None:
+def test_a_frozen_weight_may_change_its_float_type_on_the_way(folder: StoragePath) -> None:
     save_all(folder, 1)
     out = torch.zeros(15, dtype=torch.float32)
     fill(
@@ -650,7 +652,7 @@ def test_a_frozen_weight_may_change_its_float_type_on_the_way(folder: Place) -> 
     assert torch.equal(out.view(5, 3), tensors_of(1)["frozen", "base.weight"].float())
 
 
-def test_a_folder_without_checkpoints_has_none(folder: Place) -> None:
+def test_a_folder_without_checkpoints_has_none(folder: StoragePath) -> None:
     assert newest(folder) is None
     assert committed(folder) == []
     assert apply_retention(folder, attempt=0, newest=1) == []

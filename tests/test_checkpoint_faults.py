@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from servers import Faults, S3Server, failing, proxy
 
 from raylm.checkpoint import save
 from raylm.checkpoint.chunks import Chunk
@@ -21,7 +20,8 @@ from raylm.checkpoint.restore import CheckpointInfo, committed, fill, newest, op
 from raylm.checkpoint.retention import apply_retention
 from raylm.checkpoint.save import begin_save, claim_attempt, newest_attempt
 from raylm.errors import StorageError
-from raylm.storage import Place
+from raylm.storage import StoragePath
+from raylm.testing.servers import Faults, S3Server, failing, proxy
 
 KILLS = 20
 RANKS = 2
@@ -32,7 +32,7 @@ def value(kind: str, step: int) -> torch.Tensor:
     return torch.arange(NUMEL, dtype=torch.float32) + {"master": 0.25, "exp_avg": 0.5, "exp_avg_sq": 0.75}[kind] + step
 
 
-def save_step(folder: Place, step: int, attempt: int) -> bool:
+def save_step(folder: StoragePath, step: int, attempt: int) -> bool:
     """Two ranks' save of a state that says which step it is of."""
     pending = []
     for rank in reversed(range(RANKS)):
@@ -66,7 +66,7 @@ def check_loads(found: CheckpointInfo) -> None:
     assert found.scalars == {"optimizer_step": found.step}
 
 
-def write_until_killed(folder: Place, pipe: Connection) -> None:
+def write_until_killed(folder: StoragePath, pipe: Connection) -> None:
     """What a run does over and over: resume, save, retire."""
     torch.set_num_threads(1)
     attempt = claim_attempt(folder)
@@ -79,7 +79,7 @@ def write_until_killed(folder: Place, pipe: Connection) -> None:
         apply_retention(folder, attempt=attempt, newest=2)
 
 
-def kill_at_random_points(folder: Place, longest_seconds: float) -> None:
+def kill_at_random_points(folder: StoragePath, longest_seconds: float) -> None:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torch", "s3fs", "raylm.checkpoint.retention"])
     chance = random.Random(5)
@@ -116,7 +116,7 @@ def kill_at_random_points(folder: Place, longest_seconds: float) -> None:
 
 
 def test_a_writer_killed_at_twenty_random_points_on_local_disk(tmp_path: Path) -> None:
-    kill_at_random_points(Place(str(tmp_path / "checkpoints")), 0.2)
+    kill_at_random_points(StoragePath(str(tmp_path / "checkpoints")), 0.2)
 
 
 def test_a_writer_killed_at_twenty_random_points_on_s3(moto: S3Server) -> None:
@@ -132,7 +132,7 @@ def save_through_a_failing_server(server: S3Server, steps: int) -> None:
     faults = Faults(failing(0.12, seed=3, kinds=("error", "reset", "cut", "lose")))
     direct = server.bucket() / "checkpoints"
     with proxy(server, faults) as failing_server:
-        folder = Place(direct.url, failing_server.reach(retries=8))
+        folder = StoragePath(direct.url, failing_server.connection(retries=8))
         attempt = claim_attempt(folder)
         for step in range(1, steps + 1):
             assert save_step(folder, step, attempt)
@@ -172,7 +172,7 @@ def failing_only(fate: str, method: str, ending: str, times: int) -> Callable[[s
 def test_a_lost_answer_to_the_commit_counts_as_committed(moto: S3Server) -> None:
     faults = Faults(failing_only("lose", "PUT", "manifest.json", 1))
     with proxy(moto, faults) as failing_server:
-        folder = Place(moto.bucket().url, failing_server.reach()) / "checkpoints"
+        folder = StoragePath(moto.bucket().url, failing_server.connection()) / "checkpoints"
         assert save_step(folder, 1, claim_attempt(folder))
         check_loads(committed(folder)[0])
     assert faults.counts["lose"] == 1
@@ -186,7 +186,7 @@ def test_a_server_that_takes_no_more_leaves_the_checkpoint_before(
     direct = moto.bucket() / "checkpoints"
     save_step(direct, 1, claim_attempt(direct))
     with proxy(moto, Faults(failing_only("error", "PUT", ending, 10**9))) as failing_server:
-        folder = Place(direct.url, failing_server.reach(retries=1))
+        folder = StoragePath(direct.url, failing_server.connection(retries=1))
         with pytest.raises(StorageError):
             save_step(folder, 2, newest_attempt(direct))
     assert [one.step for one in committed(direct)] == [1]
@@ -204,7 +204,7 @@ def test_an_upload_in_several_requests_survives_their_failing(moto: S3Server, mo
     tensor = torch.arange(4_000_000, dtype=torch.float32)
     chunk = Chunk("w", "master", 0, tensor.numel(), "float32", tensor.numel(), (tensor.numel(),))
     with proxy(moto, Faults(choose)) as failing_server:
-        folder = Place(moto.bucket().url, failing_server.reach(retries=8)) / "checkpoints"
+        folder = StoragePath(moto.bucket().url, failing_server.connection(retries=8)) / "checkpoints"
         pending = begin_save(
             folder, step=1, attempt=0, rank=0, world_size=1, held=[(chunk, tensor)], scalars={}, meta={}
         )

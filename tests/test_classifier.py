@@ -18,21 +18,22 @@ from test_prepare import content, documents, job, run
 from raylm.config.load import load_job
 from raylm.config.steps import Classifier
 from raylm.errors import ConfigError, DataError
-from raylm.prep.operators import StepRecord, applied
+from raylm.prep.operators import OperatorRecord, applied
 from raylm.prep.operators.classifier import (
     MODEL_NAME,
     Model,
     area_under_curve,
-    classified,
+    classifier_operator,
     features,
     fit_classifier,
     train,
 )
 from raylm.records import Document
-from raylm.storage import Place, Reach
+from raylm.storage import Connection, StoragePath
+from raylm.testing.external import external_data, needs_data
 
-SHARED_TEXT = Path(__file__).parents[2] / "shared/data/pretrain-text"
-needs_texts = pytest.mark.skipif(not SHARED_TEXT.exists(), reason="the real web and wiki texts are not on this machine")
+TEXTS_FOLDER = external_data("pretrain-text")
+needs_texts = needs_data("pretrain-text")
 
 GOOD = re.findall(
     r"\w+", "the committee found that evidence for this theory was collected over years of patient observation"
@@ -63,14 +64,14 @@ def fresh(count: int = 40) -> list[Document]:
 def fitted(folder: Path, **settings: Any) -> Classifier:
     folder.mkdir(exist_ok=True)
     wanted = Classifier.model_validate({**examples(folder), "buckets": 4096, **settings})
-    fit_classifier(wanted, Place(str(folder / "fitted")), Reach())
+    fit_classifier(wanted, StoragePath(str(folder / "fitted")), Connection())
     return wanted
 
 
 def test_good_scores_above_bad_and_bad_is_dropped(tmp_path: Path) -> None:
     settings = fitted(tmp_path, threshold=0.5)
-    record = StepRecord("classifier")
-    kept = list(applied(classified(settings, Place(str(tmp_path / "fitted"))), fresh(), record))
+    record = OperatorRecord("classifier")
+    kept = list(applied(classifier_operator(settings, StoragePath(str(tmp_path / "fitted"))), fresh(), record))
     assert [document.id for document in kept] == [str(number) for number in range(0, 40, 2)]
     assert all(0.5 <= float(document.meta["quality"]) <= 1 and document.meta["url"] == "u" for document in kept)
     assert record.dropped == {"low_quality": 20}
@@ -80,7 +81,11 @@ def test_good_scores_above_bad_and_bad_is_dropped(tmp_path: Path) -> None:
 
 def test_without_a_threshold_it_only_scores(tmp_path: Path) -> None:
     settings = fitted(tmp_path, key="likeness")
-    kept = list(applied(classified(settings, Place(str(tmp_path / "fitted"))), fresh(), StepRecord("classifier")))
+    kept = list(
+        applied(
+            classifier_operator(settings, StoragePath(str(tmp_path / "fitted"))), fresh(), OperatorRecord("classifier")
+        )
+    )
     assert len(kept) == 40
     assert {"likeness", "url"} == kept[0].meta.keys()
 
@@ -88,14 +93,14 @@ def test_without_a_threshold_it_only_scores(tmp_path: Path) -> None:
 def test_pareto_keeps_some_of_the_bad_as_the_draw_says(tmp_path: Path) -> None:
     settings = Classifier(model="x", pareto=9)
     (tmp_path / MODEL_NAME).write_bytes(constant(-1.0986).to_bytes())
-    step = classified(settings, Place(str(tmp_path)))
+    step = classifier_operator(settings, StoragePath(str(tmp_path)))
     many = [Document(f"d{number}", "same", "x") for number in range(20_000)]
-    kept = [document.id for document in applied(step, many, StepRecord("classifier"))]
+    kept = [document.id for document in applied(step, many, OperatorRecord("classifier"))]
     # A score of 0.25: the draw must exceed 0.75, which has the chance (1 + 0.75) ** -9.
     assert len(kept) / 20_000 == pytest.approx(1.75**-9, abs=0.002)
-    assert kept == [document.id for document in applied(step, many[::-1], StepRecord("classifier"))][::-1]
-    other = classified(Classifier(model="x", pareto=9, seed=1), Place(str(tmp_path)))
-    assert kept != [document.id for document in applied(other, many, StepRecord("classifier"))]
+    assert kept == [document.id for document in applied(step, many[::-1], OperatorRecord("classifier"))][::-1]
+    other = classifier_operator(Classifier(model="x", pareto=9, seed=1), StoragePath(str(tmp_path)))
+    assert kept != [document.id for document in applied(other, many, OperatorRecord("classifier"))]
 
 
 def constant(bias: float) -> Model:
@@ -153,7 +158,9 @@ def test_a_preparation_trains_once_and_keeps_the_model(tmp_path: Path, unit_byte
     sources = corpus(tmp_path / "raw")
     steps = ["exact_duplicates", {"classifier": {**examples(tmp_path), "buckets": 4096, "threshold": 0.5}}]
     report = run(job(tmp_path / "data", sources, steps=steps, held_out=0.0, unit_bytes=unit_bytes))
-    assert sorted(documents(Place(str(tmp_path / "data")))) == sorted(document.text for document in fresh(200)[::2])
+    assert sorted(documents(StoragePath(str(tmp_path / "data")))) == sorted(
+        document.text for document in fresh(200)[::2]
+    )
     assert report.manifest.steps[1]["dropped"] == {"low_quality": 100}
     model = tmp_path / "data/fitted/01-classifier" / MODEL_NAME
     assert Model.from_bytes(model.read_bytes(), "x").facts["good"] == 60
@@ -161,7 +168,7 @@ def test_a_preparation_trains_once_and_keeps_the_model(tmp_path: Path, unit_byte
     steps[1] = {"classifier": {"model": str(model), "threshold": 0.5}}
     run(job(tmp_path / "again", sources, steps=steps, held_out=0.0, unit_bytes=unit_bytes))
     assert (tmp_path / "again/fitted/01-classifier" / MODEL_NAME).read_bytes() == model.read_bytes()
-    shards = [content(Place(str(tmp_path / name / "train"))) for name in ("data", "again")]
+    shards = [content(StoragePath(str(tmp_path / name / "train"))) for name in ("data", "again")]
     assert shards[0] == shards[1]
 
 
@@ -178,7 +185,7 @@ def test_an_attempt_after_a_kill_goes_on_with_the_model_that_is_there(tmp_path: 
         run(wanted, progress=stop_at_tokenizer)
     (tmp_path / "good.txt").write_text("other")
     run(wanted)
-    assert len(documents(Place(str(tmp_path / "data")))) == 100
+    assert len(documents(StoragePath(str(tmp_path / "data")))) == 100
 
 
 @pytest.mark.parametrize(
@@ -208,8 +215,8 @@ def test_examples_and_model_exclude_each_other(tmp_path: Path, settings: str) ->
 
 @needs_texts
 def test_wiki_articles_are_told_from_web_pages_that_were_not_seen() -> None:
-    wiki = gzip.decompress((SHARED_TEXT / "wikipedia_articles.txt.gz").read_bytes()).decode().splitlines()
-    lines = gzip.decompress((SHARED_TEXT / "c4_docs.jsonl.gz").read_bytes()).decode().splitlines()
+    wiki = gzip.decompress((TEXTS_FOLDER / "wikipedia_articles.txt.gz").read_bytes()).decode().splitlines()
+    lines = gzip.decompress((TEXTS_FOLDER / "c4_docs.jsonl.gz").read_bytes()).decode().splitlines()
     sides = [[one for one in wiki if one.strip()], [json.loads(line)["text"] for line in lines]]
     (good, unseen_good), (bad, unseen_bad) = (
         ([part for one in side[:cut] for part in parts(one)], [part for one in side[cut:] for part in parts(one)])

@@ -18,8 +18,8 @@ from raylm.cli.prepare import progress_lines
 from raylm.cli.progress import Pace, PlainLines, step_words
 from raylm.config.schema import Job
 from raylm.errors import DataError, Interrupted, RaylmError, StorageError, TrainingError
-from raylm.prep import PrepareProgress
 from raylm.humanize import count, duration, size
+from raylm.prep import PrepareProgress
 
 JOBS = Path(__file__).parent.parent / "jobs"
 

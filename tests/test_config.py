@@ -35,11 +35,11 @@ def test_a_job_file_loads_from_disk(tmp_path: Path) -> None:
         ("name: a\noptm: {}\n", "job.yaml:2: unknown key 'optm'", "did you mean 'optim'?"),
         ("optim:\n  lrr: 1\n", "job.yaml:2: unknown key 'optim.lrr'", "did you mean 'optim.lr'?"),
         ("lr: 1\n", "job.yaml:1: unknown key 'lr'", "did you mean 'optim.lr'?"),
-        ("where:\n  zzz: 1\n", "job.yaml:2: unknown key 'where.zzz'", "keys here: address"),
+        ("cluster:\n  zzz: 1\n", "job.yaml:2: unknown key 'cluster.zzz'", "keys here: address"),
         (
-            "data:\n  sources:\n  - path: a\n  - path: b\n    weigth: 2\n",
-            "job.yaml:5: unknown key 'data.sources.1.weigth'",
-            "did you mean 'data.sources.1.weight'?",
+            "data:\n  mixture:\n  - path: a\n  - path: b\n    weigth: 2\n",
+            "job.yaml:5: unknown key 'data.mixture.1.weigth'",
+            "did you mean 'data.mixture.1.weight'?",
         ),
         ("train:\n  steps: many\n", "job.yaml:2: train.steps: expected an integer, got 'many'", None),
         ("train:\n  steps: true\n", "job.yaml:2: train.steps: expected a number, got true", None),
@@ -52,19 +52,23 @@ def test_a_job_file_loads_from_disk(tmp_path: Path) -> None:
             "job.yaml:1: optim.schedule: expected 'cosine', 'linear', 'constant' or 'wsd', got 'cosin'",
             "did you mean 'cosine'?",
         ),
-        ("data:\n  sources:\n  - weight: 2\n", "job.yaml:3: 'data.sources.0.path' is missing", None),
+        ("data:\n  mixture:\n  - weight: 2\n", "job.yaml:3: 'data.mixture.0.path' is missing", None),
         ("a: 1\nname: x\na: 2\n", "job.yaml:3: duplicate key 'a', first given at job.yaml:1", "keep one of the two"),
         (
             "optim:\n  lr: 1\n  eps: 1\n  lr: 2\n",
             "job.yaml:4: duplicate key 'optim.lr', first given at job.yaml:2",
             "keep one of the two",
         ),
-        ("batch: {sequences: 32, micro: 5}", "job.yaml:1: batch: micro=5 does not divide sequences=32", None),
+        (
+            "batch: {sequences: 32, micro_batch: 5}",
+            "job.yaml:1: batch: micro_batch=5 does not divide sequences=32",
+            None,
+        ),
         ("workers:\n  min: 3\n  max: 2\n", "job.yaml:1: workers: min=3 is more than max=2", None),
         (
-            "batch: {sequences: 8, micro: 4}\nworkers:\n  max: 3\n",
-            "job.yaml:3: workers.max=3 exceeds the 2 lanes of a global batch (batch.sequences=8 / batch.micro=4)",
-            "raise batch.sequences, lower batch.micro, or set workers.max to 2 or less",
+            "batch: {sequences: 8, micro_batch: 4}\nworkers:\n  max: 3\n",
+            "job.yaml:3: workers.max=3 exceeds the 2 lanes of a global batch (batch.sequences=8 / batch.micro_batch=4)",
+            "raise batch.sequences, lower batch.micro_batch, or set workers.max to 2 or less",
         ),
         ("name: [1\n", "job.yaml:2: not valid YAML", "check indentation, quotes and colons"),
         ("a: b: c\n", "job.yaml:1: not valid YAML", "check indentation, quotes and colons"),
@@ -103,31 +107,31 @@ def test_several_mistakes_are_told_at_once_with_their_hints() -> None:
             "give the whole list: --set 'prepare.sources=[...]'",
         ),
         (
-            "data.sources.4.path=x",
-            "--set data.sources.4.path=x: data.sources is a list of 1, it has no entry '4'",
-            "entries are data.sources.0 to data.sources.0",
+            "data.mixture.4.path=x",
+            "--set data.mixture.4.path=x: data.mixture is a list of 1, it has no entry '4'",
+            "entries are data.mixture.0 to data.mixture.0",
         ),
     ],
 )
 def test_a_mistaken_flag_is_named(flag: str, message: str, hint: str | None) -> None:
-    error = refusal("name: a\ndata: {sources: [{path: s}]}\n", flag)
+    error = refusal("name: a\ndata: {mixture: [{path: s}]}\n", flag)
     assert error.message.startswith(message)
     assert error.hint == hint
 
 
 def test_flags_carry_yaml_types_and_reach_into_lists() -> None:
     job = parse_job(
-        "data: {sources: [{path: a}, {path: b}]}",
+        "data: {mixture: [{path: a}, {path: b}]}",
         origin="job.yaml",
         overrides=[
-            "data.sources.1.weight=2",
+            "data.mixture.1.weight=2",
             "train.audit=true",
             "model.config={hidden_size: 8}",
-            "data.sources.0.path=c",
+            "data.mixture.0.path=c",
         ],
     )
-    assert [source.path for source in job.data.sources] == ["c", "b"]
-    assert job.data.sources[1].weight == 2.0
+    assert [source.path for source in job.data.mixture] == ["c", "b"]
+    assert job.data.mixture[1].weight == 2.0
     assert job.train.audit is True
     assert job.model.config == {"hidden_size": 8}
 
@@ -215,10 +219,10 @@ def test_a_resumed_run_may_change_its_workers_but_not_its_order() -> None:
 
 
 def test_data_may_move_but_its_mixture_may_not_change() -> None:
-    old = parse_job("data: {sources: [{path: a}, {path: b}]}", origin="a")
-    moved = parse_job("data: {sources: [{path: s3://x/a}, {path: b}]}", origin="b")
+    old = parse_job("data: {mixture: [{path: a}, {path: b}]}", origin="a")
+    moved = parse_job("data: {mixture: [{path: s3://x/a}, {path: b}]}", origin="b")
     assert same_run(old, moved) == []
-    mixed = parse_job("data: {sources: [{path: a, weight: 2}, {path: b}]}", origin="c")
-    assert same_run(old, mixed) == ["data.sources.0.weight: 1.0 in the run, now 2.0"]
-    fewer = parse_job("data: {sources: [{path: a}]}", origin="d")
-    assert "data.sources.1.weight: 1.0 in the run, now None" in same_run(old, fewer)
+    mixed = parse_job("data: {mixture: [{path: a, weight: 2}, {path: b}]}", origin="c")
+    assert same_run(old, mixed) == ["data.mixture.0.weight: 1.0 in the run, now 2.0"]
+    fewer = parse_job("data: {mixture: [{path: a}]}", origin="d")
+    assert "data.mixture.1.weight: 1.0 in the run, now None" in same_run(old, fewer)

@@ -16,16 +16,17 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from test_prepare import job, run
 
-from raylm.config.steps import StepSettings
+from raylm.config.steps import OperatorSettings
 from raylm.errors import DataError
-from raylm.prep.operators import StepRecord, applied, step_of
+from raylm.prep.operators import OperatorRecord, applied, operator_of
 from raylm.prep.operators.build import fit
+from raylm.prep.operators.decontaminate.ngrams import NgramHasher, NgramIndex, ngrams_of_records
 from raylm.prep.operators.decontaminate.operator import without
-from raylm.prep.operators.decontaminate.ngrams import RunHasher, RunIndex, runs_of_records
 from raylm.records import Document
-from raylm.storage import Place, Reach
+from raylm.storage import Connection, StoragePath
+from raylm.testing.external import external_data, needs_data
 
-XQUAD = Path(__file__).parents[2] / "shared/data/qa/xquad.en.json.gz"
+XQUAD = external_data("qa/xquad.en.json.gz")
 QUESTION = "Which of the seven bridges of Königsberg did the old mathematician cross twice on his Sunday walk in 1736?"
 ANSWER = "None, because he never went for a walk without his umbrella."
 LISTED = """
@@ -39,18 +40,18 @@ def prose(seed: int, words: int = 60) -> str:
     return " ".join(random.Random(seed).choices(WORDS, k=words)).capitalize() + "."
 
 
-def decontaminated(
+def decontaminate_operator(
     folder: Path, lines: list[Any], texts: list[str], **settings: Any
-) -> tuple[list[Document], StepRecord]:
+) -> tuple[list[Document], OperatorRecord]:
     """What the step leaves of these texts when a set has these lines (texts, or JSON values), and its record."""
     written = [line if isinstance(line, dict) else {"text": line} for line in lines]
     (folder / "set.jsonl").write_text("".join(json.dumps(line) + "\n" for line in written))
     one = {"name": "quiz", "glob": str(folder / "set.jsonl"), **settings.pop("set", {})}
-    wanted = StepSettings.model_validate({"decontaminate": {"sets": [one], **settings}})
-    fit(wanted, Place(str(folder / "fitted")), Reach())
-    record = StepRecord("decontaminate")
+    wanted = OperatorSettings.model_validate({"decontaminate": {"sets": [one], **settings}})
+    fit(wanted, StoragePath(str(folder / "fitted")), Connection())
+    record = OperatorRecord("decontaminate")
     given = [Document(f"x#{number}", text, "x", {}) for number, text in enumerate(texts)]
-    return list(applied(step_of(wanted, Reach(), Place(str(folder / "fitted"))), given, record)), record
+    return list(applied(operator_of(wanted, Connection(), StoragePath(str(folder / "fitted"))), given, record)), record
 
 
 @pytest.mark.parametrize(
@@ -66,7 +67,7 @@ def decontaminated(
 )
 def test_a_document_with_a_run_of_an_evaluation_text_is_dropped(tmp_path: Path, copy: str) -> None:
     texts = [prose(1), f"{prose(2)} {copy} {prose(3)}", prose(4)]
-    kept, record = decontaminated(tmp_path, [QUESTION, prose(9)], texts)
+    kept, record = decontaminate_operator(tmp_path, [QUESTION, prose(9)], texts)
     assert [document.id for document in kept] == ["x#0", "x#2"]
     assert record.dropped == {"contaminated_quiz": 1}
     assert record.tallies["contaminated_by"] == {"quiz": 1}
@@ -75,21 +76,21 @@ def test_a_document_with_a_run_of_an_evaluation_text_is_dropped(tmp_path: Path, 
 
 def test_fewer_words_than_a_run_are_no_contamination(tmp_path: Path) -> None:
     twelve = " ".join(QUESTION.split()[:12])
-    kept, _ = decontaminated(tmp_path, [QUESTION], [f"{prose(1)} {twelve} {prose(2)}"])
+    kept, _ = decontaminate_operator(tmp_path, [QUESTION], [f"{prose(1)} {twelve} {prose(2)}"])
     assert len(kept) == 1
-    kept, _ = decontaminated(tmp_path, [QUESTION], [f"{prose(1)} {twelve} {prose(2)}"], words=12)
+    kept, _ = decontaminate_operator(tmp_path, [QUESTION], [f"{prose(1)} {twelve} {prose(2)}"], words=12)
     assert kept == []
     copied = " ".join(QUESTION.split()[:14])
-    kept, _ = decontaminated(tmp_path, [QUESTION], [copied], at_least=3)
+    kept, _ = decontaminate_operator(tmp_path, [QUESTION], [copied], min_matches=3)
     assert len(kept) == 1, "14 words are two runs of 13"
 
 
 def test_short_evaluation_texts_are_looked_for_whole(tmp_path: Path) -> None:
     nine = "who lost the only key to the quiet archive"
     texts = [f"{prose(1)} {nine}? {prose(2)}", f"{prose(1)} {nine.removesuffix(' archive')}. {prose(2)}"]
-    kept, _ = decontaminated(tmp_path, [nine, QUESTION], texts)
+    kept, _ = decontaminate_operator(tmp_path, [nine, QUESTION], texts)
     assert [document.id for document in kept] == ["x#1"]
-    assert len(decontaminated(tmp_path, [nine, QUESTION], texts, shortest=10)[0]) == 2
+    assert len(decontaminate_operator(tmp_path, [nine, QUESTION], texts, min_words=10)[0]) == 2
 
 
 def test_a_run_goes_from_the_question_into_its_answer(tmp_path: Path) -> None:
@@ -97,27 +98,27 @@ def test_a_run_goes_from_the_question_into_its_answer(tmp_path: Path) -> None:
     record = {"items": [{"q": "What did the old man say when he left?", "a": answer}]}
     text = "say when he left? I will surely be gone. And so it was."
     settings: dict[str, Any] = {"set": {"columns": ["q", "a"]}, "words": 8}
-    assert decontaminated(tmp_path, [record], [text], **settings)[0] == []
-    assert len(decontaminated(tmp_path, [record], [text], set={"columns": ["a"]}, words=8)[0]) == 1
+    assert decontaminate_operator(tmp_path, [record], [text], **settings)[0] == []
+    assert len(decontaminate_operator(tmp_path, [record], [text], set={"columns": ["a"]}, words=8)[0]) == 1
 
 
 def test_tables_of_numbers_are_not_alike(tmp_path: Path) -> None:
     chance = random.Random(0)
     rows = [" ".join(str(chance.randrange(1000)) for _ in range(40)) for _ in range(2)]
-    kept, _ = decontaminated(tmp_path, [rows[0]], rows)
+    kept, _ = decontaminate_operator(tmp_path, [rows[0]], rows)
     assert [document.id for document in kept] == ["x#1"]
 
 
 def test_sentences_around_may_be_cut_out(tmp_path: Path) -> None:
     text = f"{prose(1)} {prose(2)}\n{QUESTION} {prose(3)}\n{prose(4)}"
-    kept, record = decontaminated(tmp_path, [QUESTION], [text, f"{QUESTION} Yes."], action="cut")
+    kept, record = decontaminate_operator(tmp_path, [QUESTION], [text, f"{QUESTION} Yes."], action="cut")
     assert [document.text for document in kept] == [f"{prose(1)} {prose(2)}\n{prose(3)}\n{prose(4)}"]
     assert record.changed == {"cut_quiz": 1}
     assert record.dropped == {"contaminated_quiz": 1}, "too little was left of the second"
 
 
 def test_documents_may_only_be_labelled(tmp_path: Path) -> None:
-    kept, record = decontaminated(tmp_path, [QUESTION], [prose(1), QUESTION], action="label")
+    kept, record = decontaminate_operator(tmp_path, [QUESTION], [prose(1), QUESTION], action="label")
     assert [document.meta for document in kept] == [{}, {"contaminated_by": "quiz"}]
     assert record.dropped == {}
 
@@ -137,7 +138,7 @@ def test_sets_are_read_as_they_are_found(tmp_path: Path, kind: str) -> None:
     else:
         path.write_bytes(gzip.compress(f"{json.dumps({'text': QUESTION})}\n".encode()))
     one = {"glob": str(path), "kind": kind.removesuffix(".gz")}
-    kept, _ = decontaminated(tmp_path, [prose(8)], [QUESTION, prose(1)], set=one)
+    kept, _ = decontaminate_operator(tmp_path, [prose(8)], [QUESTION, prose(1)], set=one)
     assert [document.id for document in kept] == ["x#1"]
 
 
@@ -159,7 +160,7 @@ def test_a_set_that_cannot_be_used_is_named(
     if content is not None:
         (tmp_path / "bad.jsonl").write_bytes(content.encode() if isinstance(content, str) else content)
     with pytest.raises(DataError, match=message):
-        decontaminated(tmp_path, [], [], set={"glob": str(tmp_path / "bad.jsonl"), **given})
+        decontaminate_operator(tmp_path, [], [], set={"glob": str(tmp_path / "bad.jsonl"), **given})
 
 
 @pytest.mark.parametrize(
@@ -173,7 +174,7 @@ def test_a_set_that_cannot_be_used_is_named(
 )
 def test_wrong_settings_are_named(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
-        StepSettings.model_validate({"decontaminate": settings})
+        OperatorSettings.model_validate({"decontaminate": settings})
 
 
 words_ = st.lists(st.sampled_from(WORDS[:6]), max_size=40)
@@ -184,11 +185,11 @@ def test_as_many_runs_are_found_as_a_plain_search_finds(sets: list[list[str]], t
     def runs_of(words: list[str]) -> set[tuple[str, ...]]:
         return {tuple(words[at : at + length]) for at in range(len(words) - length + 1)}
 
-    hasher = RunHasher()
-    held = runs_of_records([[" ".join(words)] for words in sets], hasher, words=length, shortest=length)
+    hasher = NgramHasher()
+    held = ngrams_of_records([[" ".join(words)] for words in sets], hasher, words=length, shortest=length)
     wanted = len(set().union(*map(runs_of, sets)) & runs_of(text))
     if held.by_length:
-        found = RunIndex({"a": held}, length).shared(hasher.read(" ".join(text)))
+        found = NgramIndex({"a": held}, length).shared(hasher.read(" ".join(text)))
         assert sum(one.runs for one in found) == wanted
     else:
         assert wanted == 0
@@ -220,7 +221,7 @@ def test_the_rule_counts_what_goes_into_the_shards(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("\n".join([*(prose(seed) for seed in range(19)), QUESTION]) + "\n")
     source = {"name": "a", "glob": f"{tmp_path}/a.txt", "document": "line"}
     one = {"name": "quiz", "glob": str(tmp_path / "set.jsonl")}
-    none: dict[str, Any] = {"held_out": 0.0, "require": {"contamination": {"at_most": 0}}}
+    none: dict[str, Any] = {"held_out": 0.0, "require": {"contamination": {"max": 0}}}
     label = [{"decontaminate": {"sets": [one], "action": "label"}}]
     with pytest.raises(DataError, match=r"contamination is 0\.05, required at most 0"):
         run(job(tmp_path / "labelled", [source], steps=label, **none))
@@ -233,13 +234,13 @@ def test_the_rule_counts_what_goes_into_the_shards(tmp_path: Path) -> None:
         job(tmp_path / "none", [source], **none)
 
 
-@pytest.mark.skipif(not XQUAD.exists(), reason="XQuAD is not on this machine")
+@needs_data("qa/xquad.en.json.gz")
 def test_real_questions_and_passages_are_found(tmp_path: Path) -> None:
     with gzip.open(XQUAD) as file:
         articles = json.load(file)["data"]
     passages = [paragraph["context"] for article in articles for paragraph in article["paragraphs"]]
     pages = [f"{prose(number)} {passage} {prose(-number - 1)}" for number, passage in enumerate(passages[:40])]
     one = {"name": "xquad", "glob": str(XQUAD), "kind": "json", "columns": ["context", "question"]}
-    kept, record = decontaminated(tmp_path, [], [*pages, *(prose(1000 + seed) for seed in range(40))], set=one)
+    kept, record = decontaminate_operator(tmp_path, [], [*pages, *(prose(1000 + seed) for seed in range(40))], set=one)
     assert [document.id for document in kept] == [f"x#{number}" for number in range(40, 80)]
     assert record.dropped == {"contaminated_xquad": 40}

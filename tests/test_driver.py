@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.scenarios import environment, job_settings, make_data, read_outcome, run_alone, write_job
+from raylm.testing.scenarios import environment, job_settings, make_data, read_outcome, run_alone, write_job
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_ctrl_c_saves_and_the_same_command_goes_on_and_then_says_it_is_done(
 ) -> None:
     data = make_data(tmp_path / "data", rows=480)
     settings = job_settings(tmp_path / "runs", data, name="run", steps=24, workers__max=2, workers__resources={})
-    settings["data"]["deliver"] = "ray"
+    settings["data"]["reader"] = "ray"
     job = write_job(tmp_path, settings)
     run = tmp_path / "runs" / "run"
 

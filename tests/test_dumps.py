@@ -20,31 +20,32 @@ import pytest
 from pyarrow import csv
 
 from raylm.config.load import load_job
-from raylm.config.schema import Job, TextSource
+from raylm.config.schema import Job, SourceSettings
 from raylm.errors import DataError
 from raylm.prep import compressed, here, prepare
-from raylm.prep.readers.read import atoms, read_piece
-from raylm.prep.checks.skipped import LeftOut
-from raylm.prep.units import Piece, Plan, Unit, listed, pieces_of
 from raylm.prep.checks.quarantine import Quarantine
+from raylm.prep.checks.skipped import Skipped
 from raylm.prep.passes import UnitLog, UnitResult
+from raylm.prep.readers.read import atoms, read_range_of_file
+from raylm.prep.units import FileRange, Plan, Unit, listed, ranges_of
 from raylm.records import Document
-from raylm.storage import Place, Reach
+from raylm.storage import Connection, StoragePath
+from raylm.testing.external import external_data, needs_data
 
 ROOT = Path(__file__).parents[1]
-DUMPS = ROOT.parent / "shared/data/web-and-wiki-dumps"
-needs_dumps = pytest.mark.skipif(not DUMPS.exists(), reason="the real web and Wikipedia dumps are not on this machine")
+DUMPS = external_data("web-and-wiki-dumps")
+needs_dumps = needs_data("web-and-wiki-dumps")
 
 
-def read(path: Path, kind: str, piece: Piece | None = None, **settings: Any) -> tuple[list[Document], LeftOut]:
-    source = TextSource.model_validate({"name": "x", "kind": kind, "glob": str(path), **settings})
-    left_out = LeftOut()
-    piece = piece or Piece(str(path), path.stat().st_size)
-    documents = list(read_piece(source, piece, Reach(), left_out))
+def read(path: Path, kind: str, piece: FileRange | None = None, **settings: Any) -> tuple[list[Document], Skipped]:
+    source = SourceSettings.model_validate({"name": "x", "kind": kind, "glob": str(path), **settings})
+    skipped = Skipped()
+    piece = piece or FileRange(str(path), path.stat().st_size)
+    documents = list(read_range_of_file(source, piece, Connection(), skipped))
     quarantine = Quarantine(Plan({}, (Unit(0, "x", (piece,)),)), 0.5)
-    quarantine.add(UnitResult(0, "x", UnitLog(left_out)))
+    quarantine.add(UnitResult(0, "x", UnitLog(skipped)))
     quarantine.check_all()
-    return documents, left_out
+    return documents, skipped
 
 
 def texts(documents: list[Document]) -> list[str]:
@@ -110,10 +111,10 @@ def test_every_record_of_an_archive_is_a_page_or_counted(tmp_path: Path) -> None
     ]
     path = tmp_path / "a.warc.gz"
     path.write_bytes(b"".join(map(gzip.compress, records)))
-    documents, left_out = read(path, "warc", most_bytes=1500)
+    documents, skipped = read(path, "warc", max_bytes=1500)
     assert texts(documents) == ["A good page.", "In chunks.", "Packed on its way.", "A resource."]
     assert documents[0].id == f"{path}#2"
-    assert left_out.counts() == {
+    assert skipped.counts() == {
         "skipped_broken_record": 1,
         "skipped_http_status": 1,
         "skipped_no_page": 1,
@@ -122,8 +123,8 @@ def test_every_record_of_an_archive_is_a_page_or_counted(tmp_path: Path) -> None
         "skipped_revisit": 1,
         "skipped_too_large": 1,
     }
-    assert left_out.examples["broken_record"] == [f"{path} record 8 is damaged: its block digest differs"]
-    assert left_out.examples["too_large"][0].startswith(f"{path}#10: ")
+    assert skipped.examples["broken_record"] == [f"{path} record 8 is damaged: its block digest differs"]
+    assert skipped.examples["too_large"][0].startswith(f"{path}#10: ")
 
 
 @pytest.mark.parametrize(
@@ -156,9 +157,9 @@ def test_wet_files_give_their_text_as_it_is(tmp_path: Path) -> None:
         + record("conversion", "Größe\nzwei Zeilen\n".encode(), **plain)
         + record("conversion", b"no \xff text", **plain)
     )
-    documents, left_out = read(path, "wet")
+    documents, skipped = read(path, "wet")
     assert texts(documents) == ["Größe\nzwei Zeilen\n"]
-    assert left_out.counts() == {"skipped_encoding": 1, "skipped_other_record": 1}
+    assert skipped.counts() == {"skipped_encoding": 1, "skipped_other_record": 1}
 
 
 def cld2(code: str) -> bytes:
@@ -187,8 +188,8 @@ def test_pages_carry_what_the_archive_says_of_them(tmp_path: Path) -> None:
     about = {"url": "http://a.org/4", "date": "2026-01-01T00:00:00Z", "title": "t"}
     assert documents[3].meta == about
     path.write_bytes(b"".join(records)[:-100])
-    source = TextSource(name="x", kind="warc", glob=str(path))
-    found = list(read_piece(source, Piece(str(path), path.stat().st_size), Reach(), LeftOut()))
+    source = SourceSettings(name="x", kind="warc", glob=str(path))
+    found = list(read_range_of_file(source, FileRange(str(path), path.stat().st_size), Connection(), Skipped()))
     assert found == documents[:3], "the page that waited for its language is not lost where the file is cut"
 
 
@@ -238,9 +239,9 @@ def test_wat_files_give_titles_and_descriptions(tmp_path: Path) -> None:
     ]
     path = tmp_path / "a.warc.wat.gz"
     path.write_bytes(b"".join(map(gzip.compress, records)))
-    source = TextSource(name="x", kind="wat", glob=str(path))
-    left_out = LeftOut()
-    documents = list(read_piece(source, Piece(str(path), path.stat().st_size), Reach(), left_out))
+    source = SourceSettings(name="x", kind="wat", glob=str(path))
+    skipped = Skipped()
+    documents = list(read_range_of_file(source, FileRange(str(path), path.stat().st_size), Connection(), skipped))
     assert texts(documents) == ["Rivers of the north\n\nAbout rivers.", "About rivers.", "Lakes"]
     date = {"date": "2026-01-01T00:00:00Z", "links": 3}
     assert [document.meta for document in documents] == [
@@ -248,7 +249,7 @@ def test_wat_files_give_titles_and_descriptions(tmp_path: Path) -> None:
         {"url": "http://a.org/2", "language": "es", **date},
         {"url": "http://a.org/3", "title": "Lakes", "language": "de", **date},
     ]
-    assert left_out.counts() == {
+    assert skipped.counts() == {
         "skipped_broken_record": 2,
         "skipped_http_status": 2,
         "skipped_no_page": 1,
@@ -256,7 +257,7 @@ def test_wat_files_give_titles_and_descriptions(tmp_path: Path) -> None:
         "skipped_other_record": 3,
         "skipped_revisit": 1,
     }
-    assert left_out.examples["no_text"] == [f"{path}#8: http://a.org/6", f"{path}#13: http://a.org/9"]
+    assert skipped.examples["no_text"] == [f"{path}#8: http://a.org/6", f"{path}#13: http://a.org/9"]
 
 
 WHOLE = record("response", response(page("one")), **HTTP) + record("response", response(page("two")), **HTTP)
@@ -329,7 +330,7 @@ def test_a_bomb_is_not_unpacked_to_its_end(tmp_path: Path, monkeypatch: pytest.M
     path.write_bytes(gzip.compress(b"word\n" * 1_000_000))
     with pytest.raises(DataError, match=r"a\.txt\.gz unpacks to more than \d+ bytes: a bomb, or damaged"):
         read(path, "text", document="line")
-    assert len(read(path, "text", document="line", most_ratio=2000)[0]) == 1_000_000
+    assert len(read(path, "text", document="line", max_compression_ratio=2000)[0]) == 1_000_000
 
 
 @pytest.mark.parametrize(
@@ -348,9 +349,9 @@ def test_what_is_too_large_is_left_out_and_never_held(
 ) -> None:
     path = tmp_path / "a.txt"
     path.write_bytes(data)
-    documents, left_out = read(path, "text", most_bytes=100, **settings)
+    documents, skipped = read(path, "text", max_bytes=100, **settings)
     assert texts(documents) == kept
-    assert left_out.reasons["too_large"] == too_large
+    assert skipped.reasons["too_large"] == too_large
 
 
 def test_a_source_of_which_nothing_is_left_says_why(tmp_path: Path) -> None:
@@ -384,12 +385,12 @@ def test_texts_of_zeros_and_control_characters_are_set_aside(tmp_path: Path) -> 
     path = tmp_path / "a.txt"
     start = "good line\n" * 500
     path.write_text(f"{start}bad \0 line\n\x01\x02\x03\nwith \x1b[31mcolour\x1b[0m on a line of some length\n")
-    source = TextSource(name="x", glob=str(path), document="line")
-    left_out = LeftOut()
-    documents = list(read_piece(source, Piece(str(path), path.stat().st_size), Reach(), left_out))
+    source = SourceSettings(name="x", glob=str(path), document="line")
+    skipped = Skipped()
+    documents = list(read_range_of_file(source, FileRange(str(path), path.stat().st_size), Connection(), skipped))
     assert len(documents) == 501
-    assert left_out.counts() == {"skipped_broken_record": 2}
-    assert left_out.examples["broken_record"][0] == (
+    assert skipped.counts() == {"skipped_broken_record": 2}
+    assert skipped.examples["broken_record"][0] == (
         f"{path} at {len(start)}: the text is binary, of zeros or control characters"
     )
 
@@ -412,9 +413,9 @@ def test_arrow_files_of_both_formats_are_read_and_a_cut_is_noticed(tmp_path: Pat
     make = pa.ipc.new_stream if format == "stream" else pa.ipc.new_file
     with pa.OSFile(str(path), "wb") as sink, make(sink, table.schema) as writer:
         writer.write_table(table, max_chunksize=2)
-    documents, left_out = read(path, "arrow")
+    documents, skipped = read(path, "arrow")
     assert texts(documents) == ["one", "drei", "quatre"]
-    assert left_out.counts() == {"skipped_empty": 1}
+    assert skipped.counts() == {"skipped_empty": 1}
     with pytest.raises(DataError, match="has no column 'body'; it has: n, text"):
         read(path, "arrow", column="body")
     whole, noticed = path.read_bytes(), 0
@@ -430,10 +431,10 @@ def test_csv_rows_hold_what_their_quotes_say(tmp_path: Path) -> None:
     path = tmp_path / "a.csv.gz"
     rows = 'id,text\r\n1,"two\nlines, with ""quotes"""\r\n2,plain\r\n\r\n3\r\n4,Größe\r\n'
     path.write_bytes(gzip.compress(b"\xef\xbb\xbf" + rows.encode()))
-    documents, left_out = read(path, "csv")
+    documents, skipped = read(path, "csv")
     assert texts(documents) == ['two\nlines, with "quotes"', "plain", "Größe"]
     assert documents[0].id == f"{path}#3"
-    assert left_out.examples == {"broken_record": [f"{path} line 6 is broken: 1 values for 2 columns"]}
+    assert skipped.examples == {"broken_record": [f"{path} line 6 is broken: 1 values for 2 columns"]}
     assert texts(read(path, "csv", column="id")[0]) == ["1", "2", "4"]
     tabs = tmp_path / "b.tsv"
     tabs.write_bytes(b"text\tn\nbad \xff\t1\ngood, good\t2\n")
@@ -515,18 +516,20 @@ def test_dates_are_taken_along_as_text(tmp_path: Path) -> None:
 
 def test_meta_belongs_to_tables() -> None:
     with pytest.raises(ValueError, match="'warc' has no columns for meta"):
-        TextSource.model_validate({"name": "x", "kind": "warc", "glob": "*", "meta": ["url"]})
+        SourceSettings.model_validate({"name": "x", "kind": "warc", "glob": "*", "meta": ["url"]})
 
 
 # -- folders of Hugging Face ---------------------------------------------------------------------------------------
 
 
 def hub(folder: Path, split: str = "train", unit_bytes: int = 10**6, **settings: Any) -> list[str]:
-    source = TextSource.model_validate(
+    source = SourceSettings.model_validate(
         {"name": "x", "kind": "huggingface", "glob": str(folder), "split": split, **settings}
     )
-    pieces = [piece for _, piece, _ in pieces_of(source, listed(source, Reach()), unit_bytes, atoms)]
-    return [document.text for piece in pieces for document in read_piece(source, piece, Reach(), LeftOut())]
+    pieces = [piece for _, piece, _ in ranges_of(source, listed(source, Connection()), unit_bytes, atoms)]
+    return [
+        document.text for piece in pieces for document in read_range_of_file(source, piece, Connection(), Skipped())
+    ]
 
 
 def put(folder: Path, name: str, *rows: str) -> None:
@@ -614,18 +617,18 @@ def test_files_are_found_by_a_list_of_paths(tmp_path: Path) -> None:
         (tmp_path / f"{name}.txt").write_text(name)
     paths = tmp_path / "text.paths.gz"
     paths.write_bytes(gzip.compress(b"two.txt\n\none.txt\n"))
-    source = TextSource(paths=str(paths), prefix=f"{tmp_path}/")
-    assert [(place.url, size) for place, size in listed(source, Reach())] == [
+    source = SourceSettings(paths=str(paths), prefix=f"{tmp_path}/")
+    assert [(place.url, size) for place, size in listed(source, Connection())] == [
         (f"{tmp_path}/two.txt", 3),
         (f"{tmp_path}/one.txt", 3),
     ]
     paths.write_bytes(gzip.compress(b"two.txt\nfour.txt\n"))
     with pytest.raises(DataError, match=r"four\.txt, line 2 of .*text\.paths\.gz, does not exist"):
-        listed(source, Reach())
+        listed(source, Connection())
     for content, message in [(b"", "names no file"), (b"\xff\xfe", "is no list of files")]:
         paths.write_bytes(gzip.compress(content))
         with pytest.raises(DataError, match=message):
-            listed(source, Reach())
+            listed(source, Connection())
 
 
 # -- Wikipedia -----------------------------------------------------------------------------------------------------
@@ -690,14 +693,14 @@ PAGES = [
 def test_articles_keep_their_words_and_lose_their_markup(tmp_path: Path, encoding: str) -> None:
     path = tmp_path / "wiki.xml.bz2"
     path.write_bytes(bz2.compress(dump(*PAGES, encoding=encoding)))
-    documents, left_out = read(path, "wikipedia")
+    documents, skipped = read(path, "wikipedia")
     assert texts(documents) == [PLAIN, "Größe\n\nDie Größe zählt."]
     assert [document.id for document in documents] == [f"{path}#1", f"{path}#5"]
     assert documents[0].meta == {"title": "Amber", "date": "2026-01-02T03:04:05Z", "language": "de"}
-    assert left_out.counts() == {"skipped_namespace": 1, "skipped_no_text": 1, "skipped_redirect": 1}
+    assert skipped.counts() == {"skipped_namespace": 1, "skipped_no_text": 1, "skipped_redirect": 1}
 
 
-def write_multistream(folder: Path) -> tuple[Path, Place]:
+def write_multistream(folder: Path) -> tuple[Path, StoragePath]:
     """A dump as Wikimedia makes them: the head, runs of pages and the tail, each a bz2 stream; and its index."""
     pages = [wiki_page(number, f"Page {number}", f"Text of page {number}. " * 30) for number in range(1, 26)]
     head, tail = dump("@").decode().split("@")
@@ -709,7 +712,7 @@ def write_multistream(folder: Path) -> tuple[Path, Place]:
     begins = [sum(map(len, packed[: number + 1])) for number in range(len(packed) - 1)]
     index = "".join(f"{begins[(n - 1) // 4]}:{n}:Page {n}\n" for n in range(1, 26))
     (folder / "xwiki-20260101-pages-articles-multistream-index.txt.bz2").write_bytes(bz2.compress(index.encode()))
-    return path, Place(str(path))
+    return path, StoragePath(str(path))
 
 
 @pytest.mark.parametrize("unit_bytes", [1, 500, 900, 10_000])
@@ -717,8 +720,8 @@ def test_a_multistream_dump_is_cut_between_its_streams(tmp_path: Path, unit_byte
     path, place = write_multistream(tmp_path)
     whole, _ = read(path, "wikipedia")
     assert len(whole) == 25
-    source = TextSource(name="x", kind="wikipedia", glob=str(path))
-    pieces = [piece for _, piece, _ in pieces_of(source, [(place, place.size())], unit_bytes, atoms)]
+    source = SourceSettings(name="x", kind="wikipedia", glob=str(path))
+    pieces = [piece for _, piece, _ in ranges_of(source, [(place, place.size())], unit_bytes, atoms)]
     assert (len(pieces) > 1) == (unit_bytes < place.size())
     parts = [document for piece in pieces for document in read(path, "wikipedia", piece)[0]]
     assert parts == whole
@@ -727,13 +730,13 @@ def test_a_multistream_dump_is_cut_between_its_streams(tmp_path: Path, unit_byte
 def test_without_its_index_a_multistream_dump_is_read_whole(tmp_path: Path) -> None:
     path, place = write_multistream(tmp_path)
     index = tmp_path / "xwiki-20260101-pages-articles-multistream-index.txt.bz2"
-    source = TextSource(name="x", kind="wikipedia", glob=str(path))
+    source = SourceSettings(name="x", kind="wikipedia", glob=str(path))
     index.write_bytes(bz2.compress(b"no numbers here\n"))
     with pytest.raises(DataError, match=r"index\.txt\.bz2 is no index of a multistream dump"):
         atoms(source, place)
     index.unlink()
-    assert [piece for _, piece, _ in pieces_of(source, [(place, place.size())], 100, atoms)] == [
-        Piece(str(path), place.size())
+    assert [piece for _, piece, _ in ranges_of(source, [(place, place.size())], 100, atoms)] == [
+        FileRange(str(path), place.size())
     ]
 
 
@@ -751,7 +754,7 @@ def test_a_damaged_dump_is_an_error(tmp_path: Path, data: bytes, message: str) -
     path = tmp_path / "wiki.xml"
     path.write_bytes(data)
     with pytest.raises(DataError, match=message) as found:
-        read(path, "wikipedia", most_bytes=100_000)
+        read(path, "wikipedia", max_bytes=100_000)
     assert found.value.hint
 
 
@@ -771,7 +774,7 @@ def test_entities_are_not_expanded(tmp_path: Path) -> None:
 
 SMALL = [
     *("prepare.tokenizer.vocab_size=600", "prepare.sequence_length=64", "prepare.held_out=0.05"),
-    *("model.preset=tiny", "batch.sequences=4", "batch.micro=2", "train.steps=2", "workers.max=2"),
+    *("model.preset=tiny", "batch.sequences=4", "batch.micro_batch=2", "train.steps=2", "workers.max=2"),
 ]
 
 
@@ -782,8 +785,8 @@ def test_the_wikipedia_job_on_a_real_dump(tmp_path: Path) -> None:
         [f"prepare.sources.0.glob={DUMPS}/enwiki-*.xml.bz2", f"storage={tmp_path}", *SMALL],
     )
     report = prepare(job, session=here)
-    normalise, language, near_duplicates, _ = report.manifest.steps
-    assert normalise["documents"] == 73
+    normalize, language, near_duplicates, _ = report.manifest.steps
+    assert normalize["documents"] == 73
     assert report.skipped == {"redirect": 87}
     assert language["tallies"]["language"] == {"en": 73}
     assert report.documents == near_duplicates["kept"] == 73
@@ -796,10 +799,10 @@ def test_real_records_of_common_crawl_say_where_they_are_from() -> None:
     assert document.meta == {**about, "title": "Escopete - Biquipedia, a enciclopedia libre"}
     (document,), _ = read(DUMPS / "whirlwind.warc.wet.gz", "wet")
     assert document.meta == about
-    documents, left_out = read(DUMPS / "whirlwind.warc.wat.gz", "wat")
+    documents, skipped = read(DUMPS / "whirlwind.warc.wat.gz", "wat")
     assert documents == [], "the one envelope in it is of a request"
-    assert left_out.counts() == {"skipped_other_record": 2}
-    assert left_out.examples["other_record"][0].endswith(f"#1: {about['url']}")
+    assert skipped.counts() == {"skipped_other_record": 2}
+    assert skipped.examples["other_record"][0].endswith(f"#1: {about['url']}")
     documents, _ = read(DUMPS / "aut/crawl-part1.warc.gz", "warc")
     assert (len(documents), sum("title" in document.meta for document in documents)) == (59, 56)
 
@@ -829,7 +832,7 @@ def test_the_web_job_on_real_archives_ends_in_shards_that_train_uses(tmp_path: P
     report = prepare(job, session=here)
     pages = report.manifest.sources["pages"]
     steps = {step["name"]: step for step in report.manifest.steps}
-    assert steps["normalise"]["documents"] == 60 + 1, "60 pages, and 1 conversion"
+    assert steps["normalize"]["documents"] == 60 + 1, "60 pages, and 1 conversion"
     assert steps["language"]["tallies"]["language"] == {"en": 58, "es": 1, "unknown": 2}
     assert sum(steps["quality"]["dropped"].values()) == 58 - 9
     assert [step["kept"] for step in steps.values()] == [61, 58, 9, 9, 9, 9, 9]

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ranks import Ranks
 
-from benchmarks.scenarios import Action, Outcome, job_settings, make_data, read_outcome, run_elastic, write_job
+from raylm.testing.ranks import Ranks
+from raylm.testing.scenarios import Action, Outcome, job_settings, make_data, read_outcome, run_elastic, write_job
 
 ROWS, STEPS = 480, 32
 EPOCH_STEPS = ROWS // 24
@@ -49,14 +49,14 @@ def train_rank(rank: int, size: int, address: str, job_file: str) -> None:
 
     from raylm.checkpoint.save import claim_attempt, newest_attempt
     from raylm.config.load import load_job
-    from raylm.storage import Place
-    from raylm.train.coordinator import Coordinator, Seat
+    from raylm.storage import StoragePath
     from raylm.train.context import LocalDesk, SilentDesk
+    from raylm.train.coordinator import Coordinator, Seat
     from raylm.train.sources import publish
     from raylm.train.worker import work
 
     job = load_job(job_file)
-    run = Place(job.run_url)
+    run = StoragePath(job.run_url)
     note = Path(job_file).with_suffix(f".{address.rpartition(':')[2]}")
     if rank == 0:
         publish(job, run)

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from ranks import Ranks, ranks
 
 from raylm.config.schema import ModelSettings, OptimSettings, ZeroSettings
 from raylm.records import MicroBatch
+from raylm.testing.ranks import Ranks, ranks
 from raylm.train.group import Group
 
 VOCABULARY, LENGTH, LANES, MICRO, STEPS = 96, 16, 6, 2, 5
@@ -73,9 +73,9 @@ def build(
         module,
         group,
         zero=ZeroSettings(stage=stage, offload_optimizer=offload),
-        optim=OptimSettings(lr=0.01, clip=clip),
+        optim=OptimSettings(lr=0.01, max_grad_norm=clip),
         model_settings=settings,
-        micro=MICRO,
+        micro_batch=MICRO,
         accumulation=-(-LANES // group.size),
         **({"loss": loss} if loss else {}),
     )
@@ -186,11 +186,11 @@ def spoiled(kind: str, lane: int = 4) -> Any:
 
 def state_of(engine: Any) -> list[Any]:
     """All state, and the weights as the model sees them."""
-    from raylm.checkpoint import layout
+    from raylm.checkpoint import zero_state
 
     weights = [getattr(p, "ds_tensor", p).detach() for p in engine.model.parameters()]
-    tensors = [tensor for _, tensor in layout.wanted(engine.raw)] + weights
-    return [tensor.clone() for tensor in tensors] + [layout.scalars(engine.raw)]
+    tensors = [tensor for _, tensor in zero_state.wanted(engine.raw)] + weights
+    return [tensor.clone() for tensor in tensors] + [zero_state.scalars(engine.raw)]
 
 
 def skip(group: Group, kind: str, lane: int, cases: list[dict[str, Any]]) -> list[Any]:
@@ -316,15 +316,15 @@ def test_a_group_that_nobody_joins_says_so_in_time(pool: Ranks) -> None:
 
 
 def reform(rank: int, size: int, address: str, generations: int) -> list[float]:
-    from raylm.train.group import agree, form_group, leave_group, single
+    from raylm.train.group import all_reduce_sum, form_group, leave_group, single
 
     sums = []
     for generation in range(generations):
         group = form_group(address=address, rank=rank, size=size, generation=generation, timeout_seconds=60)
-        sums += agree(group, [rank + generation, 0.5])
+        sums += all_reduce_sum(group, [rank + generation, 0.5])
         leave_group(group)
     group = single()
-    sums += agree(group, [7])
+    sums += all_reduce_sum(group, [7])
     leave_group(group)
     leave_group(group)  # leaving twice is no error
     return sums

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from ranks import ranks
 
 from raylm.checkpoint.chunks import Chunk
 from raylm.checkpoint.save import begin_save, tied_names
@@ -26,11 +25,12 @@ from raylm.generate import Sampling, choose, decoded, generate
 from raylm.prep import tokenizer as tokenizers_
 from raylm.records import MicroBatch
 from raylm.shards import ShardWriter, make_manifest, write_manifest
-from raylm.storage import Place, Reach
+from raylm.storage import Connection, StoragePath
+from raylm.testing.ranks import ranks
 from raylm.trained import Trained, open_trained
 
 if TYPE_CHECKING:
-    from servers import S3Server
+    from raylm.testing.servers import S3Server
 
 LENGTH = 32
 TEXTS = [
@@ -45,12 +45,12 @@ TEXTS = [
 class Run:
     """A run folder made by hand, and the module whose weights are in its newest checkpoint."""
 
-    place: Place
+    place: StoragePath
     job: Job
     model: Any
 
 
-def make_run(folder: Place, data: Path, *, dtype: str = "fp32", steps: tuple[int, ...] = (5, 10)) -> Run:
+def make_run(folder: StoragePath, data: Path, *, dtype: str = "fp32", steps: tuple[int, ...] = (5, 10)) -> Run:
     """A run as training leaves it: settings, tokenizer, data, and a committed checkpoint for each of `steps`."""
     import torch
 
@@ -60,13 +60,13 @@ def make_run(folder: Place, data: Path, *, dtype: str = "fp32", steps: tuple[int
         {
             "name": "made",
             "storage": folder.url,
-            "object_store": {"endpoint": folder.reach.endpoint, "region": folder.reach.region},
+            "object_store": {"endpoint": folder.connection.endpoint, "region": folder.connection.region},
             "model": {"preset": "tiny", "dtype": dtype, "document_attention": True},
             "data": {"path": str(data)},
         }
     )
-    run = Place(job.run_url, folder.reach)
-    vocab_size = make_data(Place(str(data)))
+    run = StoragePath(job.run_url, folder.connection)
+    vocab_size = make_data(StoragePath(str(data)))
     for file in (data / "tokenizer").iterdir():
         (run / "tokenizer" / file.name).write_bytes(file.read_bytes())
     (run / "run.yaml").write_text(resolved_yaml(job))
@@ -99,10 +99,10 @@ def make_run(folder: Place, data: Path, *, dtype: str = "fp32", steps: tuple[int
     return Run(run, job, model.eval())
 
 
-def make_data(folder: Place) -> int:
+def make_data(folder: StoragePath) -> int:
     """Prepared data of which all is held out, two shards of it; the tokenizer's size."""
     built = tokenizers_.train(TEXTS, TokenizerSettings(vocab_size=300))
-    tokenizers_.write_built(folder / "tokenizer", built)
+    tokenizers_.write_tokenizer(folder / "tokenizer", built)
     tokenizer, facts = tokenizers_.load(folder / "tokenizer")
     tokens: list[int] = []
     starts: list[int] = []
@@ -135,7 +135,7 @@ def make_data(folder: Place) -> int:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     folder = tmp_path_factory.mktemp("runs")
-    return make_run(Place(str(folder)), folder / "data")
+    return make_run(StoragePath(str(folder)), folder / "data")
 
 
 @pytest.fixture(scope="module")
@@ -193,9 +193,9 @@ def refused(place: Path) -> RaylmError:
     return caught.value
 
 
-def trained_and_saved(group: Any, run: Place, job: Job, vocab_size: int, stage: int, dtype: str) -> float:
+def trained_and_saved(group: Any, run: StoragePath, job: Job, vocab_size: int, stage: int, dtype: str) -> float:
     """A step of a real engine, its checkpoint at step 20, and its loss then, without dropout."""
-    from raylm.checkpoint import layout
+    from raylm.checkpoint import zero_state
     from raylm.config.schema import ZeroSettings
     from raylm.model.build import build_model, config_dict
     from raylm.train.engine import Engine
@@ -209,7 +209,7 @@ def trained_and_saved(group: Any, run: Place, job: Job, vocab_size: int, stage: 
         zero=ZeroSettings(stage=stage),  # type: ignore[arg-type]
         optim=job.optim,
         model_settings=settings,
-        micro=2,
+        micro_batch=2,
         accumulation=1,
     )
     lanes = [lane_batch(group.rank)]
@@ -220,8 +220,8 @@ def trained_and_saved(group: Any, run: Place, job: Job, vocab_size: int, stage: 
         attempt=1,
         rank=group.rank,
         world_size=group.size,
-        held=layout.owned(engine.raw),
-        scalars=layout.scalars(engine.raw),
+        held=zero_state.state_to_save(engine.raw),
+        scalars=zero_state.scalars(engine.raw),
         meta={"model_config": config, "model": settings.model_dump(mode="json"), "tied": tied_names(engine.model)},
         asynchronous=False,
     ).wait(60)
@@ -245,7 +245,7 @@ def test_what_two_workers_saved_is_the_model_that_they_had(run: Run, tmp_path: P
     shutil.copytree(run.place.url, copied)
     vocab_size = run.model.config.vocab_size
     with ranks(2) as processes:
-        theirs = processes.run(trained_and_saved, 2, Place(str(copied)), run.job, vocab_size, stage, dtype)[0]
+        theirs = processes.run(trained_and_saved, 2, StoragePath(str(copied)), run.job, vocab_size, stage, dtype)[0]
     opened = open_trained(str(copied))
     assert (opened.info.step, opened.info.dtype) == (20, dtype)
     batches = [lane_batch(lane) for lane in range(2)]
@@ -296,15 +296,15 @@ def test_tensors_of_another_model_are_refused(run: Run, tmp_path: Path) -> None:
 def test_held_out_loss_is_that_of_every_document_alone(run: Run, trained: Trained) -> None:
     from raylm.model.loss import loss_sum, target_tokens
     from raylm.shards import read_manifest
-    from raylm.stream.loader import StreamSource, held_out
+    from raylm.stream.loader import Dataset, held_out
 
-    folder = Place(run.job.data_sources[0].path)
+    folder = StoragePath(run.job.mixture[0].path)
     manifest = read_manifest(folder)
     total, tokens = 0.0, 0
     import torch
 
     for round_ in held_out(
-        [StreamSource(folder, manifest)], batch=run.job.batch, rank=0, world_size=1, document_attention=True
+        [Dataset(folder, manifest)], batch=run.job.batch, rank=0, world_size=1, document_attention=True
     ):
         for micro in round_:
             inputs, labels = torch.from_numpy(micro.tokens), torch.from_numpy(micro.labels)
@@ -352,7 +352,7 @@ def test_a_run_that_was_moved_finds_the_data_beside_it(run: Run, tmp_path: Path)
     job = run.job.model_copy(update={"data": run.job.data.model_copy(update={"path": None}), "storage": "/nowhere"})
     moved = tmp_path / "moved"
     shutil.copytree(run.place.url, moved)
-    shutil.copytree(run.job.data_sources[0].path, moved / "data")
+    shutil.copytree(run.job.mixture[0].path, moved / "data")
     (moved / "run.yaml").write_text(resolved_yaml(job))
     assert evaluate(str(moved)).sequences > 0
 
@@ -360,13 +360,13 @@ def test_a_run_that_was_moved_finds_the_data_beside_it(run: Run, tmp_path: Path)
 def test_evaluating_says_what_is_missing(run: Run, trained: Trained, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no prepared data in"):
         evaluate(trained, data=str(tmp_path))
-    shutil.copytree(run.job.data_sources[0].path, tmp_path / "data")
+    shutil.copytree(run.job.mixture[0].path, tmp_path / "data")
     manifest = json.loads((tmp_path / "data/manifest.json").read_text())
     from raylm.shards import parse_manifest
 
     made = parse_manifest((tmp_path / "data/manifest.json").read_bytes(), "x")
     write_manifest(
-        Place(str(tmp_path / "data")),
+        StoragePath(str(tmp_path / "data")),
         make_manifest(
             **{
                 key: getattr(made, key)
@@ -464,7 +464,7 @@ def test_sampling_that_cannot_work_is_refused(bad: dict[str, Any]) -> None:
 def test_an_export_loads_in_transformers_and_gives_the_same_logits(dtype: str, tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-    made = make_run(Place(str(tmp_path / "runs")), tmp_path / "data", dtype=dtype, steps=(3,))
+    made = make_run(StoragePath(str(tmp_path / "runs")), tmp_path / "data", dtype=dtype, steps=(3,))
     done = export(made.place, str(tmp_path / "out"))
     assert done.step == 3
     assert "model.safetensors" in done.files
@@ -507,7 +507,7 @@ def test_a_half_written_export_is_no_model(trained: Trained, tmp_path: Path, mon
     for crash_at in itertools.count():
         calls = iter(range(100))
 
-        def failing(source: Path, target: Place, calls: Iterator[int] = calls, last: int = crash_at) -> None:
+        def failing(source: Path, target: StoragePath, calls: Iterator[int] = calls, last: int = crash_at) -> None:
             if next(calls) == last:
                 raise OSError("pulled the plug")
             put(source, target)
@@ -543,20 +543,20 @@ def test_broken_exports_are_refused(trained: Trained, tmp_path: Path) -> None:
 def test_all_of_it_works_on_s3(s3: S3Server, tmp_path: Path) -> None:
     bucket = s3.bucket()
     made = make_run(bucket / "runs", tmp_path / "data", steps=(2,))
-    opened = open_trained(made.place.url, bucket.reach)
+    opened = open_trained(made.place.url, bucket.connection)
     assert same(opened.model, made.model)
     assert evaluate(opened).tokens > 0
     out = (bucket / "out").url
-    export(opened, out, reach=bucket.reach)
-    export(opened, out, reach=bucket.reach)
-    assert same(open_trained(out, bucket.reach).model, made.model)
-    assert "".join(generate(out, "The", Sampling(max_new_tokens=5), bucket.reach))
+    export(opened, out, connection=bucket.connection)
+    export(opened, out, connection=bucket.connection)
+    assert same(open_trained(out, bucket.connection).model, made.model)
+    assert "".join(generate(out, "The", Sampling(max_new_tokens=5), bucket.connection))
     with pytest.raises(CheckpointError, match="there is nothing at s3://"):
-        open_trained(f"{out}-other", bucket.reach)
+        open_trained(f"{out}-other", bucket.connection)
 
 
 def test_an_unreachable_store_is_one_clear_error() -> None:
-    reach = Reach(endpoint="http://127.0.0.1:9", retries=0, timeout_seconds=2)
+    connection = Connection(endpoint="http://127.0.0.1:9", retries=0, timeout_seconds=2)
     with pytest.raises(StorageError) as caught:
-        open_trained("s3://bucket/run", reach)
+        open_trained("s3://bucket/run", connection)
     assert caught.value.hint

@@ -17,43 +17,44 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_prepare import content, documents, job, run
 
-from raylm.config.steps import StepSettings
+from raylm.config.steps import OperatorSettings
 from raylm.errors import ConfigError, DataError
-from raylm.prep.report.fairness import EVERYONE, associations, fairness_lines, feelings
-from raylm.prep.split import document_held_out
-from raylm.prep.operators import StepRecord, applied, step_of
+from raylm.prep.operators import OperatorRecord, applied, operator_of
 from raylm.prep.operators.counterfactual import swapped
 from raylm.prep.operators.lexicon import named_terms, word_pairs, words_of
 from raylm.prep.operators.toxicity import toxicity
+from raylm.prep.report.fairness import EVERYONE, associations, fairness_lines, feelings
+from raylm.prep.split import document_held_out
 from raylm.records import Document
-from raylm.storage import Place, Reach
+from raylm.storage import Connection, StoragePath
+from raylm.testing.external import external_data, needs_data
 
-BIAS = Path(__file__).parents[2] / "shared/data/bias-toxicity"
-needs_bias = pytest.mark.skipif(not BIAS.exists(), reason="winogender and crows_pairs are not on this machine")
-SHARED_TEXT = BIAS.parent / "pretrain-text"
+BIAS = external_data("bias-toxicity")
+needs_bias = needs_data("bias-toxicity")
+TEXTS_FOLDER = external_data("pretrain-text")
 PAIRS = {
     one: other
-    for masculine, feminine in reversed([*word_pairs(None, "gender_pairs.txt", Reach())])
+    for masculine, feminine in reversed([*word_pairs(None, "gender_pairs.txt", Connection())])
     for one, other in ((masculine, feminine), (feminine, masculine))
 } | {"him": "her", "hers": "his", "her": "him", "his": "her"}
 
 
-def step(settings: dict[str, Any], texts: list[str], **meta: Any) -> tuple[list[Document], StepRecord]:
+def step(settings: dict[str, Any], texts: list[str], **meta: Any) -> tuple[list[Document], OperatorRecord]:
     """What a step makes of these texts, and its record."""
-    wanted = StepSettings.model_validate(settings)
-    record = StepRecord(wanted.name)
+    wanted = OperatorSettings.model_validate(settings)
+    record = OperatorRecord(wanted.name)
     given = [Document(f"x#{number}", text, "x", meta) for number, text in enumerate(texts)]
-    return list(applied(step_of(wanted, Reach()), given, record)), record
+    return list(applied(operator_of(wanted, Connection()), given, record)), record
 
 
 # -- toxicity ------------------------------------------------------------------------------------------------------
 
-GROUPS = named_terms(None, "groups.txt", Reach())
+GROUPS = named_terms(None, "groups.txt", Connection())
 
 
 @pytest.mark.parametrize("term", sorted(GROUPS))
 def test_naming_a_group_is_not_toxic(term: str) -> None:
-    kept, _ = step({"toxicity": {"most": 0}}, [f"The {term} met the neighbours and talked about the new school."])
+    kept, _ = step({"toxicity": {"max_share": 0}}, [f"The {term} met the neighbours and talked about the new school."])
     assert [document.meta["toxicity"] for document in kept] == [0.0]
 
 
@@ -66,7 +67,7 @@ def test_naming_a_group_is_not_toxic(term: str) -> None:
     ],
 )
 def test_medicine_and_news_are_not_toxic(text: str) -> None:
-    assert step({"toxicity": {"most": 0}}, [text])[1].kept == 1
+    assert step({"toxicity": {"max_share": 0}}, [text])[1].kept == 1
 
 
 def test_toxic_words_are_weighed_against_all_words() -> None:
@@ -103,11 +104,11 @@ def test_a_wrong_list_is_named_before_any_unit(tmp_path: Path, written: str, mes
 
 
 def test_a_models_score_counts_beside_the_words() -> None:
-    wanted = StepSettings.model_validate({"toxicity": {"most_model": 0.6}}).toxicity
+    wanted = OperatorSettings.model_validate({"toxicity": {"max_probability": 0.6}}).toxicity
     assert wanted is not None
-    record = StepRecord("toxicity")
+    record = OperatorRecord("toxicity")
     given = [Document(str(number), text, "x") for number, text in enumerate(["I loathe you", "I like you"])]
-    kept = list(applied(toxicity(wanted, Reach(), lambda text: 0.71234567 * ("loathe" in text)), given, record))
+    kept = list(applied(toxicity(wanted, Connection(), lambda text: 0.71234567 * ("loathe" in text)), given, record))
     assert [document.meta for document in kept] == [{"toxicity": 0.0, "toxicity_model": 0.0}]
     assert record.dropped == {"toxic_by_model": 1}
     assert record.tallies["toxicity_model"] == {"0.7": 1, "0.0": 1}
@@ -229,10 +230,12 @@ def test_the_name_of_a_group_has_no_sentiment_of_its_own() -> None:
 
 def test_counts_of_units_add_up() -> None:
     _, whole = step({"fairness": {"label": ["gender"]}}, TEXTS)
-    total = StepRecord("fairness")
+    total = OperatorRecord("fairness")
     for text in TEXTS:
         total.add(
-            StepRecord.from_dict(json.loads(json.dumps(step({"fairness": {"label": ["gender"]}}, [text])[1].to_dict())))
+            OperatorRecord.from_dict(
+                json.loads(json.dumps(step({"fairness": {"label": ["gender"]}}, [text])[1].to_dict()))
+            )
         )
     assert total.tallies == whole.tallies
 
@@ -316,11 +319,11 @@ def test_the_card_shows_the_findings_and_sample_balances_by_them(tmp_path: Path)
     sources = [{"name": "a", "kind": "jsonl", "glob": f"{tmp_path}/a.jsonl"}]
     steps = [
         {"fairness": {"label": ["gender"]}},
-        {"sample": {"by": "dominant_gender", "shares": {"female": 0.5, "male": 0.5}, "most_copies": 2}},
+        {"sample": {"by": "dominant_gender", "shares": {"female": 0.5, "male": 0.5}, "max_copies": 2}},
     ]
     manifest = run(job(tmp_path / "data", sources, steps=steps, held_out=0.0, unit_bytes=1000)).manifest
     assert manifest.steps[0]["tallies"]["dominant_gender"] == {"female": 20, "male": 80}
-    counts = Counter(text.split()[0] for text in documents(Place(str(tmp_path / "data"))))
+    counts = Counter(text.split()[0] for text in documents(StoragePath(str(tmp_path / "data"))))
     assert counts["She"] == 40
     assert 25 <= counts["He"] <= 55
     assert "| gender/male | 80 | 240 |" in (tmp_path / "data/card.md").read_text()
@@ -408,11 +411,11 @@ def test_copies_go_through_a_preparation(tmp_path: Path, unit_bytes: int) -> Non
     steps: list[Any] = [{"counterfactual": {"share": 1}}, "exact_duplicates"]
     for name in ("one", "two"):
         run(job(tmp_path / name, sources, steps=steps, held_out=0.3, unit_bytes=unit_bytes))
-    output = Place(str(tmp_path / "one"))
+    output = StoragePath(str(tmp_path / "one"))
     for side in ("train", "held_out"):
         words = Counter(text.split()[0] for text in documents(output, side))
         assert words["He"] == words["She"] > 0
-    assert content(output) == content(Place(str(tmp_path / "two")))
+    assert content(output) == content(StoragePath(str(tmp_path / "two")))
 
 
 def crows() -> list[dict[str, str]]:
@@ -439,9 +442,9 @@ def test_crows_pairs_of_gender_become_each_other_where_only_gendered_words_diffe
     assert (len(pairs), exact) == (209, 62)
 
 
-@pytest.mark.skipif(not SHARED_TEXT.exists(), reason="the real web and wiki texts are not on this machine")
+@needs_data("pretrain-text")
 def test_most_of_his_and_him_come_back_from_her_in_real_text() -> None:
-    text = gzip.decompress((SHARED_TEXT / "wikipedia_articles.txt.gz").read_bytes()).decode()
+    text = gzip.decompress((TEXTS_FOLDER / "wikipedia_articles.txt.gz").read_bytes()).decode()
     back = swapped(swapped(text, PAIRS)[0], PAIRS)[0]
     words, again = re.findall(r"[^\W\d_]+", text), re.findall(r"[^\W\d_]+", back)
     both = [(one.lower(), other.lower()) for one, other in zip(words, again, strict=True)]

@@ -13,15 +13,17 @@ PACKAGE = Path(__file__).parent.parent / "raylm"
 
 # Each floor may import the floors below it; rooms of one floor do not import each other, except within a room.
 FLOORS = (
-    ("errors", "records", "units", "pages"),
+    ("errors", "records", "humanize", "html"),
     ("storage",),
     ("config", "shards"),
+    ("run",),
     ("prep", "stream", "model", "checkpoint"),
     ("trained",),
     ("tasks", "evaluate", "generate"),
     ("train",),
     ("tune", "export", "report", "deploy"),
     ("cli",),
+    ("testing",),
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 

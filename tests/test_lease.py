@@ -14,8 +14,8 @@ import psutil
 import pytest
 
 from raylm.errors import TrainingError
-from raylm.storage import Place
 from raylm.run.lease import Lease
+from raylm.storage import StoragePath
 
 
 def holder(folder: Path, **changes: Any) -> dict[str, Any]:
@@ -36,18 +36,18 @@ def test_a_second_driver_is_refused_while_the_first_lives(tmp_path: Path) -> Non
     try:
         holder(tmp_path, pid=first.pid, began=psutil.Process(first.pid).create_time())
         with pytest.raises(TrainingError, match=f"is being trained already, by process {first.pid} on ") as found:
-            Lease(Place(str(tmp_path))).take(nobody_minds)
+            Lease(StoragePath(str(tmp_path))).take(nobody_minds)
         assert "stop that one first" in (found.value.hint or "")
     finally:
         first.kill()
         first.wait()
-    Lease(Place(str(tmp_path))).take(nobody_minds)  # it was killed: no waiting on its own machine
+    Lease(StoragePath(str(tmp_path))).take(nobody_minds)  # it was killed: no waiting on its own machine
     assert json.loads((tmp_path / "driver.json").read_text())["pid"] == os.getpid()
 
 
 def test_another_process_with_the_number_of_a_dead_one_does_not_count(tmp_path: Path) -> None:
     holder(tmp_path, pid=os.getppid(), began=1.0)
-    Lease(Place(str(tmp_path))).take(nobody_minds)
+    Lease(StoragePath(str(tmp_path))).take(nobody_minds)
 
 
 @pytest.mark.parametrize("beats", [True, False])
@@ -60,7 +60,7 @@ def test_on_another_machine_it_lives_if_it_says_so(tmp_path: Path, beats: bool) 
         if beats and len(waited) == 4:
             holder(tmp_path, host="elsewhere", beat=there["beat"] + 1)
 
-    lease = Lease(Place(str(tmp_path)), sleep=sleep)
+    lease = Lease(StoragePath(str(tmp_path)), sleep=sleep)
     if beats:
         with pytest.raises(TrainingError, match="process 1 on elsewhere"):
             lease.take(nobody_minds)
@@ -79,7 +79,7 @@ def test_whoever_is_replaced_is_told_and_leaves_the_others_file(tmp_path: Path) 
         words.append(by)
         told.set()
 
-    lease = Lease(Place(str(tmp_path)), beat_seconds=0.05)
+    lease = Lease(StoragePath(str(tmp_path)), beat_seconds=0.05)
     lease.take(lost)
     first = json.loads((tmp_path / "driver.json").read_text())
     written = holder(tmp_path, host="elsewhere")
@@ -91,7 +91,7 @@ def test_whoever_is_replaced_is_told_and_leaves_the_others_file(tmp_path: Path) 
 
 
 def test_it_beats_and_is_gone_afterwards(tmp_path: Path) -> None:
-    lease = Lease(Place(str(tmp_path)), beat_seconds=0.02)
+    lease = Lease(StoragePath(str(tmp_path)), beat_seconds=0.02)
     lease.take(nobody_minds)
     seen = set()
     for _ in range(400):
@@ -107,6 +107,6 @@ def test_it_beats_and_is_gone_afterwards(tmp_path: Path) -> None:
 
 def test_half_a_file_is_nobodys(tmp_path: Path) -> None:
     (tmp_path / "driver.json").write_text('{"token": "th')
-    lease = Lease(Place(str(tmp_path)))
+    lease = Lease(StoragePath(str(tmp_path)))
     lease.take(nobody_minds)
     lease.release()

@@ -19,7 +19,7 @@ from test_prepare import content, documents, job, run
 from raylm.prep.operators import near_duplicates
 from raylm.prep.operators.dedup.minhash import Signer, band_keys, bands_for, shingles, word_hashes
 from raylm.prep.operators.dedup.near import least_labels
-from raylm.storage import Place
+from raylm.storage import StoragePath
 
 VOCABULARY = [f"w{number}" for number in range(3000)]
 
@@ -58,7 +58,7 @@ def test_planted_copies_are_found_and_others_are_not(tmp_path: Path, threshold: 
     source = {"name": "x", "kind": "jsonl", "glob": f"{tmp_path}/x.jsonl"}
     steps = [{"near_duplicates": {"threshold": threshold}}]
     run(job(tmp_path / "data", [source], steps=steps, held_out=0.0, unit_bytes=100_000))
-    left = set(documents(Place(str(tmp_path / "data"))))
+    left = set(documents(StoragePath(str(tmp_path / "data"))))
     assert left >= {" ".join(words) for words in texts[:400]}, "the first one stays"
     gone = {number for number in similar if " ".join(texts[number]) not in left}
     # An estimate from 256 permutations has a standard error of 0.025 here: no verdict on what is that near.
@@ -76,9 +76,9 @@ def test_units_ranges_and_rounds_decide_the_same(tmp_path: Path, monkeypatch: py
     (tmp_path / "x.jsonl").write_text("".join(json.dumps({"text": " ".join(words)}) + "\n" for words in texts))
     source = {"name": "x", "kind": "jsonl", "glob": f"{tmp_path}/x.jsonl"}
 
-    def left(output: str, **settings: Any) -> Place:
+    def left(output: str, **settings: Any) -> StoragePath:
         run(job(tmp_path / output, [source], steps=["near_duplicates"], held_out=0.0, **settings))
-        return Place(str(tmp_path / output))
+        return StoragePath(str(tmp_path / output))
 
     whole = left("whole", unit_bytes=10_000_000)
     small = left("small", unit_bytes=20_000)

@@ -9,20 +9,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raylm.config.steps import StepSettings
-from raylm.prep.operators import StepRecord, applied, step_of
+from raylm.config.steps import OperatorSettings
+from raylm.prep.operators import OperatorRecord, applied, operator_of
 from raylm.records import Document
-from raylm.storage import Reach
+from raylm.storage import Connection
 
 pytest.importorskip("ftfy", reason="ftfy is not installed")
 
 ODD = "aé\u0301e A\tﬁ１²\u212a \xa0\u3000\n\r\n\u2028\x85\x0b\x00\x07\xad\u200b\u200c\u200d\ufeffकشمی👩\u200d👧-.\u200f"
 
 
-def normal(text: str, **settings: Any) -> tuple[str | None, StepRecord]:
+def normal(text: str, **settings: Any) -> tuple[str | None, OperatorRecord]:
     """The text as the step leaves it, None where it is dropped; and the step's record."""
-    record = StepRecord("normalise")
-    step = step_of(StepSettings.model_validate({"normalise": settings}), Reach())
+    record = OperatorRecord("normalize")
+    step = operator_of(OperatorSettings.model_validate({"normalize": settings}), Connection())
     kept = list(applied(step, [Document("x#0", text, "x", {})], record))
     return (kept[0].text if kept else None), record
 

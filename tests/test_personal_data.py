@@ -17,17 +17,18 @@ from test_prepare import documents, job, run
 
 from raylm.config.load import load_job
 from raylm.config.schema import Job
-from raylm.config.steps import PersonalData, StepSettings
+from raylm.config.steps import OperatorSettings, PersonalData
 from raylm.errors import ConfigError, DataError
-from raylm.prep.operators import StepRecord, step_of
+from raylm.prep.operators import OperatorRecord, operator_of
 from raylm.prep.operators.personal import Span, find, replaced
 from raylm.prep.operators.personal.numbers import luhn
 from raylm.prep.operators.personal.span import Spans
 from raylm.records import Document
-from raylm.storage import Place, Reach
+from raylm.storage import Connection, StoragePath
+from raylm.testing.external import external_data, needs_data
 
 ROOT = Path(__file__).parents[1]
-GOLD = ROOT.parent / "shared/data/pii"
+GOLD = external_data("pii")
 ALL = PersonalData(kinds=["email", "phone", "ip", "card", "iban", "national_id", "url"])
 PSEUDONYMS = PersonalData(replace_by="pseudonym", seed=7)
 
@@ -279,7 +280,7 @@ def stepped(folder: Path, step: Any, texts: list[str], output: str = "data", **m
 def test_the_step_counts_what_it_replaced(tmp_path: Path) -> None:
     texts = ["ann@host.org and bob@host.org", "call +44 20 7183 8750 or ann@host.org", "nothing in here"]
     manifest = run(stepped(tmp_path, "personal_data", texts)).manifest
-    assert documents(Place(str(tmp_path / "data"))) == [
+    assert documents(StoragePath(str(tmp_path / "data"))) == [
         "[EMAIL] and [EMAIL]",
         "call [PHONE] or [EMAIL]",
         "nothing in here",
@@ -335,7 +336,7 @@ def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def build(**given: Any) -> Any:
-    return step_of(StepSettings.model_validate({"personal_data": given}), Reach())
+    return operator_of(OperatorSettings.model_validate({"personal_data": given}), Connection())
 
 
 def pipeline(folder: Path) -> str:
@@ -352,7 +353,7 @@ def pipeline(folder: Path) -> str:
 def test_a_model_finds_names(tmp_path: Path) -> None:
     model = pipeline(tmp_path)
     text = "Ann Hill <Bob@host.org> of Acme Works met Bob at 3 High Street, Ulm."
-    record = StepRecord("personal_data")
+    record = OperatorRecord("personal_data")
     (document,) = build(model=model)(Document("a", text, "s"), record)
     assert document.text == "[NAME] <[EMAIL]> of [ORGANISATION] met [NAME] at [ADDRESS], Ulm."
     assert record.changed == {"name": 2, "email": 1, "organisation": 1, "address": 1}
@@ -385,7 +386,7 @@ def test_a_model_without_spacy_says_what_to_install(monkeypatch: pytest.MonkeyPa
     assert caught.value.hint == "pip install 'raylm[prepare-models]'"
 
 
-@pytest.mark.skipif(not GOLD.exists(), reason="the texts with gold spans are not on this machine")
+@needs_data("pii")
 def test_most_of_the_gold_spans_are_found() -> None:
     kinds = {"EMAIL_ADDRESS": "email", "CREDIT_CARD": "card", "IBAN_CODE": "iban", "IP_ADDRESS": "ip"}
     kinds |= {"PHONE_NUMBER": "phone", "US_SSN": "national_id"}

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raylm.checkpoint.save_schedule import Cadence, Candidate, keep, mean_time_between_failures, young_daly
+from raylm.checkpoint.save_schedule import Candidate, SaveSchedule, keep, mean_time_between_failures, young_daly
 
 
 def lost_share(interval: float, cost: float, between: float) -> float:
@@ -45,40 +45,40 @@ def test_failures_that_were_seen_outweigh_the_first_guess() -> None:
 
 
 def test_saving_every_n_steps_is_due_at_multiples_only_and_once() -> None:
-    cadence = Cadence(started=0.0, every_steps=10)
+    save_schedule = SaveSchedule(started=0.0, every_steps=10)
     due = []
     for step in range(1, 31):
-        if cadence.should_save(step, now=float(step)):
+        if save_schedule.should_save(step, now=float(step)):
             due.append(step)
-            cadence = cadence.saving(step, float(step))
-            assert not cadence.should_save(step, float(step))
+            save_schedule = save_schedule.saving(step, float(step))
+            assert not save_schedule.should_save(step, float(step))
     assert due == [10, 20, 30]
 
 
 def test_saving_every_n_seconds_counts_from_the_save_before() -> None:
-    cadence = Cadence(started=0.0, every_seconds=10.0)
-    assert not cadence.should_save(3, 9.9)
-    assert cadence.should_save(3, 10.0)
-    cadence = cadence.saving(3, 12.0)
-    assert not cadence.should_save(4, 21.9)
-    assert cadence.should_save(4, 22.0)
+    save_schedule = SaveSchedule(started=0.0, every_seconds=10.0)
+    assert not save_schedule.should_save(3, 9.9)
+    assert save_schedule.should_save(3, 10.0)
+    save_schedule = save_schedule.saving(3, 12.0)
+    assert not save_schedule.should_save(4, 21.9)
+    assert save_schedule.should_save(4, 22.0)
 
 
 def test_the_automatic_interval_follows_cost_and_failures() -> None:
-    cadence = Cadence(started=0.0).measured(2.0, 5.0)
-    assert cadence.interval_seconds(0.0) == pytest.approx(young_daly(2.0, 3600.0))
-    assert cadence.measured(0.02, 0.5).interval_seconds(0.0) < cadence.interval_seconds(0.0)
-    assert cadence.failed().failed().interval_seconds(0.0) < cadence.interval_seconds(0.0)
+    save_schedule = SaveSchedule(started=0.0).measured(2.0, 5.0)
+    assert save_schedule.interval_seconds(0.0) == pytest.approx(young_daly(2.0, 3600.0))
+    assert save_schedule.measured(0.02, 0.5).interval_seconds(0.0) < save_schedule.interval_seconds(0.0)
+    assert save_schedule.failed().failed().interval_seconds(0.0) < save_schedule.interval_seconds(0.0)
 
 
 def test_a_save_is_not_begun_before_the_upload_before_can_have_ended() -> None:
-    assert Cadence(started=0.0).measured(0.001, 300.0).interval_seconds(0.0) == 300.0
+    assert SaveSchedule(started=0.0).measured(0.001, 300.0).interval_seconds(0.0) == 300.0
 
 
 def test_a_resumed_run_does_not_save_what_it_resumed_from() -> None:
-    cadence = Cadence(started=0.0, every_steps=10).resumed(20, 100.0)
-    assert not cadence.should_save(20, 100.0)
-    assert cadence.should_save(30, 101.0)
+    save_schedule = SaveSchedule(started=0.0, every_steps=10).resumed(20, 100.0)
+    assert not save_schedule.should_save(20, 100.0)
+    assert save_schedule.should_save(30, 101.0)
 
 
 def test_the_newest_and_the_best_are_kept() -> None:

@@ -23,19 +23,20 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from servers import Faults, S3Server, failing, free_port, proxy
 
-from raylm.config.schema import Job, TextSource
+from raylm.config.schema import Job, SourceSettings
 from raylm.errors import ConfigError, DataError, StorageError
 from raylm.prep import PrepareProgress, PrepareReport, here, prepare, pydocs
-from raylm.prep.readers.read import read_piece
-from raylm.prep.checks.skipped import LeftOut
+from raylm.prep.checks.skipped import Skipped
+from raylm.prep.readers.read import read_range_of_file
 from raylm.prep.report.inspect import look
-from raylm.prep.units import Piece, Plan, differences
 from raylm.prep.split import is_held_out
 from raylm.prep.tokenizer import load
+from raylm.prep.units import FileRange, Plan, differences
 from raylm.shards import read_manifest, read_rows
-from raylm.storage import Place, Reach
+from raylm.storage import Connection, StoragePath
+from raylm.testing.external import external_data
+from raylm.testing.servers import Faults, S3Server, failing, free_port, proxy
 
 WORDS = [
     "the",
@@ -52,7 +53,7 @@ WORDS = [
     "<|endoftext|>",
     "()",
 ]
-SHARED_TEXT = Path(__file__).parents[2] / "shared/data/pretrain-text"
+TEXTS_FOLDER = external_data("pretrain-text")
 
 
 def text(number: int) -> str:
@@ -106,14 +107,14 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[dict[str, Any
 
 
 @pytest.fixture(scope="module")
-def finished(corpus: tuple[list[dict[str, Any]], list[str]], tmp_path_factory: pytest.TempPathFactory) -> Place:
+def finished(corpus: tuple[list[dict[str, Any]], list[str]], tmp_path_factory: pytest.TempPathFactory) -> StoragePath:
     """The corpus, prepared without interruption."""
     output = tmp_path_factory.mktemp("finished") / "data"
     run(job(output, corpus[0]))
-    return Place(str(output))
+    return StoragePath(str(output))
 
 
-def documents(output: Place, side: str = "train") -> list[str]:
+def documents(output: StoragePath, side: str = "train") -> list[str]:
     """The texts in the shards, told apart by document starts alone."""
     manifest = read_manifest(output)
     tokenizer, _ = load(output / "tokenizer")
@@ -135,12 +136,14 @@ def documents(output: Place, side: str = "train") -> list[str]:
     return found
 
 
-def content(output: Place) -> dict[str, bytes]:
+def content(output: StoragePath) -> dict[str, bytes]:
     """Every file in the folder, by name."""
     return {place.url.removeprefix(output.url): place.read_bytes() for place in output.glob("**/*")}
 
 
-def test_every_document_is_there_exactly_once(corpus: tuple[list[dict[str, Any]], list[str]], finished: Place) -> None:
+def test_every_document_is_there_exactly_once(
+    corpus: tuple[list[dict[str, Any]], list[str]], finished: StoragePath
+) -> None:
     texts = corpus[1]
     train, held_out = documents(finished), documents(finished, "held_out")
     assert Counter(train + held_out) == Counter(texts)
@@ -156,16 +159,16 @@ def test_every_document_is_there_exactly_once(corpus: tuple[list[dict[str, Any]]
 
 
 def test_unit_size_and_sequence_length_change_the_shards_but_not_the_documents(
-    corpus: tuple[list[dict[str, Any]], list[str]], finished: Place, tmp_path: Path
+    corpus: tuple[list[dict[str, Any]], list[str]], finished: StoragePath, tmp_path: Path
 ) -> None:
     for unit_bytes, sequence_length in ((200, 8), (900, 1000), (10**6, 16)):
-        output = Place(str(tmp_path / str(unit_bytes)))
+        output = StoragePath(str(tmp_path / str(unit_bytes)))
         run(job(output.url, corpus[0], unit_bytes=unit_bytes, sequence_length=sequence_length))
         assert sorted(documents(output)) == sorted(documents(finished))
         assert sorted(documents(output, "held_out")) == sorted(documents(finished, "held_out"))
 
 
-def test_equal_inputs_elsewhere_give_an_equal_fingerprint(tmp_path: Path, finished: Place) -> None:
+def test_equal_inputs_elsewhere_give_an_equal_fingerprint(tmp_path: Path, finished: StoragePath) -> None:
     sources, _ = write_corpus(tmp_path / "moved")
     report = run(job(tmp_path / "data", sources))
     there = read_manifest(finished)
@@ -174,7 +177,7 @@ def test_equal_inputs_elsewhere_give_an_equal_fingerprint(tmp_path: Path, finish
     assert run(job(tmp_path / "more", sources[:-1])).manifest.fingerprint != there.fingerprint
 
 
-def test_a_finished_job_is_left_alone(corpus: tuple[list[dict[str, Any]], list[str]], finished: Place) -> None:
+def test_a_finished_job_is_left_alone(corpus: tuple[list[dict[str, Any]], list[str]], finished: StoragePath) -> None:
     before = {place.url: Path(place.url).stat().st_mtime_ns for place in finished.glob("**/*")}
     report = run(job(finished.url, corpus[0]))
     assert report.already_done
@@ -183,7 +186,7 @@ def test_a_finished_job_is_left_alone(corpus: tuple[list[dict[str, Any]], list[s
 
 
 def test_other_settings_are_refused_and_nothing_is_harmed(
-    corpus: tuple[list[dict[str, Any]], list[str]], finished: Place
+    corpus: tuple[list[dict[str, Any]], list[str]], finished: StoragePath
 ) -> None:
     before = content(finished)
     with pytest.raises(ConfigError) as caught:
@@ -205,7 +208,7 @@ def test_what_differs_is_named_by_its_place() -> None:
 
 
 def test_a_setting_that_is_younger_than_the_data_had_its_default(
-    corpus: tuple[list[dict[str, Any]], list[str]], finished: Place, tmp_path: Path
+    corpus: tuple[list[dict[str, Any]], list[str]], finished: StoragePath, tmp_path: Path
 ) -> None:
     for name, data in content(finished).items():
         (tmp_path / name.lstrip("/")).parent.mkdir(parents=True, exist_ok=True)
@@ -262,12 +265,12 @@ def prepare_until_killed(wanted: Job, writes: int) -> None:
 
 
 def test_killed_at_any_write_and_resumed_the_result_is_byte_identical(
-    corpus: tuple[list[dict[str, Any]], list[str]], finished: Place, tmp_path: Path
+    corpus: tuple[list[dict[str, Any]], list[str]], finished: StoragePath, tmp_path: Path
 ) -> None:
     spawn = multiprocessing.get_context("forkserver")
     spawn.set_forkserver_preload(["test_prepare", "tokenizers", "pyarrow.parquet"])
     wanted = job(tmp_path / "data", corpus[0])
-    output = Place(wanted.shards_url)
+    output = StoragePath(wanted.shards_url)
     kills = 0
     for writes in (0, 1, 2, 3, 5, 8, 13, 13, 13, 13, 1, 0):
         child = spawn.Process(target=prepare_until_killed, args=(wanted, writes))
@@ -287,7 +290,7 @@ def test_killed_at_any_write_and_resumed_the_result_is_byte_identical(
 
 
 def test_killed_on_ray_and_finished_without_it_the_result_is_byte_identical(
-    corpus: tuple[list[dict[str, Any]], list[str]], finished: Place, tmp_path: Path
+    corpus: tuple[list[dict[str, Any]], list[str]], finished: StoragePath, tmp_path: Path
 ) -> None:
     wanted = job(tmp_path / "data", corpus[0])
     script = tmp_path / "go.py"
@@ -301,7 +304,7 @@ def test_killed_on_ray_and_finished_without_it_the_result_is_byte_identical(
             """
         )
     )
-    output = Place(wanted.shards_url)
+    output = StoragePath(wanted.shards_url)
     child = subprocess.Popen([sys.executable, str(script)], stdin=subprocess.PIPE, text=True, cwd=tmp_path)
     assert child.stdin is not None
     child.stdin.write(wanted.model_dump_json())
@@ -346,20 +349,22 @@ def test_cut_anywhere_pieces_hold_each_document_once(tmp_path: Path, document: s
         lines = [chance.choice(["", "", " ", "a", "bb", "c" * 30]) for _ in range(chance.randint(1, 14))]
         path.write_bytes(newline.join(lines).encode() + (newline.encode() if chance.random() < 0.5 else b""))
         size = path.stat().st_size
-        source = TextSource.model_validate({"glob": str(path), "document": document})
-        whole = [one.id for one in read_piece(source, Piece(str(path), size), Reach(), LeftOut())]
+        source = SourceSettings.model_validate({"glob": str(path), "document": document})
+        whole = [one.id for one in read_range_of_file(source, FileRange(str(path), size), Connection(), Skipped())]
         cuts_of = itertools.combinations(range(1, size), 2) if size < 40 else itertools.pairwise(range(1, size, 7))
         for cuts in cuts_of:
             bounds = [0, *cuts, size]
-            pieces = [Piece(str(path), size, start, stop) for start, stop in itertools.pairwise(bounds)]
-            found = [one.id for piece in pieces for one in read_piece(source, piece, Reach(), LeftOut())]
+            pieces = [FileRange(str(path), size, start, stop) for start, stop in itertools.pairwise(bounds)]
+            found = [one.id for piece in pieces for one in read_range_of_file(source, piece, Connection(), Skipped())]
             assert found == whole, (path.read_bytes(), bounds)
 
 
 def test_a_plan_is_read_back() -> None:
     from raylm.prep.units import units_of
 
-    units = units_of([("a", Piece("x", 10, 0, 5), 5), ("a", Piece("x", 10, 5, 10, 3), 5), ("b", Piece("y", 1), 1)], 9)
+    units = units_of(
+        [("a", FileRange("x", 10, 0, 5), 5), ("a", FileRange("x", 10, 5, 10, 3), 5), ("b", FileRange("y", 1), 1)], 9
+    )
     assert [len(unit.pieces) for unit in units] == [1, 1, 1]
     assert Plan.from_json(Plan({"held_out": 0.1}, units).to_json()) == Plan({"held_out": 0.1}, units)
 
@@ -370,7 +375,7 @@ def test_a_plan_is_read_back() -> None:
 def test_equal_texts_are_on_the_same_side(tmp_path: Path) -> None:
     (tmp_path / "x.txt").write_text("".join(f"document {number % 50}\n" for number in range(400)))
     run(job(tmp_path / "data", [{"glob": f"{tmp_path}/x.txt", "document": "line"}], held_out=0.3))
-    output = Place(str(tmp_path / "data"))
+    output = StoragePath(str(tmp_path / "data"))
     train, held_out = documents(output), documents(output, "held_out")
     assert not set(train) & set(held_out)
     assert len(train) + len(held_out) == 400
@@ -387,21 +392,21 @@ def test_a_cap_takes_the_first_documents(tmp_path: Path, kind: str) -> None:
         (tmp_path / "x.txt").write_text("\n".join(texts))
         source = {"glob": f"{tmp_path}/x.txt", "document": "line", "max_documents": 37}
     run(job(tmp_path / "data", [source], unit_bytes=500))
-    output = Place(str(tmp_path / "data"))
+    output = StoragePath(str(tmp_path / "data"))
     assert Counter(documents(output) + documents(output, "held_out")) == Counter(texts[:37])
 
 
 def test_a_tokenizer_is_loaded_from_a_folder(
-    corpus: tuple[list[dict[str, Any]], list[str]], finished: Place, tmp_path: Path
+    corpus: tuple[list[dict[str, Any]], list[str]], finished: StoragePath, tmp_path: Path
 ) -> None:
     folder = finished / "tokenizer"
     report = run(job(tmp_path / "data", corpus[0], tokenizer={"path": folder.url}))
     assert report.manifest.tokenizer == read_manifest(finished).tokenizer
     assert report.manifest.fingerprint == read_manifest(finished).fingerprint
-    assert content(Place(str(tmp_path / "data/tokenizer"))) == content(folder)
+    assert content(StoragePath(str(tmp_path / "data/tokenizer"))) == content(folder)
 
 
-def test_transformers_loads_the_trained_tokenizer(finished: Place) -> None:
+def test_transformers_loads_the_trained_tokenizer(finished: StoragePath) -> None:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(f"{finished.url}/tokenizer")
@@ -464,7 +469,7 @@ def test_bad_encoding_can_be_skipped_and_is_counted(tmp_path: Path) -> None:
     (tmp_path / "x.txt").write_bytes(b"fine\nbad \xff here\nalso fine\n")
     source = {"glob": f"{tmp_path}/x.txt", "document": "line", "encoding_errors": "skip"}
     report = run(job(tmp_path / "data", [source], held_out=0))
-    assert documents(Place(str(tmp_path / "data"))) == ["fine", "also fine"]
+    assert documents(StoragePath(str(tmp_path / "data"))) == ["fine", "also fine"]
     assert report.skipped == {"encoding": report.manifest.sources["text"]["skipped_encoding"]} == {"encoding": 1}
 
 
@@ -477,7 +482,7 @@ def write_twenty(folder: Path) -> list[dict[str, Any]]:
     records = [json.dumps({"text": f"record {line}"}) for line in lines]
     (folder / "a.jsonl").write_text("\n".join([*records[:50], '{"text": ', *records[50:]]))
     return [
-        {"name": "packed", "glob": f"{folder}/*.gz", "document": "line", "licence": "CC0 | MIT"},
+        {"name": "packed", "glob": f"{folder}/*.gz", "document": "line", "license": "CC0 | MIT"},
         {"name": "records", "kind": "jsonl", "glob": f"{folder}/*.jsonl"},
     ]
 
@@ -488,18 +493,19 @@ def test_what_is_broken_is_set_aside_up_to_the_share_the_job_allows(tmp_path: Pa
     with pytest.raises(DataError, match=told) as caught:
         run(job(tmp_path / "data", sources))
     assert caught.value.hint == (
-        "fetch it again; it is truncated or no gz file; or raise prepare.quarantine to go on without what is broken"
+        "fetch it again; it is truncated or no gz file; "
+        "or raise prepare.max_broken_share to go on without what is broken"
     )
     assert not (tmp_path / "data/manifest.json").exists()
-    report = run(job(tmp_path / "data", sources, quarantine=0.05))  # the same folder: only the limit is another
+    report = run(job(tmp_path / "data", sources, max_broken_share=0.05))  # the same folder: only the limit is another
     assert report.skipped == {"broken_file": 1, "broken_record": 1}
     assert 390 < report.documents < 400, "what was read before the damage is kept"
-    left_out = json.loads((tmp_path / "data/left_out.json").read_text())
-    assert left_out["sources"]["packed"]["broken_files"] == [str(tmp_path / "07.txt.gz")]
+    skipped = json.loads((tmp_path / "data/skipped.json").read_text())
+    assert skipped["sources"]["packed"]["broken_files"] == [str(tmp_path / "07.txt.gz")]
     card = (tmp_path / "data/card.md").read_text()
     assert re.search(r"^\| packed \| text, `.*\*\.gz` \| CC0 \\\| MIT \| 19\d \| ", card, re.M)
     assert "- packed: 1 broken file\n" in card
-    (example,) = left_out["sources"]["records"]["reasons"]["broken_record"]["examples"]
+    (example,) = skipped["sources"]["records"]["reasons"]["broken_record"]["examples"]
     assert example.startswith(f"{tmp_path}/a.jsonl line 51 is not JSON: ")
 
 
@@ -510,10 +516,10 @@ def test_too_many_broken_records_stop_the_run_and_mended_ones_are_read_again(tmp
     bad = [line if number % 10 else "x" * len(line) for number, line in enumerate(good)]
     path.write_text("\n".join(bad))
     with pytest.raises(DataError, match=r"line 1 is not JSON: .* \(21 of 201 records of source 'records' are broken"):
-        run(job(tmp_path / "data", sources, quarantine=0.1))
+        run(job(tmp_path / "data", sources, max_broken_share=0.1))
     good[50] = '{"x": ""}'  # the same length
     path.write_text("\n".join(good))
-    report = run(job(tmp_path / "data", sources, quarantine=0.1))
+    report = run(job(tmp_path / "data", sources, max_broken_share=0.1))
     assert report.documents == 200
     assert report.skipped == {"broken_record": 1}
 
@@ -522,31 +528,31 @@ def test_nothing_but_broken_records_end_a_source_soon(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"body": "x"}\n' * 2000)
     sources = [{"kind": "jsonl", "glob": f"{tmp_path}/*.jsonl"}]
     with pytest.raises(DataError, match=r"byte \d+ has no key 'text'; it has: body"):
-        run(job(tmp_path / "data", sources, quarantine=1, unit_bytes=100_000))
+        run(job(tmp_path / "data", sources, max_broken_share=1, unit_bytes=100_000))
 
 
 def test_a_look_shows_documents_as_they_went_in(tmp_path: Path) -> None:
     texts = [text(number) for number in range(60)] + ["long " * 200]
     (tmp_path / "a.txt").write_text("\n".join(texts))
     run(job(tmp_path / "data", [{"glob": f"{tmp_path}/a.txt", "document": "line"}], held_out=0, unit_bytes=100_000))
-    found = look(Place(str(tmp_path / "data")), samples=100)
+    found = look(StoragePath(str(tmp_path / "data")), samples=100)
     assert list(found.samples) == texts
-    tokenizer, _ = load(Place(str(tmp_path / "data/tokenizer")))
+    tokenizer, _ = load(StoragePath(str(tmp_path / "data/tokenizer")))
     expected = sorted(len(tokenizer.encode(one).ids) + 1 for one in texts)
     assert list(found.lengths) == expected
     assert (found.quantile(0), found.quantile(1)) == (expected[0], expected[-1])
-    assert len(look(Place(str(tmp_path / "data")), samples=3).samples) == 3
+    assert len(look(StoragePath(str(tmp_path / "data")), samples=3).samples) == 3
 
 
 def test_quarantined_input_gives_the_same_bytes_whatever_was_done_before(tmp_path: Path) -> None:
     sources = write_twenty(tmp_path)
-    run(job(tmp_path / "one", sources, quarantine=0.1))
+    run(job(tmp_path / "one", sources, max_broken_share=0.1))
     with pytest.raises(DataError):
-        run(job(tmp_path / "two", sources, quarantine=0.0))
-    run(job(tmp_path / "two", sources, quarantine=0.1))
+        run(job(tmp_path / "two", sources, max_broken_share=0.0))
+    run(job(tmp_path / "two", sources, max_broken_share=0.1))
     for path in (tmp_path / "one").rglob("*.parquet"):
         assert path.read_bytes() == (tmp_path / "two" / path.relative_to(tmp_path / "one")).read_bytes()
-    assert (tmp_path / "one/left_out.json").read_bytes() == (tmp_path / "two/left_out.json").read_bytes()
+    assert (tmp_path / "one/skipped.json").read_bytes() == (tmp_path / "two/skipped.json").read_bytes()
 
 
 def test_an_unreadable_document_found_late_harms_nothing_done(tmp_path: Path) -> None:
@@ -562,7 +568,9 @@ def test_an_unreadable_document_found_late_harms_nothing_done(tmp_path: Path) ->
     report = run(wanted)
     assert report.resumed_units >= 4
     assert (
-        len(documents(Place(str(tmp_path / "data")))) + len(documents(Place(str(tmp_path / "data")), "held_out")) == 41
+        len(documents(StoragePath(str(tmp_path / "data"))))
+        + len(documents(StoragePath(str(tmp_path / "data")), "held_out"))
+        == 41
     )
 
 
@@ -570,7 +578,7 @@ def test_an_unreadable_document_found_late_harms_nothing_done(tmp_path: Path) ->
 
 
 def test_sources_and_shards_on_s3(
-    corpus: tuple[list[dict[str, Any]], list[str]], finished: Place, seaweed: S3Server
+    corpus: tuple[list[dict[str, Any]], list[str]], finished: StoragePath, seaweed: S3Server
 ) -> None:
     bucket = seaweed.bucket()
     root = Path(corpus[0][0]["glob"]).parents[1]
@@ -584,7 +592,7 @@ def test_sources_and_shards_on_s3(
     )
     report = run(wanted)
     assert report.manifest.fingerprint == read_manifest(finished).fingerprint
-    output = Place(f"{bucket.url}/data", seaweed.reach())
+    output = StoragePath(f"{bucket.url}/data", seaweed.connection())
     assert content(output).keys() == content(finished).keys()
     assert sorted(documents(output)) == sorted(documents(finished))
     assert run(wanted).already_done
@@ -631,13 +639,13 @@ def test_a_store_that_fails_requests_is_outlasted(tmp_path: Path, moto: S3Server
     assert sum(count for fate, count in faults.counts.items() if fate != "pass") > 3
 
 
-# Built-in and real text
+# TokenizerFiles-in and real text
 
 
 def test_python_docs_are_english_and_stable(tmp_path: Path) -> None:
     sources = [{"name": "python-docs", "kind": "python-docs", "max_documents": 120}]
     report = run(job(tmp_path / "data", sources, unit_bytes=200_000, tokenizer={"vocab_size": 2000}))
-    output = Place(str(tmp_path / "data"))
+    output = StoragePath(str(tmp_path / "data"))
     found = documents(output) + documents(output, "held_out")
     assert Counter(found) == Counter(one for _, one in itertools.islice(pydocs.documents(), 120))
     assert report.documents == 120
@@ -660,19 +668,19 @@ def test_a_module_is_read_without_running_it() -> None:
 
 
 def test_real_text(tmp_path: Path) -> None:
-    if not SHARED_TEXT.is_dir():
+    if not TEXTS_FOLDER.is_dir():
         pytest.skip("the shared sample texts are not on this machine")
     sources = [
-        {"name": "plays", "glob": f"{SHARED_TEXT}/tinyshakespeare*.gz", "document": "block"},
-        {"name": "wiki", "glob": f"{SHARED_TEXT}/wikipedia*.gz", "document": "line"},
-        {"name": "web", "kind": "jsonl", "glob": f"{SHARED_TEXT}/c4_docs.jsonl.gz"},
+        {"name": "plays", "glob": f"{TEXTS_FOLDER}/tinyshakespeare*.gz", "document": "block"},
+        {"name": "wiki", "glob": f"{TEXTS_FOLDER}/wikipedia*.gz", "document": "line"},
+        {"name": "web", "kind": "jsonl", "glob": f"{TEXTS_FOLDER}/c4_docs.jsonl.gz"},
     ]
     report = run(job(tmp_path / "data", sources, sequence_length=512, tokenizer={"vocab_size": 4096}, held_out=0.02))
-    output = Place(str(tmp_path / "data"))
+    output = StoragePath(str(tmp_path / "data"))
     found = documents(output) + documents(output, "held_out")
     counts = report.manifest.sources
     assert counts["wiki"]["documents"] + counts["wiki"]["held_out_documents"] == 24
     assert counts["web"]["documents"] + counts["web"]["held_out_documents"] == 240
-    with gzip.open(SHARED_TEXT / "c4_docs.jsonl.gz", "rt", encoding="utf-8") as stream:
+    with gzip.open(TEXTS_FOLDER / "c4_docs.jsonl.gz", "rt", encoding="utf-8") as stream:
         assert not Counter(json.loads(line)["text"] for line in stream) - Counter(found)
     assert sum(len(one.encode()) for one in found) / report.tokens > 3, "bytes a token"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import json
 import random
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,15 +12,16 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from raylm.config.steps import StepSettings
+from raylm.config.steps import OperatorSettings
 from raylm.errors import DataError
-from raylm.prep.operators import StepRecord, applied, step_of
+from raylm.prep.operators import OperatorRecord, applied, operator_of
 from raylm.records import Document
-from raylm.storage import Reach
+from raylm.storage import Connection
+from raylm.testing.external import external_data, needs_data
 
 pytest.importorskip("datatrove", reason="datatrove is not installed")
 
-SHARED = Path(__file__).parents[2] / "shared/data/pretrain-text/c4_docs.jsonl.gz"
+C4 = external_data("pretrain-text/c4_docs.jsonl.gz")
 LISTED = """
 the be to of and that have with river stone house garden water people went over under small large old new said morning
 evening because before after road town school letter music number three window winter summer
@@ -29,10 +29,10 @@ evening because before after road town school letter music number three window w
 WORDS = LISTED.split()
 
 
-def judge(texts: list[str], meta: dict[str, Any] | None = None, **given: Any) -> tuple[list[Document], StepRecord]:
+def judge(texts: list[str], meta: dict[str, Any] | None = None, **given: Any) -> tuple[list[Document], OperatorRecord]:
     """What the step makes of these texts, and its record."""
-    record = StepRecord("quality")
-    step = step_of(StepSettings.model_validate({"quality": given}), Reach())
+    record = OperatorRecord("quality")
+    step = operator_of(OperatorSettings.model_validate({"quality": given}), Connection())
     documents = [Document(f"x#{number}", text, "x", meta or {}) for number, text in enumerate(texts)]
     return list(applied(step, documents, record)), record
 
@@ -127,7 +127,7 @@ def test_a_language_without_words_is_dropped_kept_or_refused() -> None:
 )
 def test_wrong_settings_are_named(given: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
-        StepSettings.model_validate({"quality": given})
+        OperatorSettings.model_validate({"quality": given})
 
 
 # -- the words ---------------------------------------------------------------------------------------------------------
@@ -179,7 +179,7 @@ def test_words_are_forgotten_before_they_fill_the_memory(monkeypatch: pytest.Mon
         assert sum(map(len, ours._pieces)) <= 500
 
 
-@pytest.mark.skipif(not SHARED.exists(), reason="pages of C4 are not on this machine")
+@needs_data("pretrain-text/c4_docs.jsonl.gz")
 def test_real_pages_get_the_verdicts_of_datatrove_alone() -> None:
     from datatrove.data import Document as Judged
     from datatrove.pipeline.filters import (
@@ -189,7 +189,7 @@ def test_real_pages_get_the_verdicts_of_datatrove_alone() -> None:
         GopherRepetitionFilter,
     )
 
-    with gzip.open(SHARED, "rt") as file:
+    with gzip.open(C4, "rt") as file:
         pages = [json.loads(line)["text"] for line in file][::3]
     filters = [GopherQualityFilter(), GopherRepetitionFilter(), C4QualityFilter(), FineWebQualityFilter()]
     wanted = []

@@ -12,7 +12,7 @@ import pytest
 from raylm.errors import DataError
 from raylm.report import describe, read_history, render, totals, write_report
 from raylm.report.charts import Point, grouped, nice_ticks, smoothed
-from raylm.storage import Place
+from raylm.storage import StoragePath
 
 
 class RunFolder:
@@ -46,12 +46,12 @@ class RunFolder:
             }
             self.metrics[step] = {**line, **more}
 
-    def write(self) -> Place:
+    def write(self) -> StoragePath:
         self.folder.mkdir(parents=True, exist_ok=True)
         metrics = [self.metrics[step] for step in sorted(self.metrics)]
         for name, lines in (("metrics.jsonl", metrics), ("events.jsonl", self.events)):
             (self.folder / name).write_text("".join(json.dumps(line) + "\n" for line in lines))
-        return Place(str(self.folder))
+        return StoragePath(str(self.folder))
 
 
 def eventful(folder: Path) -> RunFolder:
@@ -118,7 +118,7 @@ def test_half_a_last_line_is_passed_over_and_a_broken_one_is_named(tmp_path: Pat
 
 def test_an_empty_folder_is_refused_with_a_hint(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="nothing to report") as caught:
-        read_history(Place(str(tmp_path)))
+        read_history(StoragePath(str(tmp_path)))
     assert "run folder" in str(caught.value.hint)
 
 

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from benchmarks.scenarios import job_settings, make_data
 from raylm.config.schema import Job, OptimSettings, WorkerSettings
 from raylm.errors import CheckpointError, ConfigError, DataError, StorageError, TrainingError
-from raylm.storage import Place
-from raylm.train.coordinator import GROW, NOTICE, STOP, Coordinator
-from raylm.train.accumulation import lanes_of, micro_batches_per_rank
 from raylm.run.log import RunLog, read_lines
+from raylm.storage import StoragePath
+from raylm.testing.scenarios import job_settings, make_data
+from raylm.train.accumulation import lanes_of, micro_batches_per_rank
+from raylm.train.coordinator import GROW, NOTICE, STOP, Coordinator
 from raylm.train.schedule import learning_rate
 
 
@@ -26,7 +26,7 @@ def rates(total: int, **settings: Any) -> list[float]:
 
 
 def test_cosine_warms_up_to_the_peak_and_ends_at_the_floor() -> None:
-    found = rates(101, schedule="cosine", warmup_steps=10, final_ratio=0.1)
+    found = rates(101, schedule="cosine", warmup_steps=10, min_lr_ratio=0.1)
     assert found[:10] == pytest.approx([(step + 1) / 11 for step in range(10)])
     assert found[10] == 1.0
     assert found[-1] == pytest.approx(0.1)
@@ -35,9 +35,9 @@ def test_cosine_warms_up_to_the_peak_and_ends_at_the_floor() -> None:
 
 
 def test_linear_constant_and_wsd() -> None:
-    assert rates(11, schedule="linear", final_ratio=0.0) == pytest.approx([1 - step / 10 for step in range(11)])
+    assert rates(11, schedule="linear", min_lr_ratio=0.0) == pytest.approx([1 - step / 10 for step in range(11)])
     assert rates(5, schedule="constant") == [1.0] * 5
-    stable = rates(100, schedule="wsd", warmup_steps=5, decay_steps=20, final_ratio=0.0)
+    stable = rates(100, schedule="wsd", warmup_steps=5, decay_steps=20, min_lr_ratio=0.0)
     assert stable[5:81] == [1.0] * 76
     assert stable[-1] == 0.0
     assert stable[80:] == sorted(stable[80:], reverse=True)
@@ -67,7 +67,7 @@ def test_more_workers_than_lanes_is_refused_with_both_numbers() -> None:
 
 
 def test_a_replayed_step_stands_once_with_its_last_value(tmp_path: Path) -> None:
-    log = RunLog(Place(str(tmp_path)), audit=True)
+    log = RunLog(StoragePath(str(tmp_path)), audit=True)
     for step in range(1, 6):
         log.metric({"step": step, "loss": 1.0})
         log.audit(step, [(0, step, 0)], attempt=1)
@@ -82,17 +82,17 @@ def test_a_replayed_step_stands_once_with_its_last_value(tmp_path: Path) -> None
 
 
 def test_a_line_cut_by_a_kill_is_dropped_and_the_next_one_is_whole(tmp_path: Path) -> None:
-    log = RunLog(Place(str(tmp_path)))
+    log = RunLog(StoragePath(str(tmp_path)))
     log.metric({"step": 1, "loss": 1.0})
     with (tmp_path / "metrics.jsonl").open("a") as out:
         out.write('{"step": 2, "lo')
-    again = RunLog(Place(str(tmp_path)))
+    again = RunLog(StoragePath(str(tmp_path)))
     again.metric({"step": 2, "loss": 0.5})
-    assert [line["step"] for line in read_lines(Place(str(tmp_path / "metrics.jsonl")))] == [1, 2]
+    assert [line["step"] for line in read_lines(StoragePath(str(tmp_path / "metrics.jsonl")))] == [1, 2]
 
 
 def test_on_an_object_store_a_flush_makes_the_lines_readable() -> None:
-    place = Place("memory://runlog/run")
+    place = StoragePath("memory://runlog/run")
     log = RunLog(place)
     log.metric({"step": 1, "loss": 1.0})
     log.event("started", step=0)
@@ -115,7 +115,7 @@ class Clock:
 
 
 def coordinator(tmp_path: Path, **settings: Any) -> Coordinator:
-    return Coordinator(Place(str(tmp_path)), WorkerSettings(min=1, max=4, **settings), clock=Clock())
+    return Coordinator(StoragePath(str(tmp_path)), WorkerSettings(min=1, max=4, **settings), clock=Clock())
 
 
 def begun(made: Coordinator, size: int) -> int:
@@ -126,7 +126,7 @@ def begun(made: Coordinator, size: int) -> int:
 
 
 def kinds(tmp_path: Path) -> list[str]:
-    return [line["event"] for line in read_lines(Place(str(tmp_path / "events.jsonl")))]
+    return [line["event"] for line in read_lines(StoragePath(str(tmp_path / "events.jsonl")))]
 
 
 def test_a_loss_is_followed_by_a_resize_and_a_resume_that_counts_what_is_replayed(tmp_path: Path) -> None:
@@ -143,7 +143,7 @@ def test_a_loss_is_followed_by_a_resize_and_a_resume_that_counts_what_is_replaye
     lost, _, resumed = made._log.events[-3:]
     assert (lost["ranks"], lost["nodes"], lost["last_committed"]) == ([2], ["node-2"], 5)
     assert resumed["steps_lost"] == 3
-    assert [line["step"] for line in read_lines(Place(str(tmp_path / "metrics.jsonl")))] == [1, 2, 3, 4, 5]
+    assert [line["step"] for line in read_lines(StoragePath(str(tmp_path / "metrics.jsonl")))] == [1, 2, 3, 4, 5]
 
 
 def test_an_older_attempt_is_not_heard(tmp_path: Path) -> None:
@@ -178,34 +178,34 @@ def test_a_notice_for_a_node_of_the_group_asks_to_leave_and_costs_no_failure(tmp
 def test_stopping_ends_the_run_and_growing_restarts_it(tmp_path: Path) -> None:
     made = coordinator(tmp_path)
     attempt = begun(made, 2)
-    made.ask_to_leave(GROW, room=1)
-    made.ask_to_leave(NOTICE)  # the first reason stands
+    made.request_stop(GROW, room=1)
+    made.request_stop(NOTICE)  # the first reason stands
     assert made.signal(attempt) == GROW
     made.left(attempt, GROW, 3)
     assert made.group_ended({0: "error: LeaveGroup"})
     attempt = begun(made, 3)
-    made.ask_to_leave(STOP)
+    made.request_stop(STOP)
     made.left(attempt, STOP, 5)
     assert not made.group_ended({0: "error: LeaveGroup"})
 
 
 def test_a_stop_asked_for_while_no_group_can_hear_it_is_kept_for_the_next(tmp_path: Path) -> None:
     made = coordinator(tmp_path)
-    assert not made.ask_to_leave(STOP)
+    assert not made.request_stop(STOP)
     attempt = begun(made, 2)
     assert made.signal(attempt) == STOP
-    assert made.ask_to_leave(STOP)
+    assert made.request_stop(STOP)
     assert kinds(tmp_path) == ["stop_asked"]
 
 
 def test_a_stop_counts_for_more_than_growing(tmp_path: Path) -> None:
     made = coordinator(tmp_path)
     attempt = begun(made, 2)
-    assert made.ask_to_leave(GROW, room=1)
-    assert made.ask_to_leave(STOP)
+    assert made.request_stop(GROW, room=1)
+    assert made.request_stop(STOP)
     assert made.signal(attempt) == STOP
     made.group_ended({0: "lost: killed"})
-    assert not made.ask_to_leave(STOP), "between two groups nobody hears it"
+    assert not made.request_stop(STOP), "between two groups nobody hears it"
 
 
 def test_a_superseded_driver_writes_nothing_more_and_ends(tmp_path: Path) -> None:
@@ -307,7 +307,7 @@ def job(tmp_path: Path) -> Job:
 def check(job: Job) -> None:
     from raylm.train.launch import preflight
 
-    preflight(job, Place(job.run_url))
+    preflight(job, StoragePath(job.run_url))
 
 
 def with_(job: Job, **changes: Any) -> Job:
@@ -333,8 +333,8 @@ def test_what_cannot_work_is_refused_before_anything_starts(job: Job, tmp_path: 
 
 
 def test_a_cluster_that_is_not_there_is_said_at_once(job: Job) -> None:
-    from raylm.train.launch import train
     from raylm.train.context import free_port
+    from raylm.train.launch import train
 
     began = time.monotonic()
     with pytest.raises(TrainingError, match=r"no Ray cluster answers at 127\.0\.0\.1"):
@@ -352,10 +352,10 @@ def test_a_run_folder_is_resumed_by_its_own_job_only(job: Job, tmp_path: Path) -
     from raylm.train.launch import preflight
 
     finished_run(job)
-    done = preflight(job, Place(job.run_url))
+    done = preflight(job, StoragePath(job.run_url))
     assert done is not None
     assert done.step == 4
-    assert preflight(with_(job, train__steps=6), Place(job.run_url)) is None
+    assert preflight(with_(job, train__steps=6), StoragePath(job.run_url)) is None
     with pytest.raises(ConfigError, match="another job"):
         check(with_(job, train__seed=99))
     before = sorted(path.name for path in (tmp_path / "runs" / "run").rglob("*"))
@@ -366,7 +366,7 @@ def test_a_run_folder_is_resumed_by_its_own_job_only(job: Job, tmp_path: Path) -
     assert (
         preflight(
             with_(job, data__path=str(tmp_path / "other"), data__accept_changed=True, train__steps=6),
-            Place(job.run_url),
+            StoragePath(job.run_url),
         )
         is None
     )
@@ -376,10 +376,10 @@ def test_a_bad_loss_stops_the_run_or_is_skipped_and_recorded(job: Job, tmp_path:
     exploding = with_(job, optim__lr=1e18, optim__warmup_steps=0, optim__clip=0.0, train__steps=8)
     with pytest.raises(TrainingError, match=r"step .* gave loss"):
         finished_run(exploding)
-    events = read_lines(Place(str(tmp_path / "runs" / "run" / "events.jsonl")))
+    events = read_lines(StoragePath(str(tmp_path / "runs" / "run" / "events.jsonl")))
     assert events[-1]["event"] == "failed"
     again = Job.model_validate({**exploding.model_dump(mode="json"), "name": "skipping"})
     with pytest.raises(TrainingError, match="th bad step in a row"):
         finished_run(with_(again, train__bad_loss="skip", train__max_skips=2))
-    events = read_lines(Place(str(tmp_path / "runs" / "skipping" / "events.jsonl")))
+    events = read_lines(StoragePath(str(tmp_path / "runs" / "skipping" / "events.jsonl")))
     assert [event["event"] for event in events].count("bad_loss") >= 2

@@ -5,17 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from servers import S3Server
-
-from benchmarks.scenarios import job_settings, make_data
 from raylm.checkpoint.restore import newest
 from raylm.config.schema import Job
-from raylm.storage import Place
-from raylm.train.without_ray import alone
 from raylm.run.log import read_lines
+from raylm.storage import StoragePath
+from raylm.testing.scenarios import job_settings, make_data
+from raylm.testing.servers import S3Server
+from raylm.train.without_ray import alone
 
 
-def upload(folder: Path, to: Place) -> None:
+def upload(folder: Path, to: StoragePath) -> None:
     for file in sorted(folder.iterdir()):
         (to / file.name).write_bytes(file.read_bytes())
 
@@ -38,15 +37,15 @@ def test_a_run_on_s3_is_the_run_on_disk_and_resumes(seaweed: S3Server, tmp_path:
             "data": {**base["data"], "path": f"{bucket}/data"},
         }
     )
-    upload(data, Place(f"{bucket}/data", remote.object_store.reach()))
+    upload(data, StoragePath(f"{bucket}/data", remote.object_store.connection()))
     alone(with_steps(remote, 4))
     alone(remote)
 
-    run = Place(remote.run_url, remote.object_store.reach())
+    run = StoragePath(remote.run_url, remote.object_store.connection())
     found = newest(run / "checkpoints")
     assert found is not None
     assert found.step == 6
-    ours, theirs = read_lines(run / "metrics.jsonl"), read_lines(Place(local.run_url) / "metrics.jsonl")
+    ours, theirs = read_lines(run / "metrics.jsonl"), read_lines(StoragePath(local.run_url) / "metrics.jsonl")
     assert [line["step"] for line in ours] == [1, 2, 3, 4, 5, 6]
     assert [line["loss"] for line in ours] == [line["loss"] for line in theirs]
     events = [event["event"] for event in read_lines(run / "events.jsonl")]

@@ -11,7 +11,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from servers import S3Server
 
 from raylm.errors import DataError
 from raylm.shards import (
@@ -25,7 +24,8 @@ from raylm.shards import (
     token_dtype,
     write_manifest,
 )
-from raylm.storage import Place
+from raylm.storage import StoragePath
+from raylm.testing.servers import S3Server
 
 SEQUENCE = 32
 VOCABULARY = 1000
@@ -39,7 +39,7 @@ def starts(number: int) -> list[int]:
     return [0] if number % 3 == 0 else [0, 1 + number % 30]
 
 
-def write(folder: Place, rows: int, path: str = "train/a.parquet", short: int | None = None) -> Shard:
+def write(folder: StoragePath, rows: int, path: str = "train/a.parquet", short: int | None = None) -> Shard:
     with ShardWriter(folder / path, SEQUENCE, "uint16", path=path, tokenizer="t", eos_id=0) as writer:
         for number in range(rows):
             cut = short if number == rows - 1 else None
@@ -62,14 +62,14 @@ def manifest_of(*shards: Shard) -> Manifest:
 
 
 @pytest.fixture(params=["local", "memory", "moto"])
-def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> StoragePath:
     if request.param == "moto":
         server: S3Server = request.getfixturevalue("moto")
         return server.bucket() / "data"
-    return Place(str(tmp_path / "data") if request.param == "local" else f"memory://{tmp_path.name}")
+    return StoragePath(str(tmp_path / "data") if request.param == "local" else f"memory://{tmp_path.name}")
 
 
-def test_any_range_of_rows_is_read_back(folder: Place) -> None:
+def test_any_range_of_rows_is_read_back(folder: StoragePath) -> None:
     total = 64 * 2 + 7
     shard = write(folder, total, short=5)
     manifest = manifest_of(shard)
@@ -89,7 +89,7 @@ def test_any_range_of_rows_is_read_back(folder: Place) -> None:
 
 
 def test_threads_read_the_same_shard_at_once(tmp_path: Path) -> None:
-    folder = Place(str(tmp_path))
+    folder = StoragePath(str(tmp_path))
     shard = write(folder, 640)
     manifest = manifest_of(shard)
     wrong: list[int] = []
@@ -109,20 +109,20 @@ def test_threads_read_the_same_shard_at_once(tmp_path: Path) -> None:
 
 
 def test_equal_rows_give_equal_bytes_anywhere(tmp_path: Path) -> None:
-    one = write(Place(str(tmp_path / "one")), 100)
-    two = write(Place(f"memory://{tmp_path.name}"), 100)
+    one = write(StoragePath(str(tmp_path / "one")), 100)
+    two = write(StoragePath(f"memory://{tmp_path.name}"), 100)
     assert one == two
     assert manifest_of(one).fingerprint == manifest_of(two).fingerprint
-    assert manifest_of(one).fingerprint != manifest_of(write(Place(str(tmp_path / "three")), 99)).fingerprint
+    assert manifest_of(one).fingerprint != manifest_of(write(StoragePath(str(tmp_path / "three")), 99)).fingerprint
 
 
-def test_a_writer_that_fails_leaves_no_shard(folder: Place) -> None:
+def test_a_writer_that_fails_leaves_no_shard(folder: StoragePath) -> None:
     with pytest.raises(ZeroDivisionError):
         write_and_fail(folder)
     assert not (folder / "train/a.parquet").exists()
 
 
-def write_and_fail(folder: Place) -> None:
+def write_and_fail(folder: StoragePath) -> None:
     with ShardWriter(folder / "train/a.parquet", SEQUENCE, "uint16") as writer:
         for number in range(64 * 20):
             writer.add(row(number), [0])
@@ -134,7 +134,7 @@ def test_token_types() -> None:
     assert token_dtype(65537) == "uint32"
 
 
-def test_the_manifest_is_read_back(folder: Place) -> None:
+def test_the_manifest_is_read_back(folder: StoragePath) -> None:
     manifest = replace(manifest_of(write(folder, 3)), sources={"a": {"documents": 2}}, settings={"held_out": 0.1})
     write_manifest(folder, manifest)
     assert read_manifest(folder) == manifest
@@ -157,19 +157,19 @@ def test_the_manifest_is_read_back(folder: Place) -> None:
 def test_a_bad_manifest_is_named(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "manifest.json").write_bytes(content)
     with pytest.raises(DataError, match=message) as caught:
-        read_manifest(Place(str(tmp_path)))
+        read_manifest(StoragePath(str(tmp_path)))
     assert str(tmp_path / "manifest.json") in str(caught.value)
     assert caught.value.hint
 
 
 def test_a_missing_manifest_names_the_command(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=f"no prepared data in {tmp_path}") as caught:
-        read_manifest(Place(str(tmp_path)))
+        read_manifest(StoragePath(str(tmp_path)))
     assert "raylm prepare" in str(caught.value.hint)
 
 
 def test_an_edited_manifest_is_refused(tmp_path: Path) -> None:
-    folder = Place(str(tmp_path))
+    folder = StoragePath(str(tmp_path))
     write_manifest(folder, manifest_of(write(folder, 3)))
     path = tmp_path / "manifest.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"eos_id": 7}))
@@ -177,7 +177,7 @@ def test_an_edited_manifest_is_refused(tmp_path: Path) -> None:
         read_manifest(folder)
 
 
-def test_a_missing_shard_is_named(folder: Place) -> None:
+def test_a_missing_shard_is_named(folder: StoragePath) -> None:
     shard = write(folder, 3)
     manifest = manifest_of(shard)
     (folder / shard.path).remove()
@@ -190,7 +190,7 @@ def test_a_missing_shard_is_named(folder: Place) -> None:
         assert "prepare the data" in str(caught.value.hint)
 
 
-def test_any_flipped_bit_of_the_data_is_noticed(folder: Place) -> None:
+def test_any_flipped_bit_of_the_data_is_noticed(folder: StoragePath) -> None:
     """Tokens that are still in range would be trained on: pages carry checksums."""
     shard = write(folder, 20)
     manifest = manifest_of(shard)
@@ -205,7 +205,7 @@ def test_any_flipped_bit_of_the_data_is_noticed(folder: Place) -> None:
     assert len(read_rows(folder, shard, 0, 20, manifest).tokens) == 20
 
 
-def test_a_damaged_shard_is_named(folder: Place) -> None:
+def test_a_damaged_shard_is_named(folder: StoragePath) -> None:
     shard = write(folder, 300)
     manifest = manifest_of(shard)
     place = folder / shard.path
@@ -228,7 +228,7 @@ def test_a_damaged_shard_is_named(folder: Place) -> None:
     assert len(read_rows(folder, shard, 0, 300, manifest).tokens) == 300
 
 
-def test_a_shard_of_another_data_set_is_refused(folder: Place) -> None:
+def test_a_shard_of_another_data_set_is_refused(folder: StoragePath) -> None:
     shard = write(folder, 3)
     for change, message in (
         ({"tokenizer": "other"}, "its tokenizer is 't', the manifest says 'other'"),
@@ -242,7 +242,7 @@ def test_a_shard_of_another_data_set_is_refused(folder: Place) -> None:
         read_rows(folder, more, 0, 4, manifest_of(more))
 
 
-def test_a_flipped_page_is_not_served(folder: Place) -> None:
+def test_a_flipped_page_is_not_served(folder: StoragePath) -> None:
     shard = write(folder, 300)
     content = bytearray((folder / shard.path).read_bytes())
     content[4:40] = bytes(36)  # the first page's header

@@ -29,7 +29,7 @@ from raylm.prep import prepare
 from raylm.prep.checks.measures import Measures, summed
 from raylm.prep.operators.sample import rates_of
 from raylm.records import Document
-from raylm.storage import Place
+from raylm.storage import StoragePath
 
 WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "while", "wizards", "brew", "potions"]
 
@@ -60,13 +60,13 @@ def stepped(folder: Path, steps: list[Any], output: str = "data", **settings: An
 @pytest.mark.parametrize("unit_bytes", [2000, 100_000])
 def test_the_first_of_equal_documents_stays(tmp_path: Path, unit_bytes: int) -> None:
     report = run(stepped(tmp_path, ["exact_duplicates"], unit_bytes=unit_bytes))
-    texts = documents(Place(str(tmp_path / "data")))
+    texts = documents(StoragePath(str(tmp_path / "data")))
     assert len(texts) == len(set(texts)) == report.documents == 150
     step, tokenized = report.manifest.steps
     assert tokenized["name"] == "tokenize"
     assert sum(tokenized["tallies"]["tokens of a document, from"].values()) == 150
     assert (step["documents"], step["kept"], step["dropped"]) == (200, 150, {"duplicate": 50})
-    told, _ = json.loads((tmp_path / "data/left_out.json").read_text())["steps"]
+    told, _ = json.loads((tmp_path / "data/skipped.json").read_text())["steps"]
     assert told["dropped"]["duplicate"]["count"] == 50
     assert len(told["dropped"]["duplicate"]["examples"]) == 5
     assert "web.jsonl#" in told["dropped"]["duplicate"]["examples"][0]
@@ -74,7 +74,7 @@ def test_the_first_of_equal_documents_stays(tmp_path: Path, unit_bytes: int) -> 
 
 def test_repeated_lines_are_cut_out(tmp_path: Path) -> None:
     run(stepped(tmp_path, [{"exact_duplicates": {"part": "line"}}]))
-    texts = documents(Place(str(tmp_path / "data")))
+    texts = documents(StoragePath(str(tmp_path / "data")))
     lines = [line for text in texts for line in text.split("\n") if len(line) >= 32]
     assert len(lines) == len(set(lines)) == 301
     assert len(texts) == 150, "a document of which nothing is left is dropped"
@@ -90,14 +90,14 @@ def test_ranges_of_hashes_find_the_same(tmp_path: Path, monkeypatch: pytest.Monk
         exact_duplicates.ExactDuplicatesBarrier, "__init__", lambda self, settings: whole(self, settings, 7)
     )
     run(stepped(tmp_path, ["exact_duplicates"], output="two"))
-    assert content(Place(str(tmp_path / "one"))) == content(Place(str(tmp_path / "two")))
+    assert content(StoragePath(str(tmp_path / "one"))) == content(StoragePath(str(tmp_path / "two")))
 
 
 def test_a_sample_keeps_about_its_share_and_the_same_documents(tmp_path: Path) -> None:
     one = run(stepped(tmp_path, [{"sample": {"rate": 0.5}}], output="one"))
     run(stepped(tmp_path, [{"sample": {"rate": 0.5}}], output="two"))
     assert 70 < one.documents < 130
-    assert content(Place(str(tmp_path / "one"))) == content(Place(str(tmp_path / "two")))
+    assert content(StoragePath(str(tmp_path / "one"))) == content(StoragePath(str(tmp_path / "two")))
     other = run(stepped(tmp_path, [{"sample": {"rate": 0.5, "seed": 1}}], output="three"))
     assert other.manifest.fingerprint != one.manifest.fingerprint
 
@@ -109,7 +109,7 @@ def test_when_steps_drop_everything_the_error_says_which(tmp_path: Path) -> None
 
 def test_a_mixture_reaches_its_shares(tmp_path: Path) -> None:
     sources = corpus(tmp_path)
-    steps = [{"sample": {"shares": {"web": 0.5, "books": 0.5}, "most_copies": 3}}]
+    steps = [{"sample": {"shares": {"web": 0.5, "books": 0.5}, "max_copies": 3}}]
     manifest = run(job(tmp_path / "data", sources, steps=steps, held_out=0.0)).manifest
     held = {name: counts["bytes"] for name, counts in manifest.sources.items()}
     assert 0.4 < held["books"] / sum(held.values()) < 0.6
@@ -145,7 +145,7 @@ def test_steps_go_on_where_they_stopped(tmp_path: Path) -> None:
         except KeyboardInterrupt:
             pass
     assert stop > 9, "it was stopped more than once"
-    assert content(Place(str(tmp_path / "cut"))) == content(Place(str(tmp_path / "whole")))
+    assert content(StoragePath(str(tmp_path / "cut"))) == content(StoragePath(str(tmp_path / "whole")))
 
 
 def killed_and_finished(folder: Path, writes: Iterator[int]) -> int:
@@ -157,7 +157,7 @@ def killed_and_finished(folder: Path, writes: Iterator[int]) -> int:
         child = spawn.Process(target=prepare_until_killed, args=(wanted, number))
         child.start()
         child.join(120)
-        for place in Place(wanted.shards_url).glob("**/.raylm-writing-*"):
+        for place in StoragePath(wanted.shards_url).glob("**/.raylm-writing-*"):
             place.remove()
         if child.exitcode == 0:
             return kills
@@ -171,7 +171,7 @@ def test_killed_in_any_stage_the_result_is_byte_identical(tmp_path: Path) -> Non
     run(whole)
     kills = killed_and_finished(tmp_path, iter((1, 20, 30, 41, 3, 30)))
     assert kills >= 4
-    assert content(Place(str(tmp_path / "cut"))) == content(Place(whole.shards_url))
+    assert content(StoragePath(str(tmp_path / "cut"))) == content(StoragePath(whole.shards_url))
 
 
 @pytest.mark.long
@@ -182,7 +182,7 @@ def test_killed_at_twenty_random_points_the_result_is_byte_identical(tmp_path: P
     kills = 0
     while kills < 20:
         kills += killed_and_finished(tmp_path, (chance.randint(0, 60) for _ in range(20)))
-        assert content(Place(str(tmp_path / "cut"))) == content(Place(whole.shards_url))
+        assert content(StoragePath(str(tmp_path / "cut"))) == content(StoragePath(whole.shards_url))
         shutil.rmtree(tmp_path / "cut")
 
 
@@ -204,7 +204,7 @@ def test_on_four_nodes_of_which_one_is_killed_the_result_is_byte_identical(tmp_p
         cluster = LocalCluster(Path(folder))
         cluster.up(3, head=NodeShape(), each=NodeShape())
         try:
-            where = {"where": {"address": cluster.address}}
+            where = {"cluster": {"address": cluster.address}}
             child = subprocess.Popen(
                 [sys.executable, str(script)],
                 stdin=subprocess.PIPE,
@@ -214,7 +214,7 @@ def test_on_four_nodes_of_which_one_is_killed_the_result_is_byte_identical(tmp_p
             assert child.stdin is not None
             child.stdin.write(json.dumps(wanted.model_dump(mode="json") | where))
             child.stdin.close()
-            units = Place(str(tmp_path / "cut")) / "_work/stage-0/units"
+            units = StoragePath(str(tmp_path / "cut")) / "_work/stage-0/units"
             while child.poll() is None and not units.list():
                 time.sleep(0.05)
             assert child.poll() is None, "it was still at work when the node died"
@@ -222,7 +222,7 @@ def test_on_four_nodes_of_which_one_is_killed_the_result_is_byte_identical(tmp_p
             assert child.wait(300) == 0
         finally:
             cluster.down()
-    assert content(Place(str(tmp_path / "cut"))) == content(Place(whole.shards_url))
+    assert content(StoragePath(str(tmp_path / "cut"))) == content(StoragePath(whole.shards_url))
 
 
 @pytest.mark.parametrize(
@@ -246,14 +246,14 @@ def test_a_step_may_be_written_as_its_name_alone(tmp_path: Path) -> None:
     (tmp_path / "job.yaml").write_text("prepare:\n  steps:\n  - exact_duplicates\n  - exact_duplicates:\n")
     steps = load_job(str(tmp_path / "job.yaml")).prepare.steps
     assert [step.name for step in steps] == ["exact_duplicates"] * 2
-    assert steps[0].model_dump() == {"exact_duplicates": {"part": "document", "shortest": 32}}
+    assert steps[0].model_dump() == {"exact_duplicates": {"part": "document", "min_chars": 32}}
 
 
 # Requirements
 
 
 def test_a_data_set_that_misses_a_rule_is_not_published_until_it_meets_it(tmp_path: Path) -> None:
-    rules = {"duplicates": {"at_most": 0}, "documents": {"at_least": 100}}
+    rules = {"duplicates": {"max": 0}, "documents": {"min": 100}}
     with pytest.raises(DataError) as caught:
         run(stepped(tmp_path, [], require=rules))
     assert "1 of 2 requirements are not met" in caught.value.message
@@ -262,7 +262,7 @@ def test_a_data_set_that_misses_a_rule_is_not_published_until_it_meets_it(tmp_pa
     assert not (folder / "manifest.json").exists()
     assert "not published" in (folder / "report.html").read_text()
     assert "NOT MET" in (folder / "card.md").read_text()
-    report = run(stepped(tmp_path, [], require=rules | {"duplicates": {"at_most": 0.25}}))
+    report = run(stepped(tmp_path, [], require=rules | {"duplicates": {"max": 0.25}}))
     assert report.resumed_units > 0, "nothing is done again for other bounds"
     assert (folder / "manifest.json").exists()
     assert "duplicates is 0.25, required at most 0.25\n" in (folder / "card.md").read_text()
@@ -271,8 +271,8 @@ def test_a_data_set_that_misses_a_rule_is_not_published_until_it_meets_it(tmp_pa
 
 def test_a_rule_that_comes_later_is_measured_then(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="tokens is"):
-        run(stepped(tmp_path, [], require={"tokens": {"at_least": 10**9}}))
-    report = run(stepped(tmp_path, [], require={"duplicates": {"at_most": 0.3}}))
+        run(stepped(tmp_path, [], require={"tokens": {"min": 10**9}}))
+    report = run(stepped(tmp_path, [], require={"duplicates": {"max": 0.3}}))
     assert report.resumed_units == 0
     assert report.documents == 200
 
@@ -282,18 +282,18 @@ def test_languages_and_personal_data_of_what_goes_into_the_shards_are_measured(t
     lines += [{"text": f"Nichts von Belang, Nummer {number}.", "language": "de"} for number in range(10)]
     (tmp_path / "x.jsonl").write_text("\n".join(map(json.dumps, lines)))
     sources = [{"name": "x", "kind": "jsonl", "glob": f"{tmp_path}/x.jsonl", "meta": ["language"]}]
-    rules = {"language": {"en": {"at_least": 0.8}, "fr": {"at_most": 0}}, "personal_data": {"at_most": 0}}
+    rules = {"language": {"en": {"min": 0.8}, "fr": {"max": 0}}, "personal_data": {"max": 0}}
     with pytest.raises(DataError) as caught:
         run(job(tmp_path / "data", sources, require=rules, unit_bytes=500))
     assert "2 of 3 requirements are not met" in caught.value.message
     assert "language.en is 0.75, required at least 0.8" in caught.value.message
     assert "personal_data is 0.75, required at most 0" in caught.value.message
-    rules["language"] = {"en": {"at_least": 0.7}}
+    rules["language"] = {"en": {"min": 0.7}}
     run(job(tmp_path / "clean", sources, steps=["personal_data"], require=rules, unit_bytes=500))
 
 
 def test_kept_is_a_share_of_what_was_read(tmp_path: Path) -> None:
-    rules = {"kept": {"at_least": 0.76, "at_most": 0.9}}
+    rules = {"kept": {"min": 0.76, "max": 0.9}}
     with pytest.raises(DataError, match=r"kept is 0\.75, required at least 0\.76 and at most 0\.9"):
         run(stepped(tmp_path, ["exact_duplicates"], require=rules))
 
@@ -302,10 +302,10 @@ def test_repeated_texts_are_counted_over_units_and_beyond_the_sketch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("raylm.prep.checks.measures.SKETCH", 16)
-    wanted = Job.model_validate({"prepare": {"require": {"duplicates": {"at_most": 0}}}})
+    wanted = Job.model_validate({"prepare": {"require": {"duplicates": {"max": 0}}}})
     units = []
     for start in (0, 1500):
-        measures = Measures(wanted, Place(str(tmp_path)))
+        measures = Measures(wanted, StoragePath(str(tmp_path)))
         for number in range(start, start + 2000):
             measures.add(Document(str(number), f"text {number % 3000}", "x"))
         units.append(measures.to_dict())
@@ -316,9 +316,9 @@ def test_repeated_texts_are_counted_over_units_and_beyond_the_sketch(
 @pytest.mark.parametrize(
     ("require", "message"),
     [
-        ({"contaminations": {"at_most": 0}}, "Extra inputs are not permitted"),
-        ({"documents": {}}, "give at_least, at_most, or both"),
-        ({"documents": {"at_least": 2, "at_most": 1}}, "at_least=2 is more than at_most=1"),
+        ({"contaminations": {"max": 0}}, "Extra inputs are not permitted"),
+        ({"documents": {}}, "give min, max, or both"),
+        ({"documents": {"min": 2, "max": 1}}, "min=2 is more than max=1"),
     ],
 )
 def test_a_rule_that_cannot_hold_is_refused(require: dict[str, Any], message: str) -> None:
@@ -331,7 +331,7 @@ def test_a_rule_that_cannot_hold_is_refused(require: dict[str, Any], message: st
 
 def test_the_report_shows_steps_histograms_and_examples_and_no_markup_of_texts(tmp_path: Path) -> None:
     (tmp_path / "x.jsonl").write_text((json.dumps({"text": "<b>bold & sure</b> words"}) + "\n") * 3)
-    sources = [{"name": "x", "kind": "jsonl", "glob": f"{tmp_path}/x.jsonl", "licence": "CC0"}]
+    sources = [{"name": "x", "kind": "jsonl", "glob": f"{tmp_path}/x.jsonl", "license": "CC0"}]
     run(job(tmp_path / "data", sources, steps=["exact_duplicates"], held_out=0.0))
     page = (tmp_path / "data/report.html").read_text()
     assert "1 of 3" in page

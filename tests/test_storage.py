@@ -11,37 +11,37 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from servers import CREDENTIALS, Faults, S3Server, failing, free_port, proxy
 
 from raylm.errors import StorageError
-from raylm.storage import NotFound, Place, Reach, find
+from raylm.storage import Connection, NotFound, StoragePath, find
 from raylm.storage import local as local_files
+from raylm.testing.servers import CREDENTIALS, Faults, S3Server, failing, free_port, proxy
 
 
 @pytest.fixture(params=["local", "memory", "moto", "seaweed", "fake_gcs", "azurite"])
-def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[StoragePath]:
     if request.param == "local":
-        yield Place(str(tmp_path / "here"))
+        yield StoragePath(str(tmp_path / "here"))
     elif request.param == "memory":
-        place = Place(f"memory://{tmp_path.name}")
+        place = StoragePath(f"memory://{tmp_path.name}")
         yield place
         place.remove()
     else:
         yield request.getfixturevalue(request.param).bucket() / "some/prefix"
 
 
-def names(places: list[Place]) -> list[str]:
+def names(places: list[StoragePath]) -> list[str]:
     return [place.name for place in places]
 
 
-def write_and_fail(place: Place, size: int) -> None:
+def write_and_fail(place: StoragePath, size: int) -> None:
     with place.open_write() as stream:
         for _ in range(10):
             stream.write(b"x" * (size // 10))
         raise ZeroDivisionError
 
 
-def test_what_is_written_is_read_back(folder: Place) -> None:
+def test_what_is_written_is_read_back(folder: StoragePath) -> None:
     (folder / "a/x.bin").write_bytes(bytes(range(256)))
     (folder / "a/y.txt").write_text("ä\n")
     assert (folder / "a/x.bin").read_bytes() == bytes(range(256))
@@ -56,7 +56,7 @@ def test_what_is_written_is_read_back(folder: Place) -> None:
     assert (folder / "a/x.bin").read_bytes() == b""
 
 
-def test_listings_are_sorted_and_never_stale(folder: Place) -> None:
+def test_listings_are_sorted_and_never_stale(folder: StoragePath) -> None:
     assert folder.list() == []
     (folder / "b.txt").write_text("b")
     assert names(folder.list()) == ["b.txt"]
@@ -66,9 +66,9 @@ def test_listings_are_sorted_and_never_stale(folder: Place) -> None:
     assert folder.list()[0].list() == [folder / "a/d.bin", folder / "a/deep"]
     assert folder.glob("**/*.txt") == [folder / "a/deep/c.txt", folder / "b.txt"]
     assert folder.glob("*.txt") == [folder / "b.txt"]
-    assert find(f"{folder.url}/a/*.bin", folder.reach) == [(folder / "a/d.bin", 1)]
-    assert find(f"{folder.url}/b.txt", folder.reach) == [(folder / "b.txt", 1)]
-    assert find(f"{folder.url}/none/*.txt", folder.reach) == []
+    assert find(f"{folder.url}/a/*.bin", folder.connection) == [(folder / "a/d.bin", 1)]
+    assert find(f"{folder.url}/b.txt", folder.connection) == [(folder / "b.txt", 1)]
+    assert find(f"{folder.url}/none/*.txt", folder.connection) == []
     (folder / "b.txt").remove()
     assert not (folder / "b.txt").exists()
     assert (folder / "a").exists()
@@ -79,21 +79,21 @@ def test_listings_are_sorted_and_never_stale(folder: Place) -> None:
     assert [place for place in folder.list() if place.is_file()] == []
 
 
-def test_a_stream_that_fails_leaves_nothing_visible(folder: Place) -> None:
+def test_a_stream_that_fails_leaves_nothing_visible(folder: StoragePath) -> None:
     for size in (10, 40 * 2**20):  # in one request, and in several parts
         with pytest.raises(ZeroDivisionError):
             write_and_fail(folder / "whole.bin", size)
         assert folder.list() == []
 
 
-def test_a_long_stream_arrives_whole(folder: Place) -> None:
+def test_a_long_stream_arrives_whole(folder: StoragePath) -> None:
     parts = [bytes([number]) * (7 * 2**20) for number in range(6)]
     assert (folder / "long.bin").write_parts(memoryview(part) for part in parts) == 42 * 2**20
     assert (folder / "long.bin").size() == 42 * 2**20
     assert (folder / "long.bin").read_range(7 * 2**20 - 1, 2) == b"\x00\x01"
 
 
-def test_of_racing_creators_exactly_one_wins(folder: Place) -> None:
+def test_of_racing_creators_exactly_one_wins(folder: StoragePath) -> None:
     won: list[int] = []
 
     def create(number: int) -> None:
@@ -111,7 +111,7 @@ def test_of_racing_creators_exactly_one_wins(folder: Place) -> None:
     assert not (folder / "attempt").create_once(b"late")
 
 
-def test_threads_share_a_store(folder: Place) -> None:
+def test_threads_share_a_store(folder: StoragePath) -> None:
     wrong: list[int] = []
 
     def work(number: int) -> None:
@@ -130,7 +130,7 @@ def test_threads_share_a_store(folder: Place) -> None:
     assert len(folder.glob("*/*")) == 40
 
 
-def test_a_missing_file_is_named(folder: Place) -> None:
+def test_a_missing_file_is_named(folder: StoragePath) -> None:
     with pytest.raises(NotFound, match=f"cannot read {folder.url}/none: it does not exist"):
         (folder / "none").read_bytes()
     with pytest.raises(NotFound), (folder / "none").open_read():
@@ -140,24 +140,24 @@ def test_a_missing_file_is_named(folder: Place) -> None:
         (folder / "short").read_range(3, 10)
 
 
-def test_a_writable_folder_passes_and_stays_clean(folder: Place) -> None:
+def test_a_writable_folder_passes_and_stays_clean(folder: StoragePath) -> None:
     folder.check_writable(needed_bytes=1000)
     assert folder.list() == []
 
 
 def test_places_are_absolute_and_travel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    place = Place("runs/a")
+    place = StoragePath("runs/a")
     assert place.local_path() == tmp_path / "runs/a"
-    assert Place(f"file://{tmp_path}/runs/a") == place
+    assert StoragePath(f"file://{tmp_path}/runs/a") == place
     assert pickle.loads(pickle.dumps(place / "b")) == place / "b"
     assert (place / "b").name == "b"
-    assert Place("s3://bucket/x/") / "y" == Place("s3://bucket/x/y")
+    assert StoragePath("s3://bucket/x/") / "y" == StoragePath("s3://bucket/x/y")
 
 
 def test_the_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(StorageError, match=r"no space at .*: 931322574\.62 GiB needed") as caught:
-        Place(str(tmp_path)).check_writable(needed_bytes=10**18)
+        StoragePath(str(tmp_path)).check_writable(needed_bytes=10**18)
     assert "free some space" in str(caught.value.hint)
 
     def full(descriptor: int) -> None:
@@ -165,7 +165,7 @@ def test_the_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr(local_files.os, "fsync", full)
     with pytest.raises(StorageError, match="no space left"):
-        (Place(str(tmp_path)) / "x").write_bytes(b"1")
+        (StoragePath(str(tmp_path)) / "x").write_bytes(b"1")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -173,7 +173,7 @@ def test_the_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 def test_no_permission(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(StorageError, match="no permission") as caught:
-        Place(str(tmp_path / "runs")).check_writable()
+        StoragePath(str(tmp_path / "runs")).check_writable()
     assert "owner and mode" in str(caught.value.hint)
 
 
@@ -183,32 +183,32 @@ def test_no_permission_is_said_in_words(tmp_path: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(local_files.LOCAL, "write", refuse, raising=True)
     with pytest.raises(StorageError, match=r"cannot write .*: no permission") as caught:
-        Place(str(tmp_path)).check_writable()
+        StoragePath(str(tmp_path)).check_writable()
     assert "owner and mode" in str(caught.value.hint)
 
 
 def test_a_file_where_a_folder_should_be(tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("a file")
     with pytest.raises(StorageError, match=f"cannot write .*{tmp_path}/runs"):
-        (Place(str(tmp_path / "runs")) / "x").write_bytes(b"1")
+        (StoragePath(str(tmp_path / "runs")) / "x").write_bytes(b"1")
 
 
 def test_unknown_kinds_of_storage_and_missing_extras(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(StorageError, match="unknown kind of storage nosuch://"):
-        Place("nosuch://a/b").exists()
+        StoragePath("nosuch://a/b").exists()
     for library, url, extra in [("gcsfs", "gs", "gcs"), ("adlfs", "az", "azure"), ("adlfs", "abfs", "azure")]:
         for name in [name for name in sys.modules if name.split(".")[0] == library]:
             monkeypatch.delitem(sys.modules, name)
         monkeypatch.setitem(sys.modules, library, None)
         with pytest.raises(StorageError, match=f"support for {url}:// is not installed") as caught:
-            Place(f"{url}://bucket/x", Reach(timeout_seconds=3.5)).exists()
+            StoragePath(f"{url}://bucket/x", Connection(timeout_seconds=3.5)).exists()
         assert caught.value.hint == f"pip install 'raylm[{extra}]'"
 
 
 def test_an_endpoint_that_nobody_serves() -> None:
-    reach = Reach(f"http://127.0.0.1:{free_port()}", "us-east-1", retries=1)
+    connection = Connection(f"http://127.0.0.1:{free_port()}", "us-east-1", retries=1)
     with pytest.raises(StorageError, match="the server cannot be reached") as caught:
-        Place("s3://bucket/x", reach).check_writable()
+        StoragePath("s3://bucket/x", connection).check_writable()
     assert "object_store.endpoint" in str(caught.value.hint)
 
 
@@ -217,7 +217,7 @@ def test_wrong_credentials(seaweed: S3Server, monkeypatch: pytest.MonkeyPatch) -
     bucket = seaweed.bucket()
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
     with pytest.raises(StorageError, match=r"rejects the credentials|no permission") as caught:
-        Place(bucket.url, seaweed.reach(timeout_seconds=7.0)).check_writable()
+        StoragePath(bucket.url, seaweed.connection(timeout_seconds=7.0)).check_writable()
     assert "AWS_ACCESS_KEY_ID" in str(caught.value.hint) or "keys" in str(caught.value.hint)
 
 
@@ -227,13 +227,13 @@ def test_no_credentials(moto: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_pat
             monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path))
     with pytest.raises(StorageError, match="no credentials were found") as caught:
-        Place("s3://bucket/x", moto.reach(timeout_seconds=6.0)).check_writable()
+        StoragePath("s3://bucket/x", moto.connection(timeout_seconds=6.0)).check_writable()
     assert "object_store.anonymous" in str(caught.value.hint)
 
 
 def test_a_missing_bucket(moto: S3Server) -> None:
     with pytest.raises(NotFound, match="there is no such bucket"):
-        Place("s3://raylm-no-such-bucket/x", moto.reach()).check_writable()
+        StoragePath("s3://raylm-no-such-bucket/x", moto.connection()).check_writable()
 
 
 def test_failing_requests_are_tried_again(moto: S3Server) -> None:
@@ -260,9 +260,9 @@ def test_a_lost_answer_to_create_once_is_not_a_lost_race(moto: S3Server) -> None
     faults = Faults(choose)
     with proxy(moto, faults) as flaky:
         bucket = moto.bucket()
-        assert (Place(bucket.url, flaky.reach()) / "attempt").create_once(b"mine")
+        assert (StoragePath(bucket.url, flaky.connection()) / "attempt").create_once(b"mine")
         assert faults.counts.get("lose") == 1
-        assert not (Place(bucket.url, flaky.reach()) / "attempt").create_once(b"mine")
+        assert not (StoragePath(bucket.url, flaky.connection()) / "attempt").create_once(b"mine")
 
 
 def test_a_server_that_stays_broken_is_reported(moto: S3Server) -> None:
@@ -270,4 +270,4 @@ def test_a_server_that_stays_broken_is_reported(moto: S3Server) -> None:
         proxy(moto, Faults(lambda method, path: "error")) as broken,
         pytest.raises(StorageError, match=r"cannot read s3://bucket/x: .*"),
     ):
-        Place("s3://bucket/x", broken.reach(retries=1)).read_bytes()
+        StoragePath("s3://bucket/x", broken.connection(retries=1)).read_bytes()

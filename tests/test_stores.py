@@ -15,16 +15,16 @@ from typing import Any
 
 import pytest
 import yaml
-from servers import AZURE_ACCOUNT, AZURE_KEY, AzureServer, Faults, GoogleServer, failing, free_port, proxy
 
-from benchmarks.scenarios import job_settings, make_data
 from raylm.checkpoint.restore import newest
 from raylm.config.schema import Job
 from raylm.errors import StorageError
 from raylm.prep import here, prepare
-from raylm.storage import NotFound, Place, Reach, find
-from raylm.train.without_ray import alone
 from raylm.run.log import read_lines
+from raylm.storage import Connection, NotFound, StoragePath, find
+from raylm.testing.scenarios import job_settings, make_data
+from raylm.testing.servers import AZURE_ACCOUNT, AZURE_KEY, AzureServer, Faults, GoogleServer, failing, free_port, proxy
+from raylm.train.without_ray import alone
 
 CONNECTION = "AZURE_STORAGE_CONNECTION_STRING"
 GOOGLE_SECRETS = ("GOOGLE_APPLICATION_CREDENTIALS", "STORAGE_EMULATOR_HOST", "CLOUDSDK_CONFIG")
@@ -40,11 +40,11 @@ def object_store(server: GoogleServer | AzureServer) -> dict[str, Any]:
     return {"endpoint": server.endpoint, "anonymous": True} if isinstance(server, GoogleServer) else {}
 
 
-def everything(folder: Place) -> dict[str, bytes]:
+def everything(folder: StoragePath) -> dict[str, bytes]:
     return {place.url.removeprefix(folder.url): place.read_bytes() for place in folder.glob("**/*")}
 
 
-def write_texts(folder: Place) -> None:
+def write_texts(folder: StoragePath) -> None:
     for number in range(4):
         lines = (
             json.dumps({"text": f"file {number}, line {line}: naïve 東京 " * (1 + line % 5)}) for line in range(40)
@@ -52,7 +52,7 @@ def write_texts(folder: Place) -> None:
         (folder / f"part-{number}.jsonl").write_text("\n".join(lines))
 
 
-def prepare_settings(folder: Place, **more: Any) -> dict[str, Any]:
+def prepare_settings(folder: StoragePath, **more: Any) -> dict[str, Any]:
     return {
         "name": "stores",
         "prepare": {
@@ -69,27 +69,27 @@ def prepare_settings(folder: Place, **more: Any) -> dict[str, Any]:
     }
 
 
-def shards_of(folder: Place) -> dict[str, bytes]:
+def shards_of(folder: StoragePath) -> dict[str, bytes]:
     """The shards and the tokenizer; what stands beside them names the folder that it was made in."""
     files = everything(folder / "shards")
     return {name: data for name, data in files.items() if name.startswith(("/train", "/held_out", "/tokenizer"))}
 
 
 @pytest.fixture(scope="module")
-def on_disk(tmp_path_factory: pytest.TempPathFactory) -> Place:
+def on_disk(tmp_path_factory: pytest.TempPathFactory) -> StoragePath:
     """The texts and their shards on local disk."""
-    folder = Place(str(tmp_path_factory.mktemp("disk")))
+    folder = StoragePath(str(tmp_path_factory.mktemp("disk")))
     write_texts(folder / "raw")
     prepare(Job.model_validate(prepare_settings(folder)), session=here)
     return folder
 
 
 def test_what_is_prepared_on_a_store_is_what_is_prepared_on_disk(
-    store: GoogleServer | AzureServer, on_disk: Place
+    store: GoogleServer | AzureServer, on_disk: StoragePath
 ) -> None:
     folder = store.bucket()
     if isinstance(store, AzureServer):
-        folder = Place(folder.url.replace("az://", "abfs://"), folder.reach)
+        folder = StoragePath(folder.url.replace("az://", "abfs://"), folder.connection)
     write_texts(folder / "raw")
     job = Job.model_validate(prepare_settings(folder, object_store=object_store(store)))
     report = prepare(job, session=here)
@@ -132,13 +132,15 @@ def test_a_run_on_a_store_is_the_run_on_disk_and_resumes(
     found = newest(run / "checkpoints")
     assert found is not None
     assert found.step == 2
-    ours, theirs = read_lines(run / "metrics.jsonl"), read_lines(Place(local.run_url) / "metrics.jsonl")
+    ours, theirs = read_lines(run / "metrics.jsonl"), read_lines(StoragePath(local.run_url) / "metrics.jsonl")
     assert [line["loss"] for line in ours] == [line["loss"] for line in theirs]
     assert "resumed" in [event["event"] for event in read_lines(run / "events.jsonl")]
     assert not [name for name, data in everything(run).items() if AZURE_KEY.encode() in data]
 
 
-def test_the_command_on_azure_says_and_writes_no_key(azurite: AzureServer, on_disk: Place, tmp_path: Path) -> None:
+def test_the_command_on_azure_says_and_writes_no_key(
+    azurite: AzureServer, on_disk: StoragePath, tmp_path: Path
+) -> None:
     folder = azurite.bucket()
     write_texts(folder / "raw")
     path = tmp_path / "job.yaml"
@@ -151,7 +153,7 @@ def test_the_command_on_azure_says_and_writes_no_key(azurite: AzureServer, on_di
     assert wrong.returncode != 0
     assert "error: cannot" in wrong.stderr
     assert "Traceback" not in wrong.stderr
-    written = [*everything(folder).values(), *everything(Place(str(tmp_path))).values()]
+    written = [*everything(folder).values(), *everything(StoragePath(str(tmp_path))).values()]
     assert all(AZURE_KEY.encode() not in data for data in written)
     assert all(AZURE_KEY[:12] not in said.stdout + said.stderr for said in (done, wrong))
 
@@ -180,27 +182,27 @@ def azure_in(monkeypatch: pytest.MonkeyPatch, connection: str | None, **more: st
         monkeypatch.setenv(CONNECTION, connection)
 
 
-def refusal(place: Place) -> StorageError:
+def refusal(place: StoragePath) -> StorageError:
     with pytest.raises(StorageError) as caught:
         place.check_writable()
     return caught.value
 
 
-# Clients are kept for each Reach and read the environment once: each test below has a timeout of its own.
+# Clients are kept for each Connection and read the environment once: each test below has a timeout of its own.
 def test_azure_without_or_with_wrong_credentials_is_one_error_that_names_the_way(
     azurite: AzureServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = azurite.bucket().url
     azure_in(monkeypatch, None)
-    error = refusal(Place(url, azurite.reach(timeout_seconds=11.0)))
+    error = refusal(StoragePath(url, azurite.connection(timeout_seconds=11.0)))
     assert "no credentials were found" in str(error)
     assert CONNECTION in str(error.hint)
     azure_in(monkeypatch, "AccountName=a;AccountKey=do-not-tell")
-    error = refusal(Place(url, azurite.reach(timeout_seconds=11.25)))
+    error = refusal(StoragePath(url, azurite.connection(timeout_seconds=11.25)))
     assert "no credentials were found" in str(error)
     assert "do-not-tell" not in f"{error} {error.hint}"
     azure_in(monkeypatch, azurite.connection_string.replace(AZURE_KEY, AZURE_KEY[:8] + AZURE_KEY[4:8] * 4))
-    error = refusal(Place(url, azurite.reach(timeout_seconds=11.5)))
+    error = refusal(StoragePath(url, azurite.connection(timeout_seconds=11.5)))
     assert "no permission" in str(error) or "rejects the credentials" in str(error)
     assert AZURE_KEY[:8] not in f"{error} {error.hint}"
     azure_in(monkeypatch, azurite.connection_string)
@@ -213,7 +215,7 @@ def test_google_without_credentials_is_one_error_that_names_the_way(
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("NO_GCE_CHECK", "true")
-    error = refusal(Place(fake_gcs.bucket().url, fake_gcs.reach(anonymous=False, timeout_seconds=11.0)))
+    error = refusal(StoragePath(fake_gcs.bucket().url, fake_gcs.connection(anonymous=False, timeout_seconds=11.0)))
     assert "no credentials were found" in str(error)
     assert "GOOGLE_APPLICATION_CREDENTIALS" in str(error.hint)
     assert "object_store.anonymous" in str(error.hint)
@@ -266,12 +268,12 @@ def test_google_is_asked_with_a_service_account_of_which_nothing_is_told(
     with token_server("raylm-bearer-token", served) as url:
         key = write_account(tmp_path / "account.json", url)
         monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "account.json"))
-        folder = Place(fake_gcs.bucket().url, fake_gcs.reach(anonymous=False, timeout_seconds=15.0))
+        folder = StoragePath(fake_gcs.bucket().url, fake_gcs.connection(anonymous=False, timeout_seconds=15.0))
         write_texts(folder / "raw")
         settings = {"endpoint": fake_gcs.endpoint, "timeout_seconds": 15.0}
         prepare(Job.model_validate(prepare_settings(folder, object_store=settings)), session=here)
         with proxy(fake_gcs, Faults(lambda method, path: "403")) as refusing:
-            error = refusal(Place(folder.url, refusing.reach(anonymous=False, retries=0)))
+            error = refusal(StoragePath(folder.url, refusing.connection(anonymous=False, retries=0)))
     assert served
     secrets = ("raylm-bearer-token", key)
     written = everything(folder)
@@ -284,12 +286,12 @@ def test_google_is_asked_with_a_service_account_of_which_nothing_is_told(
 @pytest.mark.parametrize(("status", "words"), [("401", "rejects the credentials"), ("403", "no permission")])
 def test_what_google_refuses_is_said_in_words(fake_gcs: GoogleServer, status: str, words: str) -> None:
     with proxy(fake_gcs, Faults(lambda method, path: status)) as refusing:
-        assert words in str(refusal(Place(fake_gcs.bucket().url, refusing.reach(retries=0))))
+        assert words in str(refusal(StoragePath(fake_gcs.bucket().url, refusing.connection(retries=0))))
 
 
 def test_a_missing_bucket_is_named(store: GoogleServer | AzureServer) -> None:
     here = store.bucket()
-    place = Place(f"{here.url.split('://', 1)[0]}://raylm-no-such-bucket/x", here.reach)
+    place = StoragePath(f"{here.url.split('://', 1)[0]}://raylm-no-such-bucket/x", here.connection)
     with pytest.raises(NotFound, match=r"there is no such (bucket|container)"):
         place.check_writable()
     with pytest.raises(NotFound, match=r"there is no such (bucket|container)"):
@@ -300,24 +302,24 @@ def test_a_missing_bucket_is_named(store: GoogleServer | AzureServer) -> None:
 
 def test_a_missing_bucket_among_sources_is_named(fake_gcs: GoogleServer) -> None:
     with pytest.raises(NotFound, match="there is no such bucket"):
-        find("gs://raylm-no-such-bucket/raw/*.jsonl", fake_gcs.reach())
+        find("gs://raylm-no-such-bucket/raw/*.jsonl", fake_gcs.connection())
 
 
 def test_an_azure_url_that_names_another_account_is_refused(azurite: AzureServer) -> None:
     container, folder = azurite.bucket().url.removeprefix("az://").split("/", 1)
-    ours = Place(f"abfss://{container}@{AZURE_ACCOUNT}.dfs.core.windows.net/{folder}", azurite.reach())
+    ours = StoragePath(f"abfss://{container}@{AZURE_ACCOUNT}.dfs.core.windows.net/{folder}", azurite.connection())
     (ours / "x").write_text("1")
-    assert Place(f"az://{container}/{folder}/x", azurite.reach()).read_text() == "1"
-    other = Place(ours.url.replace(AZURE_ACCOUNT, "elsewhere"), azurite.reach())
+    assert StoragePath(f"az://{container}/{folder}/x", azurite.connection()).read_text() == "1"
+    other = StoragePath(ours.url.replace(AZURE_ACCOUNT, "elsewhere"), azurite.connection())
     with pytest.raises(StorageError, match=f"names the account elsewhere, the credentials are of {AZURE_ACCOUNT}"):
         other.list()
 
 
 def test_a_server_that_nobody_runs(azurite: AzureServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    google = refusal(Place("gs://bucket/x", Reach(f"http://127.0.0.1:{free_port()}", None, True, 1)))
+    google = refusal(StoragePath("gs://bucket/x", Connection(f"http://127.0.0.1:{free_port()}", None, True, 1)))
     assert "the server cannot be reached" in str(google)
     monkeypatch.setenv(CONNECTION, AzureServer(f"http://127.0.0.1:{free_port()}").connection_string)
-    azure = refusal(Place("az://bucket/x", azurite.reach(retries=0, timeout_seconds=12.0)))
+    azure = refusal(StoragePath("az://bucket/x", azurite.connection(retries=0, timeout_seconds=12.0)))
     assert "the server cannot be reached" in str(azure)
     assert AZURE_ACCOUNT in os.environ[CONNECTION]
     assert "connection string" in str(azure.hint)
@@ -325,7 +327,7 @@ def test_a_server_that_nobody_runs(azurite: AzureServer, monkeypatch: pytest.Mon
 
 def test_a_wrong_endpoint_is_named() -> None:
     pytest.importorskip("gcsfs", reason="gcsfs is not there: install the extra gcs")
-    error = refusal(Place("gs://bucket/x", Reach("127.0.0.1:9000", None, True, 0)))
+    error = refusal(StoragePath("gs://bucket/x", Connection("127.0.0.1:9000", None, True, 0)))
     assert "object_store.endpoint" in str(error)
     assert "a whole URL" in str(error.hint)
 
@@ -333,16 +335,16 @@ def test_a_wrong_endpoint_is_named() -> None:
 @contextlib.contextmanager
 def through_proxy(
     store: GoogleServer | AzureServer, faults: Faults, monkeypatch: pytest.MonkeyPatch, timeout: float
-) -> Iterator[Place]:
+) -> Iterator[StoragePath]:
     """A new prefix, reached through a proxy that fails requests."""
     bucket = store.bucket()
     if isinstance(store, GoogleServer):
         with proxy(store, faults) as google:
-            yield Place(bucket.url, google.reach(retries=8))
+            yield StoragePath(bucket.url, google.connection(retries=8))
     else:
         with proxy(store, faults) as azure:
             monkeypatch.setenv(CONNECTION, azure.connection_string)
-            yield Place(bucket.url, azure.reach(retries=8, timeout_seconds=timeout))
+            yield StoragePath(bucket.url, azure.connection(retries=8, timeout_seconds=timeout))
 
 
 def test_failing_requests_are_tried_again(store: GoogleServer | AzureServer, monkeypatch: pytest.MonkeyPatch) -> None:

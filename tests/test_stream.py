@@ -10,21 +10,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import servers
-from servers import Faults, S3Server, proxy
 
 from raylm.config.schema import BatchSettings, DataSettings
 from raylm.errors import DataError
 from raylm.records import Batch, MicroBatch
 from raylm.shards import Manifest, ShardWriter, make_manifest, write_manifest
-from raylm.storage import Place
+from raylm.storage import StoragePath
 from raylm.stream import loader, reading
-from raylm.stream.loader import Stream, StreamSource, held_out, held_out_turns, order_of
+from raylm.stream.loader import Dataset, Stream, held_out, held_out_turns, order_of
+from raylm.testing import servers
+from raylm.testing.servers import Faults, S3Server, proxy
 
 SEQUENCE = 16
 VOCABULARY = 5000
-BATCH = BatchSettings(sequences=8, micro=2)
-DATA = DataSettings(deliver="threads", chunk_rows=8, window_chunks=3)
+BATCH = BatchSettings(sequences=8, micro_batch=2)
+DATA = DataSettings(reader="threads", chunk_rows=8, window_chunks=3)
 
 
 def row_tokens(source: int, row: int) -> np.ndarray:
@@ -37,9 +37,9 @@ def row_starts(row: int) -> list[int]:
     return [0, 4, 9][: 1 + row % 3]
 
 
-def write_source(folder: Path, shards: Sequence[int], *, number: int = 0, held_out_rows: int = 11) -> StreamSource:
+def write_source(folder: Path, shards: Sequence[int], *, number: int = 0, held_out_rows: int = 11) -> Dataset:
     """A folder of shards whose rows are known."""
-    place, row = Place(str(folder)), 0
+    place, row = StoragePath(str(folder)), 0
     written = []
     for shard, rows in enumerate((*shards, held_out_rows)):
         with ShardWriter(place / f"shard-{shard}.parquet", SEQUENCE, "uint16", 8, tokenizer="t") as writer:
@@ -60,11 +60,11 @@ def write_source(folder: Path, shards: Sequence[int], *, number: int = 0, held_o
         group_rows=8,
     )
     write_manifest(place, manifest)
-    return StreamSource(place, manifest, weight=number + 1.0)
+    return Dataset(place, manifest, weight=number + 1.0)
 
 
 @pytest.fixture(scope="module")
-def sources(tmp_path_factory: pytest.TempPathFactory) -> list[StreamSource]:
+def sources(tmp_path_factory: pytest.TempPathFactory) -> list[Dataset]:
     folder = tmp_path_factory.mktemp("sources")
     return [write_source(folder / "a", [50, 13, 70], number=0), write_source(folder / "b", [9], number=1)]
 
@@ -76,7 +76,7 @@ def _nothing_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def stream(
-    sources: Sequence[StreamSource], rank: int = 0, world_size: int = 1, start: int = 0, *, attention: bool = False
+    sources: Sequence[Dataset], rank: int = 0, world_size: int = 1, start: int = 0, *, attention: bool = False
 ) -> Stream:
     return Stream(
         sources,
@@ -127,7 +127,7 @@ def check_rows(batch: MicroBatch, first_of_b: int, *, attention: bool = False) -
 
 
 @pytest.mark.parametrize("attention", [False, True])
-def test_batches_hold_the_rows_that_the_order_names(sources: list[StreamSource], attention: bool) -> None:
+def test_batches_hold_the_rows_that_the_order_names(sources: list[Dataset], attention: bool) -> None:
     order = order_of(sources, batch=BATCH, data=DATA, seed=5)
     for step, batch in enumerate(take(stream(sources, attention=attention), 40)):
         assert batch.step == step
@@ -142,9 +142,7 @@ def test_batches_hold_the_rows_that_the_order_names(sources: list[StreamSource],
 @pytest.mark.parametrize("mixed", [False, True])
 @pytest.mark.parametrize("start", [0, 5, 31])
 @pytest.mark.parametrize("world_size", [2, 3, 4])
-def test_ranks_share_out_the_same_batches(
-    sources: list[StreamSource], world_size: int, start: int, mixed: bool
-) -> None:
+def test_ranks_share_out_the_same_batches(sources: list[Dataset], world_size: int, start: int, mixed: bool) -> None:
     sources = sources if mixed else sources[:1]
     whole = take(stream(sources), start + 20)[start:]
     shares = [take(stream(sources, rank, world_size, start), 20) for rank in range(world_size)]
@@ -155,7 +153,7 @@ def test_ranks_share_out_the_same_batches(
             assert all(same(micro, batch.micro_batches[micro.lane]) for micro in share[step].micro_batches)
 
 
-def test_a_walk_over_world_sizes_loses_and_repeats_nothing(sources: list[StreamSource]) -> None:
+def test_a_walk_over_world_sizes_loses_and_repeats_nothing(sources: list[Dataset]) -> None:
     rows = sources[0].manifest.train_rows
     seen: list[int] = []
     step = 0
@@ -173,12 +171,12 @@ def test_a_walk_over_world_sizes_loses_and_repeats_nothing(sources: list[StreamS
     assert sorted(seen) == list(range(rows))
 
 
-def test_each_block_is_read_once(sources: list[StreamSource], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_block_is_read_once(sources: list[Dataset], monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[tuple[str, int, int]] = []
     lock = threading.Lock()
     inner = reading.read_rows
 
-    def counted(folder: Place, shard: object, start: int, stop: int, manifest: Manifest) -> object:
+    def counted(folder: StoragePath, shard: object, start: int, stop: int, manifest: Manifest) -> object:
         with lock:
             read.append((shard.path, start, stop))  # type: ignore[attr-defined]
         return inner(folder, shard, start, stop, manifest)  # type: ignore[arg-type]
@@ -192,7 +190,7 @@ def test_each_block_is_read_once(sources: list[StreamSource], monkeypatch: pytes
     assert len({(path, start) for path, start, _ in read}) >= 133 // 8
 
 
-def test_reading_ahead_is_bounded(sources: list[StreamSource]) -> None:
+def test_reading_ahead_is_bounded(sources: list[Dataset]) -> None:
     with stream(sources[:1]) as batches:
         next(batches)
         threads = batches._deliverer
@@ -201,7 +199,7 @@ def test_reading_ahead_is_bounded(sources: list[StreamSource]) -> None:
         assert held <= 4 * 24 + 24
 
 
-def test_a_small_source_is_read_once_and_kept(sources: list[StreamSource], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_small_source_is_read_once_and_kept(sources: list[Dataset], monkeypatch: pytest.MonkeyPatch) -> None:
     expected = take(stream(sources), 60)
     monkeypatch.setattr(reading, "KEPT_BYTES", 2**20)
     calls = itertools.count()
@@ -218,9 +216,7 @@ def test_a_small_source_is_read_once_and_kept(sources: list[StreamSource], monke
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 4])
 @pytest.mark.parametrize("sequences", [1, 7, 16, None, 1000])
-def test_held_out_is_the_same_at_any_world_size(
-    sources: list[StreamSource], world_size: int, sequences: int | None
-) -> None:
+def test_held_out_is_the_same_at_any_world_size(sources: list[Dataset], world_size: int, sequences: int | None) -> None:
     def ask(rank: int, size: int) -> list[tuple[MicroBatch, ...]]:
         return list(held_out(sources, batch=BATCH, rank=rank, world_size=size, sequences=sequences))
 
@@ -268,44 +264,44 @@ def spoil(path: Path, damage: str) -> None:
     elif damage == "foreign":
         path.write_bytes(os.urandom(len(content)))
     else:
-        with ShardWriter(Place(str(path)), SEQUENCE, "uint16", 8, tokenizer="t") as writer:
+        with ShardWriter(StoragePath(str(path)), SEQUENCE, "uint16", 8, tokenizer="t") as writer:
             for row in range(20):
                 writer.add(row_tokens(0, 30 + row) * 0 + VOCABULARY, row_starts(30 + row))
 
 
 @pytest.mark.parametrize("failing", [False, True])
 def test_object_storage_gives_the_batches_of_local_disk(
-    sources: list[StreamSource], seaweed: S3Server, failing: bool
+    sources: list[Dataset], seaweed: S3Server, failing: bool
 ) -> None:
     bucket = seaweed.bucket()
     for path in Path(sources[0].folder.url).iterdir():
         (bucket / path.name).write_bytes(path.read_bytes())
     faults = Faults(servers.failing(0.1) if failing else lambda method, path: "pass")
     with proxy(seaweed, faults) as server:
-        remote = StreamSource(Place(bucket.url, server.reach()), sources[0].manifest)
+        remote = Dataset(StoragePath(bucket.url, server.connection()), sources[0].manifest)
         found, expected = take(stream([remote]), 30), take(stream(sources[:1]), 30)
     for one, other in zip(found, expected, strict=True):
         assert all(same(a, b) for a, b in zip(one.micro_batches, other.micro_batches, strict=True))
     assert not failing or len(faults.counts) > 1
 
 
-def test_a_shard_that_is_gone_from_object_storage_is_one_error(sources: list[StreamSource], seaweed: S3Server) -> None:
+def test_a_shard_that_is_gone_from_object_storage_is_one_error(sources: list[Dataset], seaweed: S3Server) -> None:
     bucket = seaweed.bucket()
     for name in ("shard-0.parquet", "shard-2.parquet"):
         (bucket / name).write_bytes(Path(sources[0].folder.url, name).read_bytes())
     gone = pytest.raises(DataError, match=r"shard s3://.*/shard-1\.parquet is missing")
-    with stream([StreamSource(bucket, sources[0].manifest)]) as batches, gone:
+    with stream([Dataset(bucket, sources[0].manifest)]) as batches, gone:
         list(itertools.islice(batches, 20))
 
 
-def test_sources_must_agree(sources: list[StreamSource], tmp_path: Path) -> None:
+def test_sources_must_agree(sources: list[Dataset], tmp_path: Path) -> None:
     other = write_source(tmp_path, [9])
-    foreign = StreamSource(other.folder, Manifest(**{**other.manifest.__dict__, "tokenizer": "u"}))
+    foreign = Dataset(other.folder, Manifest(**{**other.manifest.__dict__, "tokenizer": "u"}))
     with pytest.raises(DataError, match=r"data sources differ in tokenizer: t in .*, u in"):
         stream([sources[0], foreign])
 
 
-def test_close_ends_the_threads(sources: list[StreamSource]) -> None:
+def test_close_ends_the_threads(sources: list[Dataset]) -> None:
     batches = stream(sources)
     next(batches)
     batches.close()

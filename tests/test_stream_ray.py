@@ -20,7 +20,7 @@ from raylm.errors import DataError
 from raylm.records import Batch
 from raylm.stream import source as ray_source
 from raylm.stream.lanes import Block
-from raylm.stream.loader import Stream, StreamSource, order_of
+from raylm.stream.loader import Dataset, Stream, order_of
 
 DATA = DataSettings(chunk_rows=8, window_chunks=3)
 
@@ -45,7 +45,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def sources(tmp_path_factory: pytest.TempPathFactory) -> list[StreamSource]:
+def sources(tmp_path_factory: pytest.TempPathFactory) -> list[Dataset]:
     folder = tmp_path_factory.mktemp("sources")
     return [write_source(folder / "a", [50, 13, 70], number=0), write_source(folder / "b", [9], number=1)]
 
@@ -57,7 +57,7 @@ def _small_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray_source, "START_SECONDS", 0.0)
 
 
-def stream(sources: Sequence[StreamSource], deliver: Any, rank: int = 0, world_size: int = 1, start: int = 0) -> Stream:
+def stream(sources: Sequence[Dataset], reader: Any, rank: int = 0, world_size: int = 1, start: int = 0) -> Stream:
     return Stream(
         sources,
         batch=BATCH,
@@ -66,7 +66,7 @@ def stream(sources: Sequence[StreamSource], deliver: Any, rank: int = 0, world_s
         rank=rank,
         world_size=world_size,
         start_step=start,
-        deliver=deliver,
+        reader=reader,
         document_attention=True,
     )
 
@@ -74,7 +74,7 @@ def stream(sources: Sequence[StreamSource], deliver: Any, rank: int = 0, world_s
 def from_ray(batches: Stream) -> int:
     """Blocks that came through Ray Data so far."""
     delivering = batches._deliverer
-    assert isinstance(delivering, ray_source.RayData)
+    assert isinstance(delivering, ray_source.RayDataReader)
     return delivering.from_ray
 
 
@@ -96,7 +96,7 @@ def check_same(found: list[Batch], expected: Iterator[Batch]) -> None:
 
 
 @pytest.mark.parametrize("mixed", [False, True])
-def test_ray_data_and_threads_give_the_same_batches(cluster: Any, sources: list[StreamSource], mixed: bool) -> None:
+def test_ray_data_and_threads_give_the_same_batches(cluster: Any, sources: list[Dataset], mixed: bool) -> None:
     sources = sources if mixed else sources[:1]
     with stream(sources, "ray", start=3) as batches, stream(sources, "threads", start=3) as expected:
         found = consume(batches, lambda: from_ray(batches) > 0, more=0)
@@ -104,13 +104,13 @@ def test_ray_data_and_threads_give_the_same_batches(cluster: Any, sources: list[
         check_same(found, expected)
 
 
-def train_part(sources: list[StreamSource], rank: int, world_size: int) -> list[Batch]:
+def train_part(sources: list[Dataset], rank: int, world_size: int) -> list[Batch]:
     """What a Ray Train worker does, in an actor that holds its CPU."""
     with stream(sources, "ray", rank, world_size) as batches:
         return consume(batches, lambda: from_ray(batches) > 10, more=20)
 
 
-def test_ranks_in_actors_that_reserve_cpus_stream_side_by_side(cluster: Any, sources: list[StreamSource]) -> None:
+def test_ranks_in_actors_that_reserve_cpus_stream_side_by_side(cluster: Any, sources: list[Dataset]) -> None:
     part = cluster.remote(num_cpus=0.7)(train_part)
     pending = [part.remote(sources, rank, 2) for rank in range(2)]
     shares = cluster.get(pending, timeout=150)
@@ -120,7 +120,7 @@ def test_ranks_in_actors_that_reserve_cpus_stream_side_by_side(cluster: Any, sou
             assert all(same(a, b) for a, b in zip(dealt, batch.micro_batches, strict=True))
 
 
-def test_threads_serve_while_no_cpu_is_free(cluster: Any, sources: list[StreamSource]) -> None:
+def test_threads_serve_while_no_cpu_is_free(cluster: Any, sources: list[Dataset]) -> None:
     class Holder:
         def ready(self) -> bool:
             return True
@@ -137,7 +137,7 @@ def test_threads_serve_while_no_cpu_is_free(cluster: Any, sources: list[StreamSo
 
 
 def test_threads_take_over_where_ray_data_stalls(
-    sources: list[StreamSource], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    sources: list[Dataset], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     never = threading.Event()
     monkeypatch.setattr(ray_source, "STALL_SECONDS", 0.5)
@@ -151,7 +151,7 @@ def test_threads_take_over_where_ray_data_stalls(
 
 
 def test_threads_take_over_where_ray_data_fails(
-    sources: list[StreamSource], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    sources: list[Dataset], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail() -> None:
         raise RuntimeError("the node went away")
@@ -164,7 +164,7 @@ def test_threads_take_over_where_ray_data_fails(
 
 
 def test_threads_help_out_where_ray_data_is_late(
-    sources: list[StreamSource], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    sources: list[Dataset], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(ray_source, "PATIENCE_SECONDS", 0.05)
     fake_executions(monkeypatch, sources, then=lambda: time.sleep(1))
@@ -173,7 +173,7 @@ def test_threads_help_out_where_ray_data_is_late(
     assert not caplog.records
 
 
-def fake_executions(monkeypatch: pytest.MonkeyPatch, sources: list[StreamSource], then: Callable[[], object]) -> None:
+def fake_executions(monkeypatch: pytest.MonkeyPatch, sources: list[Dataset], then: Callable[[], object]) -> None:
     """Executions that together give seven blocks and then do something else."""
     given = itertools.count()
 
@@ -184,8 +184,8 @@ def fake_executions(monkeypatch: pytest.MonkeyPatch, sources: list[StreamSource]
                 then()
             yield reader.read(block.source, block.pieces, block.order)
 
-    monkeypatch.setattr(ray_source.RayData, "_await_cpu", lambda self: True)
-    monkeypatch.setattr(ray_source.RayData, "_execute", execute)
+    monkeypatch.setattr(ray_source.RayDataReader, "_await_cpu", lambda self: True)
+    monkeypatch.setattr(ray_source.RayDataReader, "_execute", execute)
 
 
 def test_a_bad_shard_in_a_read_task_is_one_error(cluster: Any, tmp_path: Path) -> None:
@@ -207,7 +207,7 @@ def test_a_bad_shard_in_a_read_task_is_one_error(cluster: Any, tmp_path: Path) -
             next(batches)
 
 
-def test_no_execution_stays_open_while_the_consumer_takes_its_time(cluster: Any, sources: list[StreamSource]) -> None:
+def test_no_execution_stays_open_while_the_consumer_takes_its_time(cluster: Any, sources: list[Dataset]) -> None:
     """Its scheduler would take the interpreter's lock from training all the while."""
     with stream(sources, "ray") as batches, stream(sources, "threads") as expected:
         found = consume(batches, lambda: from_ray(batches) > 0, more=5)
@@ -222,7 +222,7 @@ def test_no_execution_stays_open_while_the_consumer_takes_its_time(cluster: Any,
         check_same(found, expected)
 
 
-def test_close_ends_the_execution(cluster: Any, sources: list[StreamSource]) -> None:
+def test_close_ends_the_execution(cluster: Any, sources: list[Dataset]) -> None:
     batches = stream(sources, "ray")
     consume(batches, lambda: from_ray(batches) > 0, more=5)
     batches.close()

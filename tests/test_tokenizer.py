@@ -23,12 +23,13 @@ from pydantic import ValidationError
 
 from raylm.config.schema import TokenizerSettings
 from raylm.errors import DataError, RaylmError
-from raylm.prep.tokenizer import bring, load, train, write_built
+from raylm.prep.tokenizer import import_tokenizer, load, train, write_tokenizer
 from raylm.prep.tokenizer.from_tiktoken import ENCODINGS, merges_of, read_ranks
-from raylm.storage import Place
+from raylm.storage import StoragePath
+from raylm.testing.external import external_data
 
-DATA = Path("/work/shared/data")
-MODELS = DATA / "tokenizers"
+DATA = external_data("")
+MODELS = external_data("tokenizers")
 needs_models = pytest.mark.skipif(not MODELS.is_dir(), reason="the folder of real tokenizers is not on this machine")
 
 PROSE = [str(text)[:1500] for _, text in sorted(topics.items())[:24]]
@@ -46,9 +47,9 @@ HARD = [
     *("👩‍👩‍👧‍👦 🇨🇭", "a" * 300, " " * 300, "\ufffd\ufffe", "the cats sat on 1984 mats\n\n"),
 ]
 KINDS = [
-    {"kind": kind, "bytes": way, "digits": digits}
+    {"kind": kind, "alphabet": way, "split_digits": digits}
     for kind in ("bpe", "unigram")
-    for way, digits in (("level", "together"), ("level", "each"), ("fallback", "threes"))
+    for way, digits in (("byte_level", "none"), ("byte_level", "each"), ("byte_fallback", "up_to_three"))
 ]
 any_text = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
 
@@ -58,11 +59,11 @@ def names(kind: dict[str, Any]) -> str:
 
 
 @functools.cache
-def trained(kind: str, bytes_: str, digits: str = "together", normalise: str = "none") -> Any:
+def trained(kind: str, bytes_: str, digits: str = "none", normalize: str = "none") -> Any:
     """A tokenizer of 600 that was trained on TEXTS, set as `load` sets it."""
     from tokenizers import Tokenizer
 
-    asked: Any = {"kind": kind, "bytes": bytes_, "digits": digits, "normalise": normalise}
+    asked: Any = {"kind": kind, "alphabet": bytes_, "split_digits": digits, "normalization": normalize}
     tokenizer = Tokenizer.from_str(train(TEXTS, TokenizerSettings(vocab_size=600, **asked)).definition.decode())
     tokenizer.encode_special_tokens = True
     return tokenizer
@@ -74,9 +75,9 @@ def ids(tokenizer: Any, text: str) -> list[int]:
 
 
 def brought(tmp_path: Path, source: Path, **asked: Any) -> tuple[Any, Any]:
-    """What `bring` made of it: the tokenizer and its facts."""
-    folder = Place(str(tmp_path / "brought"))
-    bring(Place(str(source)), folder, TokenizerSettings(path=str(source), **asked))
+    """What `import_tokenizer` made of it: the tokenizer and its facts."""
+    folder = StoragePath(str(tmp_path / "brought"))
+    import_tokenizer(StoragePath(str(source)), folder, TokenizerSettings(path=str(source), **asked))
     return load(folder)
 
 
@@ -106,7 +107,7 @@ def real_texts() -> list[str]:
 
 @pytest.mark.parametrize("kind", KINDS, ids=names)
 def test_any_text_comes_back(kind: dict[str, str]) -> None:
-    tokenizer = trained(kind["kind"], kind["bytes"], kind["digits"])
+    tokenizer = trained(kind["kind"], kind["alphabet"], kind["split_digits"])
 
     @given(text=any_text)
     @settings(max_examples=60, deadline=None)
@@ -123,28 +124,28 @@ def test_any_text_comes_back(kind: dict[str, str]) -> None:
 @pytest.mark.parametrize("form", ["nfc", "nfkc"])
 @pytest.mark.parametrize("kind", ["bpe", "unigram"])
 def test_a_normalised_text_comes_back(kind: str, form: str) -> None:
-    tokenizer = trained(kind, "level", "together", form)
+    tokenizer = trained(kind, "byte_level", "none", form)
     for text in HARD[11:19]:
         assert tokenizer.decode(ids(tokenizer, text)) == unicodedata.normalize(form.upper(), text)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=names)
 def test_training_uses_the_room_and_what_it_learned(kind: dict[str, str]) -> None:
-    tokenizer = trained(kind["kind"], kind["bytes"], kind["digits"])
+    tokenizer = trained(kind["kind"], kind["alphabet"], kind["split_digits"])
     # Unigram may find fewer pieces worth keeping in so little text.
     assert 0.8 * 600 <= tokenizer.get_vocab_size() <= 600
     assert sorted(tokenizer.get_vocab().values()) == list(range(tokenizer.get_vocab_size()))
-    assert len(ids(tokenizer, TEXTS[0])) < len(TEXTS[0]) / (1.5 if kind["bytes"] == "fallback" else 2)
+    assert len(ids(tokenizer, TEXTS[0])) < len(TEXTS[0]) / (1.5 if kind["bytes"] == "byte_fallback" else 2)
 
 
 @pytest.mark.parametrize(
     ("digits", "expected"),
-    [("each", ["1", "9", "8", "4", "5"]), ("threes", ["198", "45"]), ("together", None)],
+    [("each", ["1", "9", "8", "4", "5"]), ("up_to_three", ["198", "45"]), ("none", None)],
 )
 @pytest.mark.parametrize("kind", ["bpe", "unigram"])
 def test_digits_are_split_as_asked(kind: str, digits: str, expected: list[str] | None) -> None:
     # Each number is seen often, so that nothing but the setting keeps it apart.
-    asked: Any = {"kind": kind, "digits": digits}
+    asked: Any = {"kind": kind, "split_digits": digits}
     texts = ["x19845\n19845 198 45 " * 200]
     built = train(texts, TokenizerSettings(vocab_size=300, **asked))
     from tokenizers import Tokenizer
@@ -158,7 +159,7 @@ from test_tokenizer import TEXTS
 from raylm.config.schema import TokenizerSettings
 from raylm.prep.tokenizer import train
 for kind in ("bpe", "unigram"):
-    for way in ("level", "fallback"):
+    for way in ("byte_level", "byte_fallback"):
         built = train(TEXTS, TokenizerSettings(kind=kind, bytes=way, vocab_size=600))
         print(kind, way, hashlib.sha256(built.definition).hexdigest())
 """
@@ -178,7 +179,7 @@ def test_training_gives_the_same_bytes_in_any_process() -> None:
 
 def test_pairs_that_are_rare_are_not_joined() -> None:
     texts = ["often " * 50 + "seldom " * 3]
-    few = train(texts, TokenizerSettings(vocab_size=400, least_count=10))
+    few = train(texts, TokenizerSettings(vocab_size=400, min_frequency=10))
     vocabulary = json.loads(few.definition)["model"]["vocab"]
     assert "often" in vocabulary or "Ġoften" in vocabulary
     assert not any("sel" in token for token in vocabulary)
@@ -186,7 +187,7 @@ def test_pairs_that_are_rare_are_not_joined() -> None:
 
 @pytest.mark.parametrize("kind", ["bpe", "unigram"])
 def test_no_token_is_longer_than_asked(kind: Any) -> None:
-    short = train(TEXTS, TokenizerSettings(kind=kind, vocab_size=400, longest_token=3))
+    short = train(TEXTS, TokenizerSettings(kind=kind, vocab_size=400, max_token_length=3))
     model = json.loads(short.definition)["model"]
     pieces = [piece for piece, _ in model["vocab"]] if kind == "unigram" else list(model["vocab"])
     assert max(len(piece) for piece in pieces if piece != "<|endoftext|>") == 3
@@ -197,8 +198,8 @@ def test_transformers_loads_a_trained_tokenizer(kind: Any, tmp_path: Path) -> No
     from transformers import AutoTokenizer
 
     asked = TokenizerSettings(vocab_size=600, special_tokens=["<|user|>"], eos="</s>", **kind)
-    write_built(Place(str(tmp_path)), train(TEXTS, asked))
-    ours, facts = load(Place(str(tmp_path)))
+    write_tokenizer(StoragePath(str(tmp_path)), train(TEXTS, asked))
+    ours, facts = load(StoragePath(str(tmp_path)))
     theirs = AutoTokenizer.from_pretrained(str(tmp_path), local_files_only=True)
     assert (theirs.eos_token, theirs.eos_token_id, len(theirs)) == ("</s>", facts.eos_id, facts.vocab_size)
     for text in TEXTS[-3:]:
@@ -211,11 +212,11 @@ def test_transformers_loads_a_trained_tokenizer(kind: Any, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("kind", ["bpe", "unigram"])
-@pytest.mark.parametrize("way", ["level", "fallback"])
+@pytest.mark.parametrize("way", ["byte_level", "byte_fallback"])
 def test_next_to_no_text_still_trains(kind: Any, way: Any, tmp_path: Path) -> None:
     for number, texts in enumerate(([""], ["a"], ["\n"], ["東京"])):
-        folder = Place(str(tmp_path / str(number)))
-        write_built(folder, train(texts, TokenizerSettings(kind=kind, bytes=way, vocab_size=400)))
+        folder = StoragePath(str(tmp_path / str(number)))
+        write_tokenizer(folder, train(texts, TokenizerSettings(kind=kind, bytes=way, vocab_size=400)))
         tokenizer, _ = load(folder)
         assert tokenizer.decode(ids(tokenizer, "any text 東京\n")) == "any text 東京\n"
 
@@ -227,10 +228,10 @@ def test_next_to_no_text_still_trains(kind: Any, way: Any, tmp_path: Path) -> No
         ({"special_tokens": ["user"]}, "special token 'user': it has to begin and end with a sign"),
         ({"special_tokens": [""]}, "special token ''"),
         ({"eos": "<a b c"}, "special token '<a b c'"),
-        ({"vocab_size": 300, "bytes": "fallback"}, "vocab_size=300 is too small .* at least 320"),
-        ({"kind": "unigram", "least_count": 2}, "least_count is for bpe"),
+        ({"vocab_size": 300, "alphabet": "byte_fallback"}, "vocab_size=300 is too small .* at least 320"),
+        ({"kind": "unigram", "min_frequency": 2}, "min_frequency is for bpe"),
         ({"path": "x", "kind": "unigram"}, "kind is for a tokenizer that is trained"),
-        ({"path": "x", "digits": "each"}, "digits is for a tokenizer that is trained"),
+        ({"path": "x", "split_digits": "each"}, "split_digits is for a tokenizer that is trained"),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(asked: dict[str, Any], message: str) -> None:
@@ -311,7 +312,7 @@ def test_a_real_sentencepiece_model_gives_its_own_ids(name: str, tmp_path: Path)
 
 def rank_file(tmp_path: Path) -> tuple[Path, dict[bytes, int]]:
     """Small ranks, learned from TEXTS."""
-    tokenizer = trained("bpe", "level")
+    tokenizer = trained("bpe", "byte_level")
     letters = {letter: byte for byte, letter in _byte_letters().items()}
     tokens = sorted(
         (number, bytes(letters[letter] for letter in token))
@@ -462,7 +463,9 @@ def test_eos_overrules_a_hugging_face_folder(tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 
     source = tmp_path / "in"
-    write_built(Place(str(source)), train(TEXTS, TokenizerSettings(vocab_size=400, special_tokens=["<|end|>"])))
+    write_tokenizer(
+        StoragePath(str(source)), train(TEXTS, TokenizerSettings(vocab_size=400, special_tokens=["<|end|>"]))
+    )
     tokenizer, facts = brought(tmp_path, source, eos="<|end|>", special_tokens=["<|more|>"])
     assert facts.eos_id == tokenizer.token_to_id("<|end|>") != tokenizer.token_to_id("<|endoftext|>")
     theirs = AutoTokenizer.from_pretrained(str(tmp_path / "brought"), local_files_only=True)
@@ -507,14 +510,14 @@ def told_languages(monkeypatch: pytest.MonkeyPatch) -> None:
 
     from raylm.prep import pack
 
-    real = pack.stage_documents
+    real = pack.pass_documents
 
     def told(*args: Any) -> Any:
         for document in real(*args):
             known = {"東": "ja", "П": "ru"}.get(document.text[0], "en")
             yield replace(document, meta={"language": known}) if document.source == "mixed" else document
 
-    monkeypatch.setattr(pack, "stage_documents", told)
+    monkeypatch.setattr(pack, "pass_documents", told)
 
 
 def test_fertility_is_counted_by_source_and_language(told_languages: None, tmp_path: Path) -> None:
@@ -526,13 +529,13 @@ def test_fertility_is_counted_by_source_and_language(told_languages: None, tmp_p
         "mixed": ["en", "ja", "ru"],
         "lines": ["unknown"],
     }
-    tokenizer, _ = load(Place(f"{report.output}/tokenizer"))
+    tokenizer, _ = load(StoragePath(f"{report.output}/tokenizer"))
     for language, texts in (("ja", TEXTS[-2:-1]), ("ru", TEXTS[-1:]), ("en", TEXTS[:-2])):
         found = [ids(tokenizer, text) for text in texts]
         assert counts["mixed"][language] == {
             "documents": len(texts),
             "bytes": sum(len(text.encode()) for text in texts),
-            "letters": sum(len(text) for text in texts),
+            "characters": sum(len(text) for text in texts),
             "words": sum(len(text.split()) for text in texts),
             "tokens": sum(len(one) for one in found),
             "partial": sum("\ufffd" in tokenizer.decode([number]) for one in found for number in one),
@@ -546,7 +549,11 @@ def test_fertility_is_counted_by_source_and_language(told_languages: None, tmp_p
     ratios = {(source, language): one.ratios for source, language, one in by_language(counts)}
     assert list(ratios) == [("mixed", "all"), *(("mixed", each) for each in ("en", "ru", "ja")), ("lines", "")]
     one = counts["lines"]["unknown"]
-    assert ratios["lines", ""][:3] == (one["tokens"] / 15, one["bytes"] / one["tokens"], one["letters"] / one["tokens"])
+    assert ratios["lines", ""][:3] == (
+        one["tokens"] / 15,
+        one["bytes"] / one["tokens"],
+        one["characters"] / one["tokens"],
+    )
 
 
 def test_fertility_does_not_depend_on_the_units(told_languages: None, tmp_path: Path) -> None:
@@ -564,15 +571,15 @@ def test_card_and_inspect_tell_how_finely_the_tokenizer_cuts(told_languages: Non
     one = report.manifest.fertility["mixed"]["ja"]
     card = Path(report.output, "card.md").read_text()
     assert f"| mixed | ja | 1 | {one['tokens'] / one['words']:.2f} | {one['bytes'] / one['tokens']:.2f} |" in card
-    said = [value for _, value in rows(look(Place(report.output), 0))]
+    said = [value for _, value in rows(look(StoragePath(report.output), 0))]
     assert any(value.startswith(f"mixed, ja: {one['tokens'] / one['words']:.2f} a word") for value in said)
 
 
 def test_unknown_tokens_are_counted(tmp_path: Path) -> None:
-    from raylm.prep.tokenizer import doubtful_tokens
+    from raylm.prep.tokenizer import partial_and_unknown
 
     tokenizer, _ = brought(tmp_path, piece_model(tmp_path, model_type="bpe", byte_fallback=False))
-    doubtful = doubtful_tokens(Place(str(tmp_path / "brought")))
+    doubtful = partial_and_unknown(StoragePath(str(tmp_path / "brought")))
     found = ids(tokenizer, "the \N{SNOWMAN} cat")
     assert [number for number in found if doubtful["unknown"][number]] == [tokenizer.token_to_id("<unk>")]
     assert not doubtful["partial"].any()
@@ -594,7 +601,7 @@ def test_a_job_packs_with_a_foreign_tokenizer(kind: str, tmp_path: Path) -> None
     settings = {"sources": [source], "sequence_length": 32, "tokenizer": tokenizer}
     job = Job.model_validate({"name": "a", "storage": str(tmp_path / "runs"), "prepare": settings})
     report = prepare(job, session=here)
-    loaded, facts = load(Place(f"{report.output}/tokenizer"))
+    loaded, facts = load(StoragePath(f"{report.output}/tokenizer"))
     assert report.tokens == 50 * (len(ids(loaded, "one two three")) + 1)
     assert report.manifest.eos_id == facts.eos_id
     assert f"Copied from `{path.as_uri()}`" in Path(report.output, "card.md").read_text()

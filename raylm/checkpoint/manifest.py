@@ -21,7 +21,7 @@ from typing import Any, cast
 
 from raylm.checkpoint.chunks import Chunk, Kind
 from raylm.errors import CheckpointError
-from raylm.storage import NotFound, Place
+from raylm.storage import NotFound, StoragePath
 
 FORMAT = "raylm-checkpoint"
 VERSION = 1
@@ -63,7 +63,7 @@ def element_bytes(dtype: str) -> int:
     return DTYPES[dtype][1]
 
 
-def step_folder(folder: Place, step: int) -> Place:
+def step_folder(folder: StoragePath, step: int) -> StoragePath:
     """Where the checkpoint of `step` stands."""
     return folder / f"step-{step:09d}"
 
@@ -73,7 +73,7 @@ def part_name(rank: int, world_size: int) -> str:
     return f"rank-{rank:05d}-of-{world_size}"
 
 
-def attempt_folder(step_place: Place, attempt: int) -> Place:
+def attempt_folder(step_place: StoragePath, attempt: int) -> StoragePath:
     """Where one attempt's ranks put their parts."""
     return step_place / f"a{attempt}"
 
@@ -144,7 +144,7 @@ class Manifest:
 _MANIFEST_FIELDS = ("step", "attempt", "world_size", "total_bytes", "committed_at", "index_crc32", "scalars", "meta")
 
 
-def damaged(place: Place, what: str) -> CheckpointError:
+def damaged(place: StoragePath, what: str) -> CheckpointError:
     """The one error for a file of a committed checkpoint that is not what was written."""
     return CheckpointError(
         f"{place.url} {what}",
@@ -152,7 +152,7 @@ def damaged(place: Place, what: str) -> CheckpointError:
     )
 
 
-def read_manifest(step_place: Place) -> Manifest | None:
+def read_manifest(step_place: StoragePath) -> Manifest | None:
     """The manifest of a checkpoint's folder, None when nothing was committed there."""
     place = step_place / MANIFEST
     try:
@@ -180,7 +180,7 @@ def read_manifest(step_place: Place) -> Manifest | None:
     return manifest
 
 
-def parse_part(data: bytes, place: Place, *, step: int, attempt: int, rank: int, world_size: int) -> Part:
+def parse_part(data: bytes, place: StoragePath, *, step: int, attempt: int, rank: int, world_size: int) -> Part:
     """The index in `data`, which was read from `place`, checked against who must have written it."""
     try:
         body = _json_object(data)

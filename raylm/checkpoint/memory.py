@@ -117,8 +117,8 @@ def _fill(
     own = [span for span in spans if span[2] == target]
     at = chunk.start
     while at < chunk.stop:
-        reach = spans[: bisect.bisect_right(spans, at, key=lambda span: span[0])]
-        able = [span for span in reach if span[1] > at]
+        connection = spans[: bisect.bisect_right(spans, at, key=lambda span: span[0])]
+        able = [span for span in connection if span[1] > at]
         if not able:
             raise CheckpointError(
                 f"no rank holds element {at} of {chunk.kind} {chunk.name!r}",

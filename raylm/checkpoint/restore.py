@@ -20,7 +20,7 @@ from raylm.checkpoint import manifest as layout
 from raylm.checkpoint.chunks import Chunk
 from raylm.checkpoint.manifest import Manifest, Part, damaged, element_bytes
 from raylm.errors import CheckpointError, StorageError
-from raylm.storage import NotFound, Place
+from raylm.storage import NotFound, StoragePath
 
 if TYPE_CHECKING:
     import torch
@@ -37,7 +37,7 @@ class CheckpointInfo:
     """A committed checkpoint: where it stands and what its manifest says."""
 
     step: int
-    place: Place
+    place: StoragePath
     manifest: Manifest
 
     @property
@@ -60,7 +60,7 @@ class CheckpointInfo:
         """Bytes of all its parts."""
         return self.manifest.total_bytes
 
-    def part(self, rank: int, ending: str) -> Place:
+    def part(self, rank: int, ending: str) -> StoragePath:
         """A file that one rank wrote."""
         folder = layout.attempt_folder(self.place, self.manifest.attempt)
         return folder / f"{layout.part_name(rank, self.world_size)}.{ending}"
@@ -84,7 +84,7 @@ class Checkpoint:
     pieces: dict[tuple[str, str], tuple[Piece, ...]]
 
 
-def committed(folder: Place) -> list[CheckpointInfo]:
+def committed(folder: StoragePath) -> list[CheckpointInfo]:
     """Every committed checkpoint of a run, the oldest first."""
     places = step_folders(folder)
     if not places:
@@ -94,12 +94,12 @@ def committed(folder: Place) -> list[CheckpointInfo]:
     return [one for one in found if one is not None]
 
 
-def newest(folder: Place) -> CheckpointInfo | None:
+def newest(folder: StoragePath) -> CheckpointInfo | None:
     """The committed checkpoint with the highest step, None when there is none."""
     return next((one for one in map(checkpoint_at, reversed(step_folders(folder))) if one is not None), None)
 
 
-def open_checkpoint(place: Place | CheckpointInfo) -> Checkpoint:
+def open_checkpoint(place: StoragePath | CheckpointInfo) -> Checkpoint:
     """Read a checkpoint's indexes, given its folder or what `newest` found; CheckpointError when it is not whole."""
     found = place if isinstance(place, CheckpointInfo) else checkpoint_at(place)
     if found is None:
@@ -162,7 +162,7 @@ def reading(found: CheckpointInfo, seconds: float = 7200.0) -> Iterator[None]:
                 lease.remove()
 
 
-def steps_being_read(folder: Place) -> set[int]:
+def steps_being_read(folder: StoragePath) -> set[int]:
     """The steps that `reading` protects now."""
     held = set()
     for place in (folder / READERS).list():
@@ -174,8 +174,8 @@ def steps_being_read(folder: Place) -> set[int]:
     return held
 
 
-def _readers(step_place: Place) -> Place:
-    return Place(step_place.url.rsplit("/", 1)[0], step_place.reach) / READERS
+def _readers(step_place: StoragePath) -> StoragePath:
+    return StoragePath(step_place.url.rsplit("/", 1)[0], step_place.connection) / READERS
 
 
 def weights(checkpoint: Checkpoint, dtype: torch.dtype | None = None) -> dict[str, torch.Tensor]:
@@ -205,13 +205,13 @@ def weights(checkpoint: Checkpoint, dtype: torch.dtype | None = None) -> dict[st
     return state
 
 
-def step_folders(folder: Place) -> list[Place]:
+def step_folders(folder: StoragePath) -> list[StoragePath]:
     """The folders of all steps, committed or not, ascending."""
     found = [place for place in folder.list() if layout.STEP_FOLDER.fullmatch(place.name)]
     return sorted(found, key=lambda place: int(place.name.removeprefix("step-")))
 
 
-def checkpoint_at(place: Place) -> CheckpointInfo | None:
+def checkpoint_at(place: StoragePath) -> CheckpointInfo | None:
     """What is committed in a checkpoint's folder, if anything; CheckpointError when the manifest is damaged."""
     found = layout.read_manifest(place)
     return None if found is None else CheckpointInfo(found.step, place, found)
@@ -336,7 +336,7 @@ def _serve(checkpoint: Checkpoint, request: _Request) -> None:
         _hand_out(copy, view, request)
 
 
-def _read(place: Place, request: _Request) -> bytes:
+def _read(place: StoragePath, request: _Request) -> bytes:
     try:
         return place.read_range(request.start, request.stop - request.start)
     except NotFound as error:

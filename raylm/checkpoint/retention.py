@@ -7,14 +7,14 @@ names; the newest committed checkpoint stays, and so does one that is being read
 from __future__ import annotations
 
 from raylm.checkpoint import manifest as layout
-from raylm.checkpoint.save_schedule import Candidate, keep
 from raylm.checkpoint.restore import CheckpointInfo, checkpoint_at, step_folders, steps_being_read
 from raylm.checkpoint.save import check_fence
+from raylm.checkpoint.save_schedule import Candidate, keep
 from raylm.errors import CheckpointError
-from raylm.storage import Place
+from raylm.storage import StoragePath
 
 
-def apply_retention(folder: Place, *, attempt: int, newest: int, best: int = 0) -> list[int]:
+def apply_retention(folder: StoragePath, *, attempt: int, newest: int, best: int = 0) -> list[int]:
     """Remove checkpoints beyond the newest k and the best k by meta["held_out_loss"]; the steps that were removed.
 
     Also removed: what was left uncommitted below the newest committed step, since a run saves one step after another.
@@ -41,7 +41,7 @@ def apply_retention(folder: Place, *, attempt: int, newest: int, best: int = 0) 
     return removed
 
 
-def _remove_leftovers(place: Place, committed: CheckpointInfo | None) -> None:
+def _remove_leftovers(place: StoragePath, committed: CheckpointInfo | None) -> None:
     """Remove parts that no manifest names."""
     if committed is None:
         if not (place / layout.MANIFEST).exists():  # one that is there is damaged: it is left to a person
@@ -53,7 +53,7 @@ def _remove_leftovers(place: Place, committed: CheckpointInfo | None) -> None:
             child.remove()
 
 
-def _readable(place: Place) -> CheckpointInfo | None:
+def _readable(place: StoragePath) -> CheckpointInfo | None:
     # A damaged manifest is for a person to look at; retention neither counts nor removes it.
     try:
         return checkpoint_at(place)

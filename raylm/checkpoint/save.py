@@ -23,7 +23,7 @@ from raylm.checkpoint.chunks import Chunk
 from raylm.checkpoint.manifest import BLOCK_BYTES, DTYPES, Manifest, Part, Stored, element_bytes
 from raylm.checkpoint.staging import STAGING
 from raylm.errors import CheckpointError, StorageError
-from raylm.storage import NotFound, Place
+from raylm.storage import NotFound, StoragePath
 
 if TYPE_CHECKING:
     import torch
@@ -80,7 +80,7 @@ class PendingSave:
 class _Save:
     """One rank's save, after its tensors were copied."""
 
-    folder: Place
+    folder: StoragePath
     step: int
     attempt: int
     rank: int
@@ -92,14 +92,14 @@ class _Save:
     abandoned: threading.Event
 
     @property
-    def parts_folder(self) -> Place:
+    def parts_folder(self) -> StoragePath:
         return layout.attempt_folder(layout.step_folder(self.folder, self.step), self.attempt)
 
-    def part(self, rank: int, ending: str) -> Place:
+    def part(self, rank: int, ending: str) -> StoragePath:
         return self.parts_folder / f"{layout.part_name(rank, self.world_size)}.{ending}"
 
 
-def claim_attempt(folder: Place) -> int:
+def claim_attempt(folder: StoragePath) -> int:
     """A number that no other attempt of this run has; whoever holds an older one can no longer commit.
 
     One attempt is one generation of the worker group: rank 0 claims whenever a group is formed, and tells the others.
@@ -111,14 +111,14 @@ def claim_attempt(folder: Place) -> int:
     return number
 
 
-def newest_attempt(folder: Place) -> int:
+def newest_attempt(folder: StoragePath) -> int:
     """The newest number claimed, 0 when there is none."""
     names = [place.name for place in (folder / layout.ATTEMPTS).list()]
     return max((int(name) for name in names if name.isdigit()), default=0)
 
 
 def begin_save(
-    folder: Place,
+    folder: StoragePath,
     *,
     step: int,
     attempt: int,
@@ -291,7 +291,7 @@ def _pieces(header: bytes, staged: memoryview, sums: _Checksums) -> Iterator[mem
             yield piece
 
 
-def _create(place: Place, data: bytes) -> bool:
+def _create(place: StoragePath, data: bytes) -> bool:
     """Write a file that must not be there yet; True too when a retried request had in fact succeeded before."""
     return place.create_once(data) or place.read_bytes() == data
 
@@ -358,7 +358,7 @@ def _wait_for_parts(save: _Save) -> list[int]:
     return []
 
 
-def check_fence(folder: Place, attempt: int) -> None:
+def check_fence(folder: StoragePath, attempt: int) -> None:
     """Raise StaleAttempt when a newer attempt of this run has begun."""
     newest = newest_attempt(folder)
     if newest > attempt:
@@ -368,7 +368,7 @@ def check_fence(folder: Place, attempt: int) -> None:
         )
 
 
-def check_covering(parts: Sequence[Part], *, where: Place) -> None:
+def check_covering(parts: Sequence[Part], *, where: StoragePath) -> None:
     """Raise CheckpointError unless the parts hold every element of every tensor they name."""
     pieces: dict[tuple[str, str], list[Chunk]] = {}
     for part in parts:

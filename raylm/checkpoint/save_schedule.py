@@ -35,8 +35,8 @@ def mean_time_between_failures(*, first_guess_seconds: float, elapsed_seconds: f
 
 
 @dataclass(frozen=True)
-class Cadence:
-    """When the next save is due. Each event gives a new Cadence; times are readings of one monotonic clock.
+class SaveSchedule:
+    """When the next save is due. Each event gives a new SaveSchedule; times are readings of one monotonic clock.
 
     With neither every_steps nor every_seconds the interval follows from the measured stall and the failures seen.
     """
@@ -70,19 +70,19 @@ class Cadence:
         since = self.started if self.last_time is None else self.last_time
         return now - since >= self.interval_seconds(now)
 
-    def resumed(self, step: int, now: float) -> Cadence:
+    def resumed(self, step: int, now: float) -> SaveSchedule:
         """Training goes on from the checkpoint of `step`."""
         return replace(self, last_step=step, last_time=now)
 
-    def saving(self, step: int, now: float) -> Cadence:
+    def saving(self, step: int, now: float) -> SaveSchedule:
         """A save of `step` has begun."""
         return replace(self, last_step=step, last_time=now)
 
-    def measured(self, stall_seconds: float, total_seconds: float) -> Cadence:
+    def measured(self, stall_seconds: float, total_seconds: float) -> SaveSchedule:
         """A save has ended: it held training up for one time, and took the other in all."""
         return replace(self, stall_seconds=max(stall_seconds, 1e-3), upload_seconds=total_seconds)
 
-    def failed(self) -> Cadence:
+    def failed(self) -> SaveSchedule:
         """A worker or a node was lost."""
         return replace(self, failures=self.failures + 1)
 

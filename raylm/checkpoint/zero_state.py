@@ -48,7 +48,7 @@ class _Piece:
         return _chunk(self.name, kind, self.start, self.length, dtype, self.shape)
 
 
-def owned(engine: Any) -> list[tuple[Chunk, Tensor]]:
+def state_to_save(engine: Any) -> list[tuple[Chunk, Tensor]]:
     """What this rank saves: over all ranks every element of the state exactly once, without a copy."""
     rank, size = dist.get_rank(), dist.get_world_size()
     replicated = _stage(engine) == 0
@@ -59,7 +59,7 @@ def owned(engine: Any) -> list[tuple[Chunk, Tensor]]:
 
 
 def wanted(engine: Any) -> list[tuple[Chunk, Tensor]]:
-    """What this rank has to be filled with, before `adopted`: 1-D views into the live state."""
+    """What this rank has to be filled with, before `after_fill`: 1-D views into the live state."""
     pairs = [*_trained(engine), *(pair for pair, _ in _untrained(engine))]
     return [pair for pair in pairs if pair[0].length]
 
@@ -72,7 +72,7 @@ def scalars(engine: Any) -> dict[str, int | float]:
 
 
 @torch.no_grad()
-def adopted(engine: Any, values: Mapping[str, int | float]) -> None:
+def after_fill(engine: Any, values: Mapping[str, int | float]) -> None:
     """Makes the filled views take effect: step counters set, weights cast from masters. Every rank must call it."""
     if STEP not in values:
         raise CheckpointError(

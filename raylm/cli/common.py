@@ -9,7 +9,7 @@ import click
 
 if TYPE_CHECKING:
     from raylm.config.schema import Job
-    from raylm.storage import Reach
+    from raylm.storage import Connection
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -37,11 +37,11 @@ def reach_options(command: Command) -> Command:
     return command
 
 
-def reach(endpoint: str | None, region: str | None, anonymous: bool) -> Reach:
-    """The options of `reach_options` as a Reach."""
+def connection(endpoint: str | None, region: str | None, anonymous: bool) -> Connection:
+    """The options of `reach_options` as a Connection."""
     from raylm.config.schema import ObjectStore
 
-    return ObjectStore(endpoint=endpoint, region=region, anonymous=anonymous).reach()
+    return ObjectStore(endpoint=endpoint, region=region, anonymous=anonymous).connection()
 
 
 def read_job(job_file: str, overrides: Sequence[str]) -> Job:

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from raylm.cli.common import reach, reach_options, show
+from raylm.cli.common import connection, reach_options, show
 from raylm.humanize import count, size
 
 if TYPE_CHECKING:
     from raylm.prep.report.fertility import Counts
-    from raylm.prep.report.inspect import Look
+    from raylm.prep.report.inspect import DatasetSample
 
 _SAMPLE_LETTERS = 400
 
@@ -26,17 +26,17 @@ def inspect(folder: str, samples: int, **how: Any) -> None:
 
     FOLDER is local or on any object store, `s3://bucket/data` for example.
     """
-    from raylm.prep.report.inspect import look
-    from raylm.storage import Place
+    from raylm.prep.report.inspect import inspect_dataset
+    from raylm.storage import StoragePath
 
-    found = look(Place(folder, reach(**how)), samples)
+    found = inspect_dataset(StoragePath(folder, connection(**how)), samples)
     show(rows(found))
     for number, text in enumerate(found.samples, 1):
         words = textwrap.shorten(text, _SAMPLE_LETTERS, placeholder=" ...")
         click.echo(f"\nsample {number}:\n{textwrap.fill(words, 100, initial_indent='  ', subsequent_indent='  ')}")
 
 
-def rows(found: Look) -> list[tuple[str, str]]:
+def rows(found: DatasetSample) -> list[tuple[str, str]]:
     """The manifest in words, a source a row."""
     from raylm.prep.report.card import step_lines
 
@@ -44,7 +44,7 @@ def rows(found: Look) -> list[tuple[str, str]]:
     sources = [
         (
             "source" if index == 0 else "",
-            f"{name}: {_documents(counts):,} documents, {count(counts.get('tokens', 0))} tokens{_left_out(counts)}",
+            f"{name}: {_documents(counts):,} documents, {count(counts.get('tokens', 0))} tokens{_skipped(counts)}",
         )
         for index, (name, counts) in enumerate(manifest.sources.items())
     ]
@@ -88,7 +88,7 @@ def _fertility(counts: Counts) -> list[tuple[str, str]]:
     return [("tokens" if index == 0 else "", line) for index, line in enumerate(told)]
 
 
-def _left_out(counts: dict[str, int]) -> str:
+def _skipped(counts: dict[str, int]) -> str:
     reasons = [
         f"{number:,} {key.removeprefix('skipped_').replace('_', ' ')}"
         for key, number in counts.items()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from raylm.cli.common import next_step, quiet_logs, reach, reach_options, show
+from raylm.cli.common import connection, next_step, quiet_logs, reach_options, show
 from raylm.humanize import count
 
 if TYPE_CHECKING:
@@ -28,7 +28,9 @@ def evaluate(
     quiet_logs()
     from raylm.evaluate import evaluate as run_evaluate
 
-    found = run_evaluate(run, data=data or None, sequences=sequences, reach=reach(endpoint, region, anonymous))
+    found = run_evaluate(
+        run, data=data or None, sequences=sequences, connection=connection(endpoint, region, anonymous)
+    )
     show(evaluation_rows(found))
     next_step(f"raylm generate {run} --prompt 'The '")
 
@@ -72,7 +74,7 @@ def generate(
 
     sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, max_new_tokens=max_tokens, seed=seed)
     click.echo(prompt, nl=False)
-    for piece in run_generate(run, prompt, sampling, reach=reach(endpoint, region, anonymous)):
+    for piece in run_generate(run, prompt, sampling, connection=connection(endpoint, region, anonymous)):
         click.echo(piece, nl=False)
         sys.stdout.flush()
     click.echo()
@@ -87,7 +89,7 @@ def export(run: str, dest: str, endpoint: str | None, region: str | None, anonym
     quiet_logs()
     from raylm.export import export as run_export
 
-    run_export(run, dest, reach=reach(endpoint, region, anonymous))
+    run_export(run, dest, connection=connection(endpoint, region, anonymous))
     show([("export", dest)])
     next_step(f"raylm generate {dest} --prompt 'The '", "or AutoModelForCausalLM.from_pretrained in transformers")
 
@@ -98,13 +100,13 @@ def export(run: str, dest: str, endpoint: str | None, region: str | None, anonym
 @reach_options
 def report(run: str, output: str | None, endpoint: str | None, region: str | None, anonymous: bool) -> None:
     """Write RUN's history as one HTML page: loss, throughput and workers, and where the time went."""
-    from raylm.report import describe, read_history, totals, write_report
-    from raylm.storage import Place
     from raylm.humanize import duration
+    from raylm.report import describe, read_history, totals, write_report
+    from raylm.storage import StoragePath
 
-    at = reach(endpoint, region, anonymous)
-    page = write_report(Place(run, at), Place(output, at) if output else None)
-    history = read_history(Place(run, at))
+    at = connection(endpoint, region, anonymous)
+    page = write_report(StoragePath(run, at), StoragePath(output, at) if output else None)
+    history = read_history(StoragePath(run, at))
     total = totals(history)
     show(
         [

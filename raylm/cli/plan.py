@@ -34,9 +34,9 @@ def plan(job_file: str, overrides: tuple[str, ...], gpu_gigabytes: float, worker
 def _shard_sizes(job: Job) -> tuple[int | None, int | None]:
     """Vocabulary and row length of shards on this machine; an object store is not asked, a plan must not wait."""
     from raylm.shards import MANIFEST_NAME, read_manifest
-    from raylm.storage import Place
+    from raylm.storage import StoragePath
 
-    place = Place(job.data_sources[0].path)
+    place = StoragePath(job.mixture[0].path)
     if not place.is_local or not (place / MANIFEST_NAME).exists():
         return None, None
     manifest = read_manifest(place)

@@ -53,7 +53,7 @@ def result_rows(result: PrepareReport) -> list[tuple[str, str]]:
     ]
     if result.skipped:
         reasons = ", ".join(f"{count:,} {reason.replace('_', ' ')}" for reason, count in result.skipped.items())
-        rows.insert(1, ("left out", f"{reasons}; examples in {result.output}/left_out.json"))
+        rows.insert(1, ("left out", f"{reasons}; examples in {result.output}/skipped.json"))
     steps = [("step" if index == 0 else "", words) for index, words in enumerate(step_lines(manifest))]
     return [*steps, *rows, ("report", f"{result.output}/report.html")]
 

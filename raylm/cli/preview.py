@@ -6,9 +6,9 @@ import contextlib
 
 from raylm.config.schema import Job
 from raylm.errors import DataError, StorageError
-from raylm.shards import MANIFEST_NAME, read_manifest
-from raylm.storage import Place
 from raylm.humanize import count, size
+from raylm.shards import MANIFEST_NAME, read_manifest
+from raylm.storage import StoragePath
 
 Rows = list[tuple[str, str]]
 
@@ -27,7 +27,7 @@ def prepare_rows(job: Job) -> Rows:
         ("tokenizer", tokenizer),
         ("rows", f"{settings.sequence_length:,} tokens each, {settings.held_out:.1%} of documents held out"),
         ("workers", workers),
-        ("output", _state(Place(job.shards_url, job.object_store.reach()))),
+        ("output", _state(StoragePath(job.shards_url, job.object_store.connection()))),
     ]
 
 
@@ -48,7 +48,7 @@ def train_rows(job: Job) -> Rows:
     length, data = _data(job)
     shape_of(job.model, job.prepare.tokenizer.vocab_size, length)  # a job without a model, or with none that works
     made = anchored(job)
-    run = Place(made.run_url, made.object_store.reach())
+    run = StoragePath(made.run_url, made.object_store.connection())
     with contextlib.suppress(StorageError):  # told below
         refuse_other_job(made, run)
     per_step = job.batch.sequences * length
@@ -72,15 +72,15 @@ def train_rows(job: Job) -> Rows:
 def _data(job: Job) -> tuple[int, str]:
     """Tokens a sequence, and the shards in words; where there are none yet, what prepare would make."""
     tokens, length = 0, job.prepare.sequence_length
-    for source in job.data_sources:
-        place = Place(source.path, job.object_store.reach())
+    for source in job.mixture:
+        place = StoragePath(source.path, job.object_store.connection())
         try:
             manifest = read_manifest(place)
         except (DataError, StorageError) as error:
             return length, f"not to be read: {error.message}"
         tokens += manifest.train_tokens
         length = manifest.sequence_length
-    where = ", ".join(source.path for source in job.data_sources)
+    where = ", ".join(source.path for source in job.mixture)
     epochs = job.train.steps * job.batch.sequences * length / max(1, tokens)
     return length, f"{where}: {count(tokens)} tokens, so {epochs:.2g} epochs"
 
@@ -88,16 +88,16 @@ def _data(job: Job) -> tuple[int, str]:
 def _raw_rows(job: Job) -> Rows:
     """The sources' files and units, and a guess at their tokens, from their bytes."""
     from raylm.prep.readers.read import atoms
-    from raylm.prep.units import listed, pieces_of, units_of
+    from raylm.prep.units import listed, ranges_of, units_of
 
-    settings, reach = job.prepare, job.object_store.reach()
+    settings, connection = job.prepare, job.object_store.connection()
     if any(source.kind == "python-docs" for source in settings.sources):
         return [("tokens", "known when the documentation has been collected")]
     try:
-        files = [(source, listed(source, reach)) for source in settings.sources]
+        files = [(source, listed(source, connection)) for source in settings.sources]
     except DataError as error:
         return [("units", f"none yet: {error.message}")]
-    pieces = (piece for source, found in files for piece in pieces_of(source, found, settings.unit_bytes, atoms))
+    pieces = (piece for source, found in files for piece in ranges_of(source, found, settings.unit_bytes, atoms))
     units = units_of(pieces, settings.unit_bytes)
     total = sum(file_bytes for _, found in files for _, file_bytes in found)
     return [
@@ -107,7 +107,7 @@ def _raw_rows(job: Job) -> Rows:
     ]
 
 
-def _state(folder: Place) -> str:
+def _state(folder: StoragePath) -> str:
     try:
         done = (folder / MANIFEST_NAME).exists()
     except StorageError as error:
@@ -118,7 +118,7 @@ def _state(folder: Place) -> str:
 def _progress(job: Job) -> str:
     from raylm.checkpoint.restore import newest
 
-    run = Place(job.run_url, job.object_store.reach())
+    run = StoragePath(job.run_url, job.object_store.connection())
     try:
         found = newest(run / "checkpoints")
     except StorageError as error:

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Protocol, TextIO
 
-from raylm.run.history import describe
 from raylm.humanize import count, duration
+from raylm.run.history import describe
 
 Line = Mapping[str, Any]
 

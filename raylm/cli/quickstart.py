@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from raylm.cli.model import evaluation_rows
 from raylm.cli.common import next_step, quiet_logs, show
+from raylm.cli.model import evaluation_rows
 from raylm.errors import RaylmError
 from raylm.humanize import duration
 
@@ -151,17 +151,17 @@ def _look(job: Job) -> str:
     from raylm.evaluate import evaluate
     from raylm.generate import Sampling, generate
     from raylm.report import write_report
-    from raylm.storage import Place
+    from raylm.storage import StoragePath
     from raylm.trained import open_trained
 
     _stage("4/5  evaluating and generating, from the last checkpoint")
-    trained = open_trained(job.run_url, job.object_store.reach())
+    trained = open_trained(job.run_url, job.object_store.connection())
     show(evaluation_rows(evaluate(trained)))
     for prompt in PROMPTS:
         text = "".join(generate(trained, prompt, Sampling(max_new_tokens=32)))
         click.echo(f"    {' '.join(f'{prompt}{text}'.split())}")
     _stage("5/5  writing the report")
-    page = write_report(Place(job.run_url, job.object_store.reach()))
+    page = write_report(StoragePath(job.run_url, job.object_store.connection()))
     click.echo(page.url)
     return page.url
 

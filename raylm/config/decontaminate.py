@@ -28,16 +28,16 @@ class Decontaminate(Settings):
     """Take out what evaluation sets hold too: runs of equal words, whatever their case, accents and numbers."""
 
     sets: Annotated[list[EvaluationSet], Field(min_length=1)] = Field(description="The evaluation sets.")
-    words: int = Field(13, ge=2, description="Length of a run of words that counts as taken over.")
-    shortest: int = Field(
-        8, ge=1, description="Evaluation texts of fewer than `words` words are looked for whole, down to this length."
+    ngram: int = Field(13, ge=2, description="Length of a run of words that counts as taken over.")
+    min_words: int = Field(
+        8, ge=1, description="Evaluation texts of fewer than `ngram` words are looked for whole, down to this length."
     )
-    at_least: int = Field(1, ge=1, description="Different runs a document must share with a set to be contaminated.")
+    min_matches: int = Field(1, ge=1, description="Different runs a document must share with a set to be contaminated.")
     action: Literal["drop", "cut", "label"] = Field(
         "drop",
         description="Drop the document, cut out the sentences around, or only name the set as `contaminated_by`.",
     )
-    shortest_left: int = Field(
+    min_chars_left: int = Field(
         200, ge=0, description="With cut: a document of which fewer letters are left is dropped after all."
     )
 

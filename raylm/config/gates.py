@@ -12,15 +12,15 @@ from raylm.config.base import Settings
 class Bounds(Settings):
     """A range that a measure has to lie in."""
 
-    at_least: float | None = Field(None, description="Smallest value allowed.")
-    at_most: float | None = Field(None, description="Largest value allowed.")
+    min: float | None = Field(None, description="Smallest value allowed.")
+    max: float | None = Field(None, description="Largest value allowed.")
 
     @model_validator(mode="after")
     def _some_bound(self) -> Self:
-        if self.at_least is None and self.at_most is None:
-            raise ValueError("give at_least, at_most, or both")
-        if self.at_least is not None and self.at_most is not None and self.at_least > self.at_most:
-            raise ValueError(f"at_least={self.at_least:g} is more than at_most={self.at_most:g}")
+        if self.min is None and self.max is None:
+            raise ValueError("give min, max, or both")
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError(f"min={self.min:g} is more than max={self.max:g}")
         return self
 
 

@@ -118,7 +118,7 @@ FIXED = (
     "model.document_attention",
     "model.dropout",
     "batch.sequences",
-    "batch.micro",
+    "batch.micro_batch",
     "data.chunk_rows",
     "data.window_chunks",
     "optim",
@@ -140,9 +140,9 @@ def _fixed(job: Job) -> dict[str, Any]:
     """The part of a job that makes it this run; data may move, its mixture may not change."""
     dump = job.model_dump(mode="json")
     fixed = {key: _dig(dump, key) for key in FIXED}
-    fixed["data.sources"] = {
-        str(index): {"weight": source.weight, "stages": [stage.model_dump() for stage in source.stages]}
-        for index, source in enumerate(job.data_sources)
+    fixed["data.mixture"] = {
+        str(index): {"weight": entry.weight, "weight_schedule": [at.model_dump() for at in entry.weight_schedule]}
+        for index, entry in enumerate(job.mixture)
     }
     return fixed
 

@@ -11,9 +11,9 @@ from pydantic import Field, field_validator, model_validator
 
 from raylm.config.base import Settings
 from raylm.config.gates import Requirements
-from raylm.config.steps import StepSettings
+from raylm.config.steps import OperatorSettings
 from raylm.errors import ConfigError
-from raylm.storage import Reach
+from raylm.storage import Connection
 
 PRESETS = ("tiny", "llama-25m", "llama-125m", "llama-350m", "llama-1b", "llama-3b", "llama-7b")
 
@@ -37,16 +37,16 @@ class ObjectStore(Settings):
             raise ValueError("must not hold credentials; put them in the environment or the provider's profile")
         return value
 
-    def reach(self) -> Reach:
+    def connection(self) -> Connection:
         """The same, as storage takes it."""
-        return Reach(self.endpoint, self.region, self.anonymous, self.retries, self.timeout_seconds)
+        return Connection(self.endpoint, self.region, self.anonymous, self.retries, self.timeout_seconds)
 
 
 _CUTS = {"book": ("file", "chapter")}
 _TABLES = ("jsonl", "csv", "parquet", "arrow", "huggingface")
 
 
-class TextSource(Settings):
+class SourceSettings(Settings):
     """One source of raw documents for `raylm prepare`."""
 
     name: str = Field("text", pattern=r"^[A-Za-z0-9._-]+$", description="Name in the manifest and in mixtures.")
@@ -90,15 +90,15 @@ class TextSource(Settings):
     encoding_errors: Literal["stop", "skip"] = Field(
         "stop", description="A document that is not UTF-8 stops the job, or is skipped and counted."
     )
-    licence: str | None = Field(None, description="Licence of these texts, for the data card.")
+    license: str | None = Field(None, description="Licence of these texts, for the data card.")
     max_documents: int | None = Field(None, gt=0, description="Take at most this many documents.")
     extract: Literal["main", "all"] = Field(
         "main", description="For warc: a page's main content, or all of its text with menus and footers."
     )
-    most_bytes: int = Field(
+    max_bytes: int = Field(
         64_000_000, gt=0, description="A longer record, page, line, block or file is left out, never held in memory."
     )
-    most_ratio: float = Field(
+    max_compression_ratio: float = Field(
         250.0, gt=0, description="A compressed file that unpacks to more bytes than this for each of its own is broken."
     )
 
@@ -137,23 +137,29 @@ class TokenizerSettings(Settings):
     kind: Literal["bpe", "unigram"] = Field("bpe", description="What is trained.")
     vocab_size: int = Field(8192, ge=260, le=1_000_000, description="Size of a trained tokenizer, all tokens counted.")
     sample_bytes: int = Field(20_000_000, gt=0, description="Text that a tokenizer is trained on, at most.")
-    bytes: Literal["level", "fallback"] = Field(
-        "level", description="What is trained on: bytes, or letters, of which rare ones are spelled in bytes."
+    alphabet: Literal["byte_level", "byte_fallback"] = Field(
+        "byte_level", description="What is trained on: bytes, or letters, of which rare ones are spelled in bytes."
     )
-    digits: Literal["together", "each", "threes"] = Field(
-        "together", description="Whether a number may be one token, each digit is one, or up to three digits."
+    split_digits: Literal["none", "each", "up_to_three"] = Field(
+        "none", description="Whether a number may be one token, each digit is one, or up to three digits."
     )
-    normalise: Literal["none", "nfc", "nfkc"] = Field("none", description="Unicode form that texts are brought into.")
-    least_count: int = Field(0, ge=0, description="For bpe: pairs that come less often are not joined.")
-    longest_token: int | None = Field(
-        None, ge=2, description="Bytes of a token at most, letters with bytes: fallback; for unigram 16 when not set."
+    normalization: Literal["none", "nfc", "nfkc"] = Field(
+        "none", description="Unicode form that texts are brought into."
+    )
+    min_frequency: int = Field(0, ge=0, description="For bpe: pairs that come less often are not joined.")
+    max_token_length: int | None = Field(
+        None,
+        ge=2,
+        description="Bytes of a token at most, letters with alphabet: byte_fallback; for unigram 16 when not set.",
     )
 
     @property
     def trained_kind(self) -> str:
         """What is trained, in words."""
         kind = {"bpe": "BPE", "unigram": "unigram"}[self.kind]
-        return f"Byte-level {kind}" if self.bytes == "level" else f"{kind[0].upper()}{kind[1:]} with byte fallback"
+        return (
+            f"Byte-level {kind}" if self.alphabet == "byte_level" else f"{kind[0].upper()}{kind[1:]} with byte fallback"
+        )
 
     @model_validator(mode="after")
     def _belongs_together(self) -> Self:
@@ -162,15 +168,15 @@ class TokenizerSettings(Settings):
                 raise ValueError("pattern is for tiktoken ranks: give their path, or remove it")
             for token in (*self.special_tokens, *([self.eos] if self.eos else [])):
                 _check_apart(token)
-            least = (260 if self.bytes == "level" else 320) + len(self.special_tokens)
+            least = (260 if self.alphabet == "byte_level" else 320) + len(self.special_tokens)
             if self.vocab_size < least:
                 raise ValueError(
                     f"vocab_size={self.vocab_size} is too small for all bytes and the special tokens: at least {least}"
                 )
-            if self.kind == "unigram" and self.least_count:
-                raise ValueError("least_count is for bpe: unigram keeps the pieces that are most likely")
+            if self.kind == "unigram" and self.min_frequency:
+                raise ValueError("min_frequency is for bpe: unigram keeps the pieces that are most likely")
             return self
-        for name in ("kind", "bytes", "digits", "normalise", "least_count", "longest_token"):
+        for name in ("kind", "alphabet", "split_digits", "normalization", "min_frequency", "max_token_length"):
             if getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(f"{name} is for a tokenizer that is trained; remove it, or path, which loads one")
         return self
@@ -186,11 +192,11 @@ def _check_apart(token: str) -> None:
 class PrepareSettings(Settings):
     """Raw text to tokenized shards."""
 
-    sources: list[TextSource] = Field(
-        default_factory=lambda: [TextSource(name="python-docs", kind="python-docs")],
+    sources: list[SourceSettings] = Field(
+        default_factory=lambda: [SourceSettings(name="python-docs", kind="python-docs")],
         description="Where documents come from.",
     )
-    steps: list[StepSettings] = Field(
+    steps: list[OperatorSettings] = Field(
         default_factory=list, description="What happens to documents, in order: cleaning, filters, deduplication."
     )
     require: Requirements = Field(
@@ -202,7 +208,7 @@ class PrepareSettings(Settings):
     held_out: float = Field(0.01, ge=0, lt=1, description="Share of documents kept for held-out loss, by hash.")
     unit_bytes: int = Field(64_000_000, gt=0, description="Raw text packed into one shard; the unit of a restart.")
     workers: int | None = Field(None, gt=0, description="Units prepared at once; as many as fit when not set.")
-    quarantine: float = Field(
+    max_broken_share: float = Field(
         0.01, ge=0, le=1, description="Share of a source's files, or of its records, that may be broken and set aside."
     )
 
@@ -220,27 +226,27 @@ class PrepareSettings(Settings):
         return self
 
 
-class WeightStage(Settings):
+class WeightAt(Settings):
     """From `step` on, this weight."""
 
     step: int = Field(ge=0)
     weight: float = Field(ge=0)
 
 
-class DataSource(Settings):
+class MixtureEntry(Settings):
     """One folder of shards and its share of the mixture."""
 
     path: str = Field(description="Folder with manifest.json.")
     weight: float = Field(1.0, gt=0, description="Share of the mixture; weights need not sum to 1.")
-    stages: list[WeightStage] = Field(default_factory=list, description="Other weights from given steps on.")
+    weight_schedule: list[WeightAt] = Field(default_factory=list, description="Other weights from given steps on.")
 
 
 class DataSettings(Settings):
     """What is trained on."""
 
     path: str | None = Field(None, description="Folder of shards; short for one source.")
-    sources: list[DataSource] = Field(default_factory=list, description="Several folders with weights.")
-    deliver: Literal["ray", "threads"] = Field(
+    mixture: list[MixtureEntry] = Field(default_factory=list, description="Several folders with weights.")
+    reader: Literal["ray", "threads"] = Field(
         "ray", description="Who reads shards after the first steps: Ray Data tasks, or threads in each worker."
     )
     chunk_rows: int = Field(
@@ -249,12 +255,12 @@ class DataSettings(Settings):
     window_chunks: int = Field(
         4, ge=1, description="Chunks whose rows a lane shuffles together; a worker holds a window a lane, and the next."
     )
-    accept_changed: bool = Field(False, description="Resume although the data's fingerprint changed.")
+    allow_changed: bool = Field(False, description="Resume although the data's fingerprint changed.")
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
-        if self.path and self.sources:
-            raise ValueError("give either path or sources, not both")
+        if self.path and self.mixture:
+            raise ValueError("give either path or mixture, not both")
         return self
 
 
@@ -285,18 +291,18 @@ class BatchSettings(Settings):
     """The global batch, the same at any number of workers."""
 
     sequences: int = Field(32, ge=1, description="Sequences in a global batch.")
-    micro: int = Field(4, ge=1, description="Sequences in a micro-batch; sequences / micro lanes.")
+    micro_batch: int = Field(4, ge=1, description="Sequences in a micro-batch; sequences / micro_batch lanes.")
 
     @model_validator(mode="after")
     def _divides(self) -> Self:
-        if self.sequences % self.micro:
-            raise ValueError(f"micro={self.micro} does not divide sequences={self.sequences}")
+        if self.sequences % self.micro_batch:
+            raise ValueError(f"micro_batch={self.micro_batch} does not divide sequences={self.sequences}")
         return self
 
     @property
     def lanes(self) -> int:
         """Micro-batch slots of a global batch, the most workers it can feed."""
-        return self.sequences // self.micro
+        return self.sequences // self.micro_batch
 
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
@@ -309,11 +315,11 @@ class OptimSettings(Settings):
     betas: tuple[Beta, Beta] = Field((0.9, 0.95), description="Decay of the moments.")
     eps: float = Field(1e-8, gt=0)
     weight_decay: float = Field(0.1, ge=0, description="Not applied to norms and biases.")
-    clip: float = Field(1.0, ge=0, description="Largest gradient norm; 0 turns clipping off.")
+    max_grad_norm: float = Field(1.0, ge=0, description="Largest gradient norm; 0 turns clipping off.")
     schedule: Literal["cosine", "linear", "constant", "wsd"] = Field("cosine", description="After warm-up.")
     warmup_steps: int = Field(0, ge=0)
     decay_steps: int | None = Field(None, ge=0, description="wsd: steps of the final decay; a tenth when not set.")
-    final_ratio: float = Field(0.1, ge=0, le=1, description="Last learning rate over the peak.")
+    min_lr_ratio: float = Field(0.1, ge=0, le=1, description="Last learning rate over the peak.")
 
 
 class ZeroSettings(Settings):
@@ -381,7 +387,7 @@ class EvaluateSettings(Settings):
     sequences: int = Field(64, ge=1, description="Held-out sequences, the same at any number of workers.")
 
 
-class WhereSettings(Settings):
+class ClusterSettings(Settings):
     """Where the job runs."""
 
     address: str | None = Field(None, description="A running Ray cluster; a local Ray is started when not set.")
@@ -404,7 +410,7 @@ class Job(Settings):
     workers: WorkerSettings = Field(default_factory=WorkerSettings)
     checkpoint: CheckpointSettings = Field(default_factory=CheckpointSettings)
     evaluate: EvaluateSettings = Field(default_factory=EvaluateSettings)
-    where: WhereSettings = Field(default_factory=WhereSettings)
+    cluster: ClusterSettings = Field(default_factory=ClusterSettings)
 
     @model_validator(mode="after")
     def _lanes_carry_workers(self) -> Self:
@@ -413,8 +419,8 @@ class Job(Settings):
             # A ConfigError, not a ValueError: it concerns two sections, and its hint names keys of both.
             raise ConfigError(
                 f"workers.max={self.workers.max} exceeds the {lanes} lanes of a global batch "
-                f"(batch.sequences={self.batch.sequences} / batch.micro={self.batch.micro})",
-                hint=f"raise batch.sequences, lower batch.micro, or set workers.max to {lanes} or less",
+                f"(batch.sequences={self.batch.sequences} / batch.micro_batch={self.batch.micro_batch})",
+                hint=f"raise batch.sequences, lower batch.micro_batch, or set workers.max to {lanes} or less",
             )
         return self
 
@@ -429,8 +435,8 @@ class Job(Settings):
         return self.prepare.output or f"{self.run_url}/data"
 
     @property
-    def data_sources(self) -> list[DataSource]:
+    def mixture(self) -> list[MixtureEntry]:
         """The folders of shards that training reads."""
-        if self.data.sources:
-            return list(self.data.sources)
-        return [DataSource(path=self.data.path or self.shards_url)]
+        if self.data.mixture:
+            return list(self.data.mixture)
+        return [MixtureEntry(path=self.data.path or self.shards_url)]

@@ -1,4 +1,4 @@
-"""The steps of preparation: what each takes, its defaults, its checks. `StepSettings` lists them all."""
+"""The steps of preparation: what each takes, its defaults, its checks. `OperatorSettings` lists them all."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class ExactDuplicates(Settings):
     part: Literal["document", "paragraph", "line"] = Field(
         "document", description="What is compared; a repeated paragraph or line is cut out of its document."
     )
-    shortest: int = Field(
+    min_chars: int = Field(
         32, ge=0, description="Paragraphs and lines of fewer letters are kept however often they come."
     )
 
@@ -38,12 +38,12 @@ class NearDuplicates(Settings):
     """Keep the first of similar documents, by MinHash and locality-sensitive hashing."""
 
     threshold: float = Field(0.8, gt=0, lt=1, description="Jaccard similarity of runs of words that counts as equal.")
-    words: int = Field(5, ge=1, le=100, description="Words a run.")
+    ngram: int = Field(5, ge=1, le=100, description="Words a run.")
     permutations: int = Field(256, ge=16, le=1024, description="Entries of a signature; more: more exact, slower.")
     seed: int = Field(0, ge=0, lt=2**63)
 
 
-class Normalise(Settings):
+class Normalize(Settings):
     """Bring texts to one Unicode form and one kind of space, and clear out what nobody sees."""
 
     form: Literal["NFC", "NFKC", "none"] = Field(
@@ -65,7 +65,7 @@ class Language(Settings):
 
     keep: list[str] = Field(default_factory=list, description="Languages to keep, such as [en, de]; all when empty.")
     min_score: Share = Field(0.5, description="Documents whose language is less certain are dropped; 0 keeps them.")
-    letters: int = Field(2000, gt=0, description="Most letters of a document that are looked at, from its beginning.")
+    max_chars: int = Field(2000, gt=0, description="Most letters of a document that are looked at, from its beginning.")
     trust_given: bool = Field(
         False, description="Take the language that a source states, where it does, without a look."
     )
@@ -89,7 +89,7 @@ class Sample(Settings):
     shares: dict[str, Annotated[float, Field(gt=0)]] = Field(
         default_factory=dict, description="Bytes wanted of each group, in proportion; groups not named are dropped."
     )
-    most_copies: float = Field(
+    max_copies: float = Field(
         1.0, ge=1, description="With shares: a scarce group's documents may be repeated this often on average."
     )
     seed: int = Field(0, ge=0)
@@ -186,7 +186,7 @@ class Classifier(Settings):
     ngrams: int = Field(2, ge=1, le=5, description="Longest run of words that is a feature.")
     buckets: int = Field(1 << 18, ge=1 << 10, le=1 << 24, description="Features are hashed into this many.")
     epochs: int = Field(5, ge=1, description="Passes over the examples.")
-    most_examples: int = Field(50_000, ge=20, description="Examples of each side, at most; chosen by hash.")
+    max_examples: int = Field(50_000, ge=20, description="Examples of each side, at most; chosen by hash.")
     seed: int = Field(0, ge=0)
 
     @model_validator(mode="after")
@@ -204,10 +204,10 @@ class Toxicity(Settings):
     words: str | None = Field(
         None, description="File of words or phrases, one a line, with a weight after a tab; English when not set."
     )
-    most: Share = Field(0.01, description="Weight of toxic words in all words that a document may have.")
+    max_share: Share = Field(0.01, description="Weight of toxic words in all words that a document may have.")
     model: str | None = Field(None, description="Folder of a transformers model that classifies sequences.")
     label: str = Field("toxic", description="The model's label whose probability is the score.")
-    most_model: Share = Field(0.5, description="Probability that a document may have.")
+    max_probability: Share = Field(0.5, description="Probability that a document may have.")
     action: Literal["drop", "label"] = Field("drop", description="Drop what is above, or only write the scores.")
 
 
@@ -216,7 +216,7 @@ class Fairness(Settings):
 
     groups: str | None = Field(None, description="File of `property/group: term, term` lines; English when not set.")
     occupations: str | None = Field(None, description="File of `name: form, form` lines; English when not set.")
-    sentiment: bool = Field(True, description="Look at the sentiment of sentences that name a group.")
+    sentiment: bool = Field(True, description="DatasetSample at the sentiment of sentences that name a group.")
     label: list[str] = Field(
         default_factory=list,
         description="Properties (gender, ...) whose most named group is written to the metadata: dominant_gender is "
@@ -245,8 +245,8 @@ class Blocklist(Settings):
     url_word_files: list[str] = Field(default_factory=list, description="Files of such words.")
     words: list[str] = Field(default_factory=list, description="Words and phrases in the text, in any case.")
     word_files: list[str] = Field(default_factory=list, description="Files of such words and phrases.")
-    at_least: int = Field(1, ge=1, description="Drop a text in which listed words come this often, or more.")
-    at_least_share: Share = Field(0.0, description="And only if they come at least this often for each of its words.")
+    min_matches: int = Field(1, ge=1, description="Drop a text in which listed words come this often, or more.")
+    min_share: Share = Field(0.0, description="And only if they come at least this often for each of its words.")
     whole_words: bool = Field(
         True, description="An entry inside a longer word does not count; false for scripts without spaces."
     )
@@ -259,7 +259,7 @@ class Blocklist(Settings):
         return self
 
 
-class StepSettings(Settings):
+class OperatorSettings(Settings):
     """One step: its name, and under it its settings."""
 
     blocklist: Blocklist | None = None
@@ -269,7 +269,7 @@ class StepSettings(Settings):
     exact_duplicates: ExactDuplicates | None = None
     language: Language | None = None
     near_duplicates: NearDuplicates | None = None
-    normalise: Normalise | None = None
+    normalize: Normalize | None = None
     personal_data: PersonalData | None = None
     fairness: Fairness | None = None
     quality: Quality | None = None

@@ -20,8 +20,8 @@ from typing import Any
 import psutil
 
 from raylm.errors import ConfigError, TrainingError
-from raylm.train.launch.driver import HEALTH_CHECKS
 from raylm.train.context import free_port
+from raylm.train.launch.driver import HEALTH_CHECKS
 
 HEAD = "head"
 # Several nodes that start on few processors take their time.
@@ -83,7 +83,7 @@ class LocalCluster:
 
     @property
     def address(self) -> str:
-        """What `where.address` must be."""
+        """What `cluster.address` must be."""
         return str(self._read()["address"])
 
     def nodes(self) -> list[Node]:

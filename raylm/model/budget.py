@@ -27,7 +27,7 @@ CHUNK_ELEMENTS = 1 << 24  # model/loss.py's logits widened at once
 
 
 @dataclass(frozen=True)
-class Shape:
+class ModelShape:
     """The sizes of a decoder. `parameters` counts tied weights once; `looked_up` is the part that is no matrix product.
 
     `largest` is the biggest single parameter.
@@ -80,9 +80,9 @@ class Plan:
 
     model: str
     dtype: str
-    shape: Shape
+    shape: ModelShape
     sequence_length: int
-    micro: int
+    micro_batch: int
     sequences: int
     activation_checkpointing: bool
     offload_optimizer: bool
@@ -131,7 +131,7 @@ def plan(
         dtype=job.model.dtype,
         shape=shape,
         sequence_length=length,
-        micro=job.batch.micro,
+        micro_batch=job.batch.micro_batch,
         sequences=job.batch.sequences,
         activation_checkpointing=job.model.activation_checkpointing,
         offload_optimizer=job.zero.offload_optimizer,
@@ -142,14 +142,14 @@ def plan(
     )
 
 
-def shape_of(settings: ModelSettings, vocab_size: int, sequence_length: int) -> Shape:
+def shape_of(settings: ModelSettings, vocab_size: int, sequence_length: int) -> ModelShape:
     """The shape of a job's model: a preset's by arithmetic, any other's counted by torch on its meta device."""
     if settings.preset is None:
         return _counted_shape(settings.model_dump_json(), vocab_size, sequence_length)
     preset = SHAPES[settings.preset]
     hidden, table = preset.hidden, vocab_size * preset.hidden
     block = 4 * hidden * hidden + 3 * hidden * preset.intermediate + 2 * hidden
-    return Shape(
+    return ModelShape(
         parameters=preset.layers * block + hidden + (table if preset.tied else 2 * table),
         looked_up=0 if preset.tied else table,
         largest=max(table, hidden * preset.intermediate),
@@ -163,7 +163,7 @@ def shape_of(settings: ModelSettings, vocab_size: int, sequence_length: int) -> 
     )
 
 
-def flops_per_token(shape: Shape, sequence_length: int) -> int:
+def flops_per_token(shape: ModelShape, sequence_length: int) -> int:
     """Forward and backward: 6 a matrix parameter and 12 x layers x width x length for attention.
 
     As in PaLM, appendix B (arXiv:2204.02311): attention is counted whole, not halved for the causal mask, and
@@ -173,7 +173,7 @@ def flops_per_token(shape: Shape, sequence_length: int) -> int:
     return 6 * (shape.parameters - shape.looked_up) + 12 * shape.layers * shape.query * sequence_length
 
 
-def memory(job: Job, shape: Shape, sequence_length: int, stage: int, workers: int) -> Memory:
+def memory(job: Job, shape: ModelShape, sequence_length: int, stage: int, workers: int) -> Memory:
     """One worker's bytes at a ZeRO stage and a number of workers, if a micro-batch runs on each."""
     wide = job.model.dtype == "fp32"
     size = 4 if wide else 2
@@ -184,7 +184,7 @@ def memory(job: Job, shape: Shape, sequence_length: int, stage: int, workers: in
     gradients = _gradients(stage, size, whole, part)
     # Masters and two moments in fp32; stage 0 in fp32 trains the weights themselves.
     optimizer = 8 * whole if stage == 0 and wide else 12 * (whole if stage == 0 else part)
-    activations = activation_bytes(job.model, shape, sequence_length, job.batch.micro)
+    activations = activation_bytes(job.model, shape, sequence_length, job.batch.micro_batch)
     buffers = _buckets(stage, size, whole, workers, offload=offload)
     if stage == 3:
         buffers += size * shape.largest  # a parameter's whole gradient, before it is cut
@@ -209,14 +209,14 @@ def memory(job: Job, shape: Shape, sequence_length: int, stage: int, workers: in
     )
 
 
-def activation_bytes(settings: ModelSettings, shape: Shape, sequence_length: int, micro: int) -> int:
+def activation_bytes(settings: ModelSettings, shape: ModelShape, sequence_length: int, micro_batch: int) -> int:
     """The most that one micro-batch's forward and backward holds besides weights and gradients.
 
     Either what every layer keeps and the logits with their gradient, or, where layers are recomputed, their inputs
     and one whole layer. Other families than Llama are taken as Llama-style blocks of their widths.
     """
     size = 4 if settings.dtype == "fp32" else 2
-    tokens = micro * sequence_length
+    tokens = micro_batch * sequence_length
     layer = _layer_bytes(settings, shape, sequence_length, size)
     kept = size * shape.hidden if settings.activation_checkpointing else layer
     recomputed = layer if settings.activation_checkpointing else 0
@@ -232,7 +232,7 @@ def activation_bytes(settings: ModelSettings, shape: Shape, sequence_length: int
     return tokens * shape.layers * kept + max(loss, backward) + mask
 
 
-def _layer_bytes(settings: ModelSettings, shape: Shape, sequence_length: int, size: int) -> int:
+def _layer_bytes(settings: ModelSettings, shape: ModelShape, sequence_length: int, size: int) -> int:
     """What one Llama block keeps a token for its backward pass."""
     norms = 2 * ((4 + 2 * size) * shape.hidden + 4)  # the input in fp32, normalised, scaled; a scale a token
     attention = size * (2 * shape.query + 2 * shape.key)  # queries, keys, values and the output
@@ -266,7 +266,7 @@ def _buckets(stage: int, size: int, whole: int, workers: int, *, offload: bool) 
     return bucket + gathered
 
 
-def _step_copies(stage: int, wide: bool, shape: Shape, part: int) -> int:
+def _step_copies(stage: int, wide: bool, shape: ModelShape, part: int) -> int:
     """What the optimizer's step needs when activations are gone."""
     if stage == 0:
         return 0 if wide else 4 * shape.parameters  # fp32 gradients
@@ -278,7 +278,7 @@ def _step_copies(stage: int, wide: bool, shape: Shape, part: int) -> int:
 
 
 @lru_cache(maxsize=8)  # MFU asks at every step, and counting builds the module
-def _counted_shape(settings_json: str, vocab_size: int, sequence_length: int) -> Shape:
+def _counted_shape(settings_json: str, vocab_size: int, sequence_length: int) -> ModelShape:
     from raylm.model.build import empty_model, model_config
 
     settings = ModelSettings.model_validate_json(settings_json)
@@ -289,7 +289,7 @@ def _counted_shape(settings_json: str, vocab_size: int, sequence_length: int) ->
     width = int(_first(config, ("head_dim",), hidden // heads))
     inputs, outputs = model.get_input_embeddings(), model.get_output_embeddings()  # type: ignore[operator]
     tied = outputs is not None and outputs.weight is inputs.weight
-    return Shape(
+    return ModelShape(
         parameters=sum(sizes),
         looked_up=0 if tied else inputs.weight.numel(),
         largest=max(sizes),
@@ -325,7 +325,7 @@ def plan_lines(made: Plan) -> list[str]:
         f"parameters   {shape.parameters:,}",
         f"FLOPs/token  {made.flops_per_token:.4g}  (6 x matrix parameters + 12 x layers x width x row length)",
         f"batch        {made.sequences} sequences, {made.sequences * made.sequence_length:,} tokens, "
-        f"micro-batches of {made.micro}",
+        f"micro-batches of {made.micro_batch}",
         f"activations  {'recomputed in the backward pass' if made.activation_checkpointing else 'kept'}",
         f"host memory  {4 * shape.parameters / 1e9:.2f} GB a worker, in which it builds the weights in fp32",
     ]
@@ -360,7 +360,7 @@ def _table(made: Plan, workers: int) -> list[str]:
 
 
 def _advice(made: Plan) -> str:
-    wishes = ["lower batch.micro"] if made.micro > 1 else []
+    wishes = ["lower batch.micro_batch"] if made.micro_batch > 1 else []
     if not made.activation_checkpointing:
         wishes.append("set model.activation_checkpointing")
     if not made.offload_optimizer:

@@ -15,17 +15,17 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from raylm.config.schema import Job
-from raylm.prep.report.fertility import UNKNOWN_LANGUAGE, Fertility
 from raylm.prep.checks.measures import Measures
-from raylm.prep.units import Unit
+from raylm.prep.operators import OperatorRecord
+from raylm.prep.passes import Pass, UnitLog, UnitResult, batches, pass_documents
+from raylm.prep.report.fertility import UNKNOWN_LANGUAGE, Fertility
 from raylm.prep.split import document_held_out
-from raylm.prep.passes import Stage, UnitLog, UnitResult, batches, stage_documents
-from raylm.prep.operators import StepRecord
-from raylm.prep.tokenizer import TokenizerFacts, doubtful_tokens
+from raylm.prep.tokenizer import TokenizerFacts, partial_and_unknown
 from raylm.prep.tokenizer import load as load_tokenizer
+from raylm.prep.units import Unit
 from raylm.records import Document
 from raylm.shards import TOKENIZER_FOLDER, Shard, ShardWriter, token_dtype
-from raylm.storage import Place
+from raylm.storage import StoragePath
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,10 +37,10 @@ _BATCH_BYTES = 500_000
 _PACKED_ROWS = 256  # rows cut at once
 
 
-def pack_unit(job: Job, output: Place, stages: Sequence[Stage], unit: Unit) -> UnitResult:
+def pack_unit(job: Job, output: StoragePath, stages: Sequence[Pass], unit: Unit) -> UnitResult:
     """Take the unit through the last of these stages and pack what it leaves."""
     log = UnitLog()
-    packed = pack_documents(job, output, unit.number, stage_documents(job, output, stages, unit, log))
+    packed = pack_documents(job, output, unit.number, pass_documents(job, output, stages, unit, log))
     log.steps.append(packed.record)
     counts = packed.counts
     fertility = {language: one.to_dict() for language, one in sorted(packed.fertility.items())}
@@ -52,14 +52,14 @@ def pack_unit(job: Job, output: Place, stages: Sequence[Stage], unit: Unit) -> U
 class Packed:
     """What became of a unit's documents. shards: by whether they are held out. fertility: by language."""
 
-    record: StepRecord
+    record: OperatorRecord
     measures: Measures
     counts: dict[str, int]
     shards: dict[bool, Shard | None] = field(default_factory=dict)
     fertility: dict[str, Fertility] = field(default_factory=dict)
 
 
-def pack_documents(job: Job, output: Place, number: int, documents: Iterable[Document]) -> Packed:
+def pack_documents(job: Job, output: StoragePath, number: int, documents: Iterable[Document]) -> Packed:
     """Tokenize the documents and write them as the unit's shards."""
     import numpy as np
 
@@ -67,7 +67,7 @@ def pack_documents(job: Job, output: Place, number: int, documents: Iterable[Doc
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     folder = output / TOKENIZER_FOLDER
     tokenizer, facts = load_tokenizer(folder)
-    packed = Packed(StepRecord(TOKENIZE), Measures(job, output), dict.fromkeys(_COUNTS, 0))
+    packed = Packed(OperatorRecord(TOKENIZE), Measures(job, output), dict.fromkeys(_COUNTS, 0))
     with contextlib.ExitStack() as stack:
         packers = {
             held_out: stack.enter_context(_Packer(output, side, number, job.prepare.sequence_length, facts))
@@ -79,7 +79,7 @@ def pack_documents(job: Job, output: Place, number: int, documents: Iterable[Doc
             texts = [document.text for document in batch]
             tokens = _tokens(tokenizer.encode_batch_fast(texts, add_special_tokens=False), facts)
             sizes = np.fromiter((len(text.encode()) for text in texts), dtype=np.int64, count=len(texts))
-            _note(packed, batch, sizes, tokens, doubtful_tokens(folder))
+            _note(packed, batch, sizes, tokens, partial_and_unknown(folder))
             for held_out, mine in _sides(batch, job.prepare.held_out):
                 _count(packed.counts, "held_out_" if held_out else "", sizes[mine], tokens.lengths[mine])
                 packers[held_out].add(tokens.of(mine))
@@ -162,7 +162,7 @@ def _note(
             Fertility(
                 documents=len(texts),
                 bytes=int(sizes[mine].sum()),
-                letters=sum(map(len, texts)),
+                characters=sum(map(len, texts)),
                 words=len("\n".join(texts).split()),
                 tokens=len(chosen.ids) - len(texts),
                 partial=int(doubtful["partial"][chosen.ids].sum()),
@@ -179,7 +179,9 @@ def _power_of_two(number: int) -> int:
 class _Packer:
     """Joins documents into rows of fixed length and writes them; the shard begins with the first document."""
 
-    def __init__(self, output: Place, side: str, number: int, sequence_length: int, facts: TokenizerFacts) -> None:
+    def __init__(
+        self, output: StoragePath, side: str, number: int, sequence_length: int, facts: TokenizerFacts
+    ) -> None:
         self._path = f"{side}/{number:06d}.parquet"
         self._output = output
         self._sequence_length = sequence_length

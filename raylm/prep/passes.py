@@ -13,16 +13,16 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from raylm.config.schema import Job
-from raylm.config.steps import StepSettings
-from raylm.prep.readers.read import read_piece
-from raylm.prep.checks.skipped import LeftOut
-from raylm.prep.units import Unit
-from raylm.prep.operators import Barrier, StepRecord, applied, barrier_of, step_of
+from raylm.config.steps import OperatorSettings
+from raylm.prep.checks.skipped import Skipped
+from raylm.prep.operators import Barrier, OperatorRecord, applied, barrier_of, operator_of
 from raylm.prep.operators.barrier import gathered
 from raylm.prep.operators.dedup.decisions import write_table
+from raylm.prep.readers.read import read_range_of_file
+from raylm.prep.units import Unit
 from raylm.records import Document
 from raylm.shards import Shard
-from raylm.storage import NotFound, Place
+from raylm.storage import NotFound, StoragePath
 
 WORK_FOLDER = "_work"
 FITTED_FOLDER = "fitted"  # what steps learn before the units; it stays beside the shards that it shaped
@@ -30,7 +30,7 @@ _WRITTEN_BYTES = 4_000_000  # text written at once
 
 
 @dataclass(frozen=True)
-class Stage:
+class Pass:
     """Steps that are done in one pass over a unit; `barrier` ends it, and is None in the last stage.
 
     first: the number of its first step in the job.
@@ -38,26 +38,26 @@ class Stage:
 
     number: int
     first: int
-    steps: tuple[StepSettings, ...]
-    barrier: StepSettings | None
+    steps: tuple[OperatorSettings, ...]
+    barrier: OperatorSettings | None
 
-    def documents(self, output: Place) -> Place:
+    def documents(self, output: StoragePath) -> StoragePath:
         """The folder of what the stage's units leave for the next stage."""
         return self._folder(output) / "documents"
 
-    def gathered(self, output: Place) -> Place:
+    def gathered(self, output: StoragePath) -> StoragePath:
         """The folder that the stage's barrier works on."""
         return self._folder(output) / "gathered"
 
-    def units(self, output: Place) -> Place:
+    def units(self, output: StoragePath) -> StoragePath:
         """The folder of markers: one says that a unit has been through the stage, and what it gave."""
         return self._folder(output) / "units"
 
-    def resolved(self, output: Place) -> Place:
+    def resolved(self, output: StoragePath) -> StoragePath:
         """The file that says that the barrier has decided; it stays when what the decision needed goes."""
         return self._folder(output) / "resolved.json"
 
-    def _folder(self, output: Place) -> Place:
+    def _folder(self, output: StoragePath) -> StoragePath:
         return output / WORK_FOLDER / f"stage-{self.number}"
 
 
@@ -65,57 +65,59 @@ class Stage:
 class UnitLog:
     """What reading a unit left out, and what each step of a stage did to it."""
 
-    left_out: LeftOut = field(default_factory=LeftOut)
-    steps: list[StepRecord] = field(default_factory=list)
+    skipped: Skipped = field(default_factory=Skipped)
+    steps: list[OperatorRecord] = field(default_factory=list)
 
-    def step(self, settings: StepSettings | None) -> StepRecord:
+    def step(self, settings: OperatorSettings | None) -> OperatorRecord:
         """A fresh record for the next step."""
         assert settings is not None  # only the last stage has no barrier, and nothing comes after it
-        self.steps.append(StepRecord(settings.name))
+        self.steps.append(OperatorRecord(settings.name))
         return self.steps[-1]
 
     def to_dict(self) -> dict[str, Any]:
         """As a marker holds it."""
-        return {"left_out": self.left_out.to_dict(), "steps": [record.to_dict() for record in self.steps]}
+        return {"skipped": self.skipped.to_dict(), "steps": [record.to_dict() for record in self.steps]}
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> UnitLog:
         """What to_dict gave."""
         return cls(
-            LeftOut.from_dict(content["left_out"]), [StepRecord.from_dict(record) for record in content["steps"]]
+            Skipped.from_dict(content["skipped"]), [OperatorRecord.from_dict(record) for record in content["steps"]]
         )
 
 
-def stages_of(steps: Sequence[StepSettings]) -> tuple[Stage, ...]:
+def passes_of(steps: Sequence[OperatorSettings]) -> tuple[Pass, ...]:
     """The steps cut after each one that has to see all documents; the last stage has none of those."""
-    stages: list[Stage] = []
-    run: list[StepSettings] = []
+    stages: list[Pass] = []
+    run: list[OperatorSettings] = []
     for number, step in enumerate(steps):
         if barrier_of(step) is None:
             run.append(step)
         else:
-            stages.append(Stage(len(stages), number - len(run), tuple(run), step))
+            stages.append(Pass(len(stages), number - len(run), tuple(run), step))
             run = []
-    return (*stages, Stage(len(stages), len(steps) - len(run), tuple(run), None))
+    return (*stages, Pass(len(stages), len(steps) - len(run), tuple(run), None))
 
 
-def fitted(output: Place, number: int, step: StepSettings) -> Place:
+def fitted(output: StoragePath, number: int, step: OperatorSettings) -> StoragePath:
     """The folder of what the job's step of this number learned before the units."""
     return output / FITTED_FOLDER / f"{number:02d}-{step.name}"
 
 
-def stage_documents(job: Job, output: Place, stages: Sequence[Stage], unit: Unit, log: UnitLog) -> Iterator[Document]:
+def pass_documents(
+    job: Job, output: StoragePath, stages: Sequence[Pass], unit: Unit, log: UnitLog
+) -> Iterator[Document]:
     """The unit's documents as they leave the last of these stages' steps; the stages before it are done."""
     stage = stages[-1]
     if stage.number == 0:
-        documents = _read(job, unit, log.left_out)
+        documents = _read(job, unit, log.skipped)
     else:
         before = stages[-2]
         kept = _stored(before.documents(output) / f"{unit.number:06d}.parquet", unit.source)
         record = log.step(before.barrier)
         documents = barrier_in(before).applied(kept, before.gathered(output), unit.number, record)
     for number, settings in enumerate(stage.steps, stage.first):
-        step = step_of(settings, job.object_store.reach(), fitted(output, number, settings))
+        step = operator_of(settings, job.object_store.connection(), fitted(output, number, settings))
         documents = applied(step, documents, log.step(settings))
     return documents
 
@@ -151,12 +153,12 @@ class UnitResult:
         return cls(**content | {"log": UnitLog.from_dict(content["log"])})
 
 
-def marker(output: Place, stage: Stage, number: int) -> Place:
+def marker(output: StoragePath, stage: Pass, number: int) -> StoragePath:
     """The file that says that a unit has been through a stage."""
     return stage.units(output) / f"{number:06d}.json"
 
 
-def finished(output: Place, stage: Stage, number: int) -> UnitResult | None:
+def finished(output: StoragePath, stage: Pass, number: int) -> UnitResult | None:
     """What the stage made of the unit, if it is done."""
     try:
         return UnitResult.from_json(marker(output, stage, number).read_text())
@@ -164,7 +166,7 @@ def finished(output: Place, stage: Stage, number: int) -> UnitResult | None:
         return None
 
 
-def clean_unit(job: Job, output: Place, stages: Sequence[Stage], unit: Unit) -> UnitResult:
+def clean_unit(job: Job, output: StoragePath, stages: Sequence[Pass], unit: Unit) -> UnitResult:
     """Take the unit through the last of these stages, which a barrier ends."""
     stage = stages[-1]
     assert stage.barrier is not None  # the last stage is packed instead
@@ -172,7 +174,7 @@ def clean_unit(job: Job, output: Place, stages: Sequence[Stage], unit: Unit) -> 
     gatherer = barrier_in(stage).gatherer()
 
     def seen() -> Iterator[Document]:
-        for document in stage_documents(job, output, stages, unit, log):
+        for document in pass_documents(job, output, stages, unit, log):
             gatherer.add(document)
             yield document
 
@@ -181,34 +183,34 @@ def clean_unit(job: Job, output: Place, stages: Sequence[Stage], unit: Unit) -> 
     return UnitResult(unit.number, unit.source, log)
 
 
-def barrier_in(stage: Stage) -> Barrier:
+def barrier_in(stage: Pass) -> Barrier:
     """The barrier at the stage's end."""
     barrier = barrier_of(stage.barrier) if stage.barrier is not None else None
-    assert barrier is not None  # stages_of cut here because of it
+    assert barrier is not None  # passes_of cut here because of it
     return barrier
 
 
-def _read(job: Job, unit: Unit, left_out: LeftOut) -> Iterator[Document]:
+def _read(job: Job, unit: Unit, skipped: Skipped) -> Iterator[Document]:
     (source,) = (source for source in job.prepare.sources if source.name == unit.source)
     for piece in unit.pieces:
-        yield from read_piece(source, piece, job.object_store.reach(), left_out)
+        yield from read_range_of_file(source, piece, job.object_store.connection(), skipped)
 
 
-def batches(documents: Iterable[Document], most_bytes: int) -> Iterator[list[Document]]:
+def batches(documents: Iterable[Document], max_bytes: int) -> Iterator[list[Document]]:
     """Neighbouring documents, together about this many letters."""
     batch: list[Document] = []
     held = 0
     for document in documents:
         batch.append(document)
         held += len(document.text)
-        if held >= most_bytes:
+        if held >= max_bytes:
             yield batch
             batch, held = [], 0
     if batch:
         yield batch
 
 
-def _store(place: Place, documents: Iterable[Document]) -> None:
+def _store(place: StoragePath, documents: Iterable[Document]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -226,7 +228,7 @@ def _store(place: Place, documents: Iterable[Document]) -> None:
             writer.write_table(pa.table(columns, schema=schema))
 
 
-def _stored(place: Place, source: str) -> Iterator[Document]:
+def _stored(place: StoragePath, source: str) -> Iterator[Document]:
     import pyarrow.parquet as pq
 
     with place.open_read() as stream:

@@ -6,22 +6,31 @@ import itertools
 import json
 from collections.abc import Callable, Iterator
 
-from raylm.config.schema import Job, TextSource
+from raylm.config.schema import Job, SourceSettings
 from raylm.errors import ConfigError, DataError
-from raylm.prep.readers.read import atoms, read_piece
-from raylm.prep.checks.skipped import LeftOut
-from raylm.prep.units import Piece, Plan, capped, listed, pieces_of, refuse_other_settings, shaping_settings, units_of
+from raylm.prep.checks.skipped import Skipped
+from raylm.prep.passes import FITTED_FOLDER, WORK_FOLDER, passes_of
 from raylm.prep.readers.python_docs import documents as python_docs
-from raylm.prep.passes import FITTED_FOLDER, WORK_FOLDER, stages_of
+from raylm.prep.readers.read import atoms, read_range_of_file
+from raylm.prep.units import (
+    FileRange,
+    Plan,
+    capped,
+    listed,
+    ranges_of,
+    refuse_other_settings,
+    shaping_settings,
+    units_of,
+)
 from raylm.shards import TOKENIZER_FOLDER
-from raylm.storage import NotFound, Place, Reach
+from raylm.storage import Connection, NotFound, StoragePath
 
 _PLAN = "plan.json"
 _SHARD_BYTES_PER_RAW_BYTE = 0.3  # 0.22 was measured on English; with some room
 _STAGE_BYTES_PER_RAW_BYTE = 0.5  # of the documents between two stages, in zstd; two stages' stand at once
 
 
-def plan_of_before(job: Job, output: Place) -> Plan | None:
+def plan_of_before(job: Job, output: StoragePath) -> Plan | None:
     """The plan that an attempt before wrote down; None when there was none."""
     try:
         plan = Plan.from_json((output / WORK_FOLDER / _PLAN).read_text())
@@ -31,7 +40,7 @@ def plan_of_before(job: Job, output: Place) -> Plan | None:
     return plan
 
 
-def new_plan(job: Job, output: Place) -> Plan:
+def new_plan(job: Job, output: StoragePath) -> Plan:
     """List the sources, cut them into units, and write that down."""
     taken = {"train", "held_out", TOKENIZER_FOLDER, FITTED_FOLDER} & {child.name for child in output.list()}
     if taken:
@@ -44,34 +53,34 @@ def new_plan(job: Job, output: Place) -> Plan:
     if not units:
         raise DataError("the sources hold no document", hint="check prepare.sources: every file is empty")
     raw_bytes = sum((piece.stop or piece.size) - piece.start for unit in units for piece in unit.pieces)
-    between = min(2, len(stages_of(job.prepare.steps)) - 1)
+    between = min(2, len(passes_of(job.prepare.steps)) - 1)
     output.check_writable(int(raw_bytes * (_SHARD_BYTES_PER_RAW_BYTE + between * _STAGE_BYTES_PER_RAW_BYTE)))
     plan = Plan(shaping_settings(job), units)
     (output / WORK_FOLDER / _PLAN).write_text(plan.to_json())
     return plan
 
 
-def _all_pieces(job: Job, output: Place) -> Iterator[tuple[str, Piece, int]]:
-    reach = job.object_store.reach()
+def _all_pieces(job: Job, output: StoragePath) -> Iterator[tuple[str, FileRange, int]]:
+    connection = job.object_store.connection()
     for source in job.prepare.sources:
         if source.kind == "python-docs":
             yield from _spooled(source, output, job.prepare.unit_bytes)
             continue
-        pieces = pieces_of(source, listed(source, reach), job.prepare.unit_bytes, atoms)
+        pieces = ranges_of(source, listed(source, connection), job.prepare.unit_bytes, atoms)
         if source.max_documents is None:
             yield from pieces
         else:
-            yield from capped(pieces, source.max_documents, _counter(source, reach))
+            yield from capped(pieces, source.max_documents, _counter(source, connection))
 
 
-def _counter(source: TextSource, reach: Reach) -> Callable[[Piece, int], int]:
-    def count(piece: Piece, most: int) -> int:
-        return sum(1 for _ in itertools.islice(read_piece(source, piece, reach, LeftOut()), most))
+def _counter(source: SourceSettings, connection: Connection) -> Callable[[FileRange, int], int]:
+    def count(piece: FileRange, most: int) -> int:
+        return sum(1 for _ in itertools.islice(read_range_of_file(source, piece, connection, Skipped()), most))
 
     return count
 
 
-def _spooled(source: TextSource, output: Place, unit_bytes: int) -> Iterator[tuple[str, Piece, int]]:
+def _spooled(source: SourceSettings, output: StoragePath, unit_bytes: int) -> Iterator[tuple[str, FileRange, int]]:
     """Write this machine's documentation as JSON lines: other nodes, or a later attempt, may have other packages."""
     lines = (
         json.dumps({"id": name, "text": text}).encode() + b"\n"
@@ -80,16 +89,16 @@ def _spooled(source: TextSource, output: Place, unit_bytes: int) -> Iterator[tup
     for number, part in enumerate(_parts(lines, unit_bytes)):
         place = output / WORK_FOLDER / f"{source.name}-{number:06d}.jsonl"
         written = place.write_parts(part)
-        yield source.name, Piece(place.url, written), written
+        yield source.name, FileRange(place.url, written), written
 
 
-def _parts(lines: Iterator[bytes], most_bytes: int) -> Iterator[Iterator[bytes]]:
-    """Runs of lines of about `most_bytes` each; one has to be used up before the next is asked for."""
+def _parts(lines: Iterator[bytes], max_bytes: int) -> Iterator[Iterator[bytes]]:
+    """Runs of lines of about `max_bytes` each; one has to be used up before the next is asked for."""
 
     def run(first: bytes) -> Iterator[bytes]:
         held = len(first)
         yield first
-        while held < most_bytes and (line := next(lines, None)) is not None:
+        while held < max_bytes and (line := next(lines, None)) is not None:
             held += len(line)
             yield line
 

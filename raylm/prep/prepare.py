@@ -1,6 +1,6 @@
 """`raylm prepare`: raw text becomes a data set of tokenized shards, and a killed attempt goes on where it stopped.
 
-Comes in: a `Job`. Leaves: shards, a tokenizer folder, what steps learned (fitted/), card.md, report.html, left_out.json
+Comes in: a `Job`. Leaves: shards, a tokenizer folder, what steps learned (fitted/), card.md, report.html, skipped.json
 and, last of all, unless the data set misses one of prepare.require's rules, manifest.json. Before that the output
 folder holds _work/ with the plan, markers of what was learned, and for each stage its markers, one a finished unit, and
 what it hands to the next; it goes when the manifest stands.
@@ -17,18 +17,16 @@ from dataclasses import dataclass, field
 
 from raylm.config.schema import Job
 from raylm.errors import ConfigError, DataError
-from raylm.prep.checks.requirements import refuse_unmet
-from raylm.prep.planning import new_plan, plan_of_before
 from raylm.prep.checks.measures import wanted
-from raylm.prep.report.publish import REPORT_NAME, check_shared, manifest_of, no_documents, verdicts_on, write_record
-from raylm.prep.pack import pack_unit
-from raylm.prep.units import Plan, Unit, refuse_other_settings, shaping_settings
 from raylm.prep.checks.quarantine import Quarantine
-from raylm.prep.split import document_held_out
+from raylm.prep.checks.requirements import refuse_unmet
+from raylm.prep.operators import fit
+from raylm.prep.operators.barrier import Runner
+from raylm.prep.pack import pack_unit
 from raylm.prep.passes import (
     FITTED_FOLDER,
     WORK_FOLDER,
-    Stage,
+    Pass,
     UnitLog,
     UnitResult,
     barrier_in,
@@ -36,17 +34,19 @@ from raylm.prep.passes import (
     finished,
     fitted,
     marker,
-    stage_documents,
-    stages_of,
+    pass_documents,
+    passes_of,
 )
-from raylm.prep.operators import fit
-from raylm.prep.operators.barrier import Runner
+from raylm.prep.planning import new_plan, plan_of_before
+from raylm.prep.report.publish import REPORT_NAME, check_shared, manifest_of, no_documents, verdicts_on, write_record
+from raylm.prep.split import document_held_out
 from raylm.prep.tasks import Session, on_ray
-from raylm.prep.tokenizer import bring, sample, write_built
+from raylm.prep.tokenizer import import_tokenizer, sample, write_tokenizer
 from raylm.prep.tokenizer import load as load_tokenizer
 from raylm.prep.tokenizer import train as train_tokenizer
+from raylm.prep.units import Plan, Unit, refuse_other_settings, shaping_settings
 from raylm.shards import MANIFEST_NAME, TOKENIZER_FOLDER, Manifest, read_manifest, write_manifest
-from raylm.storage import Place
+from raylm.storage import StoragePath
 
 _TOKENIZER_MARKER = "tokenizer-done.json"
 _SAMPLED_UNITS = 64  # a tokenizer is trained on parts of this many units, evenly spread
@@ -97,7 +97,7 @@ def prepare(
     """
     began = clock()
     tell = progress or (lambda _: None)
-    output = Place(job.shards_url, job.object_store.reach())
+    output = StoragePath(job.shards_url, job.object_store.connection())
     done = _finished_manifest(job, output)
     if done is not None:
         (output / WORK_FOLDER).remove()
@@ -106,7 +106,7 @@ def prepare(
     if plan is None:
         tell(PrepareProgress("listing the sources"))
         plan = new_plan(job, output)
-    stages = stages_of(job.prepare.steps)
+    stages = passes_of(job.prepare.steps)
     _make_ready(job, output, plan, stages, tell)
     logs: list[list[UnitLog]] = []
     with session(job) as run:
@@ -128,8 +128,8 @@ def prepare(
     return _report(manifest, output, clock() - began, resumed_units=resumed)
 
 
-def _finished_manifest(job: Job, output: Place) -> Manifest | None:
-    if not (Place(output.url, output.reach.quick) / MANIFEST_NAME).exists():  # the first contact: fail soon
+def _finished_manifest(job: Job, output: StoragePath) -> Manifest | None:
+    if not (StoragePath(output.url, output.connection.quick) / MANIFEST_NAME).exists():  # the first contact: fail soon
         return None
     manifest = read_manifest(output)
     refuse_other_settings(manifest.settings, shaping_settings(job), output)
@@ -137,7 +137,7 @@ def _finished_manifest(job: Job, output: Place) -> Manifest | None:
 
 
 def _stage(
-    job: Job, output: Place, plan: Plan, stages: Sequence[Stage], tell: ProgressCallback, run: Runner
+    job: Job, output: StoragePath, plan: Plan, stages: Sequence[Pass], tell: ProgressCallback, run: Runner
 ) -> tuple[list[UnitResult], int]:
     """Take all units through the last of these stages: results in the plan's order, and how many were there before."""
     stage = stages[-1]
@@ -149,7 +149,7 @@ def _stage(
     resumed = len(done)
     words = _words(stage)
     tell(_progress(words, done.values(), len(plan.units)))
-    quarantine = Quarantine(plan, job.prepare.quarantine)
+    quarantine = Quarantine(plan, job.prepare.max_broken_share)
     for result in done.values():
         quarantine.add(result)
     left = [unit.number for unit in plan.units if unit.number not in done]
@@ -170,7 +170,7 @@ def _stage(
     return [done[unit.number] for unit in plan.units], resumed
 
 
-def _do(job: Job, output: Place, stages: Sequence[Stage], units: Mapping[int, Unit], number: int) -> str:
+def _do(job: Job, output: StoragePath, stages: Sequence[Pass], units: Mapping[int, Unit], number: int) -> str:
     """One unit's way through the last of these stages, unless another attempt has done it."""
     result = _finished(job, output, stages[-1], number)
     if result is None:
@@ -180,7 +180,7 @@ def _do(job: Job, output: Place, stages: Sequence[Stage], units: Mapping[int, Un
     return result.to_json()
 
 
-def _finished(job: Job, output: Place, stage: Stage, number: int) -> UnitResult | None:
+def _finished(job: Job, output: StoragePath, stage: Pass, number: int) -> UnitResult | None:
     """What was made of the unit before, if it says all that the job's rules want to know by now."""
     result = finished(output, stage, number)
     if result is not None and stage.barrier is None and not wanted(job) <= result.measures.keys():
@@ -188,7 +188,7 @@ def _finished(job: Job, output: Place, stage: Stage, number: int) -> UnitResult 
     return result
 
 
-def _resolve(output: Place, plan: Plan, stages: Sequence[Stage], tell: ProgressCallback, run: Runner) -> None:
+def _resolve(output: StoragePath, plan: Plan, stages: Sequence[Pass], tell: ProgressCallback, run: Runner) -> None:
     """Let the barrier at the end of the last of these stages decide; what only the stage before needed goes."""
     stage = stages[-1]
     assert stage.barrier is not None  # the last stage of a job has none, and is packed
@@ -201,12 +201,12 @@ def _resolve(output: Place, plan: Plan, stages: Sequence[Stage], tell: ProgressC
         stages[-2].gathered(output).remove()
 
 
-def _make_ready(job: Job, output: Place, plan: Plan, stages: Sequence[Stage], tell: ProgressCallback) -> None:
+def _make_ready(job: Job, output: StoragePath, plan: Plan, stages: Sequence[Pass], tell: ProgressCallback) -> None:
     """Do what is done once before any unit, unless an earlier attempt has done it."""
     try:
         if job.prepare.tokenizer.path:  # a wrong one is better found before hours of cleaning than after
             _make_tokenizer(job, output, plan, stages, tell)
-        _fit_steps(job, output, tell)
+        _fit_operators(job, output, tell)
     except (ConfigError, DataError):
         # No unit has been done: other settings may be tried in the same folder.
         for name in (FITTED_FOLDER, TOKENIZER_FOLDER, WORK_FOLDER):
@@ -214,17 +214,17 @@ def _make_ready(job: Job, output: Place, plan: Plan, stages: Sequence[Stage], te
         raise
 
 
-def _fit_steps(job: Job, output: Place, tell: ProgressCallback) -> None:
+def _fit_operators(job: Job, output: StoragePath, tell: ProgressCallback) -> None:
     if job.prepare.steps:
         tell(PrepareProgress("making the steps ready"))
     for number, step in enumerate(job.prepare.steps):
         done = output / WORK_FOLDER / f"fitted-{number:02d}.json"
         if not done.exists():
-            fit(step, fitted(output, number, step), job.object_store.reach())
+            fit(step, fitted(output, number, step), job.object_store.connection())
             done.write_text("{}")
 
 
-def _make_tokenizer(job: Job, output: Place, plan: Plan, stages: Sequence[Stage], tell: ProgressCallback) -> None:
+def _make_tokenizer(job: Job, output: StoragePath, plan: Plan, stages: Sequence[Pass], tell: ProgressCallback) -> None:
     settings = job.prepare.tokenizer
     done = output / WORK_FOLDER / _TOKENIZER_MARKER
     folder = output / TOKENIZER_FOLDER
@@ -232,28 +232,28 @@ def _make_tokenizer(job: Job, output: Place, plan: Plan, stages: Sequence[Stage]
         return
     if settings.path:
         tell(PrepareProgress("copying the tokenizer"))
-        bring(Place(settings.path, job.object_store.reach()), folder, settings)
+        import_tokenizer(StoragePath(settings.path, job.object_store.connection()), folder, settings)
     else:
         tell(PrepareProgress("training the tokenizer"))
         texts = _tokenizer_texts(job, output, plan, stages)
-        write_built(folder, train_tokenizer(texts, settings))
+        write_tokenizer(folder, train_tokenizer(texts, settings))
     _, facts = load_tokenizer(folder)
     done.write_text(json.dumps({"fingerprint": facts.fingerprint}))
 
 
-def _tokenizer_texts(job: Job, output: Place, plan: Plan, stages: Sequence[Stage]) -> Iterator[str]:
+def _tokenizer_texts(job: Job, output: StoragePath, plan: Plan, stages: Sequence[Pass]) -> Iterator[str]:
     """Texts spread evenly over the units; held-out documents are not looked at."""
     step = -(-len(plan.units) // _SAMPLED_UNITS)
     chosen = plan.units[::step]
-    most_bytes = -(-job.prepare.tokenizer.sample_bytes // len(chosen))
-    quarantine = Quarantine(plan, job.prepare.quarantine)
+    max_bytes = -(-job.prepare.tokenizer.sample_bytes // len(chosen))
+    quarantine = Quarantine(plan, job.prepare.max_broken_share)
     empty, logs = True, []
     for unit in chosen:
         log = UnitLog()
         logs.append(log)
-        documents = stage_documents(job, output, stages, unit, log)
+        documents = pass_documents(job, output, stages, unit, log)
         texts = (document.text for document in documents if not document_held_out(document, job.prepare.held_out))
-        for text in sample(texts, most_bytes):
+        for text in sample(texts, max_bytes):
             empty = False
             yield text
         # Rather now than after the tokenizer: what is broken here is among what the units will find.
@@ -268,7 +268,7 @@ def _by_number(plan: Plan) -> dict[int, Unit]:
     return {unit.number: unit for unit in plan.units}
 
 
-def _words(stage: Stage) -> str:
+def _words(stage: Pass) -> str:
     names = [step.name.replace("_", " ") for step in stage.steps]
     if stage.barrier is None:
         return ", ".join([*names, "tokenizing"])
@@ -278,13 +278,13 @@ def _words(stage: Stage) -> str:
 def _progress(words: str, results: Iterable[UnitResult], total: int) -> PrepareProgress:
     done = list(results)
     # Every stage ends with a record: of tokenizing, or of its last step; without steps, of what was read.
-    documents = sum(one.log.steps[-1].kept if one.log.steps else one.log.left_out.documents for one in done)
+    documents = sum(one.log.steps[-1].kept if one.log.steps else one.log.skipped.documents for one in done)
     tokens = sum(one.counts.get("tokens", 0) + one.counts.get("held_out_tokens", 0) for one in done)
     return PrepareProgress(words, len(done), total, documents, tokens)
 
 
 def _report(
-    manifest: Manifest, output: Place, seconds: float, *, already_done: bool = False, resumed_units: int = 0
+    manifest: Manifest, output: StoragePath, seconds: float, *, already_done: bool = False, resumed_units: int = 0
 ) -> PrepareReport:
     counts = list(manifest.sources.values())
     skipped: Counter[str] = Counter()

@@ -101,8 +101,8 @@ def _ray(job: Job) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    if job.where.address:
-        ray.init(address=job.where.address, log_to_driver=False, logging_level=logging.WARNING)
+    if job.cluster.address:
+        ray.init(address=job.cluster.address, log_to_driver=False, logging_level=logging.WARNING)
     else:
         ray.init(
             address="local",

@@ -15,16 +15,16 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from raylm.config.schema import Job, PrepareSettings, TextSource
+from raylm.config.schema import Job, PrepareSettings, SourceSettings
 from raylm.errors import ConfigError, DataError
+from raylm.prep.checks.skipped import BrokenFile
 from raylm.prep.readers.compressed import COMPRESSED, opened
 from raylm.prep.readers.huggingface import kind_of, split_files
-from raylm.prep.checks.skipped import BrokenFile
-from raylm.storage import NotFound, Place, Reach, find
+from raylm.storage import Connection, NotFound, StoragePath, find
 
 
 @dataclass(frozen=True)
-class Piece:
+class FileRange:
     """A part of an input file: bytes, or row groups for Parquet, from `start` to `stop` (None: to the end).
 
     `size` is the file's length when it was listed; `limit` is the most documents to take.
@@ -43,7 +43,7 @@ class Unit:
 
     number: int
     source: str
-    pieces: tuple[Piece, ...]
+    pieces: tuple[FileRange, ...]
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Plan:
         """What to_json wrote."""
         content = json.loads(text)
         units = tuple(
-            Unit(unit["number"], unit["source"], tuple(Piece(**piece) for piece in unit["pieces"]))
+            Unit(unit["number"], unit["source"], tuple(FileRange(**piece) for piece in unit["pieces"]))
             for unit in content["units"]
         )
         return cls(content["settings"], units)
@@ -71,9 +71,9 @@ class Plan:
 _SHAPES_NOTHING: dict[str, Any] = {
     "output": True,
     "workers": True,
-    "quarantine": True,
+    "max_broken_share": True,
     "require": True,
-    "sources": {"__all__": {"licence"}},
+    "sources": {"__all__": {"license"}},
 }
 
 
@@ -100,7 +100,7 @@ def differences(there: dict[Any, Any], wanted: dict[Any, Any], prefix: str = "pr
     return lines
 
 
-def refuse_other_settings(there: dict[str, Any], wanted: dict[str, Any], output: Place) -> None:
+def refuse_other_settings(there: dict[str, Any], wanted: dict[str, Any], output: StoragePath) -> None:
     """Raise a ConfigError when the folder belongs to a job of other settings.
 
     A setting that raylm did not have when the folder was made had its default then.
@@ -115,21 +115,21 @@ def refuse_other_settings(there: dict[str, Any], wanted: dict[str, Any], output:
         )
 
 
-def as_found(source: TextSource, place: Place) -> TextSource:
+def as_found(source: SourceSettings, place: StoragePath) -> SourceSettings:
     """The source as this file of it is read: one of kind huggingface takes the file's own kind."""
     if source.kind != "huggingface":
         return source
     return source.model_copy(update={"kind": kind_of(place), "document": "line"})
 
 
-def listed(source: TextSource, reach: Reach) -> list[tuple[Place, int]]:
+def listed(source: SourceSettings, connection: Connection) -> list[tuple[StoragePath, int]]:
     """The source's files in order; a DataError when there is none."""
     if source.kind == "huggingface":
-        return split_files(source, reach)
+        return split_files(source, connection)
     if source.paths is not None:
-        return _from_list(source, Place(source.paths, reach), reach)
+        return _from_list(source, StoragePath(source.paths, connection), connection)
     assert source.glob is not None  # the schema asks for one of them
-    files = [(Place(place.url, reach), size) for place, size in find(source.glob, reach.quick)]
+    files = [(StoragePath(place.url, connection), size) for place, size in find(source.glob, connection.quick)]
     if not files:
         raise DataError(
             f"source {source.name!r}: no file matches {source.glob}",
@@ -138,7 +138,7 @@ def listed(source: TextSource, reach: Reach) -> list[tuple[Place, int]]:
     return files
 
 
-def _from_list(source: TextSource, place: Place, reach: Reach) -> list[tuple[Place, int]]:
+def _from_list(source: SourceSettings, place: StoragePath, connection: Connection) -> list[tuple[StoragePath, int]]:
     try:
         with opened(place) as stream:
             names = [line.decode().strip() for line in stream]
@@ -147,7 +147,7 @@ def _from_list(source: TextSource, place: Place, reach: Reach) -> list[tuple[Pla
             f"source {source.name!r}: {place.url} is no list of files: {error}",
             hint="paths must be a text file, plain or compressed, with one path a line",
         ) from error
-    files = [Place(f"{source.prefix}{name}", reach) for name in names if name]
+    files = [StoragePath(f"{source.prefix}{name}", connection) for name in names if name]
     if not files:
         raise DataError(f"source {source.name!r}: {place.url} names no file", hint="correct the list, or use a glob")
     found = []
@@ -162,9 +162,9 @@ def _from_list(source: TextSource, place: Place, reach: Reach) -> list[tuple[Pla
     return found
 
 
-def units_of(pieces: Iterable[tuple[str, Piece, int]], unit_bytes: int) -> tuple[Unit, ...]:
+def units_of(pieces: Iterable[tuple[str, FileRange, int]], unit_bytes: int) -> tuple[Unit, ...]:
     """Group consecutive (source, piece, bytes) of one source until a unit is full."""
-    groups: list[tuple[str, list[Piece]]] = []
+    groups: list[tuple[str, list[FileRange]]] = []
     filled = 0
     for source, piece, size in pieces:
         if not groups or groups[-1][0] != source or filled + size > unit_bytes:
@@ -184,16 +184,16 @@ class Atom:
     size: int
 
 
-def pieces_of(
-    source: TextSource,
-    files: Iterable[tuple[Place, int]],
+def ranges_of(
+    source: SourceSettings,
+    files: Iterable[tuple[StoragePath, int]],
     unit_bytes: int,
-    atoms: Callable[[TextSource, Place], list[Atom] | None],
-) -> Iterator[tuple[str, Piece, int]]:
+    atoms: Callable[[SourceSettings, StoragePath], list[Atom] | None],
+) -> Iterator[tuple[str, FileRange, int]]:
     """Cut files larger than a unit where their kind allows it; `atoms` tells between which parts."""
     for place, size in files:
         source = as_found(source, place)
-        whole = Piece(place.url, size)
+        whole = FileRange(place.url, size)
         lines = source.kind == "jsonl" or (source.kind == "text" and source.document != "file")
         if size <= unit_bytes:
             yield source.name, whole, size
@@ -210,7 +210,7 @@ def pieces_of(
 
 
 def _atoms(
-    atoms: Callable[[TextSource, Place], list[Atom] | None], source: TextSource, place: Place
+    atoms: Callable[[SourceSettings, StoragePath], list[Atom] | None], source: SourceSettings, place: StoragePath
 ) -> list[Atom] | None:
     try:
         return atoms(source, place)
@@ -219,8 +219,8 @@ def _atoms(
 
 
 def capped(
-    pieces: Iterable[tuple[str, Piece, int]], most: int, count: Callable[[Piece, int], int]
-) -> Iterator[tuple[str, Piece, int]]:
+    pieces: Iterable[tuple[str, FileRange, int]], most: int, count: Callable[[FileRange, int], int]
+) -> Iterator[tuple[str, FileRange, int]]:
     """The first pieces that hold `most` documents; `count` says how many a piece has, up to a number."""
     left = most
     for source, piece, size in pieces:

@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from raylm.run.history import finite
 from raylm.humanize import duration
+from raylm.run.history import finite
 
 WIDTH, HEIGHT = 1000, 190
 LEFT, RIGHT, TOP, BOTTOM = 62, 14, 22, 24
@@ -85,11 +85,11 @@ def grouped(points: Sequence[tuple[float, float]], most: int = MOST_POINTS) -> t
 
 def smoothed(points: Sequence[Point]) -> tuple[Point, ...]:
     """A centred moving average over about a thirtieth of the points; the ends average over fewer."""
-    reach = max(1, len(points) // 60)
+    connection = max(1, len(points) // 60)
     sums = [0.0, *itertools.accumulate(point.value for point in points)]
     found = []
     for index, point in enumerate(points):
-        near = min(reach, index, len(points) - 1 - index)
+        near = min(connection, index, len(points) - 1 - index)
         mean = (sums[index + near + 1] - sums[index - near]) / (2 * near + 1)
         found.append(Point(point.x, mean, mean, mean))
     return tuple(found)

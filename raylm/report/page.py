@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from html import escape
 
 from raylm.html import frame, text_of, tiles
+from raylm.humanize import count, duration
 from raylm.report.charts import (
     Axis,
     Mark,
@@ -34,8 +35,7 @@ from raylm.run.history import (
     thrown_away,
     totals,
 )
-from raylm.storage import Place
-from raylm.humanize import count, duration
+from raylm.storage import StoragePath
 
 KINDS = {
     "loss": "worker lost",
@@ -56,7 +56,7 @@ MOST_EVENTS = 400
 MOST_DOTS = 50
 
 
-def write_report(run: Place, output: Place | None = None) -> Place:
+def write_report(run: StoragePath, output: StoragePath | None = None) -> StoragePath:
     """Write the run folder's history as report.html there, or to `output`; returns where the page is."""
     target = output or run / "report.html"
     target.write_text(render(read_history(run)))
@@ -285,8 +285,8 @@ def _event_table(history: History) -> str:
         f"<td>{escape(_words(event))}</td></tr>"
         for event in listed
     ]
-    left_out = len(history.events) - len(listed)
-    note = f"<p>{left_out} further events are in events.jsonl.</p>" if left_out else ""
+    skipped = len(history.events) - len(listed)
+    note = f"<p>{skipped} further events are in events.jsonl.</p>" if skipped else ""
     return f'<section><h2>Events</h2><table class="events">{"".join(rows)}</table>{note}</section>'
 
 

@@ -10,8 +10,8 @@ from datetime import datetime
 from typing import Any
 
 from raylm.errors import ConfigError, DataError
-from raylm.storage import Place
 from raylm.humanize import duration, size
+from raylm.storage import StoragePath
 
 # How an attempt begins: with nothing saved, or from a checkpoint.
 STARTS = ("started", "resumed")
@@ -102,7 +102,7 @@ class Totals:
         return self.useful_seconds + self.replayed_seconds + self.idle_seconds + self.stopped_seconds
 
 
-def read_history(run: Place) -> History:
+def read_history(run: StoragePath) -> History:
     """Read a run folder; a half-written last line, as a killed writer leaves, is passed over."""
     metrics, events = _lines(run / "metrics.jsonl"), _lines(run / "events.jsonl")
     if not metrics and not events:
@@ -239,7 +239,7 @@ def _event(line: Mapping[str, Any]) -> Event:
     return Event(str(line.get("event", "event")), _seconds(line["time"]), step if isinstance(step, int) else 0, line)
 
 
-def _lines(file: Place) -> list[dict[str, Any]]:
+def _lines(file: StoragePath) -> list[dict[str, Any]]:
     if not file.exists():
         return []
     texts = file.read_text().splitlines()
@@ -258,7 +258,7 @@ def _lines(file: Place) -> list[dict[str, Any]]:
     return found
 
 
-def _planned(run: Place) -> int | None:
+def _planned(run: StoragePath) -> int | None:
     """How many steps the run was to have, as its run.yaml says; None when that cannot be told."""
     from raylm.config.load import parse_job
 

@@ -20,7 +20,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 
 from raylm.errors import StorageError, TrainingError
-from raylm.storage import NotFound, Place
+from raylm.storage import NotFound, StoragePath
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ class Lease:
 
     def __init__(
         self,
-        run: Place,
+        run: StoragePath,
         *,
         beat_seconds: float = BEAT_SECONDS,
         gone_seconds: float = GONE_SECONDS,

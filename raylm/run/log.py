@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from raylm.errors import StorageError
-from raylm.storage import Place
+from raylm.storage import StoragePath
 
 Line = dict[str, Any]
 # What TensorBoard shows of a metrics line.
@@ -35,7 +35,7 @@ class RunLog:
 
     def __init__(
         self,
-        run: Place,
+        run: StoragePath,
         *,
         audit: bool = False,
         flush_seconds: float = 30.0,
@@ -182,7 +182,7 @@ class RunLog:
             shutil.rmtree(self._scalars_folder, ignore_errors=True)
 
 
-def read_lines(place: Place) -> list[Line]:
+def read_lines(place: StoragePath) -> list[Line]:
     """The JSON lines of a file; none when it is missing, and a last line cut short by a kill is left out."""
     if not place.exists():
         return []

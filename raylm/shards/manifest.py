@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from raylm.errors import DataError
-from raylm.storage import NotFound, Place
+from raylm.storage import NotFound, StoragePath
 
 MANIFEST_NAME = "manifest.json"
 TOKENIZER_FOLDER = "tokenizer"
@@ -87,13 +87,13 @@ def fingerprint(
     return hashlib.sha256(json.dumps([shaped, digests]).encode()).hexdigest()[:32]
 
 
-def write_manifest(folder: Place, manifest: Manifest) -> None:
+def write_manifest(folder: StoragePath, manifest: Manifest) -> None:
     """Make the shards in this folder a data set; call it last."""
     content = {"format": FORMAT, "version": VERSION, **asdict(manifest)}
     (folder / MANIFEST_NAME).write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
 
 
-def read_manifest(folder: Place) -> Manifest:
+def read_manifest(folder: StoragePath) -> Manifest:
     """The manifest of the data set in this folder; a DataError says what is wrong with it."""
     place = folder / MANIFEST_NAME
     try:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from raylm.errors import DataError, StorageError
 from raylm.shards.manifest import FORMAT, Manifest, Shard
-from raylm.storage import NotFound, Place, read_unchanging
+from raylm.storage import NotFound, StoragePath, read_unchanging
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,7 +34,7 @@ class Rows:
     lengths: NDArray[np.int32]
 
 
-def check_shards(folder: Place, manifest: Manifest) -> None:
+def check_shards(folder: StoragePath, manifest: Manifest) -> None:
     """Raise a DataError unless every shard of the manifest is there; one listing a folder, no reading."""
     parents = {shard.path.rpartition("/")[0] for shard in (*manifest.train, *manifest.held_out)}
     there = {
@@ -47,7 +47,7 @@ def check_shards(folder: Place, manifest: Manifest) -> None:
         raise _missing(folder / missing[0], len(missing))
 
 
-def read_rows(folder: Place, shard: Shard, start: int, stop: int, manifest: Manifest) -> Rows:
+def read_rows(folder: StoragePath, shard: Shard, start: int, stop: int, manifest: Manifest) -> Rows:
     """Rows `start` to `stop` of one shard; only the row groups that hold them are read."""
     import numpy as np
 
@@ -79,7 +79,7 @@ class _Shape:
         return cls(manifest.sequence_length, manifest.dtype, manifest.group_rows, manifest.tokenizer)
 
 
-def _read_groups(place: Place, shard: Shard, shape: _Shape, groups: list[int]) -> Any:
+def _read_groups(place: StoragePath, shard: Shard, shape: _Shape, groups: list[int]) -> Any:
     import pyarrow as pa
 
     local = place.local_path()
@@ -96,7 +96,7 @@ _CHECKED = {"page_checksum_verification": True}
 _OPEN_FILES = 64  # memory maps kept a thread
 
 
-def _open_local(place: Place, shard: Shard, shape: _Shape) -> Any:
+def _open_local(place: StoragePath, shard: Shard, shape: _Shape) -> Any:
     """The shard as an open memory map, kept a thread: a Parquet reader may not be shared between threads."""
     import pyarrow.parquet as pq
 
@@ -118,7 +118,7 @@ def _open_local(place: Place, shard: Shard, shape: _Shape) -> Any:
     return opened[path][1]
 
 
-def _read_remote(place: Place, shard: Shard, shape: _Shape, groups: list[int]) -> Any:
+def _read_remote(place: StoragePath, shard: Shard, shape: _Shape, groups: list[int]) -> Any:
     """The row groups by one ranged request: they lie behind each other."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -138,7 +138,7 @@ def _column_start(column: Any) -> int:
 
 
 @functools.lru_cache(maxsize=1024)
-def _footer(place: Place, shard: Shard, shape: _Shape) -> Any:
+def _footer(place: StoragePath, shard: Shard, shape: _Shape) -> Any:
     """The shard's Parquet metadata, read once a process and checked against the manifest."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -167,7 +167,7 @@ def _footer(place: Place, shard: Shard, shape: _Shape) -> Any:
     return footer
 
 
-def _check_shape(place: Place, shard: Shard, shape: _Shape, footer: Any) -> None:
+def _check_shape(place: StoragePath, shard: Shard, shape: _Shape, footer: Any) -> None:
     try:
         described = json.loads((footer.metadata or {})[FORMAT.encode()])
     except (KeyError, ValueError) as error:
@@ -179,7 +179,7 @@ def _check_shape(place: Place, shard: Shard, shape: _Shape, footer: Any) -> None
         raise _damaged(place, f"it has {footer.num_rows} rows, the manifest says {shard.rows}")
 
 
-def _check_size(place: Place, shard: Shard, size: int) -> None:
+def _check_size(place: StoragePath, shard: Shard, size: int) -> None:
     if size == 0:
         raise _damaged(place, "it is empty")
     if size != shard.bytes:
@@ -187,12 +187,12 @@ def _check_size(place: Place, shard: Shard, size: int) -> None:
         raise _damaged(place, f"it is {kind}: {size} bytes, the manifest says {shard.bytes}")
 
 
-def _missing(place: Place, count: int) -> DataError:
+def _missing(place: StoragePath, count: int) -> DataError:
     others = f" (and {count - 1} more)" if count > 1 else ""
     return DataError(f"shard {place.url} is missing{others}", hint=_HINT)
 
 
-def _damaged(place: Place, what: str) -> DataError:
+def _damaged(place: StoragePath, what: str) -> DataError:
     return DataError(f"shard {place.url} cannot be used: {what}", hint=_HINT)
 
 

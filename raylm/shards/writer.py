@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from raylm.shards.manifest import FORMAT, GROUP_ROWS, VERSION, Shard
-from raylm.storage import Place
+from raylm.storage import StoragePath
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,7 +28,7 @@ class ShardWriter:
 
     def __init__(
         self,
-        place: Place,
+        place: StoragePath,
         sequence_length: int,
         dtype: str,
         group_rows: int = GROUP_ROWS,

@@ -1,7 +1,8 @@
-"""The clients of Google Cloud Storage and Azure, made to wait and try again as `Reach` says.
+"""The clients of Google Cloud Storage and Azure, made to wait and try again as `Connection` says.
 
-Comes in: a `Reach`. Leaves: an fsspec file system. Their own ways are set aside here: gcsfs goes on without credentials
-where it finds none and then tries a refused request for a minute, Azure's client rests 15 s before its second try.
+Comes in: a `Connection`. Leaves: an fsspec file system. Their own ways are set aside here: gcsfs goes on without
+credentials where it finds none and then tries a refused request for a minute, Azure's client rests 15 s before its
+second try.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ import uuid
 from typing import Any
 
 from raylm.errors import StorageError
+from raylm.storage.connection import Connection
 from raylm.storage.errors import TRIED_AGAIN
-from raylm.storage.connection import Reach
 
 GOOGLE = ("gs", "gcs")
 AZURE = ("az", "abfs", "abfss")
@@ -26,7 +27,7 @@ _MAX_PAUSE_SECONDS = 10.0
 _TALKATIVE = ("gcsfs", "azure")
 
 
-def google(reach: Reach) -> Any:
+def google(connection: Connection) -> Any:
     """Google Cloud Storage through its JSON interface; hierarchical buckets are used as flat ones."""
     import aiohttp
     from gcsfs.core import GCSFileSystem
@@ -35,12 +36,12 @@ def google(reach: Reach) -> Any:
     _quieten()
     files = GCSFileSystem(
         # Without this word it would ask without credentials, and only be refused.
-        token="anon" if reach.anonymous else "google_default",
-        endpoint_url=reach.endpoint,
+        token="anon" if connection.anonymous else "google_default",
+        endpoint_url=connection.endpoint,
         requests_timeout=aiohttp.ClientTimeout(
             total=None,
-            sock_connect=min(_MOST_CONNECT_SECONDS, reach.timeout_seconds),
-            sock_read=reach.timeout_seconds,
+            sock_connect=min(_MOST_CONNECT_SECONDS, connection.timeout_seconds),
+            sock_read=connection.timeout_seconds,
         ),
         use_listings_cache=False,
         skip_instance_cache=True,
@@ -48,13 +49,13 @@ def google(reach: Reach) -> Any:
     once = GCSFileSystem._request.__wrapped__
 
     async def request(self: Any, *args: Any, **kwargs: Any) -> Any:
-        for trial in range(reach.retries + 1):
+        for trial in range(connection.retries + 1):
             try:
                 return await once(self, *args, **kwargs)
             except Exception as error:
-                if trial == reach.retries:
+                if trial == connection.retries:
                     setattr(error, TRIED_AGAIN, True)
-                if trial == reach.retries or not is_retriable(error):
+                if trial == connection.retries or not is_retriable(error):
                     raise
             await asyncio.sleep(min(_MAX_PAUSE_SECONDS, 0.1 * 2**trial) * (0.5 + random.random()))
         raise AssertionError("unreachable")
@@ -63,25 +64,25 @@ def google(reach: Reach) -> Any:
     return files
 
 
-def azure(reach: Reach) -> Any:
+def azure(connection: Connection) -> Any:
     """Azure's blobs; account and credentials come from AZURE_STORAGE_… or the identity of the machine."""
     from adlfs import AzureBlobFileSystem
     from azure.storage.blob.aio import BlobServiceClient, ExponentialRetry
 
     _quieten()
-    files = AzureBlobFileSystem(anon=reach.anonymous, use_listings_cache=False, skip_instance_cache=True)
+    files = AzureBlobFileSystem(anon=connection.anonymous, use_listings_cache=False, skip_instance_cache=True)
     options = {
         "retry_policy": ExponentialRetry(
             initial_backoff=0,
             increment_base=2,
             random_jitter_range=1,
-            retry_total=reach.retries,
-            retry_connect=reach.retries,
-            retry_read=reach.retries,
-            retry_status=reach.retries,
+            retry_total=connection.retries,
+            retry_connect=connection.retries,
+            retry_read=connection.retries,
+            retry_status=connection.retries,
         ),
-        "connection_timeout": min(_MOST_CONNECT_SECONDS, reach.timeout_seconds),
-        "read_timeout": reach.timeout_seconds,
+        "connection_timeout": min(_MOST_CONNECT_SECONDS, connection.timeout_seconds),
+        "read_timeout": connection.timeout_seconds,
     }
     # adlfs takes no retry policy: its client is replaced by one of the same account.
     if files.connection_string is not None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
-class Reach:
+class Connection:
     """How an object store is reached; credentials come from the provider's own chain."""
 
     endpoint: str | None = None
@@ -16,6 +16,6 @@ class Reach:
     timeout_seconds: float = 30.0
 
     @property
-    def quick(self) -> Reach:
+    def quick(self) -> Connection:
         """The same with few retries: for questions whose answer somebody waits for, before anything can be lost."""
         return replace(self, retries=min(2, self.retries))

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from raylm.errors import StorageError
 
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "abfs": "azure", "abfss": "azure", "az": "azure"}
-TRIED_AGAIN = "raylm_tried_again"  # set on an exception that was met as often as Reach.retries allows
+TRIED_AGAIN = "raylm_tried_again"  # set on an exception that was met as often as Connection.retries allows
 _CLIENTS = ("botocore", "aiobotocore", "aiohttp", "google", "gcsfs", "azure", "adlfs", "fsspec", "s3fs")
 _REJECTED = {
     "InvalidAccessKeyId",

@@ -1,4 +1,4 @@
-"""A `Place` is a local path or any fsspec URL, and what it can do is the same everywhere.
+"""A `StoragePath` is a local path or any fsspec URL, and what it can do is the same everywhere.
 
 Comes in: URLs from settings and how to reach them. Leaves: bytes, streams, listings, and errors that name the URL.
 What is written is visible whole or not at all; a transient failure is tried again; credentials are never held here.
@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol, TypeAlias, TypeVar, cast
 
 from raylm.errors import RaylmError, StorageError
+from raylm.storage.connection import Connection
 from raylm.storage.errors import NotFound, is_transient, storage_error
-from raylm.storage.connection import Reach
 
-__all__ = ["NotFound", "Place", "Reach", "find"]
+__all__ = ["Connection", "NotFound", "StoragePath", "find"]
 
 T = TypeVar("T")
 
@@ -28,18 +28,18 @@ _MAX_PAUSE_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
-class Place:
+class StoragePath:
     """A file or folder on local disk or behind any fsspec URL; picklable, and free of secrets."""
 
     url: str
-    reach: Reach = field(default_factory=Reach)
+    connection: Connection = field(default_factory=Connection)
 
     def __post_init__(self) -> None:
         # Local paths are made absolute at once: a Ray worker has another working directory.
         object.__setattr__(self, "url", _normal(self.url))
 
-    def __truediv__(self, name: str) -> Place:
-        return Place(f"{self.url.rstrip('/')}/{name.strip('/')}", self.reach)
+    def __truediv__(self, name: str) -> StoragePath:
+        return StoragePath(f"{self.url.rstrip('/')}/{name.strip('/')}", self.connection)
 
     def __str__(self) -> str:
         return self.url
@@ -145,7 +145,7 @@ class Place:
 
     def check_writable(self, needed_bytes: int = 0) -> None:
         """Raise a StorageError with a hint unless files can be written into this folder now."""
-        quick = Place(self.url, self.reach.quick)
+        quick = StoragePath(self.url, self.connection.quick)
         free = quick._attempt("write into", lambda files: files.free_bytes(self.url))
         if free is not None and free < needed_bytes:
             raise StorageError(
@@ -158,28 +158,28 @@ class Place:
 
     def _attempt(self, doing: str, action: Callable[[Backend], T]) -> T:
         """Do it, and again after a growing pause where the failure looks transient."""
-        for trial in range(self.reach.retries + 1):
+        for trial in range(self.connection.retries + 1):
             try:
                 with _translated(self.url, doing):
                     return action(_backend(self))
             except StorageError as error:
-                if trial == self.reach.retries or not _worth_retrying(error.__cause__):
+                if trial == self.connection.retries or not _worth_retrying(error.__cause__):
                     raise
             time.sleep(min(_MAX_PAUSE_SECONDS, 0.1 * 2**trial) * (0.5 + random.random()))
         raise AssertionError("unreachable")
 
 
-Places: TypeAlias = list[Place]  # inside Place, `list` is the method
+Places: TypeAlias = list[StoragePath]  # inside StoragePath, `list` is the method
 
 
-def find(pattern: str, reach: Reach) -> list[tuple[Place, int]]:
+def find(pattern: str, connection: Connection) -> list[tuple[StoragePath, int]]:
     """The files that a URL with wildcards names, sorted, with their bytes; without wildcards, that one file if any."""
     parts = _normal(pattern).split("/")
     first = next((number for number, part in enumerate(parts) if _WILDCARDS & set(part)), None)
     if first is None:
-        place = Place(pattern, reach)
+        place = StoragePath(pattern, connection)
         return [(place, place.size())] if place.is_file() else []
-    root = Place("/".join(parts[:first]) or "/", reach)
+    root = StoragePath("/".join(parts[:first]) or "/", connection)
     found = root._attempt("list", lambda files: files.matches(root.url, "/".join(parts[first:])))
     return [(root / name, size) for name, size in sorted(found.items())]
 
@@ -211,7 +211,7 @@ def _normal(url: str) -> str:
     return str(Path(url).expanduser().absolute())
 
 
-def _backend(place: Place) -> Backend:
+def _backend(place: StoragePath) -> Backend:
     # Imported late: fsspec is not wanted for local paths.
     if place.is_local:
         from raylm.storage.local import LOCAL
@@ -219,7 +219,7 @@ def _backend(place: Place) -> Backend:
         return LOCAL
     from raylm.storage.remote import remote
 
-    return cast(Backend, remote(place.url, place.reach))
+    return cast(Backend, remote(place.url, place.connection))
 
 
 def _gib(count: int) -> str:

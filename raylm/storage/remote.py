@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO, cast
 
 from raylm.storage.clouds import AZURE, GOOGLE, azure, create_azure, create_google, google, refuse_other_account
+from raylm.storage.connection import Connection
 from raylm.storage.multipart import MultipartUpload
-from raylm.storage.connection import Reach
 
 _S3 = ("s3", "s3a")
 _OBJECT_STORES = (*_S3, *GOOGLE, *AZURE)
@@ -21,9 +21,9 @@ _PART_BYTES = 32 * 2**20  # of a multipart upload; 10,000 parts allow objects of
 class RemoteFiles:
     """One fsspec file system, as one process reaches it with one set of options."""
 
-    def __init__(self, protocol: str, reach: Reach) -> None:
+    def __init__(self, protocol: str, connection: Connection) -> None:
         self.protocol = protocol
-        self.files: Any = _opened(protocol, reach)
+        self.files: Any = _opened(protocol, connection)
         if protocol in _S3:
             # Requests are tried again by botocore; this count is only for bodies that break off inside streams.
             self.files.retries = 2
@@ -178,50 +178,50 @@ class RemoteFiles:
         self.files.invalidate_cache(url)
 
 
-def remote(url: str, reach: Reach) -> RemoteFiles:
+def remote(url: str, connection: Connection) -> RemoteFiles:
     """The file system of this URL."""
     protocol = url.split("://", 1)[0]
     if protocol not in _OBJECT_STORES:
-        return RemoteFiles(protocol, reach)
-    shared = _shared(protocol, reach, os.getpid())
+        return RemoteFiles(protocol, connection)
+    shared = _shared(protocol, connection, os.getpid())
     if protocol in AZURE and "@" in url:
         refuse_other_account(shared.files, url)
     return shared
 
 
 @functools.lru_cache(maxsize=32)
-def _shared(protocol: str, reach: Reach, process: int) -> RemoteFiles:
+def _shared(protocol: str, connection: Connection, process: int) -> RemoteFiles:
     # fsspec keeps one a thread, each with connections of its own, and connecting to S3 takes 0.1 to 0.3 s. These
     # clients do all their work on fsspec's one event loop, so threads may share them; forked processes may not.
-    return RemoteFiles(protocol, reach)
+    return RemoteFiles(protocol, connection)
 
 
-def _opened(protocol: str, reach: Reach) -> Any:
+def _opened(protocol: str, connection: Connection) -> Any:
     import fsspec
 
     if protocol in GOOGLE:
-        return google(reach)
+        return google(connection)
     if protocol in AZURE:
-        return azure(reach)
-    return fsspec.filesystem(protocol, **(_s3_options(reach) if protocol in _S3 else {}))
+        return azure(connection)
+    return fsspec.filesystem(protocol, **(_s3_options(connection) if protocol in _S3 else {}))
 
 
-def _s3_options(reach: Reach) -> dict[str, Any]:
+def _s3_options(connection: Connection) -> dict[str, Any]:
     config: dict[str, Any] = {
-        "retries": {"mode": "standard", "total_max_attempts": reach.retries + 1},
-        "connect_timeout": min(10.0, reach.timeout_seconds),
-        "read_timeout": reach.timeout_seconds,
+        "retries": {"mode": "standard", "total_max_attempts": connection.retries + 1},
+        "connect_timeout": min(10.0, connection.timeout_seconds),
+        "read_timeout": connection.timeout_seconds,
         # Servers that are not Amazon's often lack the newer checksums.
         "request_checksum_calculation": "when_required",
         "response_checksum_validation": "when_required",
         "max_pool_connections": 32,
     }
-    if reach.endpoint:
+    if connection.endpoint:
         config["s3"] = {"addressing_style": "path"}
     return {
-        "anon": reach.anonymous,
-        "endpoint_url": reach.endpoint,
-        "client_kwargs": {"region_name": reach.region} if reach.region else {},
+        "anon": connection.anonymous,
+        "endpoint_url": connection.endpoint,
+        "client_kwargs": {"region_name": connection.region} if connection.region else {},
         "config_kwargs": config,
         "use_listings_cache": False,
     }

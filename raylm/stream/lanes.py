@@ -30,7 +30,7 @@ _CACHED_CHUNKS = 1 << 20
 
 
 @dataclass(frozen=True)
-class SourceRows:
+class DatasetRows:
     """One source of the mixture: the rows of each of its shards, its weight, and (step, weight) changes to come."""
 
     shard_rows: tuple[int, ...]
@@ -48,7 +48,7 @@ class Geometry:
     """What the order depends on besides the sources."""
 
     sequences: int
-    micro: int
+    micro_batch: int
     chunk_rows: int
     window_chunks: int
     seed: int
@@ -56,7 +56,7 @@ class Geometry:
     @property
     def lanes(self) -> int:
         """Micro-batch slots of a global batch."""
-        return self.sequences // self.micro
+        return self.sequences // self.micro_batch
 
 
 @dataclass(frozen=True)
@@ -130,16 +130,16 @@ class _Chunks:
 class Order:
     """Which row every position of the run trains on."""
 
-    def __init__(self, sources: Sequence[SourceRows], geometry: Geometry) -> None:
+    def __init__(self, sources: Sequence[DatasetRows], geometry: Geometry) -> None:
         for number, source in enumerate(sources):
             if source.rows == 0:
                 raise DataError(
                     f"data source {number} has no rows to train on",
                     hint="prepare it with more text, or lower prepare.held_out",
                 )
-        if geometry.sequences % geometry.micro:
+        if geometry.sequences % geometry.micro_batch:
             raise ConfigError(
-                f"batch.micro={geometry.micro} does not divide batch.sequences={geometry.sequences}",
+                f"batch.micro_batch={geometry.micro_batch} does not divide batch.sequences={geometry.sequences}",
                 hint="choose a micro-batch that divides the global batch",
             )
         self.sources = tuple(sources)
@@ -149,7 +149,7 @@ class Order:
         self._mixture = Mixture(
             [((0, source.weight), *source.stages) for source in sources],
             lanes=self.lanes,
-            micro=geometry.micro,
+            micro_batch=geometry.micro_batch,
             seed=geometry.seed,
         )
         self._chunks = [_Chunks(source.shard_rows, geometry.chunk_rows) for source in sources]
@@ -169,17 +169,17 @@ class Order:
         return numbers
 
     def sources_of(self, lane: int, step: int) -> Ints:
-        """(micro,) the source of each sequence of the lane's micro-batch at `step`."""
+        """(micro_batch,) the source of each sequence of the lane's micro-batch at `step`."""
         return self._mixture.sources_of(lane, step)
 
     def taken(self, source: int, lane: int, step: int) -> int:
         """How many rows of `source` the lane takes before `step`."""
-        return self._mixture.before_slot(source, lane, step * self.geometry.micro)
+        return self._mixture.before_slot(source, lane, step * self.geometry.micro_batch)
 
     def micro_batch(self, lane: int, step: int) -> tuple[Ints, Ints]:
         """(ids, epochs) of the lane's micro-batch at `step`, without reading anything."""
-        ids = np.empty(self.geometry.micro, dtype=np.int64)
-        epochs = np.empty(self.geometry.micro, dtype=np.int64)
+        ids = np.empty(self.geometry.micro_batch, dtype=np.int64)
+        epochs = np.empty(self.geometry.micro_batch, dtype=np.int64)
         sources = self.sources_of(lane, step)
         for source in np.unique(sources):
             places = np.flatnonzero(sources == source)
@@ -231,14 +231,14 @@ class Order:
         return Block(lane, source, number, begins + start - low, rows[order], order, pieces)
 
     def _position(self, lane: int, slot: int) -> int:
-        step, place = divmod(slot, self.geometry.micro)
-        return step * self.geometry.sequences + lane * self.geometry.micro + place
+        step, place = divmod(slot, self.geometry.micro_batch)
+        return step * self.geometry.sequences + lane * self.geometry.micro_batch + place
 
     def _slots(self, position: int) -> Ints:
         """How many of each lane's slots stand before `position`."""
         step, rest = divmod(position, self.geometry.sequences)
-        micro = self.geometry.micro
-        return step * micro + np.clip(rest - self._every_lane * micro, 0, micro)
+        micro_batch = self.geometry.micro_batch
+        return step * micro_batch + np.clip(rest - self._every_lane * micro_batch, 0, micro_batch)
 
     def _counts(self, source: int, position: int) -> Ints:
         """How many rows of `source` each lane takes before `position`."""

@@ -18,24 +18,24 @@ from raylm.config.schema import BatchSettings, DataSettings
 from raylm.errors import DataError, RaylmError
 from raylm.records import Batch, MicroBatch
 from raylm.shards import Rows
-from raylm.stream.threads import Deliverer, Threads
-from raylm.stream.lanes import Block, Geometry, Order, SourceRows
+from raylm.stream.lanes import Block, DatasetRows, Geometry, Order
 from raylm.stream.mixture import quantised
-from raylm.stream.reading import StreamSource, check_agreement, read_checked
+from raylm.stream.reading import Dataset, check_agreement, read_checked
+from raylm.stream.threads import BlockReader, Threads
 
-__all__ = ["Stream", "StreamSource", "held_out", "held_out_turns", "order_of"]
+__all__ = ["Dataset", "Stream", "held_out", "held_out_turns", "order_of"]
 
 IGNORED = -100  # the label that no loss counts
 AHEAD_BYTES = 256 * 2**20  # stored tokens read ahead of need by one rank, at most
 
 
-def order_of(sources: Sequence[StreamSource], *, batch: BatchSettings, data: DataSettings, seed: int) -> Order:
+def order_of(sources: Sequence[Dataset], *, batch: BatchSettings, data: DataSettings, seed: int) -> Order:
     """The order that these settings give; its fingerprint tells whether two runs see the same batches."""
     rows = [
-        SourceRows(tuple(shard.rows for shard in source.manifest.train), source.weight, tuple(source.stages))
+        DatasetRows(tuple(shard.rows for shard in source.manifest.train), source.weight, tuple(source.stages))
         for source in sources
     ]
-    return Order(rows, Geometry(batch.sequences, batch.micro, data.chunk_rows, data.window_chunks, seed))
+    return Order(rows, Geometry(batch.sequences, batch.micro_batch, data.chunk_rows, data.window_chunks, seed))
 
 
 class Stream:
@@ -43,7 +43,7 @@ class Stream:
 
     def __init__(
         self,
-        sources: Sequence[StreamSource],
+        sources: Sequence[Dataset],
         *,
         batch: BatchSettings,
         data: DataSettings,
@@ -51,15 +51,15 @@ class Stream:
         rank: int,
         world_size: int,
         start_step: int = 0,
-        deliver: Literal["ray", "threads"] | None = None,
+        reader: Literal["ray", "threads"] | None = None,
         document_attention: bool = False,
     ) -> None:
-        """`deliver` stands for data.deliver when given; `document_attention`: no document predicts the next one."""
+        """`reader` stands for data.reader when given; `document_attention`: no document predicts the next one."""
         check_agreement(sources)
         self._sources = tuple(sources)
         self._order = order_of(sources, batch=batch, data=data, seed=seed)
         self._lanes = tuple(range(rank, self._order.lanes, world_size))
-        self._micro = batch.micro
+        self._micro = batch.micro_batch
         self._sequence_length = sources[0].manifest.sequence_length
         self._document_attention = document_attention
         self._step = start_step
@@ -70,19 +70,19 @@ class Stream:
             for lane in self._lanes
             for source in range(len(sources))
         }
-        self._deliverer = self._open(data, deliver or data.deliver)
+        self._reader = self._open(data, reader or data.reader)
 
-    def _open(self, data: DataSettings, deliver: str) -> Deliverer:
+    def _open(self, data: DataSettings, reader: str) -> BlockReader:
         plan = self._order.needs(self._lanes, self._step)
         window_rows = data.chunk_rows * data.window_chunks
         most = AHEAD_BYTES // max(source.row_bytes for source in self._sources)
         # A window ahead for every lane and source, since all may end at the same step; two where there are few.
         ahead_rows = min(max(2, len(self._taken)) * window_rows, max(most, window_rows))
-        if deliver == "threads":
+        if reader == "threads":
             return Threads(self._sources, plan, ahead_rows=ahead_rows, at_once=len(self._taken))
-        from raylm.stream.ray_data import RayData
+        from raylm.stream.ray_data import RayDataReader
 
-        return RayData(
+        return RayDataReader(
             self._sources,
             plan,
             ahead_rows=ahead_rows,
@@ -116,7 +116,7 @@ class Stream:
 
     def close(self) -> None:
         """Stop reading; safe to call twice."""
-        self._deliverer.close()
+        self._reader.close()
         self._held.clear()
 
     def _micro_batch(self, lane: int) -> MicroBatch:
@@ -169,7 +169,7 @@ class Stream:
             held.popleft()
         while not held:
             # Blocks come in the order of need, so what comes before this one is for this micro-batch too.
-            came = self._deliverer.next()
+            came = self._reader.next()
             assert came is not None, "the plan has no end"
             self._held[came[0].lane, came[0].source].append(came)
         block, rows = held[0]
@@ -202,7 +202,7 @@ def _labels(
 
 
 def held_out(
-    sources: Sequence[StreamSource],
+    sources: Sequence[Dataset],
     *,
     batch: BatchSettings,
     rank: int,
@@ -219,7 +219,7 @@ def held_out(
     check_agreement(sources)
     chosen = _held_out_rows(sources, sequences)
     lanes = batch.lanes
-    micro_batches = [chosen[first : first + batch.micro] for first in range(0, len(chosen), batch.micro)]
+    micro_batches = [chosen[first : first + batch.micro_batch] for first in range(0, len(chosen), batch.micro_batch)]
     for first in range(0, len(micro_batches), lanes):
         round_ = micro_batches[first : first + lanes]
         yield tuple(
@@ -229,15 +229,15 @@ def held_out(
 
 
 def held_out_turns(
-    sources: Sequence[StreamSource], *, batch: BatchSettings, world_size: int, sequences: int | None = None
+    sources: Sequence[Dataset], *, batch: BatchSettings, world_size: int, sequences: int | None = None
 ) -> int:
     """Micro-batches that rank 0, the busiest, gets from `held_out`."""
-    count = -(-len(_held_out_rows(sources, sequences)) // batch.micro)
+    count = -(-len(_held_out_rows(sources, sequences)) // batch.micro_batch)
     rounds, rest = divmod(count, batch.lanes)
     return rounds * -(-batch.lanes // world_size) + -(-rest // world_size)
 
 
-def _held_out_rows(sources: Sequence[StreamSource], sequences: int | None) -> list[tuple[int, int]]:
+def _held_out_rows(sources: Sequence[Dataset], sequences: int | None) -> list[tuple[int, int]]:
     """(source, row in its held-out split), the same wherever it is asked."""
     there = [source.manifest.held_out_rows for source in sources]
     if not any(there):
@@ -262,7 +262,7 @@ def _held_out_rows(sources: Sequence[StreamSource], sequences: int | None) -> li
 
 
 def _held_out_batch(
-    sources: Sequence[StreamSource], lane: int, chosen: Sequence[tuple[int, int]], document_attention: bool
+    sources: Sequence[Dataset], lane: int, chosen: Sequence[tuple[int, int]], document_attention: bool
 ) -> MicroBatch:
     rows = [_held_out_row(sources[source], row) for source, row in chosen]
     tokens = np.concatenate([row.tokens for row in rows]).astype(np.int64)
@@ -274,7 +274,7 @@ def _held_out_batch(
     return MicroBatch(lane, tokens, labels, starts, ids, np.zeros(len(chosen), dtype=np.int64))
 
 
-def _held_out_row(source: StreamSource, row: int) -> Rows:
+def _held_out_row(source: Dataset, row: int) -> Rows:
     for shard in source.manifest.held_out:
         if row < shard.rows:
             return read_checked(source, shard, row, row + 1)

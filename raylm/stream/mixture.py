@@ -85,16 +85,18 @@ class _Stage:
 class Mixture:
     """Source of every slot of every lane, for weights that may change at given steps."""
 
-    def __init__(self, weights: Sequence[Sequence[tuple[int, float]]], *, lanes: int, micro: int, seed: int) -> None:
+    def __init__(
+        self, weights: Sequence[Sequence[tuple[int, float]]], *, lanes: int, micro_batch: int, seed: int
+    ) -> None:
         """`weights`: for each source its (step, weight) changes; the first at step 0."""
         self.sources = len(weights)
-        self.micro = micro
+        self.micro_batch = micro_batch
         self._stages: list[_Stage] = []
         if self.sources > 1:
             steps = sorted({step for changes in weights for step, _ in changes})
             for number, step in enumerate(steps):
                 slots = quantised([_weight_at(changes, step) for changes in weights])
-                self._stages.append(self._stage(number, step * micro, slots, lanes, seed))
+                self._stages.append(self._stage(number, step * micro_batch, slots, lanes, seed))
         self._firsts = np.array([stage.first for stage in self._stages], dtype=np.int64)
 
     def _stage(self, number: int, first: int, slots: list[int], lanes: int, seed: int) -> _Stage:
@@ -150,10 +152,10 @@ class Mixture:
     def sources_of(self, lane: int, step: int) -> Ints:
         """The source of each of the lane's micro-batch slots at `step`."""
         if self.sources == 1:
-            return np.zeros(self.micro, dtype=np.int64)
-        slot = step * self.micro
+            return np.zeros(self.micro_batch, dtype=np.int64)
+        slot = step * self.micro_batch
         stage = self._stages[int(np.searchsorted(self._firsts, slot, side="right")) - 1]
-        at = slot - stage.first + int(stage.rotation[lane]) + np.arange(self.micro)
+        at = slot - stage.first + int(stage.rotation[lane]) + np.arange(self.micro_batch)
         return stage.pattern[at % PERIOD]
 
 

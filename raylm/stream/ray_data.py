@@ -25,9 +25,9 @@ import numpy as np
 
 from raylm.errors import RaylmError
 from raylm.shards import Rows
-from raylm.stream.threads import Threads
 from raylm.stream.lanes import Block, Piece
-from raylm.stream.reading import Reader, StreamSource
+from raylm.stream.reading import Dataset, Reader
+from raylm.stream.threads import Threads
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -49,12 +49,12 @@ _LENT = 4  # blocks that threads read first when Ray Data is late
 _PIECE = 3  # numbers that describe a piece
 
 
-class RayData:
+class RayDataReader:
     """Delivers a plan's blocks through Ray Data, and through threads while it cannot."""
 
     def __init__(
         self,
-        sources: Sequence[StreamSource],
+        sources: Sequence[Dataset],
         plan: Iterator[Block],
         *,
         ahead_rows: int,
@@ -351,7 +351,7 @@ def _read(table: pa.Table, *, sources: Any) -> pa.Table:
     """A read task: descriptors in, rows out; an error for people travels as a row, and so arrives once and whole."""
     import ray
 
-    known: tuple[StreamSource, ...] = ray.get(sources)
+    known: tuple[Dataset, ...] = ray.get(sources)
     reader = Reader(known)
     described = list(zip(*(table.column(name).to_pylist() for name in ("source", "pieces", "order")), strict=True))
     if all(source.folder.is_local for source in known) or len(described) < 2:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from raylm.errors import DataError
 from raylm.shards import Manifest, Rows, Shard, read_rows
-from raylm.storage import Place
+from raylm.storage import StoragePath
 from raylm.stream.lanes import Piece
 from raylm.stream.mixture import Ints
 
@@ -24,10 +24,10 @@ KEPT_BYTES = 16 * 2**20
 
 
 @dataclass(frozen=True)
-class StreamSource:
+class Dataset:
     """One folder of shards in the mixture; `stages` are (step, weight) changes to come."""
 
-    folder: Place
+    folder: StoragePath
     manifest: Manifest
     weight: float = 1.0
     stages: tuple[tuple[int, float], ...] = ()
@@ -41,7 +41,7 @@ class StreamSource:
 class Reader:
     """Reads blocks of several sources; safe to use from many threads."""
 
-    def __init__(self, sources: Sequence[StreamSource]) -> None:
+    def __init__(self, sources: Sequence[Dataset]) -> None:
         self._sources = tuple(sources)
         self._small = [source.manifest.train_rows * source.row_bytes <= KEPT_BYTES for source in sources]
         self._kept: dict[tuple[int, int], Rows] = {}
@@ -78,7 +78,7 @@ class Reader:
         return Rows(whole.tokens[rows], whole.document_starts[rows], whole.lengths[rows])
 
 
-def read_checked(source: StreamSource, shard: Shard, start: int, stop: int) -> Rows:
+def read_checked(source: Dataset, shard: Shard, start: int, stop: int) -> Rows:
     """Rows of a shard whose tokens are all in the vocabulary: an index beyond it would take the worker down later."""
     rows = read_rows(source.folder, shard, start, stop, source.manifest)
     largest = int(rows.tokens.max(initial=0))
@@ -91,7 +91,7 @@ def read_checked(source: StreamSource, shard: Shard, start: int, stop: int) -> R
     return rows
 
 
-def check_agreement(sources: Sequence[StreamSource]) -> None:
+def check_agreement(sources: Sequence[Dataset]) -> None:
     """Raise a DataError unless all sources have rows of one length in one vocabulary."""
     first = sources[0]
     for other in sources[1:]:

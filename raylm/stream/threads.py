@@ -10,13 +10,13 @@ from typing import Protocol
 
 from raylm.shards import Rows
 from raylm.stream.lanes import Block
-from raylm.stream.reading import Reader, StreamSource
+from raylm.stream.reading import Dataset, Reader
 
 _LOCAL_THREADS = 4
 _REMOTE_THREADS = 16
 
 
-class Deliverer(Protocol):
+class BlockReader(Protocol):
     """Brings the blocks of a plan, in its order."""
 
     def next(self) -> tuple[Block, Rows] | None: ...
@@ -26,9 +26,7 @@ class Deliverer(Protocol):
 class Threads:
     """Reads blocks in threads of this process, ahead of need and within a bound."""
 
-    def __init__(
-        self, sources: Sequence[StreamSource], plan: Iterator[Block], *, ahead_rows: int, at_once: int = 0
-    ) -> None:
+    def __init__(self, sources: Sequence[Dataset], plan: Iterator[Block], *, ahead_rows: int, at_once: int = 0) -> None:
         """`at_once`: how many blocks the first batch takes; nothing is read ahead that would slow them down."""
         self._reader = Reader(sources)
         self._plan = plan

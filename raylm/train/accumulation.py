@@ -10,7 +10,7 @@ def micro_batches_per_rank(lanes: int, world_size: int) -> int:
     if world_size > lanes:
         raise ConfigError(
             f"workers={world_size} exceeds the {lanes} micro-batches in a global batch",
-            hint="raise batch.sequences, lower batch.micro, or lower workers.max",
+            hint="raise batch.sequences, lower batch.micro_batch, or lower workers.max",
         )
     return -(-lanes // world_size)
 

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 from raylm.config.schema import Job
 from raylm.errors import RaylmError
 from raylm.records import Progress
-from raylm.storage import Place
+from raylm.storage import StoragePath
 from raylm.train.coordinator import Coordinator, Seat
 
 if TYPE_CHECKING:
-    from raylm.checkpoint.save_schedule import Cadence
     from raylm.checkpoint.save import PendingSave
-    from raylm.stream.loader import StreamSource
+    from raylm.checkpoint.save_schedule import SaveSchedule
+    from raylm.stream.loader import Dataset
     from raylm.train.engine import Engine
     from raylm.train.group import Group
 
@@ -100,12 +100,12 @@ class Session:
     desk: Desk
     group: Group
     engine: Engine
-    sources: list[StreamSource]
+    sources: list[Dataset]
     fingerprint: str
     progress: Progress
-    run: Place
+    run: StoragePath
     model_config: dict[str, Any]
-    cadence: Cadence
+    save_schedule: SaveSchedule
     pending: PendingSave | None = None
     saved_step: int = 0
     save_failure: str = ""  # why the last save that failed did

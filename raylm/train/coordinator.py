@@ -16,8 +16,8 @@ from typing import Any
 
 from raylm.config.schema import WorkerSettings
 from raylm.errors import RaylmError, TrainingError
-from raylm.storage import Place
 from raylm.run.log import Line, RunLog
+from raylm.storage import StoragePath
 
 # What a driver that looks too seldom can still read.
 FEED_LINES = 4096
@@ -42,7 +42,7 @@ class Coordinator:
 
     def __init__(
         self,
-        run: Place,
+        run: StoragePath,
         workers: WorkerSettings,
         *,
         audit: bool = False,
@@ -196,7 +196,7 @@ class Coordinator:
 
     # -- why it should pause -------------------------------------------------------------------------------------
 
-    def ask_to_leave(self, reason: str, **fields: Any) -> bool:
+    def request_stop(self, reason: str, **fields: Any) -> bool:
         """Have the group save and leave at the next step boundary; False when there is none. STOP outlives a group."""
         with self._lock:
             wanted = self._leave != STOP if reason == STOP else self._leave is None and bool(self._nodes)
@@ -215,7 +215,7 @@ class Coordinator:
         ranks = sorted(rank for rank, node in self._nodes.items() if node in nodes)
         if ranks and self._leave is None:
             known = [left for rank in ranks if (left := nodes[self._nodes[rank]]) is not None]
-            self.ask_to_leave(NOTICE, ranks=ranks, grace_seconds=round(min(known), 1) if known else None)
+            self.request_stop(NOTICE, ranks=ranks, grace_seconds=round(min(known), 1) if known else None)
 
     def left(self, attempt: int, reason: str, step: int) -> None:
         """The group has saved step `step` and leaves on purpose."""

@@ -28,7 +28,7 @@ from raylm.config.schema import ModelSettings, OptimSettings, ZeroSettings
 from raylm.errors import TrainingError
 from raylm.model.loss import IGNORED, loss_sum, target_tokens
 from raylm.records import MicroBatch
-from raylm.train.group import Group, agree
+from raylm.train.group import Group, all_reduce_sum
 
 LossSum = Callable[[Any, Tensor, Tensor, Sequence[NDArray[np.int32]] | None], Tensor]
 
@@ -53,7 +53,7 @@ class Engine:
         self.group = group
         self.accumulation = accumulation
         self._loss = loss
-        self._clip = optim.clip
+        self._clip = optim.max_grad_norm
         # Plain stage 0 in fp32 is torch's own AdamW: DeepSpeed neither checks nor clips there.
         self._bare = isinstance(raw.optimizer, torch.optim.Optimizer)
 
@@ -66,7 +66,7 @@ class Engine:
         zero: ZeroSettings,
         optim: OptimSettings,
         model_settings: ModelSettings,
-        micro: int,
+        micro_batch: int,
         accumulation: int,
         loss: LossSum = loss_sum,
     ) -> Self:
@@ -76,7 +76,12 @@ class Engine:
         if not trained:
             raise TrainingError("the model has no parameter to train", hint="unfreeze some of its parameters")
         config = deepspeed_config(
-            zero, optim, bf16=model_settings.dtype == "bf16", micro=micro, group=group, elements=_elements(trained)
+            zero,
+            optim,
+            bf16=model_settings.dtype == "bf16",
+            micro_batch=micro_batch,
+            group=group,
+            elements=_elements(trained),
         )
         optimizer = _adamw(trained, optim)
         raw, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config, dist_init_required=False)
@@ -116,7 +121,7 @@ class Engine:
             options["lr"] = lr
         # DeepSpeed averages over ranks; the mean over the global batch's tokens is a sum over ranks.
         scale = self.group.size / global_tokens
-        total = self._accumulate(self._turns(micro_batches), step, seed, scale)
+        total = self._accumulate(self._micro_steps(micro_batches), step, seed, scale)
         norm, skipped = self._update()
         result = StepResult(float(total), norm, skipped)
         if skipped and not skip_bad:
@@ -141,7 +146,7 @@ class Engine:
                     tokens += target_tokens(batch.labels)
         finally:
             self.raw.train()
-        total, summed_tokens = agree(self.group, [total, tokens])
+        total, summed_tokens = all_reduce_sum(self.group, [total, tokens])
         return total, int(summed_tokens)
 
     def destroy(self) -> None:
@@ -150,7 +155,7 @@ class Engine:
         del self.raw
         forget_group()
 
-    def _turns(self, micro_batches: Sequence[MicroBatch]) -> list[MicroBatch]:
+    def _micro_steps(self, micro_batches: Sequence[MicroBatch]) -> list[MicroBatch]:
         """The micro-batches to run, as many on every rank: zero-weight copies first, so that a real one is last."""
         missing = self.accumulation - len(micro_batches)
         if missing < 0 or not micro_batches:
@@ -158,7 +163,7 @@ class Engine:
                 f"rank {self.group.rank} got {len(micro_batches)} micro-batches for {self.accumulation} turns",
                 hint="this is an error of the plan: every rank needs at least one lane and at most accumulation",
             )
-        return [_weightless(micro_batches[0])] * missing + list(micro_batches)
+        return [_zero_weight(micro_batches[0])] * missing + list(micro_batches)
 
     def _accumulate(self, turns: Sequence[MicroBatch], step: int, seed: int, scale: float) -> Tensor:
         """Forward and backward over all turns; returns the global loss sum, still on the device."""
@@ -205,7 +210,7 @@ class Engine:
 
 
 def deepspeed_config(
-    zero: ZeroSettings, optim: OptimSettings, *, bf16: bool, micro: int, group: Group, elements: int
+    zero: ZeroSettings, optim: OptimSettings, *, bf16: bool, micro_batch: int, group: Group, elements: int
 ) -> dict[str, Any]:
     """DeepSpeed's settings for one engine; whatever decides numbers is spelled out rather than left to a default."""
     bucket = max(2, min(BUCKET_ELEMENTS, elements))
@@ -220,11 +225,11 @@ def deepspeed_config(
     if zero.offload_optimizer:
         zero_section["offload_optimizer"] = {"device": "cpu", "pin_memory": group.device != "cpu"}
     config: dict[str, Any] = {
-        "train_micro_batch_size_per_gpu": micro,
+        "train_micro_batch_size_per_gpu": micro_batch,
         # Turns are counted here: the boundary is set by hand and the loss is scaled by the global batch's tokens.
         "gradient_accumulation_steps": 1,
         # Its default is 1.0, which also hides wrong loss scales. Bare stage 0 is clipped by Engine.
-        "gradient_clipping": 0.0 if zero.stage == 0 and not bf16 else optim.clip,
+        "gradient_clipping": 0.0 if zero.stage == 0 and not bf16 else optim.max_grad_norm,
         "zero_optimization": zero_section,
         "zero_force_ds_cpu_optimizer": False,
         "zero_allow_untested_optimizer": True,
@@ -278,7 +283,7 @@ _EMPTY = MicroBatch(
 )
 
 
-def _weightless(batch: MicroBatch) -> MicroBatch:
+def _zero_weight(batch: MicroBatch) -> MicroBatch:
     return replace(batch, labels=np.full_like(batch.labels, IGNORED))
 
 

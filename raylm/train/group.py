@@ -101,7 +101,7 @@ def leave_group(group: Group) -> None:
     _drop_group()
 
 
-def agree(group: Group, values: Sequence[float]) -> list[float]:
+def all_reduce_sum(group: Group, values: Sequence[float]) -> list[float]:
     """The element-wise sum of every rank's numbers, the same on all of them."""
     if group.size == 1:
         return [float(value) for value in values]

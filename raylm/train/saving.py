@@ -11,23 +11,23 @@ from typing import TYPE_CHECKING, Any
 from raylm.config.schema import Job
 from raylm.errors import CheckpointError, RaylmError, StorageError
 from raylm.records import Progress
-from raylm.storage import Place
+from raylm.storage import StoragePath
 from raylm.train.context import Desk, LeaveGroup, Session
 from raylm.train.sources import order_settings
 
 if TYPE_CHECKING:
-    from raylm.checkpoint.save_schedule import Cadence
     from raylm.checkpoint.save import PendingSave
+    from raylm.checkpoint.save_schedule import SaveSchedule
 
 log = logging.getLogger(__name__)
 
 
-def cadence_of(job: Job, desk: Desk) -> Cadence:
+def save_schedule_of(job: Job, desk: Desk) -> SaveSchedule:
     """When to save, knowing the failures of earlier attempts."""
-    from raylm.checkpoint.save_schedule import Cadence
+    from raylm.checkpoint.save_schedule import SaveSchedule
 
     failures, trained_seconds = desk.ask("history") or (0, 0.0)
-    return Cadence(
+    return SaveSchedule(
         started=time.monotonic() - trained_seconds,
         every_steps=job.checkpoint.every_steps,
         every_seconds=job.checkpoint.every_seconds,
@@ -38,14 +38,14 @@ def cadence_of(job: Job, desk: Desk) -> Cadence:
 
 def restore(session: Session) -> str | None:
     """Fill the engine from the newest committed checkpoint; returns its URL, None for a fresh start."""
-    from raylm.checkpoint import layout
+    from raylm.checkpoint import zero_state
     from raylm.checkpoint.restore import fill, newest, open_checkpoint
-    from raylm.train.group import agree
+    from raylm.train.group import all_reduce_sum
 
     job, folder = session.job, session.run / "checkpoints"
     # Rank 0 chooses: listings read by several ranks at several moments need not agree.
     found = newest(folder) if session.first else None
-    step = int(agree(session.group, [float(found.step + 1) if found else 0.0])[0]) - 1
+    step = int(all_reduce_sum(session.group, [float(found.step + 1) if found else 0.0])[0]) - 1
     if step < 0:
         return None
     if found is None:
@@ -53,15 +53,15 @@ def restore(session: Session) -> str | None:
         if found is None:
             raise CheckpointError(f"rank {session.seat.rank} does not see checkpoint step {step} in {folder.url}")
     check_meta(found.meta, job, session.fingerprint, found.place.url)
-    fill(open_checkpoint(found), layout.wanted(session.engine.raw))
-    layout.adopted(session.engine.raw, found.scalars)
+    fill(open_checkpoint(found), zero_state.wanted(session.engine.raw))
+    zero_state.after_fill(session.engine.raw, found.scalars)
     session.progress = Progress(**found.meta["progress"])
     session.saved_step = session.progress.step
-    session.cadence = session.cadence.resumed(session.progress.step, time.monotonic())
+    session.save_schedule = session.save_schedule.resumed(session.progress.step, time.monotonic())
     return found.place.url
 
 
-def _committed(folder: Place) -> list[Any]:
+def _committed(folder: StoragePath) -> list[Any]:
     from raylm.checkpoint.restore import committed
 
     return list(committed(folder))
@@ -69,24 +69,24 @@ def _committed(folder: Place) -> list[Any]:
 
 def check_meta(meta: dict[str, Any], job: Job, fingerprint: str, url: str) -> None:
     """Refuse a checkpoint whose data or batch geometry is not the job's: its position would mean other sequences."""
-    if meta["data_fingerprint"] != fingerprint and not job.data.accept_changed:
+    if meta["data_fingerprint"] != fingerprint and not job.data.allow_changed:
         raise CheckpointError(
             f"the data changed since {url}: fingerprint {meta['data_fingerprint']} then, {fingerprint} now",
             hint="point data.path at the shards of this run, start under another name, or pass "
-            "--set data.accept_changed=true to go on with the new data (sequences may repeat or be skipped)",
+            "--set data.allow_changed=true to go on with the new data (sequences may repeat or be skipped)",
         )
     then, now = meta["order"], order_settings(job)
     differing = [f"{key} was {then.get(key)}, is {value}" for key, value in now.items() if then.get(key) != value]
-    if differing and not job.data.accept_changed:
+    if differing and not job.data.allow_changed:
         raise CheckpointError(
             f"the order of the data changed since {url}: {'; '.join(differing)}",
-            hint="set them back, or start under another name; --set data.accept_changed=true goes on regardless",
+            hint="set them back, or start under another name; --set data.allow_changed=true goes on regardless",
         )
 
 
 def begin_state_save(session: Session, *, asynchronous: bool) -> None:
     """Start saving the state of the current step; every rank calls it at the same step."""
-    from raylm.checkpoint import layout
+    from raylm.checkpoint import zero_state
     from raylm.checkpoint.save import begin_save, tied_names
 
     job, seat = session.job, session.seat
@@ -97,8 +97,8 @@ def begin_state_save(session: Session, *, asynchronous: bool) -> None:
         attempt=seat.attempt,
         rank=seat.rank,
         world_size=seat.size,
-        held=layout.owned(session.engine.raw),
-        scalars=layout.scalars(session.engine.raw),
+        held=zero_state.state_to_save(session.engine.raw),
+        scalars=zero_state.scalars(session.engine.raw),
         meta={
             "progress": asdict(session.progress),
             "data_fingerprint": session.fingerprint,
@@ -112,7 +112,7 @@ def begin_state_save(session: Session, *, asynchronous: bool) -> None:
         before_commit=lambda: session.desk.ask("flush"),
         asynchronous=asynchronous,
     )
-    session.cadence = session.cadence.saving(session.progress.step, time.monotonic())
+    session.save_schedule = session.save_schedule.saving(session.progress.step, time.monotonic())
 
 
 def settle(session: Session) -> bool:
@@ -121,12 +121,12 @@ def settle(session: Session) -> bool:
     A rank that could not write its part lets nobody wait for it: the save is given up by all, and training goes on
     from the checkpoint before.
     """
-    from raylm.train.group import agree
+    from raylm.train.group import all_reduce_sum
 
     while True:
         # Rank 0 may have taken its ended save off the desk already; it still takes part.
         done, error = _outcome(session.pending)
-        finished, failed = agree(session.group, [float(done), float(error is not None)])
+        finished, failed = all_reduce_sum(session.group, [float(done), float(error is not None)])
         if failed or finished == session.seat.size:
             break
         time.sleep(0.02)
@@ -174,7 +174,7 @@ def take_settled(session: Session) -> None:
         desk.tell("event", seat.attempt, "checkpoint_failed", {"step": saved.step, "message": saved.reason})
         return
     session.saved_step = saved.step
-    session.cadence = session.cadence.measured(saved.stall_seconds, saved.total_seconds)
+    session.save_schedule = session.save_schedule.measured(saved.stall_seconds, saved.total_seconds)
     desk.tell(
         "event",
         seat.attempt,
@@ -204,13 +204,15 @@ def _retire(session: Session) -> None:
 
 def save_now(session: Session) -> bool:
     """Have the current step committed before returning; tries once more when the first save fails."""
-    from raylm.train.group import agree
+    from raylm.train.group import all_reduce_sum
 
     for _ in range(2):
         settle(session)
         # Only rank 0 knows what is committed.
-        if agree(session.group, [float(session.first and session.saved_step == session.progress.step)])[0]:
+        if all_reduce_sum(session.group, [float(session.first and session.saved_step == session.progress.step)])[0]:
             return True
         begin_state_save(session, asynchronous=False)
     settle(session)
-    return bool(agree(session.group, [float(session.first and session.saved_step == session.progress.step)])[0])
+    return bool(
+        all_reduce_sum(session.group, [float(session.first and session.saved_step == session.progress.step)])[0]
+    )

@@ -11,12 +11,12 @@ def learning_rate(optim: OptimSettings, *, step: int, total_steps: int) -> float
     """The learning rate of optimizer step `step` (0-based) in a run of `total_steps`.
 
     Warm-up is linear and reaches the peak at step `warmup_steps`. After it, cosine and linear fall to
-    `final_ratio` of the peak at the last step; wsd (warm-up, stable, decay; Hu et al. 2024, MiniCPM) stays
+    `min_lr_ratio` of the peak at the last step; wsd (warm-up, stable, decay; Hu et al. 2024, MiniCPM) stays
     at the peak and falls linearly over the last `decay_steps`.
     """
     if step < optim.warmup_steps:
         return optim.lr * (step + 1) / (optim.warmup_steps + 1)
-    floor = optim.final_ratio
+    floor = optim.min_lr_ratio
     match optim.schedule:
         case "constant":
             return optim.lr

@@ -8,9 +8,9 @@ import sys
 from typing import Any
 
 from raylm.config.schema import Job
-from raylm.storage import Place
-from raylm.train.coordinator import Coordinator, Seat
+from raylm.storage import StoragePath
 from raylm.train.context import Desk, LocalDesk, SilentDesk, free_port
+from raylm.train.coordinator import Coordinator, Seat
 from raylm.train.sources import publish
 from raylm.train.worker import work
 
@@ -20,7 +20,7 @@ def alone(job: Job) -> Coordinator | None:
     from raylm.checkpoint.save import claim_attempt
 
     rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    run = Place(job.run_url, job.object_store.reach())
+    run = StoragePath(job.run_url, job.object_store.connection())
     coordinator: Coordinator | None = None
     desk: Desk = SilentDesk()
     attempt, address = 1, f"127.0.0.1:{free_port()}"

@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any, cast
 from raylm.config.schema import Job
 from raylm.errors import RaylmError, StorageError, TrainingError
 from raylm.records import Batch, Progress, StepReport
-from raylm.storage import Place
-from raylm.train.coordinator import STOP, Seat
+from raylm.storage import StoragePath
 from raylm.train.accumulation import micro_batches_per_rank
-from raylm.train.saving import begin_state_save, cadence_of, restore, save_now, take_settled
 from raylm.train.context import ActorDesk, Desk, LeaveGroup, PeerLost, Session, free_port
-from raylm.train.sources import data_fingerprint, open_sources
+from raylm.train.coordinator import STOP, Seat
+from raylm.train.saving import begin_state_save, restore, save_now, save_schedule_of, take_settled
+from raylm.train.sources import data_fingerprint, open_datasets
 
 if TYPE_CHECKING:
     from raylm.train.group import Group
@@ -91,11 +91,11 @@ def _open(job: Job, seat: Seat, desk: Desk, group: Group, marks: list[tuple[str,
     """Build the engine and bring it to the newest committed step."""
     from raylm.model.build import build_model
     from raylm.train.engine import Engine
-    from raylm.train.group import agree
+    from raylm.train.group import all_reduce_sum
 
-    sources = open_sources(job)
+    sources = open_datasets(job)
     manifest = sources[0].manifest
-    run = Place(job.run_url, job.object_store.reach())
+    run = StoragePath(job.run_url, job.object_store.connection())
     model = build_model(
         job.model,
         vocab_size=manifest.vocab_size,
@@ -110,7 +110,7 @@ def _open(job: Job, seat: Seat, desk: Desk, group: Group, marks: list[tuple[str,
         zero=job.zero,
         optim=job.optim,
         model_settings=job.model,
-        micro=job.batch.micro,
+        micro_batch=job.batch.micro_batch,
         accumulation=micro_batches_per_rank(job.batch.lanes, seat.size),
     )
     session = Session(
@@ -124,11 +124,11 @@ def _open(job: Job, seat: Seat, desk: Desk, group: Group, marks: list[tuple[str,
         Progress(),
         run,
         config,
-        cadence_of(job, desk),
+        save_schedule_of(job, desk),
     )
     marks.append(("build", time.monotonic()))
     found = restore(session)
-    agree(group, [0.0])  # nobody steps, and nobody is told of a start, before all hold the state
+    all_reduce_sum(group, [0.0])  # nobody steps, and nobody is told of a start, before all hold the state
     marks.append(("restore", time.monotonic()))
     if session.first:
         phases = {name: at - before for (_, before), (name, at) in pairwise(marks)}
@@ -139,7 +139,7 @@ def _open(job: Job, seat: Seat, desk: Desk, group: Group, marks: list[tuple[str,
 def _train(session: Session) -> None:
     """Consume the loop: record, evaluate, save, and leave when asked."""
     from raylm.stream.loader import Stream
-    from raylm.train.group import agree
+    from raylm.train.group import all_reduce_sum
     from raylm.train.loop import steps
 
     job, seat = session.job, session.seat
@@ -151,7 +151,7 @@ def _train(session: Session) -> None:
         rank=seat.rank,
         world_size=seat.size,
         start_step=session.progress.step,
-        deliver=job.data.deliver,
+        reader=job.data.reader,
         document_attention=job.model.document_attention,
     )
     seen: list[Batch] = []
@@ -163,8 +163,8 @@ def _train(session: Session) -> None:
                 _record(session, report, seen.pop())
                 last = report.step >= job.train.steps
                 wish = 0.0 if not session.first else float(SIGNALS.get(signal() or "", 0))
-                due = session.first and not last and session.cadence.should_save(report.step, time.monotonic())
-                code, save = agree(session.group, [wish, float(due)])
+                due = session.first and not last and session.save_schedule.should_save(report.step, time.monotonic())
+                code, save = all_reduce_sum(session.group, [wish, float(due)])
                 if job.evaluate.every_steps and (last or report.step % job.evaluate.every_steps == 0):
                     _evaluate(session)
                 if last:
@@ -234,7 +234,7 @@ def _gather_rows(session: Session, batch: Batch) -> list[tuple[int, int, int]]:
         for row, epoch in zip(micro.ids, micro.epochs, strict=True)
     ]
     size = session.seat.size
-    table = torch.full((micro_batches_per_rank(session.job.batch.lanes, size) * session.job.batch.micro, 3), -1)
+    table = torch.full((micro_batches_per_rank(session.job.batch.lanes, size) * session.job.batch.micro_batch, 3), -1)
     table[: len(mine)] = torch.tensor(mine)
     tables = [torch.empty_like(table) for _ in range(size)] if session.first else None
     if size == 1:
@@ -295,7 +295,7 @@ def _evaluate(session: Session) -> None:
 
 def _leave(session: Session, reason: str) -> None:
     """Save what is not saved, tell the coordinator, and end the attempt."""
-    from raylm.train.group import agree
+    from raylm.train.group import all_reduce_sum
 
     if reason == "stale":
         raise LeaveGroup("a newer attempt has begun")
@@ -303,7 +303,7 @@ def _leave(session: Session, reason: str) -> None:
     if session.first:
         session.desk.ask("left", session.seat.attempt, reason, session.progress.step)
     # Nobody raises before rank 0 has committed and told: the first error ends every worker of the group.
-    agree(session.group, [0.0])
+    all_reduce_sum(session.group, [0.0])
     if reason != STOP:
         raise LeaveGroup(reason)
 

@@ -1,1 +1,1 @@
-"""What a prepared data set is measured by: what was skipped and why, the quarantine of broken input, the requirements."""
+"""What a prepared data set is measured by: what was skipped, what is broken, what is required."""

@@ -15,12 +15,12 @@ from typing import Any, TypeAlias
 from raylm.config.decontaminate import Decontaminate
 from raylm.config.schema import Job
 from raylm.config.steps import PersonalData
-from raylm.prep.passes import fitted
+from raylm.prep.operators.decontaminate.ngrams import NgramHasher
 from raylm.prep.operators.decontaminate.operator import contaminating, index_in
 from raylm.prep.operators.personal import find
-from raylm.prep.operators.decontaminate.ngrams import RunHasher
+from raylm.prep.passes import fitted
 from raylm.records import Document
-from raylm.storage import Place
+from raylm.storage import StoragePath
 
 # Different texts whose hashes a unit keeps, to find repeated ones: the share of those is exact below this number of
 # texts, and above it known to about 1.6 % of itself.
@@ -45,21 +45,21 @@ def wanted(job: Job) -> set[str]:
     return names & {"contamination", "duplicates", "language", "personal_data"}
 
 
-def contamination(job: Job, output: Place) -> Callable[[str], bool]:
+def contamination(job: Job, output: StoragePath) -> Callable[[str], bool]:
     """Whether a text shares runs with an evaluation set, as the job's decontaminate steps count it."""
-    hasher = RunHasher()
+    hasher = NgramHasher()
     steps = [
         (step.settings, index_in(fitted(output, number, step)))
         for number, step in enumerate(job.prepare.steps)
         if isinstance(step.settings, Decontaminate)
     ]
-    return lambda text: any(contaminating(index, hasher, text, settings.at_least) for settings, index in steps)
+    return lambda text: any(contaminating(index, hasher, text, settings.min_matches) for settings, index in steps)
 
 
 class Measures:
     """Takes a unit's documents, and keeps what the job's rules need of them."""
 
-    def __init__(self, job: Job, output: Place) -> None:
+    def __init__(self, job: Job, output: StoragePath) -> None:
         self._wanted = wanted(job)
         self._is_contaminated = contamination(job, output) if "contamination" in self._wanted else None
         self._contaminated = 0
@@ -71,7 +71,7 @@ class Measures:
         self._documents = 0
 
     def add(self, document: Document) -> None:
-        """Look at one more document."""
+        """DatasetSample at one more document."""
         if not self._wanted:
             return
         self._documents += 1

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from raylm.errors import DataError
-from raylm.prep.checks.skipped import BROKEN_FILE, BROKEN_RECORD, LeftOut
-from raylm.prep.units import Plan
+from raylm.prep.checks.skipped import BROKEN_FILE, BROKEN_RECORD, Skipped
 from raylm.prep.passes import UnitResult
+from raylm.prep.units import Plan
 
 
 class Quarantine:
@@ -16,34 +16,34 @@ class Quarantine:
         self._files: dict[str, set[str]] = {}
         for unit in plan.units:
             self._files.setdefault(unit.source, set()).update(piece.url for piece in unit.pieces)
-        self._left_out = {source: LeftOut() for source in self._files}
+        self._skipped = {source: Skipped() for source in self._files}
         self.damaged_units: list[int] = []
 
     def add(self, result: UnitResult) -> None:
         """Take in what one more unit set aside."""
-        self._left_out[result.source].add(result.log.left_out)
-        if result.log.left_out.files or result.log.left_out.reasons[BROKEN_RECORD]:
+        self._skipped[result.source].add(result.log.skipped)
+        if result.log.skipped.files or result.log.skipped.reasons[BROKEN_RECORD]:
             self.damaged_units.append(result.number)
 
     def check_files(self, source: str) -> None:
         """Raise a DataError when too many of the source's files are broken."""
-        left_out = self._left_out[source]
-        broken, files = len(set(left_out.files)), len(self._files[source])
+        skipped = self._skipped[source]
+        broken, files = len(set(skipped.files)), len(self._files[source])
         if broken > self._most * files:
-            raise self._refusal(source, f"{broken} of {files} files", left_out.examples[BROKEN_FILE][0])
+            raise self._refusal(source, f"{broken} of {files} files", skipped.examples[BROKEN_FILE][0])
 
     def check_all(self) -> None:
         """The same for files and records of every source; only when all units are in are the records known."""
-        for source, left_out in self._left_out.items():
+        for source, skipped in self._skipped.items():
             self.check_files(source)
-            broken = left_out.reasons[BROKEN_RECORD]
-            records = left_out.documents + broken
+            broken = skipped.reasons[BROKEN_RECORD]
+            records = skipped.documents + broken
             if broken > self._most * records:
-                raise self._refusal(source, f"{broken} of {records} records", left_out.examples[BROKEN_RECORD][0])
+                raise self._refusal(source, f"{broken} of {records} records", skipped.examples[BROKEN_RECORD][0])
 
     def _refusal(self, source: str, what: str, example: str) -> DataError:
-        allowed = f"{what} of source {source!r} are broken; prepare.quarantine allows {self._most:g}"
+        allowed = f"{what} of source {source!r} are broken; prepare.max_broken_share allows {self._most:g}"
         return DataError(
             f"{example} ({allowed})",
-            hint=f"{self._left_out[source].hint}; or raise prepare.quarantine to go on without what is broken",
+            hint=f"{self._skipped[source].hint}; or raise prepare.max_broken_share to go on without what is broken",
         )

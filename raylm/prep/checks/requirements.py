@@ -24,8 +24,8 @@ def judged(require: Requirements, measured: Mapping[str, float]) -> list[Verdict
     verdicts = []
     for rule, bounds in require.rules().items():
         value = measured.get(rule, 0.0) if rule.startswith("language.") else measured[rule]
-        low = bounds.at_least is None or value >= bounds.at_least
-        high = bounds.at_most is None or value <= bounds.at_most
+        low = bounds.min is None or value >= bounds.min
+        high = bounds.max is None or value <= bounds.max
         verdicts.append(Verdict(rule, value, _in_words(bounds), low and high))
     return verdicts
 
@@ -42,6 +42,6 @@ def refuse_unmet(verdicts: Sequence[Verdict], report: str) -> None:
 
 
 def _in_words(bounds: Bounds) -> str:
-    words = [f"at least {bounds.at_least:g}"] if bounds.at_least is not None else []
-    words += [f"at most {bounds.at_most:g}"] if bounds.at_most is not None else []
+    words = [f"at least {bounds.min:g}"] if bounds.min is not None else []
+    words += [f"at most {bounds.max:g}"] if bounds.max is not None else []
     return " and ".join(words)

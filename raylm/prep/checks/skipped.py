@@ -23,7 +23,7 @@ class BrokenFile(DataError):
 
 
 @dataclass
-class LeftOut:
+class Skipped:
     """Counts by reason; readers note, and the unit's marker keeps them."""
 
     reasons: Counter[str] = field(default_factory=Counter)
@@ -47,7 +47,7 @@ class LeftOut:
         if self.reasons[BROKEN_RECORD] >= ALL_BROKEN and not self.documents:
             raise error
 
-    def add(self, other: LeftOut) -> None:
+    def add(self, other: Skipped) -> None:
         """Take in what another unit left out."""
         self.reasons.update(other.reasons)
         self.files += other.files
@@ -66,7 +66,7 @@ class LeftOut:
         return vars(self) | {"reasons": dict(self.reasons)}
 
     @classmethod
-    def from_dict(cls, content: dict[str, Any]) -> LeftOut:
+    def from_dict(cls, content: dict[str, Any]) -> Skipped:
         """What to_dict gave."""
         return cls(**content | {"reasons": Counter(content["reasons"])})
 

@@ -4,7 +4,7 @@ Most steps look at one document at a time (`Step`). A `Barrier` has to see what 
 """
 
 from raylm.prep.operators.barrier import Barrier, Gatherer
-from raylm.prep.operators.build import barrier_of, fit, step_of
-from raylm.prep.operators.record import Step, StepRecord, applied
+from raylm.prep.operators.build import barrier_of, fit, operator_of
+from raylm.prep.operators.record import OperatorRecord, Step, applied
 
-__all__ = ["Barrier", "Gatherer", "Step", "StepRecord", "applied", "barrier_of", "fit", "step_of"]
+__all__ = ["Barrier", "Gatherer", "OperatorRecord", "Step", "applied", "barrier_of", "fit", "operator_of"]

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol, TypeAlias
 
-from raylm.prep.operators.record import StepRecord
+from raylm.prep.operators.record import OperatorRecord
 from raylm.records import Document
-from raylm.storage import Place
+from raylm.storage import StoragePath
 
 # Run a picklable function for each number, in tasks of their own; its answers (JSON) as they come, in any order.
 Task: TypeAlias = Callable[[int], str]
@@ -22,7 +22,7 @@ class Gatherer(Protocol):
     """Takes a unit's documents one by one."""
 
     def add(self, document: Document) -> None:
-        """Look at the next document of the unit."""
+        """DatasetSample at the next document of the unit."""
 
     def table(self) -> Any:
         """What this unit adds to the decision, as a pyarrow Table; called once, at the end."""
@@ -34,15 +34,15 @@ class Barrier(Protocol):
     def gatherer(self) -> Gatherer:
         """A fresh one for a unit."""
 
-    def resolve(self, folder: Place, units: Sequence[int], run: Runner) -> None:
+    def resolve(self, folder: StoragePath, units: Sequence[int], run: Runner) -> None:
         """Decide, from what the units gathered in the folder, and write the decision there."""
 
     def applied(
-        self, documents: Iterable[Document], folder: Place, unit: int, record: StepRecord
+        self, documents: Iterable[Document], folder: StoragePath, unit: int, record: OperatorRecord
     ) -> Iterator[Document]:
         """The unit's gathered documents as the decision leaves them."""
 
 
-def gathered(folder: Place, unit: int) -> Place:
+def gathered(folder: StoragePath, unit: int) -> StoragePath:
     """The file of what one unit gathered."""
     return folder / f"{unit:06d}.parquet"

@@ -14,10 +14,10 @@ from urllib.parse import unquote, urlsplit
 from raylm.config.steps import Blocklist
 from raylm.errors import ConfigError, DataError
 from raylm.prep.extras import not_installed
-from raylm.prep.operators.lexicon import Phrases, lines_of, words_of
-from raylm.prep.operators.record import Step, StepRecord
+from raylm.prep.operators.lexicon import Lexicon, lines_of, words_of
+from raylm.prep.operators.record import OperatorRecord, Step
 from raylm.records import Document
-from raylm.storage import Reach
+from raylm.storage import Connection
 
 _DOMAIN = re.compile(r"[^\s/:@?#.*]+(?:\.[^\s/:@?#.*]+)*")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
@@ -26,19 +26,19 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 Finder: TypeAlias = Callable[[str], list[str]]
 
 
-def blocked(settings: Blocklist, reach: Reach) -> Step:
+def blocklist_operator(settings: Blocklist, connection: Connection) -> Step:
     """The step that drops what is on a list; a document without a URL passes the lists for URLs."""
     domains = frozenset(
-        _domain(*entry) for entry in _entries(settings.domains, settings.domain_files, "domains", reach)
+        _domain(*entry) for entry in _entries(settings.domains, settings.domain_files, "domains", connection)
     )
-    url_words = Phrases(
-        {entry: entry for _, entry in _wordy(settings.url_words, settings.url_word_files, "url_words", reach)}
+    url_words = Lexicon(
+        {entry: entry for _, entry in _wordy(settings.url_words, settings.url_word_files, "url_words", connection)}
     )
-    words = [entry for _, entry in _wordy(settings.words, settings.word_files, "words", reach)]
+    words = [entry for _, entry in _wordy(settings.words, settings.word_files, "words", connection)]
     find = finder(words, whole_words=settings.whole_words) if words else None
     asks_for_url = bool(settings.domains or settings.domain_files or settings.url_words or settings.url_word_files)
 
-    def step(document: Document, record: StepRecord) -> tuple[Document, ...]:
+    def step(document: Document, record: OperatorRecord) -> tuple[Document, ...]:
         url = str(document.meta.get("url", ""))
         if asks_for_url:
             record.tally("blocklist_url", "given" if url else "none")
@@ -90,7 +90,7 @@ def finder(entries: Sequence[str], *, whole_words: bool) -> Finder:
     return find
 
 
-def _why_url(url: str, domains: frozenset[str], words: Phrases[str]) -> tuple[str, str] | None:
+def _why_url(url: str, domains: frozenset[str], words: Lexicon[str]) -> tuple[str, str] | None:
     if not url:
         return None
     domain = listed_domain(host_of(url), domains) if domains else None
@@ -101,9 +101,9 @@ def _why_url(url: str, domains: frozenset[str], words: Phrases[str]) -> tuple[st
 
 
 def _why_text(text: str, found: Sequence[str], settings: Blocklist) -> tuple[str, str] | None:
-    if len(found) < settings.at_least:
+    if len(found) < settings.min_matches:
         return None
-    if settings.at_least_share and len(found) < settings.at_least_share * len(text.split()):
+    if settings.min_share and len(found) < settings.min_share * len(text.split()):
         return None
     return "blocked_words", ", ".join(dict.fromkeys(found[:5]))
 
@@ -125,16 +125,16 @@ def _longest(places: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
             end = stop
 
 
-def _entries(given: Iterable[str], files: Iterable[str], key: str, reach: Reach) -> Iterator[tuple[str, str]]:
+def _entries(given: Iterable[str], files: Iterable[str], key: str, connection: Connection) -> Iterator[tuple[str, str]]:
     """(place for errors, entry) of those in the settings and of those in files."""
     for number, entry in enumerate(given):
         yield f"blocklist.{key}[{number}]", entry.strip()
     for url in files:
-        yield from lines_of(url, "", reach)
+        yield from lines_of(url, "", connection)
 
 
-def _wordy(given: Iterable[str], files: Iterable[str], key: str, reach: Reach) -> Iterator[tuple[str, str]]:
-    for where, entry in _entries(given, files, key, reach):
+def _wordy(given: Iterable[str], files: Iterable[str], key: str, connection: Connection) -> Iterator[tuple[str, str]]:
+    for where, entry in _entries(given, files, key, connection):
         if not words_of(entry):
             raise _wrong(where, f"{where}: {entry!r} holds no letter or digit", "write words or phrases, one a line")
         yield where, entry

@@ -12,32 +12,32 @@ from raylm.config.steps import (
     Fairness,
     Language,
     NearDuplicates,
-    Normalise,
+    Normalize,
+    OperatorSettings,
     PersonalData,
     Sample,
-    StepSettings,
     Toxicity,
 )
 from raylm.errors import ConfigError
 from raylm.prep.operators.barrier import Barrier
-from raylm.prep.operators.blocklist import blocked
-from raylm.prep.operators.classifier import classified, fit_classifier
+from raylm.prep.operators.blocklist import blocklist_operator
+from raylm.prep.operators.classifier import classifier_operator, fit_classifier
 from raylm.prep.operators.counterfactual import counterfactual
-from raylm.prep.operators.decontaminate.operator import decontaminated, fit_decontaminate
+from raylm.prep.operators.decontaminate.operator import decontaminate_operator, fit_decontaminate
 from raylm.prep.operators.dedup.exact import ExactDuplicatesBarrier
-from raylm.prep.operators.fairness import counted
-from raylm.prep.operators.language import language_named
 from raylm.prep.operators.dedup.near import NearDuplicatesBarrier
-from raylm.prep.operators.normalize import normalised
-from raylm.prep.operators.personal import personal_data_removed
-from raylm.prep.operators.quality import judged
+from raylm.prep.operators.fairness import counted
+from raylm.prep.operators.language import language_operator
+from raylm.prep.operators.normalize import normalize_operator
+from raylm.prep.operators.personal import personal_data_operator
+from raylm.prep.operators.quality import quality_operator
 from raylm.prep.operators.record import Step
-from raylm.prep.operators.sample import MixtureBarrier, sampled
+from raylm.prep.operators.sample import MixtureBarrier, sample_operator
 from raylm.prep.operators.toxicity import toxicity
-from raylm.storage import Place, Reach
+from raylm.storage import Connection, StoragePath
 
 
-def barrier_of(step: StepSettings) -> Barrier | None:
+def barrier_of(step: OperatorSettings) -> Barrier | None:
     """The step as one that has to see all documents first; None when it looks at one at a time."""
     match step.settings:
         case ExactDuplicates() as settings:
@@ -49,42 +49,42 @@ def barrier_of(step: StepSettings) -> Barrier | None:
     return None
 
 
-def fit(step: StepSettings, folder: Place, reach: Reach) -> None:
+def fit(step: OperatorSettings, folder: StoragePath, connection: Connection) -> None:
     """What a step does once, before any unit: write to the folder what it learns, and refuse files that are wrong."""
     match step.settings:
         case Classifier() as settings:
-            fit_classifier(settings, folder, reach)
+            fit_classifier(settings, folder, connection)
         case Decontaminate() as settings:
-            fit_decontaminate(settings, folder, reach)
-        case Blocklist() | Counterfactual() | Fairness() | Language() | Normalise() | Quality() | Toxicity():
-            step_of(step, reach, folder)
+            fit_decontaminate(settings, folder, connection)
+        case Blocklist() | Counterfactual() | Fairness() | Language() | Normalize() | Quality() | Toxicity():
+            operator_of(step, connection, folder)
 
 
-def step_of(step: StepSettings, reach: Reach, fitted: Place | None = None) -> Step:
+def operator_of(step: OperatorSettings, connection: Connection, fitted: StoragePath | None = None) -> Step:
     """The step as one that looks at one document at a time; `reach` is for files it reads, `fitted` is fit's folder."""
     match step.settings:
         case Blocklist() as settings:
-            return blocked(settings, reach)
+            return blocklist_operator(settings, connection)
         case Classifier() as settings:
             assert fitted is not None  # only a job's own steps are built, and those are fitted first
-            return classified(settings, fitted)
+            return classifier_operator(settings, fitted)
         case Counterfactual() as settings:
-            return counterfactual(settings, reach)
+            return counterfactual(settings, connection)
         case Decontaminate() as settings:
             assert fitted is not None  # as above
-            return decontaminated(settings, fitted)
+            return decontaminate_operator(settings, fitted)
         case Fairness() as settings:
-            return counted(settings, reach)
+            return counted(settings, connection)
         case Language() as settings:
-            return language_named(settings)
-        case Normalise() as settings:
-            return normalised(settings)
+            return language_operator(settings)
+        case Normalize() as settings:
+            return normalize_operator(settings)
         case Quality() as settings:
-            return judged(settings)
+            return quality_operator(settings)
         case Sample() as settings:
-            return sampled(settings)
+            return sample_operator(settings)
         case PersonalData() as settings:
-            return personal_data_removed(settings)
+            return personal_data_operator(settings)
         case Toxicity() as settings:
-            return toxicity(settings, reach)
+            return toxicity(settings, connection)
     raise ConfigError(f"step {step.name!r} cannot be built")  # each kind stands in one of the two functions

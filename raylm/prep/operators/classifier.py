@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING, Any
 
 from raylm.config.steps import Classifier
 from raylm.errors import DataError
-from raylm.prep.operators.record import Step, StepRecord
-from raylm.prep.operators.sample import chance
+from raylm.prep.operators.record import OperatorRecord, Step
+from raylm.prep.operators.sample import hash_uniform
 from raylm.records import Document
-from raylm.storage import NotFound, Place, Reach
+from raylm.storage import Connection, NotFound, StoragePath
 
 if TYPE_CHECKING:
     import numpy as np
@@ -149,28 +149,28 @@ def _fitted(examples: Sequence[tuple[NDArray[np.int64], int]], settings: Classif
     return weights, bias
 
 
-def fit_classifier(settings: Classifier, folder: Place, reach: Reach) -> None:
+def fit_classifier(settings: Classifier, folder: StoragePath, connection: Connection) -> None:
     """Train the classifier, or fetch the one that is named, into the folder."""
     if settings.model is not None:
-        place = Place(settings.model, reach)
+        place = StoragePath(settings.model, connection)
         try:
             content = place.read_bytes()
         except NotFound as error:
             raise DataError(f"classifier: there is no model at {place.url}", hint="correct `model`") from error
         Model.from_bytes(content, place.url)
     else:
-        good = _examples("good", settings.good, settings, reach)
-        bad = _examples("bad", settings.bad, settings, reach)
+        good = _examples("good", settings.good, settings, connection)
+        bad = _examples("bad", settings.bad, settings, connection)
         content = train(good, bad, settings).to_bytes()
     (folder / MODEL_NAME).write_bytes(content)
 
 
-def classified(settings: Classifier, folder: Place) -> Step:
+def classifier_operator(settings: Classifier, folder: StoragePath) -> Step:
     """The step that scores documents, and drops those that the settings do not want."""
     place = folder / MODEL_NAME
     model = Model.from_bytes(place.read_bytes(), place.url)
 
-    def step(document: Document, record: StepRecord) -> tuple[Document, ...]:
+    def step(document: Document, record: OperatorRecord) -> tuple[Document, ...]:
         score = model.score(document.text)
         record.tally(settings.key, f"{min(9, int(score * 10)) / 10:.1f}")
         if not _wanted(score, document.id, settings):
@@ -185,15 +185,15 @@ def _wanted(score: float, identity: str, settings: Classifier) -> bool:
     if settings.threshold is not None:
         return score >= settings.threshold
     if settings.pareto is not None:
-        left = 1 - chance(f"{settings.key}:{identity}", settings.seed)
+        left = 1 - hash_uniform(f"{settings.key}:{identity}", settings.seed)
         return bool(left ** (-1 / settings.pareto) - 1 > 1 - score)  # the draw, by the inverse of its distribution
     return True
 
 
-def _examples(side: str, globs: Sequence[str], settings: Classifier, reach: Reach) -> list[str]:
+def _examples(side: str, globs: Sequence[str], settings: Classifier, connection: Connection) -> list[str]:
     """The side's texts, at most so many: those whose hash is smallest, so that the order of files is no matter."""
-    read = (text for glob in globs for text in _texts(side, glob, settings, reach))
-    texts = heapq.nsmallest(settings.most_examples, read, key=lambda text: (_order(text), text))
+    read = (text for glob in globs for text in _texts(side, glob, settings, connection))
+    texts = heapq.nsmallest(settings.max_examples, read, key=lambda text: (_order(text), text))
     if len(texts) < _FEWEST:
         raise DataError(
             f"classifier: {', '.join(globs)} holds {len(texts)} {side} examples, at least {_FEWEST} are needed",
@@ -202,25 +202,27 @@ def _examples(side: str, globs: Sequence[str], settings: Classifier, reach: Reac
     return texts
 
 
-def _texts(side: str, glob: str, settings: Classifier, reach: Reach) -> Iterator[str]:
+def _texts(side: str, glob: str, settings: Classifier, connection: Connection) -> Iterator[str]:
     # These read the sources, and stand above the steps; only this step has files of documents of its own.
-    from raylm.config.schema import TextSource
-    from raylm.prep.readers.read import read_piece
-    from raylm.prep.checks.skipped import BROKEN_FILE, BROKEN_RECORD, LeftOut
-    from raylm.prep.units import Piece, listed
+    from raylm.config.schema import SourceSettings
+    from raylm.prep.checks.skipped import BROKEN_FILE, BROKEN_RECORD, Skipped
+    from raylm.prep.readers.read import read_range_of_file
+    from raylm.prep.units import FileRange, listed
 
-    source = TextSource.model_validate(
+    source = SourceSettings.model_validate(
         {"name": f"classifier.{side}", "glob": glob, "column": settings.column, "document": settings.document}
     )
-    for place, size in listed(source, reach):
-        left_out = LeftOut()
+    for place, size in listed(source, connection):
+        skipped = Skipped()
         one = source.model_copy(update={"kind": _kind(place.name)})
-        yield from (document.text for document in read_piece(one, Piece(place.url, size), reach, left_out))
+        yield from (
+            document.text for document in read_range_of_file(one, FileRange(place.url, size), connection, skipped)
+        )
         for reason in (BROKEN_FILE, BROKEN_RECORD):
-            if left_out.reasons[reason]:
+            if skipped.reasons[reason]:
                 raise DataError(
-                    f"classifier: {place.url} is no file of examples: {left_out.examples[reason][0]}",
-                    hint=left_out.hint or f"correct `{side}`",
+                    f"classifier: {place.url} is no file of examples: {skipped.examples[reason][0]}",
+                    hint=skipped.hint or f"correct `{side}`",
                 )
 
 

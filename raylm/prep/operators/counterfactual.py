@@ -12,12 +12,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from raylm.config.steps import Counterfactual
-from raylm.prep.split import SPLIT_BY, split_hash
 from raylm.prep.operators.lexicon import is_english, word_pairs
-from raylm.prep.operators.record import Step, StepRecord
-from raylm.prep.operators.sample import chance
+from raylm.prep.operators.record import OperatorRecord, Step
+from raylm.prep.operators.sample import hash_uniform
+from raylm.prep.split import SPLIT_BY, split_hash
 from raylm.records import Document
-from raylm.storage import Reach
+from raylm.storage import Connection
 
 _WORD = re.compile(r"[^\W\d_]+")
 _PAUSE = re.compile(r"[^\s\"'“”‘’(]")  # between two words, anything but a blank, a quote or a bracket parts them
@@ -63,11 +63,11 @@ _NOT_MANNER = _words(
 )
 
 
-def counterfactual(settings: Counterfactual, reach: Reach) -> Step:
+def counterfactual(settings: Counterfactual, connection: Connection) -> Step:
     """The step that gives a share of the documents with gendered words a copy with these swapped."""
-    swaps = _swaps(settings.pairs, settings.names, reach)
+    swaps = _swaps(settings.pairs, settings.names, connection)
 
-    def step(document: Document, record: StepRecord) -> tuple[Document, ...]:
+    def step(document: Document, record: OperatorRecord) -> tuple[Document, ...]:
         if not is_english(document.meta):
             record.tally("counterfactual", "other language")
             return (document,)
@@ -75,7 +75,7 @@ def counterfactual(settings: Counterfactual, reach: Reach) -> Step:
         if not count:
             record.tally("counterfactual", "nothing to swap")
             return (document,)
-        if chance(f"counterfactual:{document.id}", settings.seed) >= settings.share:
+        if hash_uniform(f"counterfactual:{document.id}", settings.seed) >= settings.share:
             record.tally("counterfactual", "not chosen")
             return (document,)
         record.tally("counterfactual", "replaced" if settings.replace else "copied")
@@ -133,11 +133,11 @@ def _cased(word: str, like: str) -> str:
     return word[:1].upper() + word[1:] if like[:1].isupper() else word
 
 
-def _swaps(pairs: str | None, names: str | None, reach: Reach) -> Mapping[str, str]:
+def _swaps(pairs: str | None, names: str | None, connection: Connection) -> Mapping[str, str]:
     """Each word's partner: that of the first pair it stands in."""
     swaps = {"him": "her", "hers": "his", "her": "him", "his": "her"}
-    listed = word_pairs(pairs, "gender_pairs.txt", reach)
-    for masculine, feminine in [*listed, *(word_pairs(names, "", reach) if names is not None else [])]:
+    listed = word_pairs(pairs, "gender_pairs.txt", connection)
+    for masculine, feminine in [*listed, *(word_pairs(names, "", connection) if names is not None else [])]:
         swaps.setdefault(masculine, feminine)
         swaps.setdefault(feminine, masculine)
     return swaps

@@ -1,6 +1,6 @@
 """Who is written about, and how: counts of groups, of sentiment and occupations beside them, of languages.
 
-Comes in: documents. Leaves: the same ones, and tallies that add up over units; raylm/prep/report/fairness.py reads them.
+Comes in: documents. Leaves: the same ones, and tallies that add up over units; report/fairness.py reads them.
 
 A sentence is the window: what is named in the same one counts as together. Terms and sentiment (vaderSentiment, MIT)
 are English, so documents of another known language count for `language` only. Spelling tells British from American by
@@ -22,10 +22,10 @@ from typing import Any
 from raylm.config.steps import Fairness
 from raylm.errors import ConfigError
 from raylm.prep.extras import not_installed
-from raylm.prep.operators.lexicon import Phrases, is_english, named_terms, word_pairs, words_of
-from raylm.prep.operators.record import Step, StepRecord
+from raylm.prep.operators.lexicon import Lexicon, is_english, named_terms, word_pairs, words_of
+from raylm.prep.operators.record import OperatorRecord, Step
 from raylm.records import Document
-from raylm.storage import Reach
+from raylm.storage import Connection
 
 EVERYONE = "everyone"  # stands for all sentences, named groups or not
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
@@ -36,14 +36,14 @@ _CLEAR = 0.05  # what the library's authors call positive or negative
 
 @dataclass(frozen=True)
 class _Lists:
-    groups: Phrases[str]
-    occupations: Phrases[str]
-    spellings: Phrases[str]
+    groups: Lexicon[str]
+    occupations: Lexicon[str]
+    spellings: Lexicon[str]
 
 
-def counted(settings: Fairness, reach: Reach) -> Step:
+def counted(settings: Fairness, connection: Connection) -> Step:
     """The step that counts, and writes the most named groups where the settings ask for it."""
-    terms = named_terms(settings.groups, "groups.txt", reach)
+    terms = named_terms(settings.groups, "groups.txt", connection)
     properties = {group.partition("/")[0] for group in terms.values()}
     unknown = sorted(set(settings.label) - properties)
     if unknown:
@@ -52,12 +52,14 @@ def counted(settings: Fairness, reach: Reach) -> Step:
             hint=f"there is: {', '.join(sorted(properties))}",
         )
     lists = _Lists(
-        Phrases(terms), Phrases(named_terms(settings.occupations, "occupations.txt", reach)), _spellings(reach)
+        Lexicon(terms),
+        Lexicon(named_terms(settings.occupations, "occupations.txt", connection)),
+        _spellings(connection),
     )
     # The words that name a group must not tilt the sentiment of the sentences about it.
     sentiment = _sentiment(frozenset(word for term in terms for word in words_of(term))) if settings.sentiment else None
 
-    def step(document: Document, record: StepRecord) -> tuple[Document, ...]:
+    def step(document: Document, record: OperatorRecord) -> tuple[Document, ...]:
         record.tally("language", str(document.meta.get("language", "unknown")))
         mentions: Counter[str] = Counter()
         if is_english(document.meta):
@@ -81,7 +83,7 @@ def dominant(mentions: Counter[str], name: str) -> str:
     return first[0] if len(first) == 1 else "mixed"
 
 
-def _count(text: str, lists: _Lists, sentiment: _Sentiment | None, record: StepRecord) -> Counter[str]:
+def _count(text: str, lists: _Lists, sentiment: _Sentiment | None, record: OperatorRecord) -> Counter[str]:
     """Count one document; the mentions of each group in it."""
     mentions: Counter[str] = Counter()
     spellings: set[str] = set()
@@ -106,7 +108,7 @@ def _count(text: str, lists: _Lists, sentiment: _Sentiment | None, record: StepR
     return mentions
 
 
-def _tally_sentiment(sentence: str, groups: Iterable[str], sentiment: _Sentiment, record: StepRecord) -> None:
+def _tally_sentiment(sentence: str, groups: Iterable[str], sentiment: _Sentiment, record: OperatorRecord) -> None:
     groups = list(groups)
     if groups:
         feeling = sentiment.of(sentence[:_LONGEST])
@@ -138,6 +140,6 @@ def _sentiment(forgotten: frozenset[str]) -> _Sentiment:
     return _Sentiment(analyzer)
 
 
-def _spellings(reach: Reach) -> Phrases[str]:
-    pairs = word_pairs(None, "spellings.txt", reach)
-    return Phrases({british: "british" for british, _ in pairs} | {american: "american" for _, american in pairs})
+def _spellings(connection: Connection) -> Lexicon[str]:
+    pairs = word_pairs(None, "spellings.txt", connection)
+    return Lexicon({british: "british" for british, _ in pairs} | {american: "american" for _, american in pairs})

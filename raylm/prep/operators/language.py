@@ -14,24 +14,24 @@ from pathlib import Path
 
 from raylm.config.steps import Language
 from raylm.prep.extras import not_installed
-from raylm.prep.operators.record import Step, StepRecord
+from raylm.prep.operators.record import OperatorRecord, Step
 from raylm.records import Document
 
 UNKNOWN = "unknown"
 _LABEL = "__label__"
 
 
-def language_named(settings: Language) -> Step:
+def language_operator(settings: Language) -> Step:
     """The step that writes `language` and `language_score` into the metadata, and drops what is not wanted."""
     identify = identifier()
     keep = frozenset(settings.keep)
 
-    def step(document: Document, record: StepRecord) -> tuple[Document, ...]:
+    def step(document: Document, record: OperatorRecord) -> tuple[Document, ...]:
         given = str(document.meta.get("language", ""))
         if settings.trust_given and given:
             language, score = given, 1.0
         else:
-            language, score = identify(document.text[: settings.letters])
+            language, score = identify(document.text[: settings.max_chars])
         if score < settings.min_score:
             record.tally("language", UNKNOWN)
             record.drop("unsure_language", document, f"{language} {score:g}")

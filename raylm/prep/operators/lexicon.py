@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from raylm.errors import DataError
-from raylm.storage import NotFound, Place, Reach
+from raylm.storage import Connection, NotFound, StoragePath
 
 Found = TypeVar("Found")
 
-_PACKAGED = Path(__file__).parent.parent / "words"
+_PACKAGED = Path(__file__).parent.parent / "word_lists"
 _WORD = re.compile(r"[^\W_]+")
 _ENGLISH = ("en", "eng", "english", "und", "unknown", "")
 
@@ -28,7 +28,7 @@ def is_english(meta: Mapping[str, str | int | float]) -> bool:
     return re.split("[-_]", language)[0] in _ENGLISH
 
 
-class Phrases(Generic[Found]):
+class Lexicon(Generic[Found]):
     """What each of many phrases stands for, found in runs of words; the longest phrase at a place counts."""
 
     def __init__(self, phrases: Mapping[str, Found]) -> None:
@@ -58,21 +58,21 @@ class Phrases(Generic[Found]):
                 at += 1
 
 
-def lines_of(url: str | None, packaged: str, reach: Reach) -> Iterator[tuple[str, str]]:
+def lines_of(url: str | None, packaged: str, connection: Connection) -> Iterator[tuple[str, str]]:
     """(place for errors, line) of a list that the job names, or of the package's own; comments and blanks left out."""
     if url is None:
         name, text = packaged, (_PACKAGED / packaged).read_text(encoding="utf-8")
     else:
-        name, text = url, _read(Place(url, reach))
+        name, text = url, _read(StoragePath(url, connection))
     for number, line in enumerate(text.splitlines(), 1):
         if line.strip() and not line.startswith("#"):
             yield f"{name}, line {number}", line.strip()
 
 
-def named_terms(url: str | None, packaged: str, reach: Reach) -> dict[str, str]:
+def named_terms(url: str | None, packaged: str, connection: Connection) -> dict[str, str]:
     """term → name, from lines `name: term, term`."""
     terms: dict[str, str] = {}
-    for where, line in lines_of(url, packaged, reach):
+    for where, line in lines_of(url, packaged, connection):
         name, colon, listed = line.partition(":")
         found = [term.strip() for term in listed.split(",") if words_of(term)]
         if not colon or not name.strip() or not found:
@@ -81,10 +81,10 @@ def named_terms(url: str | None, packaged: str, reach: Reach) -> dict[str, str]:
     return terms
 
 
-def word_pairs(url: str | None, packaged: str, reach: Reach) -> list[tuple[str, str]]:
+def word_pairs(url: str | None, packaged: str, connection: Connection) -> list[tuple[str, str]]:
     """Pairs of single words, from lines of two words."""
     pairs = []
-    for where, line in lines_of(url, packaged, reach):
+    for where, line in lines_of(url, packaged, connection):
         words = line.lower().split()
         if len(words) != 2 or any(words_of(word) != [word] for word in words):
             raise DataError(f"{where}: {line!r} is no pair of words", hint="write two words with a tab between them")
@@ -92,7 +92,7 @@ def word_pairs(url: str | None, packaged: str, reach: Reach) -> list[tuple[str, 
     return pairs
 
 
-def _read(place: Place) -> str:
+def _read(place: StoragePath) -> str:
     try:
         return place.read_text()
     except (NotFound, UnicodeDecodeError) as error:

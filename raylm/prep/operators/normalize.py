@@ -11,9 +11,9 @@ import unicodedata
 from collections.abc import Callable
 from dataclasses import replace
 
-from raylm.config.steps import Normalise
+from raylm.config.steps import Normalize
 from raylm.prep.extras import not_installed
-from raylm.prep.operators.record import Step, StepRecord
+from raylm.prep.operators.record import OperatorRecord, Step
 from raylm.records import Document
 
 _MOST_PASSES = 8  # three were the most that random texts needed
@@ -32,12 +32,12 @@ _LINE_TRAILS = re.compile(r"(?<![ \t])[ \t]++$", re.MULTILINE)
 Change = tuple[str, Callable[[str], str]]
 
 
-def normalised(settings: Normalise) -> Step:
+def normalize_operator(settings: Normalize) -> Step:
     """The step that brings each text to its normal form; the record says how many texts changed in which way."""
     once = [("mojibake", _mojibake_repair())] if settings.mojibake else []
     passes = _changes(settings)
 
-    def step(document: Document, record: StepRecord) -> tuple[Document, ...]:
+    def step(document: Document, record: OperatorRecord) -> tuple[Document, ...]:
         text, changed = _until_stable(document.text, once, passes)
         for kind in changed:
             record.change(kind)
@@ -69,7 +69,7 @@ def _until_stable(text: str, once: list[Change], passes: list[Change]) -> tuple[
     return text, list(changed)
 
 
-def _changes(settings: Normalise) -> list[Change]:
+def _changes(settings: Normalize) -> list[Change]:
     changes: list[Change] = []
     if settings.spaces:
         changes.append(("line_ends", lambda text: _LINE_ENDS.sub("\n", text)))
@@ -99,7 +99,7 @@ def _mojibake_repair() -> Callable[[str], str]:
     try:
         import ftfy
     except ImportError as error:
-        raise not_installed("normalise with mojibake", error) from error
+        raise not_installed("normalize with mojibake", error) from error
 
     def repaired(text: str) -> str:
         # It guesses from the whole, and long texts hold lines of different making.

@@ -11,7 +11,7 @@ from typing import Any
 from raylm.config.quality import Quality, QualityRule
 from raylm.errors import DataError
 from raylm.prep.extras import not_installed
-from raylm.prep.operators.record import Step, StepRecord
+from raylm.prep.operators.record import OperatorRecord, Step
 from raylm.records import Document
 
 _ENGLISH = ("en", "eng")
@@ -20,13 +20,13 @@ _CUT = "line-filter-"  # how the library names what it counts of lines that it c
 Rule = tuple[QualityRule, Any]
 
 
-def judged(settings: Quality) -> Step:
+def quality_operator(settings: Quality) -> Step:
     """The step that drops what a rule refuses, the reason in the library's words; c4 also cuts lines out."""
     cut: Counter[str] = Counter()
     rules_for = functools.cache(functools.partial(_rules, settings, cut))
     rules_for(settings.language)  # what is not installed is said before any unit
 
-    def step(document: Document, record: StepRecord) -> tuple[Document, ...]:
+    def step(document: Document, record: OperatorRecord) -> tuple[Document, ...]:
         if not document.text.strip():
             record.drop("empty", document)
             return ()
@@ -43,7 +43,7 @@ def judged(settings: Quality) -> Step:
     return step
 
 
-def _kept(rules: Sequence[Rule], document: Document, record: StepRecord) -> tuple[Document, ...]:
+def _kept(rules: Sequence[Rule], document: Document, record: OperatorRecord) -> tuple[Document, ...]:
     from datatrove.data import Document as Judged
 
     judged = Judged(text=document.text, id=document.id)
@@ -56,13 +56,15 @@ def _kept(rules: Sequence[Rule], document: Document, record: StepRecord) -> tupl
     return (document if judged.text == document.text else replace(document, text=judged.text),)
 
 
-def _without_words(settings: Quality, language: str, document: Document, record: StepRecord) -> tuple[Document, ...]:
+def _without_words(
+    settings: Quality, language: str, document: Document, record: OperatorRecord
+) -> tuple[Document, ...]:
     if settings.without_words == "stop":
         raise DataError(
             f"{document.id} is in {language!r}, whose words no installed library tells apart",
             hint="keep fewer languages with the step `language`, or set quality.without_words to keep or drop",
         )
-    record.tally("not judged, for want of words", language)
+    record.tally("not quality_operator, for want of words", language)
     if settings.without_words == "keep":
         return (document,)
     record.drop("language_without_words", document, language)

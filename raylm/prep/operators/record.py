@@ -15,7 +15,7 @@ _EXAMPLE_LETTERS = 200
 
 
 @dataclass
-class StepRecord:
+class OperatorRecord:
     """What a step notes; everything but `seconds` is the same however often, and wherever, a unit is done.
 
     documents, bytes: came in (UTF-8 bytes). kept, kept_bytes: went out. dropped: documents by reason. changed: edits by
@@ -60,7 +60,7 @@ class StepRecord:
         """Count documents by a property that the report shows."""
         self.tallies.setdefault(name, Counter())[value] += count
 
-    def add(self, other: StepRecord) -> None:
+    def add(self, other: OperatorRecord) -> None:
         """Take in what the same step did to another unit."""
         self.documents += other.documents
         self.bytes += other.bytes
@@ -84,7 +84,7 @@ class StepRecord:
         }
 
     @classmethod
-    def from_dict(cls, content: dict[str, Any]) -> StepRecord:
+    def from_dict(cls, content: dict[str, Any]) -> OperatorRecord:
         """What to_dict gave."""
         counters: dict[str, Any] = {
             "dropped": Counter(content["dropped"]),
@@ -94,10 +94,10 @@ class StepRecord:
         return cls(**content | counters)
 
 
-Step: TypeAlias = Callable[[Document, StepRecord], Iterable[Document]]  # none: dropped; several: it was multiplied
+Step: TypeAlias = Callable[[Document, OperatorRecord], Iterable[Document]]  # none: dropped; several: it was multiplied
 
 
-def applied(step: Step, documents: Iterable[Document], record: StepRecord) -> Iterator[Document]:
+def applied(step: Step, documents: Iterable[Document], record: OperatorRecord) -> Iterator[Document]:
     """The documents that the step lets through; the record says what it did."""
     for document in documents:
         record.take_in(document)

@@ -13,25 +13,25 @@ from raylm.config.steps import Sample
 from raylm.errors import DataError
 from raylm.prep.operators.barrier import Runner, gathered
 from raylm.prep.operators.dedup.decisions import read_table
-from raylm.prep.operators.record import Step, StepRecord, applied
+from raylm.prep.operators.record import OperatorRecord, Step, applied
 from raylm.records import Document
-from raylm.storage import Place
+from raylm.storage import StoragePath
 
 _RATES = "rates.json"
 
 
-def sampled(settings: Sample) -> Step:
+def sample_operator(settings: Sample) -> Step:
     """The step that keeps documents at settings.rate."""
     assert settings.rate is not None  # the schema asks for one of the two ways
     return _copies_at({}, settings, default=settings.rate)
 
 
-def rates_of(available: Mapping[str, int], shares: Mapping[str, float], most_copies: float) -> dict[str, float]:
+def rates_of(available: Mapping[str, int], shares: Mapping[str, float], max_copies: float) -> dict[str, float]:
     """How often each group's documents are wanted on average, for the largest mixture in these proportions.
 
-    available: bytes there are of each group. No rate exceeds `most_copies`.
+    available: bytes there are of each group. No rate exceeds `max_copies`.
     """
-    scale = min(most_copies * available[group] / share for group, share in shares.items())
+    scale = min(max_copies * available[group] / share for group, share in shares.items())
     return {group: scale * share / available[group] for group, share in shares.items()}
 
 
@@ -45,7 +45,7 @@ class MixtureBarrier:
         """A fresh one for a unit."""
         return _Sizes(self._settings.by)
 
-    def resolve(self, folder: Place, units: Sequence[int], run: Runner) -> None:
+    def resolve(self, folder: StoragePath, units: Sequence[int], run: Runner) -> None:
         """Compute each group's rate from what there is of it."""
         available: Counter[str] = Counter()
         for unit in units:
@@ -59,11 +59,11 @@ class MixtureBarrier:
                 f"there is: {there}",
                 hint="correct the names in `shares`, or take that group out",
             )
-        rates = rates_of(available, self._settings.shares, self._settings.most_copies)
+        rates = rates_of(available, self._settings.shares, self._settings.max_copies)
         (folder / _RATES).write_text(json.dumps(rates, sort_keys=True))
 
     def applied(
-        self, documents: Iterable[Document], folder: Place, unit: int, record: StepRecord
+        self, documents: Iterable[Document], folder: StoragePath, unit: int, record: OperatorRecord
     ) -> Iterator[Document]:
         """Each document as often as its group's rate and its hash say."""
         rates = json.loads((folder / _RATES).read_text())
@@ -71,9 +71,9 @@ class MixtureBarrier:
 
 
 def _copies_at(rates: Mapping[str, float], settings: Sample, default: float) -> Step:
-    def step(document: Document, record: StepRecord) -> Iterable[Document]:
+    def step(document: Document, record: OperatorRecord) -> Iterable[Document]:
         rate = rates.get(_group(document, settings.by), default)
-        copies = int(rate + chance(document.id, settings.seed))
+        copies = int(rate + hash_uniform(document.id, settings.seed))
         if copies == 0:
             record.drop("not_sampled", document)
         record.change("copied", max(0, copies - 1))
@@ -83,7 +83,7 @@ def _copies_at(rates: Mapping[str, float], settings: Sample, default: float) -> 
     return step
 
 
-def chance(identity: str, seed: int) -> float:
+def hash_uniform(identity: str, seed: int) -> float:
     """A number in [0, 1) that only the document and the seed decide."""
     digest = hashlib.blake2b(f"{seed}:{identity}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64
@@ -101,7 +101,7 @@ class _Sizes:
         self._bytes: Counter[str] = Counter()
 
     def add(self, document: Document) -> None:
-        """Look at the next document of the unit."""
+        """DatasetSample at the next document of the unit."""
         self._bytes[_group(document, self._by)] += len(document.text.encode())
 
     def table(self) -> Any:

@@ -1,6 +1,6 @@
 """A score of toxic language: the weight of toxic words in all words, and the probability that a model gives.
 
-The list of English words is that of better-profanity (MIT licence) less words/harmless.txt: a third of it names groups
+The list of English words is that of better-profanity (MIT license) less words/harmless.txt: a third of it names groups
 of people, the body, or what news report, and would call a text toxic for what it is about. A model is a folder as
 transformers loads it, weights as safetensors only; detoxify's own checkpoints are pickles and are not loaded.
 """
@@ -16,10 +16,10 @@ from typing import Any
 from raylm.config.steps import Toxicity
 from raylm.errors import DataError
 from raylm.prep.extras import not_installed
-from raylm.prep.operators.lexicon import Phrases, lines_of, words_of
-from raylm.prep.operators.record import Step, StepRecord
+from raylm.prep.operators.lexicon import Lexicon, lines_of, words_of
+from raylm.prep.operators.record import OperatorRecord, Step
 from raylm.records import Document
-from raylm.storage import Place, Reach
+from raylm.storage import Connection, StoragePath
 
 # The probability that a text is toxic.
 Scorer = Callable[[str], float]
@@ -27,21 +27,21 @@ Scorer = Callable[[str], float]
 _MODEL_TOKENS = 512  # read at once; a longer text is scored in parts, and the worst part counts
 
 
-def toxicity(settings: Toxicity, reach: Reach, scorer: Scorer | None = None) -> Step:
+def toxicity(settings: Toxicity, connection: Connection, scorer: Scorer | None = None) -> Step:
     """The step that scores documents; `scorer` in place of the model that the settings name."""
-    lexicon = _lexicon(settings.words, reach)
+    lexicon = _lexicon(settings.words, connection)
     if settings.model is not None and scorer is None:
-        scorer = _model(settings.model, settings.label, reach)
+        scorer = _model(settings.model, settings.label, connection)
 
-    def step(document: Document, record: StepRecord) -> tuple[Document, ...]:
+    def step(document: Document, record: OperatorRecord) -> tuple[Document, ...]:
         share = toxic_share(document.text, lexicon)
         scores = {"toxicity": share}
         record.tally("toxicity", _band(share))
-        reason = "toxic_words" if share > settings.most else ""
+        reason = "toxic_words" if share > settings.max_share else ""
         if scorer is not None:
             scores["toxicity_model"] = round(scorer(document.text), 4)
             record.tally("toxicity_model", f"{min(9, int(scores['toxicity_model'] * 10)) / 10:.1f}")
-            if scores["toxicity_model"] > settings.most_model:
+            if scores["toxicity_model"] > settings.max_probability:
                 reason = reason or "toxic_by_model"
         if reason and settings.action == "drop":
             record.drop(reason, document, ", ".join(f"{name} {score}" for name, score in scores.items()))
@@ -53,7 +53,7 @@ def toxicity(settings: Toxicity, reach: Reach, scorer: Scorer | None = None) -> 
     return step
 
 
-def toxic_share(text: str, lexicon: Phrases[float]) -> float:
+def toxic_share(text: str, lexicon: Lexicon[float]) -> float:
     """The weight of toxic words and phrases in all words, at most 1, rounded to 4 digits."""
     words = words_of(text)
     return min(1.0, round(sum(lexicon.find(words)) / len(words), 4)) if words else 0.0
@@ -65,11 +65,11 @@ def _band(share: float) -> str:
     return next((f"up to {most:g}" for most in (0.001, 0.005, 0.01, 0.05, 0.1) if share <= most), "above 0.1")
 
 
-def _lexicon(url: str | None, reach: Reach) -> Phrases[float]:
+def _lexicon(url: str | None, connection: Connection) -> Lexicon[float]:
     if url is None:
-        return Phrases(dict.fromkeys(_packaged_words(reach), 1.0))
+        return Lexicon(dict.fromkeys(_packaged_words(connection), 1.0))
     weights = {}
-    for where, line in lines_of(url, "", reach):
+    for where, line in lines_of(url, "", connection):
         phrase, _, weight = line.partition("\t")
         try:
             weights[phrase] = float(weight or 1)
@@ -77,17 +77,17 @@ def _lexicon(url: str | None, reach: Reach) -> Phrases[float]:
             raise DataError(f"{where}: {weight!r} is no weight", hint="write a phrase, a tab and a number") from error
         if not words_of(phrase) or not 0 < weights[phrase] < float("inf"):
             raise DataError(f"{where}: {line!r} is no phrase with a weight above 0", hint="correct it, or take it out")
-    return Phrases(weights)
+    return Lexicon(weights)
 
 
-def _packaged_words(reach: Reach) -> list[str]:
+def _packaged_words(connection: Connection) -> list[str]:
     """better-profanity's list, a file beside its code, less what is harmless."""
     try:
         import better_profanity
     except ImportError as error:
         raise not_installed("toxicity without a list of words", error) from error
     path = Path(better_profanity.__file__).parent / "profanity_wordlist.txt"
-    harmless = {line for _, line in lines_of(None, "harmless.txt", reach)}
+    harmless = {line for _, line in lines_of(None, "harmless.txt", connection)}
     entries = (line.strip().lower() for line in path.read_text(encoding="utf-8").splitlines())
     # Signs within a word end it here: what is left of `sh!t` or `a_s_s` must not be letters alone.
     return sorted(
@@ -98,12 +98,12 @@ def _packaged_words(reach: Reach) -> list[str]:
 
 
 @functools.lru_cache(maxsize=2)
-def _model(url: str, label: str, reach: Reach) -> Scorer:
+def _model(url: str, label: str, connection: Connection) -> Scorer:
     """The probability that the model in this folder gives to the label."""
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    path = Place(url, reach).local_path()
+    path = StoragePath(url, connection).local_path()
     if path is None:
         raise DataError(f"toxicity: {url} is not on disk", hint="copy the model to a folder that every node has")
     try:

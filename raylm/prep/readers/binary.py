@@ -11,7 +11,7 @@ from typing import BinaryIO, cast
 
 from raylm.errors import DataError
 from raylm.prep.checks.skipped import BrokenFile
-from raylm.storage import Place
+from raylm.storage import StoragePath
 
 _LOOKED_AT = 4096  # bytes of a file's beginning
 _JUDGED = 512  # letters of a text
@@ -31,7 +31,7 @@ _KINDS = {
 }
 
 
-def refuse_binary(place: Place, stream: BinaryIO) -> None:
+def refuse_binary(place: StoragePath, stream: BinaryIO) -> None:
     """Raise BrokenFile when the file does not begin as text does; the stream stays where it stands, at the start."""
     # Not read: where a packed file is damaged, what comes before the damage is still to be had.
     begins: bytes = cast(io.BufferedReader, stream).peek(_LOOKED_AT)[:_LOOKED_AT]
@@ -53,7 +53,7 @@ def _share(text: str) -> float:
     return len(_CONTROL.findall(text)) / len(text)
 
 
-def binary_text(place: Place, position: int) -> DataError:
+def binary_text(place: StoragePath, position: int) -> DataError:
     """The error for a text that is_binary."""
     return DataError(
         f"{place.url} at {position}: the text is binary, of zeros or control characters",

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, cast
 
 from raylm.prep.checks.skipped import BrokenFile
-from raylm.storage import Place
+from raylm.storage import StoragePath
 
 _READ_BYTES = 1 << 18
 
@@ -59,12 +59,12 @@ def is_damage(error: Exception) -> bool:
     return not isinstance(error, OSError) or error.errno is None
 
 
-def most_unpacked(place: Place, most_ratio: float) -> int:
+def most_unpacked(place: StoragePath, max_compression_ratio: float) -> int:
     """The bytes that a file may unpack to."""
-    return max(int(place.size() * most_ratio), _ALWAYS_UNPACKED)
+    return max(int(place.size() * max_compression_ratio), _ALWAYS_UNPACKED)
 
 
-def _limited(unpacked: Any, most: int, place: Place) -> Reader:
+def _limited(unpacked: Any, most: int, place: StoragePath) -> Reader:
     """What `unpacked` gives, until it is more than `most` bytes."""
     given = 0
 
@@ -75,7 +75,7 @@ def _limited(unpacked: Any, most: int, place: Place) -> Reader:
         if given > most:
             raise BrokenFile(
                 f"{place.url} unpacks to more than {most} bytes: a bomb, or damaged",
-                hint="raise most_ratio of this source if that is right",
+                hint="raise max_compression_ratio of this source if that is right",
             )
         return data
 
@@ -83,10 +83,10 @@ def _limited(unpacked: Any, most: int, place: Place) -> Reader:
 
 
 @contextlib.contextmanager
-def opened(place: Place, most_ratio: float | None = None) -> Iterator[BinaryIO]:
+def opened(place: StoragePath, max_compression_ratio: float | None = None) -> Iterator[BinaryIO]:
     """A stream of the file's content, unpacked by the ending of its name; BrokenFile where it cannot be unpacked.
 
-    most_ratio: unpacked bytes for each stored byte, above which the file counts as broken.
+    max_compression_ratio: unpacked bytes for each stored byte, above which the file counts as broken.
     """
     opener = next((opener for ending, opener in _OPENERS.items() if place.name.endswith(ending)), None)
     with place.open_read() as stored:
@@ -96,10 +96,10 @@ def opened(place: Place, most_ratio: float | None = None) -> Iterator[BinaryIO]:
             return
         try:
             with opener(stored) as stream:
-                if most_ratio is None:
+                if max_compression_ratio is None:
                     yield stream
                 else:
-                    most = most_unpacked(place, most_ratio)
+                    most = most_unpacked(place, max_compression_ratio)
                     yield cast(BinaryIO, io.BufferedReader(_limited(stream, most, place), _READ_BYTES))
         except (EOFError, zlib.error, lzma.LZMAError, OSError) as error:
             if not is_damage(error):

@@ -12,10 +12,10 @@ import json
 import re
 from typing import Any
 
-from raylm.config.schema import TextSource
+from raylm.config.schema import SourceSettings
 from raylm.errors import DataError
 from raylm.prep.readers.compressed import COMPRESSED
-from raylm.storage import Place, Reach, find
+from raylm.storage import Connection, StoragePath, find
 
 _KINDS = {
     **{".parquet": "parquet", ".arrow": "arrow", ".csv": "csv", ".tsv": "csv"},
@@ -31,10 +31,10 @@ _WORDS = {
 _NUMBERED = re.compile(r"(?P<split>\w+)-\d{5}-of-\d{5}\b")
 _WHOLE = "train"  # the split of files that name none, and of data that was saved without a name
 
-Sized = tuple[Place, int]
+Sized = tuple[StoragePath, int]
 
 
-def kind_of(place: Place) -> str | None:
+def kind_of(place: StoragePath) -> str | None:
     """The kind of source that a file of this name is; None for no data."""
     name = place.name
     for ending in COMPRESSED:
@@ -44,10 +44,10 @@ def kind_of(place: Place) -> str | None:
     return next((kind for ending, kind in _KINDS.items() if name.endswith(ending)), None)
 
 
-def split_files(source: TextSource, reach: Reach) -> list[Sized]:
+def split_files(source: SourceSettings, connection: Connection) -> list[Sized]:
     """The files of the source's split, in order; a DataError that names the splits when there is no such one."""
     assert source.glob is not None  # the schema asks for it
-    folder = Place(source.glob, reach)
+    folder = StoragePath(source.glob, connection)
     files = {place.url.removeprefix(folder.url).lstrip("/"): (place, size) for place, size in _all_files(folder)}
     if not files:
         raise DataError(f"source {source.name!r}: there is no folder {folder.url}, or nothing in it", hint="check glob")
@@ -68,17 +68,21 @@ def split_files(source: TextSource, reach: Reach) -> list[Sized]:
     return [files[name] for name in chosen]
 
 
-def _all_files(folder: Place) -> list[Sized]:
+def _all_files(folder: StoragePath) -> list[Sized]:
     root = folder.url.rstrip("/")
-    found = find(f"{root}/**/*", folder.reach.quick)
-    return [(Place(place.url, folder.reach), size) for place, size in found if not _is_hidden(place.url[len(root) :])]
+    found = find(f"{root}/**/*", folder.connection.quick)
+    return [
+        (StoragePath(place.url, folder.connection), size)
+        for place, size in found
+        if not _is_hidden(place.url[len(root) :])
+    ]
 
 
 def _is_hidden(path: str) -> bool:
     return any(part.startswith((".", "__")) for part in path.split("/"))
 
 
-def _saved(folder: Place, files: dict[str, Sized]) -> dict[str, list[str]]:
+def _saved(folder: StoragePath, files: dict[str, Sized]) -> dict[str, list[str]]:
     """What save_to_disk wrote: the names of each split's files; nothing if it did not."""
     if "dataset_dict.json" in files:
         names = _json(folder / "dataset_dict.json").get("splits") or []
@@ -89,7 +93,7 @@ def _saved(folder: Place, files: dict[str, Sized]) -> dict[str, list[str]]:
     return {}
 
 
-def _state_files(folder: Place, prefix: str, files: dict[str, Sized]) -> tuple[str, list[str]]:
+def _state_files(folder: StoragePath, prefix: str, files: dict[str, Sized]) -> tuple[str, list[str]]:
     if f"{prefix}state.json" not in files:
         raise DataError(f"{folder.url} has no state.json", hint="the data set was not saved to its end; save it again")
     state = _json(folder / "state.json")
@@ -100,7 +104,7 @@ def _state_files(folder: Place, prefix: str, files: dict[str, Sized]) -> tuple[s
     return state.get("_split") or _WHOLE, names
 
 
-def _json(place: Place) -> dict[str, Any]:
+def _json(place: StoragePath) -> dict[str, Any]:
     try:
         content = json.loads(place.read_bytes())
     except ValueError as error:
@@ -108,7 +112,7 @@ def _json(place: Place) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _configured(source: TextSource, folder: Place, files: dict[str, Sized]) -> dict[str, list[str]]:
+def _configured(source: SourceSettings, folder: StoragePath, files: dict[str, Sized]) -> dict[str, list[str]]:
     """The splits of one of the configurations that README.md describes; nothing if it describes none."""
     configs = {config["config_name"]: config for config in _described(folder, files)}
     if not configs:
@@ -130,7 +134,7 @@ def _configured(source: TextSource, folder: Place, files: dict[str, Sized]) -> d
     return found
 
 
-def _described(folder: Place, files: dict[str, Sized]) -> list[dict[str, Any]]:
+def _described(folder: StoragePath, files: dict[str, Sized]) -> list[dict[str, Any]]:
     if "README.md" not in files:
         return []
     import yaml

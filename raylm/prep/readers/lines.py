@@ -10,13 +10,13 @@ import json
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
-from raylm.config.schema import TextSource
+from raylm.config.schema import SourceSettings
 from raylm.errors import DataError
-from raylm.prep.readers.compressed import opened
-from raylm.prep.checks.skipped import BROKEN_RECORD, EXAMPLES, LeftOut
-from raylm.prep.units import Piece
+from raylm.prep.checks.skipped import BROKEN_RECORD, EXAMPLES, Skipped
 from raylm.prep.readers.base import Meta, Raw, taken_along
-from raylm.storage import Place
+from raylm.prep.readers.compressed import opened
+from raylm.prep.units import FileRange
+from raylm.storage import StoragePath
 
 _READ_BYTES = 1 << 20
 _DECODER = json.JSONDecoder()
@@ -24,40 +24,42 @@ _NO_META: Meta = {}
 
 
 def lines(
-    source: TextSource, place: Place, stream: BinaryIO, piece: Piece, left_out: LeftOut
+    source: SourceSettings, place: StoragePath, stream: BinaryIO, piece: FileRange, skipped: Skipped
 ) -> Iterator[tuple[int, bytes]]:
     """The lines that begin in the piece, with their positions; one that is too long is counted and never held."""
     position = _first_line(stream, piece.start)
     while piece.stop is None or position < piece.stop:
-        line, length = _line(stream, source.most_bytes)
+        line, length = _line(stream, source.max_bytes)
         if not length:
             return
         if line:
             yield position, line
         else:
-            left_out.note("too_large", place.url, position, f"a line of {length} bytes")
+            skipped.note("too_large", place.url, position, f"a line of {length} bytes")
         position += length
 
 
-def whole_file(source: TextSource, place: Place, stream: BinaryIO, left_out: LeftOut) -> Iterator[Raw]:
+def whole_file(source: SourceSettings, place: StoragePath, stream: BinaryIO, skipped: Skipped) -> Iterator[Raw]:
     """The file as one text, unless it is too large."""
-    content = stream.read(source.most_bytes + 1)
-    if len(content) > source.most_bytes:
-        left_out.note("too_large", place.url, 0, f"more than {source.most_bytes} bytes")
+    content = stream.read(source.max_bytes + 1)
+    if len(content) > source.max_bytes:
+        skipped.note("too_large", place.url, 0, f"more than {source.max_bytes} bytes")
     else:
         yield Raw(0, content)
 
 
-def single_lines(source: TextSource, place: Place, stream: BinaryIO, piece: Piece, left_out: LeftOut) -> Iterator[Raw]:
+def single_lines(
+    source: SourceSettings, place: StoragePath, stream: BinaryIO, piece: FileRange, skipped: Skipped
+) -> Iterator[Raw]:
     """Each line as a text of its own."""
-    for position, line in lines(source, place, stream, piece, left_out):
+    for position, line in lines(source, place, stream, piece, skipped):
         yield Raw(position, line.rstrip(b"\r\n"))
 
 
-def _line(stream: BinaryIO, most_bytes: int) -> tuple[bytes, int]:
+def _line(stream: BinaryIO, max_bytes: int) -> tuple[bytes, int]:
     """The next line and its length; b"" in place of one that is longer than allowed. Length 0 at the end."""
-    line = stream.readline(most_bytes + 1)
-    if len(line) <= most_bytes:
+    line = stream.readline(max_bytes + 1)
+    if len(line) <= max_bytes:
         return line, len(line)
     length = len(line)
     while not line.endswith(b"\n") and (line := stream.readline(_READ_BYTES)):
@@ -73,7 +75,9 @@ def _first_line(stream: BinaryIO, start: int) -> int:
     return start - 1 + _line(stream, _READ_BYTES)[1]
 
 
-def blocks(source: TextSource, place: Place, stream: BinaryIO, piece: Piece, left_out: LeftOut) -> Iterator[Raw]:
+def blocks(
+    source: SourceSettings, place: StoragePath, stream: BinaryIO, piece: FileRange, skipped: Skipped
+) -> Iterator[Raw]:
     """Paragraphs between blank lines. A piece's part begins after the first blank line that begins in or after it.
 
     The rule only looks at the file and the cut, so that the piece before ends exactly where this one begins.
@@ -82,7 +86,7 @@ def blocks(source: TextSource, place: Place, stream: BinaryIO, piece: Piece, lef
     if piece.start:
         blank = -1
         while blank < 0:
-            line, length = _line(stream, source.most_bytes)
+            line, length = _line(stream, source.max_bytes)
             if not length:
                 break
             blank = position if line and not line.strip() else -1
@@ -91,26 +95,28 @@ def blocks(source: TextSource, place: Place, stream: BinaryIO, piece: Piece, lef
             return  # one block covers the whole piece; it belongs to an earlier one
     begin, block, held = position, b"", 0
     while True:
-        line, length = _line(stream, source.most_bytes)
+        line, length = _line(stream, source.max_bytes)
         blank_line = bool(line) and not line.strip()
         if held and (blank_line or not length):
-            if held <= source.most_bytes:
+            if held <= source.max_bytes:
                 yield Raw(begin, block.rstrip(b"\r\n"))
             else:
-                left_out.note("too_large", place.url, begin, f"a block of {held} bytes")
+                skipped.note("too_large", place.url, begin, f"a block of {held} bytes")
             block, held = b"", 0
         elif length and not blank_line:
             begin = position if not held else begin
             held += length
-            block = block + line if held <= source.most_bytes else b""
+            block = block + line if held <= source.max_bytes else b""
         if not length or (blank_line and piece.stop is not None and position >= piece.stop):
             return
         position += length
 
 
-def json_lines(source: TextSource, place: Place, stream: BinaryIO, piece: Piece, left_out: LeftOut) -> Iterator[Raw]:
+def json_lines(
+    source: SourceSettings, place: StoragePath, stream: BinaryIO, piece: FileRange, skipped: Skipped
+) -> Iterator[Raw]:
     """The texts of the JSON objects that begin in the piece, one a line; broken ones are counted."""
-    for position, line in lines(source, place, stream, piece, left_out):
+    for position, line in lines(source, place, stream, piece, skipped):
         if not line.strip():
             continue
         try:
@@ -118,12 +124,12 @@ def json_lines(source: TextSource, place: Place, stream: BinaryIO, piece: Piece,
         except UnicodeDecodeError:
             yield Raw(position, line)  # the caller says where, or skips it
         except (DataError, ValueError, RecursionError) as error:
-            left_out.broken_record(_bad_line(place, position, error, left_out))
+            skipped.broken_record(_bad_line(place, position, error, skipped))
         else:
             yield Raw(position, text, meta)
 
 
-def _json_text(source: TextSource, line: bytes) -> tuple[str, Meta]:
+def _json_text(source: SourceSettings, line: bytes) -> tuple[str, Meta]:
     column = "text" if source.kind == "python-docs" else source.column
     record = _parsed(line)
     if isinstance(record, dict) and not source.meta and isinstance(text := record.get(column), str):
@@ -148,8 +154,8 @@ def _parsed(line: bytes) -> Any:
     return json.loads(line)
 
 
-def _bad_line(place: Place, position: int, error: Exception, left_out: LeftOut) -> DataError:
-    kept = len(left_out.examples.get(BROKEN_RECORD, ()))
+def _bad_line(place: StoragePath, position: int, error: Exception, skipped: Skipped) -> DataError:
+    kept = len(skipped.examples.get(BROKEN_RECORD, ()))
     # Counting lines reads the file up to here: only for the few that a person will see.
     where = f"line {_line_number(place, position)}" if kept < EXAMPLES else f"byte {position}"
     if isinstance(error, DataError):
@@ -160,7 +166,7 @@ def _bad_line(place: Place, position: int, error: Exception, left_out: LeftOut) 
     )
 
 
-def _line_number(place: Place, position: int) -> int:
+def _line_number(place: StoragePath, position: int) -> int:
     """The line that begins at this byte, counted from 1; only errors ask, so reading the file again is no matter."""
     number, left = 1, position
     with opened(place) as stream:

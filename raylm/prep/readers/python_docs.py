@@ -17,7 +17,7 @@ _SKIPPED = frozenset(
     {"test", "tests", "testing", "idlelib", "lib2to3", "turtledemo", "ensurepip", "__pycache__"}
     | {"_vendor", "vendor", "_vendored_packages", "site-packages", "dist-packages"}
 )
-_LEAST_CHARACTERS = 200  # shorter documents are mostly licence lines and one-word summaries
+_LEAST_CHARACTERS = 200  # shorter documents are mostly license lines and one-word summaries
 
 
 def documents() -> Iterator[tuple[str, str]]:

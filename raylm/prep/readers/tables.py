@@ -10,19 +10,19 @@ import csv
 from collections.abc import Iterator
 from typing import Any, BinaryIO, cast
 
-from raylm.config.schema import TextSource
+from raylm.config.schema import SourceSettings
 from raylm.errors import DataError
-from raylm.prep.readers.compressed import Reader, is_damage
-from raylm.prep.checks.skipped import BrokenFile, LeftOut
-from raylm.prep.readers.lines import lines
-from raylm.prep.units import Atom, Piece
+from raylm.prep.checks.skipped import BrokenFile, Skipped
 from raylm.prep.readers.base import Raw, taken_along
-from raylm.storage import Place
+from raylm.prep.readers.compressed import Reader, is_damage
+from raylm.prep.readers.lines import lines
+from raylm.prep.units import Atom, FileRange
+from raylm.storage import StoragePath
 
 _ARROW_END = b"\xff\xff\xff\xff\0\0\0\0"
 
 
-def row_groups(place: Place) -> list[Atom]:
+def row_groups(place: StoragePath) -> list[Atom]:
     """The row groups of a Parquet file."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -36,7 +36,7 @@ def row_groups(place: Place) -> list[Atom]:
     return [Atom(number, number + 1, size) for number, size in enumerate(sizes)]
 
 
-def parquet_rows(source: TextSource, place: Place, piece: Piece) -> Iterator[Raw]:
+def parquet_rows(source: SourceSettings, place: StoragePath, piece: FileRange) -> Iterator[Raw]:
     """The rows of the piece's row groups."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -62,7 +62,7 @@ def parquet_rows(source: TextSource, place: Place, piece: Piece) -> Iterator[Raw
             raise BrokenFile(f"{place.url} cannot be read as Parquet: {error}", hint="fetch it again") from error
 
 
-def arrow_rows(source: TextSource, place: Place, stream: BinaryIO) -> Iterator[Raw]:
+def arrow_rows(source: SourceSettings, place: StoragePath, stream: BinaryIO) -> Iterator[Raw]:
     """Batches of either of Arrow's formats, the stream (as Hugging Face datasets are saved) or the file."""
     import pyarrow as pa
 
@@ -95,11 +95,13 @@ def arrow_rows(source: TextSource, place: Place, stream: BinaryIO) -> Iterator[R
         raise BrokenFile(f"{place.url} cannot be read as Arrow, row {row}: {error}", hint="fetch it again") from error
 
 
-def csv_rows(source: TextSource, place: Place, stream: BinaryIO, piece: Piece, left_out: LeftOut) -> Iterator[Raw]:
+def csv_rows(
+    source: SourceSettings, place: StoragePath, stream: BinaryIO, piece: FileRange, skipped: Skipped
+) -> Iterator[Raw]:
     """Rows of comma-separated values, or tab-separated where the name ends so; the first row names the columns."""
     # What is not UTF-8 passes through the parser unchanged, so that the caller can say where it is, or skip it.
-    decoded = (line.decode(errors="surrogateescape") for _, line in lines(source, place, stream, piece, left_out))
-    csv.field_size_limit(source.most_bytes)
+    decoded = (line.decode(errors="surrogateescape") for _, line in lines(source, place, stream, piece, skipped))
+    csv.field_size_limit(source.max_bytes)
     rows = csv.reader(decoded, delimiter="\t" if ".tsv" in place.name else ",", strict=True)
     names = next(rows, [])
     column, *others = _find_columns(source, place, [name.removeprefix("\ufeff") for name in names])
@@ -112,14 +114,14 @@ def csv_rows(source: TextSource, place: Place, stream: BinaryIO, piece: Piece, l
             return
         except csv.Error as error:
             why = f"{place.url} line {rows.line_num} is broken: {error}"
-            left_out.broken_record(DataError(why, hint="quote values that hold commas, quotes or line ends"))
+            skipped.broken_record(DataError(why, hint="quote values that hold commas, quotes or line ends"))
         else:
             if row:
                 meta = {name: row[index] for name, index in zip(source.meta, others, strict=True)}
                 yield Raw(rows.line_num, row[column].encode(errors="surrogateescape"), meta)
 
 
-def _find_columns(source: TextSource, place: Place, names: list[str]) -> list[int]:
+def _find_columns(source: SourceSettings, place: StoragePath, names: list[str]) -> list[int]:
     """Where the text and what is taken along stand; a DataError when one of them does not."""
     for wanted in (source.column, *source.meta):
         if wanted not in names:
@@ -131,7 +133,7 @@ def _find_columns(source: TextSource, place: Place, names: list[str]) -> list[in
     return [names.index(wanted) for wanted in (source.column, *source.meta)]
 
 
-def _rows(batch: Any, source: TextSource, place: Place, first: int) -> Iterator[Raw]:
+def _rows(batch: Any, source: SourceSettings, place: StoragePath, first: int) -> Iterator[Raw]:
     texts = batch.column(source.column).to_pylist()
     others = [batch.column(name).to_pylist() for name in source.meta]
     for row, (text, *values) in enumerate(zip(texts, *others, strict=True), first):

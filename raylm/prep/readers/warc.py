@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 from typing import Any, BinaryIO
 
 from raylm.errors import DataError
+from raylm.prep.checks.skipped import BrokenFile, Skipped
 from raylm.prep.extras import not_installed
-from raylm.prep.checks.skipped import BrokenFile, LeftOut
 from raylm.prep.readers.base import Raw, language_tag
-from raylm.storage import Place
+from raylm.storage import StoragePath
 
 _HEADER_LINE_BYTES = 1 << 16
 _SKIPPED_AT_ONCE = 1 << 20
@@ -23,25 +23,25 @@ LANGUAGES = "languages-cld2"  # what Common Crawl calls the languages that it fo
 
 
 def records(
-    place: Place, stream: BinaryIO, left_out: LeftOut, *, wanted: Collection[str], most_bytes: int
+    place: StoragePath, stream: BinaryIO, skipped: Skipped, *, wanted: Collection[str], max_bytes: int
 ) -> Iterator[tuple[int, Any]]:
     """(number, record) of each record of a wanted type; others and damaged ones are counted."""
     try:
         from fastwarc.warc import WarcRecord
     except ImportError as error:
         raise not_installed("reading web archives", error) from error
-    for number, data in _frames(place, stream, most_bytes, left_out):
+    for number, data in _frames(place, stream, max_bytes, skipped):
         try:
             record = WarcRecord.from_bytes(data)
             kind = str(record.record_type)
             if kind not in wanted:
-                left_out.note("revisit" if kind == "revisit" else "other_record")
+                skipped.note("revisit" if kind == "revisit" else "other_record")
             elif "WARC-Block-Digest" in record.headers and not record.verify_block_digest():
-                left_out.broken_record(broken(place, number, "its block digest differs"))
+                skipped.broken_record(broken(place, number, "its block digest differs"))
             else:
                 yield number, record
         except OSError as error:
-            left_out.broken_record(broken(place, number, str(error)))
+            skipped.broken_record(broken(place, number, str(error)))
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def with_languages(found: Iterable[Raw | FoundLanguage]) -> Iterator[Raw]:
         yield waiting
 
 
-def broken(place: Place, number: int, why: str) -> DataError:
+def broken(place: StoragePath, number: int, why: str) -> DataError:
     """The error for one damaged record."""
     return DataError(f"{place.url} record {number} is damaged: {why}", hint="fetch the file again")
 
@@ -85,7 +85,7 @@ def main_language(found: str) -> str | None:
         return None
 
 
-def _frames(place: Place, stream: BinaryIO, most_bytes: int, left_out: LeftOut) -> Iterator[tuple[int, bytes]]:
+def _frames(place: StoragePath, stream: BinaryIO, max_bytes: int, skipped: Skipped) -> Iterator[tuple[int, bytes]]:
     """(number, bytes) of each record; one that is too large is counted and passed over without being held."""
     number = position = 0
     while line := stream.readline(_HEADER_LINE_BYTES):
@@ -109,8 +109,8 @@ def _frames(place: Place, stream: BinaryIO, most_bytes: int, left_out: LeftOut) 
         position += sum(map(len, head[1:])) + len(line)
         if not line or length is None:
             raise _cut_off(place, number, "its header is not whole" if not line else "its header has no Content-Length")
-        if length > most_bytes:
-            left_out.note("too_large", place.url, number, f"{length} bytes")
+        if length > max_bytes:
+            skipped.note("too_large", place.url, number, f"{length} bytes")
             left = length
             while left and (part := stream.read(min(left, _SKIPPED_AT_ONCE))):
                 left -= len(part)
@@ -125,5 +125,5 @@ def _frames(place: Place, stream: BinaryIO, most_bytes: int, left_out: LeftOut) 
         number += 1
 
 
-def _cut_off(place: Place, number: int, why: str) -> BrokenFile:
+def _cut_off(place: StoragePath, number: int, why: str) -> BrokenFile:
     return BrokenFile(f"{place.url} ends inside record {number}: {why}", hint="fetch it again; it is truncated")

@@ -11,31 +11,33 @@ import json
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
-from raylm.config.schema import TextSource
-from raylm.prep.checks.skipped import LeftOut
+from raylm.config.schema import SourceSettings
+from raylm.prep.checks.skipped import Skipped
 from raylm.prep.readers.base import Meta, Raw, known, language_tag
 from raylm.prep.readers.warc import LANGUAGES, FoundLanguage, broken, main_language, records, with_languages
-from raylm.storage import Place
+from raylm.storage import StoragePath
 
 
-def envelopes(source: TextSource, place: Place, stream: BinaryIO, left_out: LeftOut) -> Iterator[Raw]:
+def envelopes(source: SourceSettings, place: StoragePath, stream: BinaryIO, skipped: Skipped) -> Iterator[Raw]:
     """The pages that the file tells of, in its order; other records of the crawl are counted."""
-    return with_languages(_envelopes(source, place, stream, left_out))
+    return with_languages(_envelopes(source, place, stream, skipped))
 
 
-def _envelopes(source: TextSource, place: Place, stream: BinaryIO, left_out: LeftOut) -> Iterator[Raw | FoundLanguage]:
-    for number, record in records(place, stream, left_out, wanted=("metadata",), most_bytes=source.most_bytes):
+def _envelopes(
+    source: SourceSettings, place: StoragePath, stream: BinaryIO, skipped: Skipped
+) -> Iterator[Raw | FoundLanguage]:
+    for number, record in records(place, stream, skipped, wanted=("metadata",), max_bytes=source.max_bytes):
         try:
             envelope = _Envelope.parsed(record.reader.read())
         except (ValueError, RecursionError) as error:
-            left_out.broken_record(broken(place, number, f"it holds no JSON envelope: {error}"))
+            skipped.broken_record(broken(place, number, f"it holds no JSON envelope: {error}"))
             continue
         if envelope.kind == "metadata":
-            left_out.note("other_record")
+            skipped.note("other_record")
             if language := envelope.found_language:
                 yield FoundLanguage(envelope.url, language)
         elif (reason := _no_document(envelope)) is not None:
-            left_out.note(reason, place.url, number, envelope.url or "")
+            skipped.note(reason, place.url, number, envelope.url or "")
         else:
             yield Raw(number, envelope.text, envelope.about())
 

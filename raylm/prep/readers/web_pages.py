@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, BinaryIO, TypeAlias
 
-from raylm.config.schema import TextSource
+from raylm.config.schema import SourceSettings
+from raylm.prep.checks.skipped import Skipped
 from raylm.prep.extras import not_installed
-from raylm.prep.checks.skipped import LeftOut
 from raylm.prep.readers.base import Raw, known, language_tag
 from raylm.prep.readers.warc import LANGUAGES, FoundLanguage, broken, main_language, records, with_languages
-from raylm.storage import Place
+from raylm.storage import StoragePath
 
 _Extractor: TypeAlias = Callable[[bytes, str | None], "_Page"]
 _Note: TypeAlias = Callable[[str], None]
@@ -33,12 +33,14 @@ class _Page:
     language: str | None = None
 
 
-def pages(source: TextSource, place: Place, stream: BinaryIO, left_out: LeftOut) -> Iterator[Raw]:
+def pages(source: SourceSettings, place: StoragePath, stream: BinaryIO, skipped: Skipped) -> Iterator[Raw]:
     """The archive's pages in its order."""
-    return with_languages(_pages(source, place, stream, left_out))
+    return with_languages(_pages(source, place, stream, skipped))
 
 
-def _pages(source: TextSource, place: Place, stream: BinaryIO, left_out: LeftOut) -> Iterator[Raw | FoundLanguage]:
+def _pages(
+    source: SourceSettings, place: StoragePath, stream: BinaryIO, skipped: Skipped
+) -> Iterator[Raw | FoundLanguage]:
     to_page = _extractor(whole=source.extract == "all")
     readers: dict[str, Callable[[Any, _Extractor, _Note], _Page | None]] = {
         "response": _response,
@@ -46,18 +48,18 @@ def _pages(source: TextSource, place: Place, stream: BinaryIO, left_out: LeftOut
         "conversion": _conversion,
     }
     wanted = (*readers, "metadata")
-    for number, record in records(place, stream, left_out, wanted=wanted, most_bytes=source.most_bytes):
+    for number, record in records(place, stream, skipped, wanted=wanted, max_bytes=source.max_bytes):
         kind, url = str(record.record_type), record.headers.get("WARC-Target-URI")
         if kind == "metadata":
-            left_out.note("other_record")
+            skipped.note("other_record")
             if language := _found_language(record):
                 yield FoundLanguage(url, language)
             continue
-        note = functools.partial(left_out.note, url=place.url, position=number, why=url or "")
+        note = functools.partial(skipped.note, url=place.url, position=number, why=url or "")
         try:
             page = readers[kind](record, to_page, note)
         except OSError as error:
-            left_out.broken_record(broken(place, number, str(error)))
+            skipped.broken_record(broken(place, number, str(error)))
             continue
         if page is not None:
             identified = language_tag(record.headers.get("WARC-Identified-Content-Language"))

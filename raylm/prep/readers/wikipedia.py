@@ -14,11 +14,11 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, BinaryIO
 
 from raylm.errors import DataError
-from raylm.prep.readers.compressed import opened
+from raylm.prep.checks.skipped import BrokenFile, Skipped
 from raylm.prep.extras import not_installed
-from raylm.prep.checks.skipped import BrokenFile, LeftOut
 from raylm.prep.readers.base import Raw, known, language_tag
-from raylm.storage import NotFound, Place
+from raylm.prep.readers.compressed import opened
+from raylm.storage import NotFound, StoragePath
 
 _READ_BYTES = 1 << 18
 _XML_LANG = "{http://www.w3.org/XML/1998/namespace}lang"
@@ -51,18 +51,18 @@ _DROPPED_TAGS = {
 
 
 def articles(
-    place: Place, stream: BinaryIO, left_out: LeftOut, *, most_bytes: int, run: tuple[int, int] | None = None
+    place: StoragePath, stream: BinaryIO, skipped: Skipped, *, max_bytes: int, run: tuple[int, int] | None = None
 ) -> Iterator[Raw]:
     """The articles of a dump; with `run`, `stream` is the stored file and the articles are those of its bytes there."""
     to_text = _renderer()
     parts = _parts(stream) if run is None else _run(place, stream, *run)
-    for page in _pages(place, parts, left_out, most_bytes):
+    for page in _pages(place, parts, skipped, max_bytes):
         namespace, title = page.findtext("{*}ns", "0"), page.findtext("{*}title", "")
         identity = int(page.findtext("{*}id", "0"))
         if namespace != "0":
-            left_out.note("namespace")
+            skipped.note("namespace")
         elif page.find("{*}redirect") is not None:
-            left_out.note("redirect")
+            skipped.note("redirect")
         else:
             language = language_tag(page.getroottree().getroot().get(_XML_LANG))
             body = to_text(page.findtext("{*}revision/{*}text") or "")
@@ -70,15 +70,15 @@ def articles(
                 about = known(title=title, date=page.findtext("{*}revision/{*}timestamp"), language=language)
                 yield Raw(identity, f"{title}\n\n{body}", about)
             else:
-                left_out.note("no_text", place.url, identity, title)
+                skipped.note("no_text", place.url, identity, title)
 
 
-def stream_begins(place: Place) -> list[int] | None:
+def stream_begins(place: StoragePath) -> list[int] | None:
     """The byte at which each stream of pages of a multistream dump begins; None for a dump without an index beside."""
     if not place.name.endswith(_MULTISTREAM):
         return None
     folder, _, name = place.url.rpartition("/")
-    index = Place(f"{folder}/{name.removesuffix('.xml.bz2')}-index.txt.bz2", place.reach)
+    index = StoragePath(f"{folder}/{name.removesuffix('.xml.bz2')}-index.txt.bz2", place.connection)
     try:
         with opened(index) as lines:
             # What comes before the first of them names the site and holds no page.
@@ -96,7 +96,7 @@ def _parts(stream: BinaryIO) -> Iterator[bytes]:
         yield part
 
 
-def _run(place: Place, stream: BinaryIO, start: int, stop: int) -> Iterator[bytes]:
+def _run(place: StoragePath, stream: BinaryIO, start: int, stop: int) -> Iterator[bytes]:
     """Unpacked streams that lie between two bytes, as one XML document."""
     # The dump's head, its first stream, says the language.
     told = _LANGUAGE.search(_unpacked(place, bz2.BZ2Decompressor(), stream.read(_READ_BYTES)))
@@ -120,14 +120,14 @@ def _run(place: Place, stream: BinaryIO, start: int, stop: int) -> Iterator[byte
     yield held.rstrip().removesuffix(b"</mediawiki>") + b"</pages>"
 
 
-def _unpacked(place: Place, unpacker: bz2.BZ2Decompressor, data: bytes) -> bytes:
+def _unpacked(place: StoragePath, unpacker: bz2.BZ2Decompressor, data: bytes) -> bytes:
     try:
         return unpacker.decompress(data)
     except OSError as error:
         raise BrokenFile(f"{place.url} cannot be unpacked: {error}", hint="fetch it again") from error
 
 
-def _pages(place: Place, parts: Iterable[bytes], left_out: LeftOut, most_bytes: int) -> Iterator[Any]:
+def _pages(place: StoragePath, parts: Iterable[bytes], skipped: Skipped, max_bytes: int) -> Iterator[Any]:
     """Each page's element as soon as it is whole; at most one is held."""
     try:
         from lxml import etree
@@ -152,10 +152,10 @@ def _pages(place: Place, parts: Iterable[bytes], left_out: LeftOut, most_bytes: 
                 page.clear()
                 while page.getprevious() is not None:
                     del page.getparent()[0]
-            if held > most_bytes:
+            if held > max_bytes:
                 raise BrokenFile(
-                    f"{place.url} holds a page of more than {most_bytes} bytes",
-                    hint="raise most_bytes of this source if that is right",
+                    f"{place.url} holds a page of more than {max_bytes} bytes",
+                    hint="raise max_bytes of this source if that is right",
                 )
     except etree.XMLSyntaxError as error:
         raise BrokenFile(

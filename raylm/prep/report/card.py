@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from raylm import __version__
-from raylm.config.schema import PrepareSettings, TextSource
-from raylm.prep.report.fertility import RATIO_NAMES, Fertility, by_language
-from raylm.prep.report.fairness import fairness_lines
+from raylm.config.schema import PrepareSettings, SourceSettings
 from raylm.prep.checks.requirements import Verdict
-from raylm.prep.checks.skipped import LeftOut
+from raylm.prep.checks.skipped import Skipped
+from raylm.prep.report.fairness import fairness_lines
+from raylm.prep.report.fertility import RATIO_NAMES, Fertility, by_language
 from raylm.shards import Manifest
 
 
@@ -17,10 +17,10 @@ def data_card(
     name: str,
     settings: PrepareSettings,
     manifest: Manifest,
-    left_out: Mapping[str, LeftOut],
+    skipped: Mapping[str, Skipped],
     verdicts: Sequence[Verdict],
 ) -> str:
-    """The card as Markdown; `left_out` by source name."""
+    """The card as Markdown; `skipped` by source name."""
     tokens = manifest.train_tokens + manifest.held_out_tokens
     return "\n".join(
         [
@@ -31,7 +31,7 @@ def data_card(
             "",
             "## Sources",
             "",
-            "| source | files | licence | documents | bytes | tokens | share |",
+            "| source | files | license | documents | bytes | tokens | share |",
             "| --- | --- | --- | ---: | ---: | ---: | ---: |",
             *(_source(source, manifest, tokens) for source in settings.sources),
             "",
@@ -39,7 +39,7 @@ def data_card(
             *(["## Steps", "", *step_lines(manifest), ""] if manifest.steps[:-1] else []),
             "## Left out while reading",
             "",
-            *_left_out(left_out),
+            *_skipped(skipped),
             "",
             *_fairness(manifest),
             "## Tokenizer",
@@ -51,19 +51,19 @@ def data_card(
             "## Made by",
             "",
             f"raylm {__version__}; fingerprint of the data `{manifest.fingerprint}`. manifest.json holds the settings "
-            "and every count, left_out.json examples of what was left out.",
+            "and every count, skipped.json examples of what was left out.",
             "",
         ]
     )
 
 
-def _source(source: TextSource, manifest: Manifest, all_tokens: int) -> str:
+def _source(source: SourceSettings, manifest: Manifest, all_tokens: int) -> str:
     counts = manifest.sources.get(source.name, {})
     documents, size, tokens = (counts.get(key, 0) + counts.get(f"held_out_{key}", 0) for key in _COUNTED)
     files = f"{source.kind}, `{source.glob or source.paths or 'of this Python'}`"
     share = tokens / max(1, all_tokens)
-    licence = source.licence or "not stated"
-    cells = [source.name, files, licence, f"{documents:,}", f"{size:,}", f"{tokens:,}", f"{share:.1%}"]
+    license = source.license or "not stated"
+    cells = [source.name, files, license, f"{documents:,}", f"{size:,}", f"{tokens:,}", f"{share:.1%}"]
     # A bar would end the cell.
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
@@ -93,10 +93,10 @@ def step_lines(manifest: Manifest) -> list[str]:
     return lines
 
 
-def _left_out(left_out: Mapping[str, LeftOut]) -> list[str]:
+def _skipped(skipped: Mapping[str, Skipped]) -> list[str]:
     lines = [
         f"- {source}: {count:,} {reason.replace('_', ' ')}"
-        for source, one in left_out.items()
+        for source, one in skipped.items()
         for reason, count in sorted(one.reasons.items())
     ]
     return lines or ["Nothing."]

@@ -21,7 +21,7 @@ class Fertility:
 
     documents: int = 0
     bytes: int = 0
-    letters: int = 0
+    characters: int = 0
     words: int = 0
     tokens: int = 0
     partial: int = 0
@@ -43,14 +43,14 @@ class Fertility:
         return (
             self.tokens / max(1, self.words),
             self.bytes / tokens,
-            self.letters / tokens,
+            self.characters / tokens,
             self.partial / tokens,
             self.unknown / tokens,
         )
 
 
 Counts = Mapping[str, Mapping[str, Mapping[str, int]]]  # source → language → what Fertility.to_dict gives
-RATIO_NAMES = ("tokens a word", "bytes a token", "letters a token", "parts of letters", "unknown")
+RATIO_NAMES = ("tokens per word", "bytes per token", "characters per token", "partial characters", "unknown")
 
 
 def summed(units: Iterable[tuple[str, Mapping[str, Mapping[str, int]]]]) -> dict[str, dict[str, dict[str, int]]]:

@@ -7,11 +7,11 @@ from html import escape
 
 from raylm.config.schema import PrepareSettings
 from raylm.html import frame, table, tiles
-from raylm.prep.checks.requirements import Verdict
-from raylm.prep.checks.skipped import LeftOut
-from raylm.prep.operators import StepRecord
-from raylm.shards import Manifest
 from raylm.humanize import count, size
+from raylm.prep.checks.requirements import Verdict
+from raylm.prep.checks.skipped import Skipped
+from raylm.prep.operators import OperatorRecord
+from raylm.shards import Manifest
 
 MOST_BARS = 24  # values of a tally that get a bar of their own
 _STYLE = """
@@ -30,11 +30,11 @@ def data_page(
     name: str,
     settings: PrepareSettings,
     manifest: Manifest,
-    records: Sequence[StepRecord],
-    left_out: Mapping[str, LeftOut],
+    records: Sequence[OperatorRecord],
+    skipped: Mapping[str, Skipped],
     verdicts: Sequence[Verdict],
 ) -> str:
-    """The page; `records` of all steps in order, `left_out` by source name."""
+    """The page; `records` of all steps in order, `skipped` by source name."""
     body = [
         f"<header><h1>{escape(name)}</h1><p>{escape(_status(manifest, verdicts))}</p></header>",
         _tiles(manifest, records),
@@ -42,7 +42,7 @@ def data_page(
         _sources(settings, manifest),
         _steps(records),
         *(_step(number, record) for number, record in enumerate(records, 1)),
-        _reading(left_out),
+        _reading(skipped),
         f"<footer>Data {manifest.fingerprint}, tokenizer {manifest.tokenizer}</footer>",
     ]
     return frame(f"{name}, data", body, style=_STYLE)
@@ -54,7 +54,7 @@ def _status(manifest: Manifest, verdicts: Sequence[Verdict]) -> str:
     return f"{state}{manifest.train_rows:,} rows of {manifest.sequence_length:,} tokens to train on"
 
 
-def _tiles(manifest: Manifest, records: Sequence[StepRecord]) -> str:
+def _tiles(manifest: Manifest, records: Sequence[OperatorRecord]) -> str:
     documents = sum(one.get("documents", 0) + one.get("held_out_documents", 0) for one in manifest.sources.values())
     stored = sum(shard.bytes for shard in (*manifest.train, *manifest.held_out))
     read = records[0].documents if len(records) > 1 else documents
@@ -85,12 +85,12 @@ def _sources(settings: PrepareSettings, manifest: Manifest) -> str:
         documents, held, tokens = (
             counts.get(key, 0) + counts.get(f"held_out_{key}", 0) for key in ("documents", "bytes", "tokens")
         )
-        rows.append((source.name, source.kind, source.licence or "", f"{documents:,}", size(held), count(tokens)))
-    head = ("source", "kind", "licence", "documents", "text", "tokens")
+        rows.append((source.name, source.kind, source.license or "", f"{documents:,}", size(held), count(tokens)))
+    head = ("source", "kind", "license", "documents", "text", "tokens")
     return f"<h2>Sources</h2>{table(head, rows, numbers=(3, 4, 5))}"
 
 
-def _steps(records: Sequence[StepRecord]) -> str:
+def _steps(records: Sequence[OperatorRecord]) -> str:
     if len(records) < 2:
         return ""
     most = max(record.documents for record in records) or 1
@@ -101,7 +101,7 @@ def _steps(records: Sequence[StepRecord]) -> str:
     return f'<h2>Documents after each step</h2><div class="bars">{bars}</div>'
 
 
-def _step(number: int, record: StepRecord) -> str:
+def _step(number: int, record: OperatorRecord) -> str:
     parts = []
     if record.dropped:
         parts.append(_bars(record.dropped, "dropped"))
@@ -119,10 +119,10 @@ def _step(number: int, record: StepRecord) -> str:
     return f"<section><h2>{number}. {escape(record.name.replace('_', ' '))}</h2>{''.join(parts)}</section>"
 
 
-def _reading(left_out: Mapping[str, LeftOut]) -> str:
+def _reading(skipped: Mapping[str, Skipped]) -> str:
     rows = [
         (source, reason.replace("_", " "), f"{times:,}", " | ".join(one.examples.get(reason, [])[:2]))
-        for source, one in left_out.items()
+        for source, one in skipped.items()
         for reason, times in sorted(one.reasons.items())
     ]
     if not rows:

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from raylm.prep.tokenizer import load as load_tokenizer
 from raylm.shards import TOKENIZER_FOLDER, Manifest, Shard, read_manifest, read_rows
-from raylm.storage import Place
+from raylm.storage import StoragePath
 
 Item = TypeVar("Item")
 _SHARDS = 8  # looked into, evenly spread
@@ -17,7 +17,7 @@ _ROWS = 128  # read of each
 
 
 @dataclass(frozen=True)
-class Look:
+class DatasetSample:
     """lengths: tokens of the documents that were looked at, ascending. samples: their text, decoded, in order."""
 
     manifest: Manifest
@@ -29,7 +29,7 @@ class Look:
         return self.lengths[min(len(self.lengths) - 1, int(share * len(self.lengths)))] if self.lengths else 0
 
 
-def look(folder: Place, samples: int) -> Look:
+def inspect_dataset(folder: StoragePath, samples: int) -> DatasetSample:
     """Read the manifest and some rows of a few shards; documents that go on beyond those rows are left out."""
     manifest = read_manifest(folder)
     tokenizer, _ = load_tokenizer(folder / TOKENIZER_FOLDER)
@@ -39,10 +39,10 @@ def look(folder: Place, samples: int) -> Look:
     if len(chosen) < samples:
         chosen = _spread([ids for documents in found for ids in documents], samples)
     texts = tuple(tokenizer.decode(ids, skip_special_tokens=True) for ids in chosen)
-    return Look(manifest, tuple(lengths), texts)
+    return DatasetSample(manifest, tuple(lengths), texts)
 
 
-def _documents(folder: Place, shard: Shard, manifest: Manifest) -> Iterator[list[int]]:
+def _documents(folder: StoragePath, shard: Shard, manifest: Manifest) -> Iterator[list[int]]:
     rows = read_rows(folder, shard, 0, min(shard.rows, _ROWS), manifest)
     tokens: list[int] = []
     starts: list[int] = []

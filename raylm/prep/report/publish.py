@@ -7,25 +7,27 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from raylm.config.schema import Job
 from raylm.errors import DataError, StorageError
-from raylm.prep import fertility
-from raylm.prep.report.card import data_card
-from raylm.prep.checks.requirements import Verdict, judged
-from raylm.prep.checks.skipped import LeftOut
 from raylm.prep.checks.measures import summed
-from raylm.prep.report.html import data_page
-from raylm.prep.units import Plan, shaping_settings
+from raylm.prep.checks.requirements import Verdict, judged
+from raylm.prep.checks.skipped import Skipped
+from raylm.prep.operators import OperatorRecord
 from raylm.prep.passes import UnitLog, UnitResult
-from raylm.prep.operators import StepRecord
+from raylm.prep.report import fertility
+from raylm.prep.report.card import data_card
+from raylm.prep.report.html import data_page
 from raylm.prep.tokenizer import load as load_tokenizer
+from raylm.prep.units import Plan, shaping_settings
 from raylm.shards import TOKENIZER_FOLDER, Manifest, check_shards, make_manifest
-from raylm.storage import Place
+from raylm.storage import StoragePath
 
 CARD_NAME = "card.md"
-LEFT_OUT_NAME = "left_out.json"
+SKIPPED_NAME = "skipped.json"
 REPORT_NAME = "report.html"
 
 
-def manifest_of(job: Job, output: Place, results: Sequence[UnitResult], logs: Sequence[Sequence[UnitLog]]) -> Manifest:
+def manifest_of(
+    job: Job, output: StoragePath, results: Sequence[UnitResult], logs: Sequence[Sequence[UnitLog]]
+) -> Manifest:
     """The manifest of what the last stage gave; `logs` of all stages' units, in the plan's order."""
     train = [result.train for result in results if result.train is not None]
     held_out = [result.held_out for result in results if result.held_out is not None]
@@ -39,7 +41,7 @@ def manifest_of(job: Job, output: Place, results: Sequence[UnitResult], logs: Se
     sources: dict[str, dict[str, int]] = {}
     for result, log in zip(results, logs[0], strict=True):
         counts = sources.setdefault(result.source, {})
-        for key, value in {**result.counts, **log.left_out.counts()}.items():
+        for key, value in {**result.counts, **log.skipped.counts()}.items():
             counts[key] = counts.get(key, 0) + value
     _, facts = load_tokenizer(output / TOKENIZER_FOLDER)
     return make_manifest(
@@ -54,16 +56,16 @@ def manifest_of(job: Job, output: Place, results: Sequence[UnitResult], logs: Se
         held_out_bytes=sum(counts["held_out_bytes"] for counts in sources.values()),
         sources=sources,
         settings=shaping_settings(job),
-        steps=[_counts(record) for record in step_records(logs)],
+        steps=[_counts(record) for record in operator_records(logs)],
         fertility=fertility.summed((result.source, result.fertility) for result in results),
     )
 
 
-def step_records(logs: Sequence[Sequence[UnitLog]]) -> list[StepRecord]:
+def operator_records(logs: Sequence[Sequence[UnitLog]]) -> list[OperatorRecord]:
     """What each step did to all units, in the order of the steps."""
-    records: list[StepRecord] = []
+    records: list[OperatorRecord] = []
     for units in logs:
-        stage = [StepRecord(record.name) for record in units[0].steps]
+        stage = [OperatorRecord(record.name) for record in units[0].steps]
         for log in units:
             for whole, record in zip(stage, log.steps, strict=True):
                 whole.add(record)
@@ -71,7 +73,7 @@ def step_records(logs: Sequence[Sequence[UnitLog]]) -> list[StepRecord]:
     return records
 
 
-def _counts(record: StepRecord) -> dict[str, object]:
+def _counts(record: OperatorRecord) -> dict[str, object]:
     return {key: value for key, value in record.to_dict().items() if key not in ("seconds", "examples")}
 
 
@@ -79,7 +81,7 @@ def verdicts_on(
     job: Job, manifest: Manifest, results: Sequence[UnitResult], logs: Sequence[Sequence[UnitLog]]
 ) -> list[Verdict]:
     """Hold the data set against the job's rules."""
-    records = step_records(logs)
+    records = operator_records(logs)
     documents = sum(one["documents"] + one["held_out_documents"] for one in manifest.sources.values())
     read = records[0].documents if len(records) > 1 else documents
     measured = summed(result.measures for result in results) | {
@@ -92,34 +94,34 @@ def verdicts_on(
 
 def write_record(
     job: Job,
-    output: Place,
+    output: StoragePath,
     manifest: Manifest,
     plan: Plan,
     logs: Sequence[Sequence[UnitLog]],
     verdicts: Sequence[Verdict],
 ) -> None:
     """Say for a person what the data set is and what was left out of it and dropped, with examples."""
-    left_out = {unit.source: LeftOut() for unit in plan.units}
+    skipped = {unit.source: Skipped() for unit in plan.units}
     for unit, log in zip(plan.units, logs[0], strict=True):
-        left_out[unit.source].add(log.left_out)
-    records = step_records(logs)
+        skipped[unit.source].add(log.skipped)
+    records = operator_records(logs)
     content = {
         "sources": {
             source: {"reasons": _told(one.reasons, one.examples), "broken_files": sorted(set(one.files))}
-            for source, one in left_out.items()
+            for source, one in skipped.items()
         },
         "steps": [{"step": record.name, "dropped": _told(record.dropped, record.examples)} for record in records],
     }
-    (output / LEFT_OUT_NAME).write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-    (output / CARD_NAME).write_text(data_card(job.name, job.prepare, manifest, left_out, verdicts))
-    (output / REPORT_NAME).write_text(data_page(job.name, job.prepare, manifest, records, left_out, verdicts))
+    (output / SKIPPED_NAME).write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    (output / CARD_NAME).write_text(data_card(job.name, job.prepare, manifest, skipped, verdicts))
+    (output / REPORT_NAME).write_text(data_page(job.name, job.prepare, manifest, records, skipped, verdicts))
 
 
 def _told(counts: Mapping[str, int], examples: Mapping[str, list[str]]) -> dict[str, object]:
     return {reason: {"count": counts[reason], "examples": examples.get(reason, [])} for reason in sorted(counts)}
 
 
-def check_shared(output: Place, manifest: Manifest) -> None:
+def check_shared(output: StoragePath, manifest: Manifest) -> None:
     """Raise a StorageError when shards are not there: tasks on other nodes may have written to disks of their own."""
     try:
         check_shards(output, manifest)
@@ -135,7 +137,7 @@ def no_documents(logs: Iterable[UnitLog]) -> DataError:
     counts: dict[str, int] = {}
     examples: list[str] = []
     for log in logs:
-        for reasons, shown in [(log.left_out.reasons, log.left_out.examples)] + [
+        for reasons, shown in [(log.skipped.reasons, log.skipped.examples)] + [
             (record.dropped, record.examples) for record in log.steps
         ]:
             for reason, count in reasons.items():

@@ -4,8 +4,8 @@ Comes in: texts, or a folder or file of Hugging Face, SentencePiece or tiktoken.
 loads without a network, and the few facts that shards need of it.
 """
 
-from raylm.prep.tokenizer.from_path import bring
-from raylm.prep.tokenizer.folder import TokenizerFacts, doubtful_tokens, load, write_built
+from raylm.prep.tokenizer.folder import TokenizerFacts, load, partial_and_unknown, write_tokenizer
+from raylm.prep.tokenizer.from_path import import_tokenizer
 from raylm.prep.tokenizer.train import sample, train
 
-__all__ = ["TokenizerFacts", "bring", "doubtful_tokens", "load", "sample", "train", "write_built"]
+__all__ = ["TokenizerFacts", "import_tokenizer", "load", "partial_and_unknown", "sample", "train", "write_tokenizer"]

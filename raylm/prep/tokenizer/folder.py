@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from raylm.errors import DataError
-from raylm.storage import Place
+from raylm.storage import StoragePath
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,7 +21,7 @@ CONFIG = "tokenizer_config.json"
 
 
 @dataclass(frozen=True)
-class Built:
+class TokenizerFiles:
     """A tokenizer that is to become a folder.
 
     definition: what tokenizer.json holds. bos, unk: None where the vocabulary has none.
@@ -53,7 +53,7 @@ class TokenizerFacts:
     eos_id: int
 
 
-def write_built(folder: Place, built: Built) -> None:
+def write_tokenizer(folder: StoragePath, built: TokenizerFiles) -> None:
     """Write a tokenizer as a folder that transformers loads."""
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -77,7 +77,7 @@ def parsed(definition: bytes, url: str) -> Any:
 
 
 @functools.lru_cache(maxsize=4)
-def load(folder: Place) -> tuple[Any, TokenizerFacts]:
+def load(folder: StoragePath) -> tuple[Any, TokenizerFacts]:
     """The tokenizer in this folder, kept a process; special tokens that a text happens to spell stay plain text."""
     place = folder / SAVED
     definition = place.read_bytes()
@@ -102,7 +102,7 @@ def no_end_of_text(url: str, named: str | None, tokenizer: Any) -> DataError:
     return DataError(f"the tokenizer {url} {what}", hint=f"set prepare.tokenizer.eos to {such}: it tells texts apart")
 
 
-def read_configs(folder: Place) -> list[dict[str, Any]]:
+def read_configs(folder: StoragePath) -> list[dict[str, Any]]:
     """What the folder's files say about special tokens, the most telling first."""
     places = (folder / name for name in (CONFIG, "special_tokens_map.json"))
     return [_mapping(place) for place in places if place.is_file()]
@@ -119,7 +119,7 @@ def eos_in(configs: list[dict[str, Any]]) -> str | None:
     return None
 
 
-def _mapping(place: Place) -> dict[str, Any]:
+def _mapping(place: StoragePath) -> dict[str, Any]:
     try:
         content = json.loads(place.read_bytes())
     except ValueError as error:
@@ -130,7 +130,7 @@ def _mapping(place: Place) -> dict[str, Any]:
 
 
 @functools.lru_cache(maxsize=4)
-def doubtful_tokens(folder: Place) -> Mapping[str, NDArray[np.bool_]]:
+def partial_and_unknown(folder: StoragePath) -> Mapping[str, NDArray[np.bool_]]:
     """Which ids stand for less than a letter ("partial", a byte or two of one), and which for none ("unknown")."""
     import numpy as np
 

@@ -8,15 +8,24 @@ from pathlib import Path
 
 from raylm.config.schema import TokenizerSettings
 from raylm.errors import DataError
-from raylm.prep.tokenizer.folder import CONFIG, SAVED, Built, eos_in, no_end_of_text, parsed, read_configs, write_built
+from raylm.prep.tokenizer.folder import (
+    CONFIG,
+    SAVED,
+    TokenizerFiles,
+    eos_in,
+    no_end_of_text,
+    parsed,
+    read_configs,
+    write_tokenizer,
+)
 from raylm.prep.tokenizer.from_sentencepiece import from_sentencepiece
 from raylm.prep.tokenizer.from_tiktoken import from_tiktoken, is_ranks
-from raylm.storage import Place
+from raylm.storage import StoragePath
 
 _COPIED = ("tokenizer", "special_tokens", "added_tokens", "vocab", "merges", "chat_template")
 
 
-def bring(source: Place, folder: Place, settings: TokenizerSettings) -> None:
+def import_tokenizer(source: StoragePath, folder: StoragePath, settings: TokenizerSettings) -> None:
     """Bring what is at `source` into `folder`, as a fast tokenizer: a Hugging Face folder, or another library's file.
 
     Whatever is wrong with it is said before anything is written.
@@ -40,21 +49,23 @@ def bring(source: Place, folder: Place, settings: TokenizerSettings) -> None:
         _convert(source, files, folder, settings)
 
 
-def _from_file(file: Place, folder: Place, settings: TokenizerSettings) -> None:
+def _from_file(file: StoragePath, folder: StoragePath, settings: TokenizerSettings) -> None:
     content = file.read_bytes()
     if content.lstrip()[:1] == b"{":
         tokenizer = parsed(content, file.url)
         if settings.eos is None or tokenizer.token_to_id(settings.eos) is None:
             raise no_end_of_text(file.url, settings.eos, tokenizer)
-        built = Built(content, settings.eos)
+        built = TokenizerFiles(content, settings.eos)
     elif is_ranks(content):
         built = from_tiktoken(content, file.url, settings.pattern, settings.eos)
     else:
         built = from_sentencepiece(content, file.url, settings.eos)
-    write_built(folder, Built(**vars(built) | {"definition": _extended(built.definition, file.url, settings)}))
+    write_tokenizer(
+        folder, TokenizerFiles(**vars(built) | {"definition": _extended(built.definition, file.url, settings)})
+    )
 
 
-def _copy(source: Place, folder: Place, settings: TokenizerSettings, url: str) -> None:
+def _copy(source: StoragePath, folder: StoragePath, settings: TokenizerSettings, url: str) -> None:
     """Copy a Hugging Face folder; `url` is for the messages."""
     files = {place.name: place for place in source.list() if place.is_file()}
     definition = _extended(files[SAVED].read_bytes(), files[SAVED].url, settings)
@@ -85,7 +96,9 @@ def _extended(definition: bytes, url: str, settings: TokenizerSettings) -> bytes
     return bytes(tokenizer.to_str(pretty=False), "utf-8")
 
 
-def _convert(source: Place, files: dict[str, Place], folder: Place, settings: TokenizerSettings) -> None:
+def _convert(
+    source: StoragePath, files: dict[str, StoragePath], folder: StoragePath, settings: TokenizerSettings
+) -> None:
     """A folder without tokenizer.json (SentencePiece, vocab.json and merges.txt) goes through transformers."""
     from transformers import AutoTokenizer
 
@@ -101,4 +114,4 @@ def _convert(source: Place, files: dict[str, Place], folder: Place, settings: To
                 f"{source.url} is no tokenizer that transformers can load: {error}",
                 hint="set prepare.tokenizer.path to a folder with tokenizer.json",
             ) from error
-        _copy(Place(str(saved)), folder, settings, source.url)
+        _copy(StoragePath(str(saved)), folder, settings, source.url)

@@ -1,6 +1,6 @@
 """A SentencePiece model becomes a tokenizer of the tokenizers library that gives the same ids.
 
-Comes in: the bytes of a .model file of kind BPE or unigram. Leaves: a `Built`.
+Comes in: the bytes of a .model file of kind BPE or unigram. Leaves: a `TokenizerFiles`.
 
 One difference is left: where several cuts are equally likely to a unigram model, as in a long row of one sign, the
 pieces are the same, but not always in the same order; SentencePiece adds up in 32 bits, the tokenizers library in 64.
@@ -13,7 +13,7 @@ from typing import Any
 
 from raylm.errors import DataError
 from raylm.prep.extras import not_installed
-from raylm.prep.tokenizer.folder import Built, no_end_of_text
+from raylm.prep.tokenizer.folder import TokenizerFiles, no_end_of_text
 
 _SPACE = "\u2581"  # what stands for a space in pieces
 _UNIGRAM, _BPE = 1, 2  # trainer_spec.model_type
@@ -23,7 +23,7 @@ _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _BYTE = 1, 2, 3, 4, 6  # pieces[].ty
 _NEVER = 10_000.0
 
 
-def from_sentencepiece(content: bytes, url: str, eos: str | None) -> Built:
+def from_sentencepiece(content: bytes, url: str, eos: str | None) -> TokenizerFiles:
     """The tokenizer in this .model file; `eos` names its end of text where the model does not."""
     from tokenizers import AddedToken, Tokenizer
 
@@ -56,7 +56,7 @@ def from_sentencepiece(content: bytes, url: str, eos: str | None) -> Built:
     if end is None or tokenizer.token_to_id(end) is None:
         raise no_end_of_text(url, end, tokenizer)
     definition = bytes(tokenizer.to_str(pretty=False), "utf-8")
-    return Built(definition, end, piece(trainer.bos_id), piece(trainer.pad_id), piece(trainer.unk_id))
+    return TokenizerFiles(definition, end, piece(trainer.bos_id), piece(trainer.pad_id), piece(trainer.unk_id))
 
 
 def _parsed(content: bytes, url: str) -> Any:

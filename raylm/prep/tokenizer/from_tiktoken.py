@@ -1,6 +1,6 @@
 """tiktoken's ranks become a tokenizer of the tokenizers library that gives the same ids.
 
-Comes in: a file of lines `base64 rank`, and the name of an encoding or a pattern. Leaves: a `Built`.
+Comes in: a file of lines `base64 rank`, and the name of an encoding or a pattern. Leaves: a `TokenizerFiles`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from raylm.errors import ConfigError, DataError
-from raylm.prep.tokenizer.folder import Built
+from raylm.prep.tokenizer.folder import TokenizerFiles
 from raylm.prep.tokenizer.train import END_OF_TEXT
 
 _CONTRACTED = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
@@ -54,7 +54,7 @@ _ALIASES = {"r50k": "gpt2", "r50k_base": "gpt2", "p50k_base": "p50k", "cl100k_ba
 _PATTERN_SIGNS = set("\\[](){}|+*?^$.")  # a pattern has one of them, a name has none
 
 
-def from_tiktoken(content: bytes, url: str, pattern: str | None, eos: str | None) -> Built:
+def from_tiktoken(content: bytes, url: str, pattern: str | None, eos: str | None) -> TokenizerFiles:
     """The tokenizer of these ranks; special tokens stand where the encoding has them, or after the ranks."""
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 
@@ -89,7 +89,7 @@ def from_tiktoken(content: bytes, url: str, pattern: str | None, eos: str | None
                 hint="set prepare.tokenizer.pattern to one that parts letters from signs, or .eos to another token",
             )
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special])
-    return Built(bytes(tokenizer.to_str(pretty=False), "utf-8"), eos or END_OF_TEXT)
+    return TokenizerFiles(bytes(tokenizer.to_str(pretty=False), "utf-8"), eos or END_OF_TEXT)
 
 
 def encoding_of(pattern: str | None, url: str) -> Encoding:

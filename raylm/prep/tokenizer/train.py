@@ -17,7 +17,7 @@ from typing import Any
 
 from raylm.config.schema import TokenizerSettings
 from raylm.prep.extras import not_installed
-from raylm.prep.tokenizer.folder import Built
+from raylm.prep.tokenizer.folder import TokenizerFiles
 
 END_OF_TEXT = "<|endoftext|>"
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
@@ -29,19 +29,19 @@ _NOT_LEARNED = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u2047\u2581]")  # sen
 
 # Contractions, words, numbers, signs and white space, each with a space before it where it has one. Letters never
 # share a piece with signs, so that no text is mistaken for a token such as <0x0A> or <|endoftext|>.
-_NUMBERS = {"together": r" ?\p{N}+", "each": r"\p{N}", "threes": r"\p{N}{1,3}"}
+_NUMBERS = {"none": r" ?\p{N}+", "each": r"\p{N}", "up_to_three": r"\p{N}{1,3}"}
 _WORDS = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{{L}}+|{numbers}| ?[^\s\p{{L}}\p{{N}}]+|\s+(?!\S)|\s+"
 
 
-def train(texts: Iterable[str], settings: TokenizerSettings) -> Built:
+def train(texts: Iterable[str], settings: TokenizerSettings) -> TokenizerFiles:
     """A tokenizer trained on these texts, from which any text, once normalised, comes back unchanged."""
     special = special_tokens(settings)
     learn = {"bpe": _bpe, "unigram": _unigram}[settings.kind]
     tokenizer = learn(texts, settings, special)
     definition = bytes(tokenizer.to_str(pretty=False), "utf-8")
-    if settings.kind == "bpe" and settings.bytes == "fallback":
+    if settings.kind == "bpe" and settings.alphabet == "byte_fallback":
         definition = _with_bytes(definition)
-    return Built(definition, eos=special[0], bos=special[0])
+    return TokenizerFiles(definition, eos=special[0], bos=special[0])
 
 
 def special_tokens(settings: TokenizerSettings) -> list[str]:
@@ -49,9 +49,9 @@ def special_tokens(settings: TokenizerSettings) -> list[str]:
     return list(dict.fromkeys([settings.eos or END_OF_TEXT, *settings.special_tokens]))
 
 
-def sample(texts: Iterable[str], most_bytes: int) -> Iterator[str]:
-    """The first texts that together hold `most_bytes`, the last one cut."""
-    left = most_bytes
+def sample(texts: Iterable[str], max_bytes: int) -> Iterator[str]:
+    """The first texts that together hold `max_bytes`, the last one cut."""
+    left = max_bytes
     for text in texts:
         if left <= 0:
             return
@@ -64,20 +64,20 @@ def _bpe(texts: Iterable[str], settings: TokenizerSettings, special: list[str]) 
 
     more: dict[str, Any] = {}
     size = settings.vocab_size
-    if settings.bytes == "level":
+    if settings.alphabet == "byte_level":
         alphabet = _byte_letters()
     else:
         texts = list(texts)  # their letters are counted before the trainer reads them
         size -= len(BYTES)
         alphabet = _common_letters(Counter(letter for text in texts for letter in text), (size - len(special)) // 2)
         more["limit_alphabet"] = max(1, len(alphabet))
-    if settings.longest_token is not None:
-        more["max_token_length"] = settings.longest_token + 1  # the library means: shorter than that
+    if settings.max_token_length is not None:
+        more["max_token_length"] = settings.max_token_length + 1  # the library means: shorter than that
     tokenizer = Tokenizer(models.BPE())
     _dress(tokenizer, settings)
     trainer = trainers.BpeTrainer(
         vocab_size=size,
-        min_frequency=settings.least_count,
+        min_frequency=settings.min_frequency,
         special_tokens=special,
         initial_alphabet=alphabet,
         show_progress=False,
@@ -103,7 +103,7 @@ def _unigram(texts: Iterable[str], settings: TokenizerSettings, special: list[st
     _dress(tokenizer, settings)
     words = _words(tokenizer, texts)
     room = settings.vocab_size - len(special)
-    if settings.bytes == "level":
+    if settings.alphabet == "byte_level":
         alphabet = _byte_letters()
         pieces = _learned(words, room, alphabet, settings)
         tokenizer.model = models.Unigram(pieces)
@@ -164,7 +164,7 @@ def _sentencepiece(words: Counter[str], room: int, settings: TokenizerSettings) 
         hard_vocab_limit=False,
         num_threads=1,  # each thread sums for itself: their number would change the last digits
         character_coverage=1.0,
-        max_sentencepiece_length=settings.longest_token or _UNIGRAM_LONGEST,
+        max_sentencepiece_length=settings.max_token_length or _UNIGRAM_LONGEST,
         # The words are cut and normalised already.
         normalization_rule_name="identity",
         add_dummy_prefix=False,
@@ -188,14 +188,14 @@ def _dress(tokenizer: Any, settings: TokenizerSettings) -> None:
     """Give the tokenizer what comes before its model and after it."""
     from tokenizers import Regex, decoders, normalizers, pre_tokenizers
 
-    if settings.normalise != "none":
-        tokenizer.normalizer = {"nfc": normalizers.NFC, "nfkc": normalizers.NFKC}[settings.normalise]()
-    words = pre_tokenizers.Split(Regex(_WORDS.format(numbers=_NUMBERS[settings.digits])), "isolated")
-    if settings.bytes == "fallback":
+    if settings.normalization != "none":
+        tokenizer.normalizer = {"nfc": normalizers.NFC, "nfkc": normalizers.NFKC}[settings.normalization]()
+    words = pre_tokenizers.Split(Regex(_WORDS.format(numbers=_NUMBERS[settings.split_digits])), "isolated")
+    if settings.alphabet == "byte_fallback":
         tokenizer.pre_tokenizer = words
         tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
         return
-    if settings.digits == "together":  # the library's own words are these
+    if settings.split_digits == "none":  # the library's own words are these
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     else:
         byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)

@@ -20,11 +20,11 @@ from typing import Any
 from raylm.config.load import parse_job, same_run
 from raylm.config.schema import Job
 from raylm.errors import ConfigError, Interrupted, TrainingError
-from raylm.shards import Manifest
-from raylm.storage import Place
-from raylm.train.coordinator import STOP, Coordinator
 from raylm.run.lease import Lease
 from raylm.run.log import Line
+from raylm.shards import Manifest
+from raylm.storage import StoragePath
+from raylm.train.coordinator import STOP, Coordinator
 
 log = logging.getLogger(__name__)
 Listener = Callable[[Line], None]
@@ -61,13 +61,13 @@ class TrainResult:
 def train(job: Job, *, on_step: Listener | None = None, on_event: Listener | None = None) -> TrainResult:
     """Train `job` to its last step, resuming whatever its run folder holds; raises Interrupted when stopped.
 
-    Uses the Ray that is initialised, else `where.address` or RAY_ADDRESS, else starts a local one.
+    Uses the Ray that is initialised, else `cluster.address` or RAY_ADDRESS, else starts a local one.
     on_step and on_event are called in this thread with each metrics and event line.
     """
     from raylm.train.sources import publish
 
     job = anchored(job)
-    run = Place(job.run_url, job.object_store.reach())
+    run = StoragePath(job.run_url, job.object_store.connection())
     done = preflight(job, run)
     if done is not None:
         return done
@@ -106,7 +106,7 @@ def anchored(job: Job) -> Job:
     data = job.data.model_copy(
         update={
             "path": place(job.data.path),
-            "sources": [s.model_copy(update={"path": place(s.path)}) for s in job.data.sources],
+            "sources": [s.model_copy(update={"path": place(s.path)}) for s in job.data.mixture],
         }
     )
     config = job.model.config
@@ -117,13 +117,13 @@ def anchored(job: Job) -> Job:
     return job.model_copy(update={"storage": place(job.storage), "data": data, "model": model, "prepare": prepare})
 
 
-def preflight(job: Job, run: Place) -> TrainResult | None:
+def preflight(job: Job, run: StoragePath) -> TrainResult | None:
     """Refuse what cannot work before anything is spent; a run that is finished already gives its result."""
     from raylm.checkpoint.restore import newest
     from raylm.train.saving import check_meta
-    from raylm.train.sources import data_fingerprint, open_sources
+    from raylm.train.sources import data_fingerprint, open_datasets
 
-    sources = open_sources(job)
+    sources = open_datasets(job)
     lengths = {source.manifest.sequence_length for source in sources}
     tokenizers = {source.manifest.tokenizer for source in sources}
     if len(lengths) > 1 or len(tokenizers) > 1:
@@ -150,7 +150,7 @@ def _state_bytes(job: Job, manifest: Manifest) -> int:
     return 12 * shape_of(job.model, manifest.vocab_size, manifest.sequence_length).parameters
 
 
-def refuse_other_job(job: Job, run: Place) -> None:
+def refuse_other_job(job: Job, run: StoragePath) -> None:
     """Raise a ConfigError when the run folder holds a run that these settings would not go on with."""
     # Settings alone are left by a start that never took a step: nothing there could be spoilt.
     stepped = (run / "metrics.jsonl").exists() or (run / "checkpoints").exists()
@@ -171,7 +171,7 @@ def refuse_other_job(job: Job, run: Place) -> None:
         )
 
 
-def _last_loss(run: Place) -> float | None:
+def _last_loss(run: StoragePath) -> float | None:
     from raylm.run.log import read_lines
 
     lines = read_lines(run / "metrics.jsonl")
@@ -179,7 +179,7 @@ def _last_loss(run: Place) -> float | None:
 
 
 def _start_ray(job: Job) -> None:
-    address = job.where.address or os.environ.get("RAY_ADDRESS")
+    address = job.cluster.address or os.environ.get("RAY_ADDRESS")
     if address:
         _refuse_deaf(address)
     if address and (Path.home() / ".ray" / "auth_token").exists():
@@ -198,7 +198,7 @@ def _start_ray(job: Job) -> None:
     except ConnectionError as error:
         raise TrainingError(
             f"no Ray cluster answers at {address or 'this machine'}: {str(error).splitlines()[0]}",
-            hint="check where.address, or leave it out to train on this machine; a cluster that asks for a token "
+            hint="check cluster.address, or leave it out to train on this machine; a cluster that asks for a token "
             "(cluster/local.py starts such) answers only with RAY_AUTH_MODE=token in the environment",
         ) from error
 
@@ -213,14 +213,14 @@ def _refuse_deaf(address: str, patience_seconds: float = 5.0) -> None:
     except OSError as error:
         raise TrainingError(
             f"no Ray cluster answers at {address}: {error.strerror or error}",
-            hint="check where.address, or leave it out to train on this machine",
+            hint="check cluster.address, or leave it out to train on this machine",
         ) from error
 
 
 class _Driver:
     """One `fit()` in a thread, the terminal's listeners in the caller's."""
 
-    def __init__(self, job: Job, run: Place, on_step: Listener | None, on_event: Listener | None) -> None:
+    def __init__(self, job: Job, run: StoragePath, on_step: Listener | None, on_event: Listener | None) -> None:
         self._job, self._run = job, run
         self._listeners = {"step": on_step, "event": on_event}
         self._position = 0
@@ -252,7 +252,7 @@ class _Driver:
                 if stopping:
                     raise Interrupted("stopped at once", hint="the same command resumes") from None
                 stopping = True
-                if not self._ask("ask_to_leave", STOP):
+                if not self._ask("request_stop", STOP):
                     self._ask("close")
                     raise Interrupted("stopped while no worker was training", hint="the same command resumes") from None
                 log.warning("saving before stopping; press Ctrl-C again to stop at once")
@@ -372,7 +372,7 @@ class CoordinatorActor:
     def __init__(self, job: Job) -> None:
         from raylm.checkpoint.save import claim_attempt
 
-        run = Place(job.run_url, job.object_store.reach())
+        run = StoragePath(job.run_url, job.object_store.connection())
         self._coordinator = Coordinator(
             run, job.workers, audit=job.train.audit, claim=lambda: claim_attempt(run / "checkpoints")
         )

@@ -130,7 +130,7 @@ class LiveNodes(ScalingPolicy):  # type: ignore[misc]
         free = room(self.scaling_config._resources_per_worker_not_none)
         if free > 0 and self._seen_room:
             self._grown_from = self._size
-            self._call("ask_to_leave", GROW, room=free)
+            self._call("request_stop", GROW, room=free)
         self._seen_room = free > 0
         return NoopDecision()
 

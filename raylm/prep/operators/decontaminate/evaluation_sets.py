@@ -9,12 +9,12 @@ from typing import Any
 from raylm.config.decontaminate import EvaluationSet
 from raylm.errors import DataError
 from raylm.prep.readers.compressed import opened
-from raylm.storage import Place, Reach, find
+from raylm.storage import Connection, StoragePath, find
 
 
-def records(wanted: EvaluationSet, reach: Reach) -> Iterator[list[str]]:
+def records(wanted: EvaluationSet, connection: Connection) -> Iterator[list[str]]:
     """The texts of each line, row, list item or file of the set; a DataError where there is none."""
-    files = find(wanted.glob, reach)
+    files = find(wanted.glob, connection)
     if not files:
         raise DataError(
             f"evaluation set {wanted.name!r}: no file matches {wanted.glob}", hint="correct its `glob` in the job"
@@ -65,7 +65,7 @@ def _texts(value: Any) -> Iterator[str]:
             yield from _texts(inner)
 
 
-def _values(wanted: EvaluationSet, place: Place) -> Iterator[Any]:
+def _values(wanted: EvaluationSet, place: StoragePath) -> Iterator[Any]:
     if wanted.kind == "parquet":
         yield from _rows(wanted, place)
         return
@@ -82,7 +82,7 @@ def _values(wanted: EvaluationSet, place: Place) -> Iterator[Any]:
                 yield _parsed(wanted, line, where)
 
 
-def _rows(wanted: EvaluationSet, place: Place) -> Iterator[Any]:
+def _rows(wanted: EvaluationSet, place: StoragePath) -> Iterator[Any]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 

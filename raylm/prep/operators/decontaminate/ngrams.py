@@ -37,14 +37,14 @@ def word_places(text: str) -> list[tuple[int, int]]:
     return [match.span() for match in _pattern(text).finditer(text)]
 
 
-class RunHasher:
+class NgramHasher:
     """Hashes of the runs of one text after the other; it remembers words."""
 
     def __init__(self) -> None:
         self._known = _Known()
         self._powers = _powers_of(1 << 12)
 
-    def read(self, text: str) -> TextRuns:
+    def read(self, text: str) -> TextNgrams:
         """The text's words, ready to be hashed in runs of any length."""
         import numpy as np
 
@@ -52,10 +52,10 @@ class RunHasher:
         hashes = np.fromiter(map(self._known.__getitem__, words), dtype=np.uint64, count=len(words))
         if len(words) > len(self._powers[0]):
             self._powers = _powers_of(1 << len(words).bit_length())
-        return TextRuns(words, hashes, self._powers)
+        return TextNgrams(words, hashes, self._powers)
 
 
-class TextRuns:
+class TextNgrams:
     """The runs of one text."""
 
     def __init__(
@@ -116,7 +116,7 @@ class TextRuns:
 
 
 @dataclass(frozen=True, eq=False)
-class SetRuns:
+class SetNgrams:
     """What is looked for of one set, in sorted hashes. by_length: of runs. beginnings: of their first words."""
 
     by_length: Mapping[int, NDArray[np.uint64]]
@@ -132,10 +132,10 @@ class Shared:
     places: tuple[tuple[int, int], ...]
 
 
-class RunIndex:
+class NgramIndex:
     """The runs of several sets; all have at least `beginning` words."""
 
-    def __init__(self, sets: Mapping[str, SetRuns], beginning: int) -> None:
+    def __init__(self, sets: Mapping[str, SetNgrams], beginning: int) -> None:
         import numpy as np
 
         self.sets = sets
@@ -146,7 +146,7 @@ class RunIndex:
         self._table = np.zeros(1 << bits, dtype=bool)
         self._table[self._row(self._beginnings)] = True
 
-    def shared(self, text: TextRuns) -> list[Shared]:
+    def shared(self, text: TextNgrams) -> list[Shared]:
         """What the text shares with each set, in the sets' order; sets of which it has nothing are left out."""
         places = self._candidates(text)
         if not len(places):
@@ -154,7 +154,7 @@ class RunIndex:
         found = [self._shared(text, places, name, one) for name, one in self.sets.items()]
         return [one for one in found if one.runs]
 
-    def _candidates(self, text: TextRuns) -> NDArray[np.int64]:
+    def _candidates(self, text: TextNgrams) -> NDArray[np.int64]:
         """Where the first words of a run stand, in about every text nowhere."""
         import numpy as np
 
@@ -169,7 +169,7 @@ class RunIndex:
         return ((hashes * np.uint64(_SPREAD)) >> self._shift).view(np.int64)
 
     @staticmethod
-    def _shared(text: TextRuns, candidates: NDArray[np.int64], name: str, wanted: SetRuns) -> Shared:
+    def _shared(text: TextNgrams, candidates: NDArray[np.int64], name: str, wanted: SetNgrams) -> Shared:
         different: set[int] = set()
         places: list[tuple[int, int]] = []
         for length, held in wanted.by_length.items():
@@ -181,7 +181,7 @@ class RunIndex:
         return Shared(name, len(different), tuple(places))
 
 
-def runs_of_records(records: Iterable[Sequence[str]], hasher: RunHasher, *, words: int, shortest: int) -> SetRuns:
+def ngrams_of_records(records: Iterable[Sequence[str]], hasher: NgramHasher, *, words: int, shortest: int) -> SetNgrams:
     """The runs in these records, each a sequence of texts that follow one another.
 
     A text, or a record, of fewer than `words` words is one run, unless it has fewer than `shortest`.
@@ -198,7 +198,7 @@ def runs_of_records(records: Iterable[Sequence[str]], hasher: RunHasher, *, word
         for text in map(hasher.read, record) if len(record) > 1 else ():
             if shortest <= text.length < words:
                 runs.setdefault(text.length, []).append(text.of(text.length))
-    return SetRuns({length: _sorted(found) for length, found in sorted(runs.items())}, _sorted(beginnings))
+    return SetNgrams({length: _sorted(found) for length, found in sorted(runs.items())}, _sorted(beginnings))
 
 
 def _sorted(hashes: Sequence[NDArray[np.uint64]]) -> NDArray[np.uint64]:

@@ -16,10 +16,17 @@ from dataclasses import replace
 from raylm.config.decontaminate import Decontaminate
 from raylm.errors import DataError
 from raylm.prep.operators.decontaminate.evaluation_sets import records
-from raylm.prep.operators.record import Step, StepRecord
-from raylm.prep.operators.decontaminate.ngrams import RunHasher, RunIndex, SetRuns, Shared, runs_of_records, word_places
+from raylm.prep.operators.decontaminate.ngrams import (
+    NgramHasher,
+    NgramIndex,
+    SetNgrams,
+    Shared,
+    ngrams_of_records,
+    word_places,
+)
+from raylm.prep.operators.record import OperatorRecord, Step
 from raylm.records import Document
-from raylm.storage import Place, Reach
+from raylm.storage import Connection, StoragePath
 
 INDEX_NAME = "runs.safetensors"
 _BEGINNINGS = "beginnings"
@@ -27,19 +34,19 @@ _BEGINNINGS = "beginnings"
 _SENTENCE_GAP = re.compile(r"(?<![^\S\n])[^\S\n]*\n+|(?<=[.!?])[^\S\n]+|(?<=[。！？])[^\S\n]*")
 
 
-def fit_decontaminate(settings: Decontaminate, folder: Place, reach: Reach) -> None:
+def fit_decontaminate(settings: Decontaminate, folder: StoragePath, connection: Connection) -> None:
     """Read the evaluation sets and write their index to the folder."""
     import numpy as np
     from safetensors.numpy import save
 
-    hasher = RunHasher()
+    hasher = NgramHasher()
     tensors = {}
     for number, one in enumerate(settings.sets):
-        runs = runs_of_records(records(one, reach), hasher, words=settings.words, shortest=settings.shortest)
+        runs = ngrams_of_records(records(one, connection), hasher, words=settings.ngram, shortest=settings.min_words)
         if not runs.by_length:
             raise DataError(
                 f"evaluation set {one.name!r}: no text in {one.glob} has {_beginning(settings)} words or more",
-                hint="lower `shortest`, or take the set out: nothing could be found",
+                hint="lower `min_words`, or take the set out: nothing could be found",
             )
         tensors[f"{number}/{_BEGINNINGS}"] = runs.beginnings
         tensors |= {f"{number}/{length}": np.ascontiguousarray(found) for length, found in runs.by_length.items()}
@@ -47,7 +54,7 @@ def fit_decontaminate(settings: Decontaminate, folder: Place, reach: Reach) -> N
     (folder / INDEX_NAME).write_bytes(save(tensors, {"raylm_runs": told}))
 
 
-def index_in(folder: Place) -> RunIndex:
+def index_in(folder: StoragePath) -> NgramIndex:
     """What fit_decontaminate wrote."""
     from safetensors.numpy import load
 
@@ -58,16 +65,16 @@ def index_in(folder: Place) -> RunIndex:
     for number, name in enumerate(facts["sets"]):
         mine = {key.partition("/")[2]: found for key, found in tensors.items() if key.startswith(f"{number}/")}
         beginnings = mine.pop(_BEGINNINGS)
-        sets[name] = SetRuns({int(length): mine[length] for length in sorted(mine, key=int)}, beginnings)
-    return RunIndex(sets, facts["beginning"])
+        sets[name] = SetNgrams({int(length): mine[length] for length in sorted(mine, key=int)}, beginnings)
+    return NgramIndex(sets, facts["beginning"])
 
 
-def decontaminated(settings: Decontaminate, folder: Place) -> Step:
+def decontaminate_operator(settings: Decontaminate, folder: StoragePath) -> Step:
     """The step that drops documents, cuts sentences out of them, or labels them; the set that shares most is named."""
-    index, hasher = index_in(folder), RunHasher()
+    index, hasher = index_in(folder), NgramHasher()
 
-    def step(document: Document, record: StepRecord) -> tuple[Document, ...]:
-        found = contaminating(index, hasher, document.text, settings.at_least)
+    def step(document: Document, record: OperatorRecord) -> tuple[Document, ...]:
+        found = contaminating(index, hasher, document.text, settings.min_matches)
         if not found:
             return (document,)
         for one in found:
@@ -82,8 +89,8 @@ def decontaminated(settings: Decontaminate, folder: Place) -> Step:
         text = document.text
         while found:  # what moves together may be a run again
             text = without(text, [place for one in found for place in one.places])
-            found = contaminating(index, hasher, text, settings.at_least)
-        if len(text.strip()) < settings.shortest_left or not text.strip():
+            found = contaminating(index, hasher, text, settings.min_matches)
+        if len(text.strip()) < settings.min_chars_left or not text.strip():
             record.drop(f"contaminated_{most.name}", document, f"{why}; {len(text.strip())} letters left")
             return ()
         record.change(f"cut_{most.name}")
@@ -92,9 +99,9 @@ def decontaminated(settings: Decontaminate, folder: Place) -> Step:
     return step
 
 
-def contaminating(index: RunIndex, hasher: RunHasher, text: str, at_least: int) -> list[Shared]:
+def contaminating(index: NgramIndex, hasher: NgramHasher, text: str, min_matches: int) -> list[Shared]:
     """The sets of which the text holds at least so many different runs, and what it shares with each."""
-    return [one for one in index.shared(hasher.read(text)) if one.runs >= at_least]
+    return [one for one in index.shared(hasher.read(text)) if one.runs >= min_matches]
 
 
 def without(text: str, runs: Sequence[tuple[int, int]]) -> str:
@@ -122,4 +129,4 @@ def without(text: str, runs: Sequence[tuple[int, int]]) -> str:
 
 
 def _beginning(settings: Decontaminate) -> int:
-    return min(settings.shortest, settings.words)
+    return min(settings.min_words, settings.ngram)

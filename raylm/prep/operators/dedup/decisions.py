@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from raylm.prep.operators.record import StepRecord
+from raylm.prep.operators.record import OperatorRecord
 from raylm.records import Document
-from raylm.storage import Place
+from raylm.storage import StoragePath
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,7 +21,7 @@ _GROUP_ROWS = 1 << 16
 COLUMNS = ("unit", "document", "part", "first_unit", "first_document")
 
 
-def write_drops(folder: Place, number: int, columns: dict[str, NDArray[np.int64]]) -> None:
+def write_decisions(folder: StoragePath, number: int, columns: dict[str, NDArray[np.int64]]) -> None:
     """What resolving task `number` decided: rows of COLUMNS, of which the last two say what is kept instead."""
     import numpy as np
     import pyarrow as pa
@@ -31,7 +31,7 @@ def write_drops(folder: Place, number: int, columns: dict[str, NDArray[np.int64]
     write_table(folder / _FOUND / f"{number:06d}.parquet", table)
 
 
-def read_drops(folder: Place, unit: int) -> dict[int, dict[int, tuple[int, int]]]:
+def read_decisions(folder: StoragePath, unit: int) -> dict[int, dict[int, tuple[int, int]]]:
     """document → part → (unit, document) that is kept instead, of what is to be dropped in this unit."""
     drops: dict[int, dict[int, tuple[int, int]]] = {}
     for place in (folder / _FOUND).list():
@@ -41,11 +41,11 @@ def read_drops(folder: Place, unit: int) -> dict[int, dict[int, tuple[int, int]]
     return drops
 
 
-def without_drops(
-    documents: Iterable[Document], folder: Place, unit: int, record: StepRecord, reason: str
+def without_dropped(
+    documents: Iterable[Document], folder: StoragePath, unit: int, record: OperatorRecord, reason: str
 ) -> Iterator[Document]:
     """The unit's documents but those that a decision drops whole; examples say what is kept instead."""
-    drops = read_drops(folder, unit)
+    drops = read_decisions(folder, unit)
     for number, document in enumerate(documents):
         record.take_in(document)
         if number in drops:
@@ -56,7 +56,7 @@ def without_drops(
             yield document
 
 
-def write_table(place: Place, table: Any) -> None:
+def write_table(place: StoragePath, table: Any) -> None:
     """A table as a Parquet file that is there whole or not at all."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -65,7 +65,7 @@ def write_table(place: Place, table: Any) -> None:
         pq.write_table(table, pa.PythonFile(stream, mode="w"), compression="zstd", row_group_size=_GROUP_ROWS)
 
 
-def read_table(place: Place, columns: Iterable[str] | None = None, filters: Any = None) -> Any:
+def read_table(place: StoragePath, columns: Iterable[str] | None = None, filters: Any = None) -> Any:
     """A table, or the rows of it that pass `filters`; row groups that cannot hold any are not read."""
     import pyarrow.parquet as pq
 
@@ -76,7 +76,7 @@ def read_table(place: Place, columns: Iterable[str] | None = None, filters: Any 
         )
 
 
-def row_count(place: Place) -> int:
+def row_count(place: StoragePath) -> int:
     """The rows of a Parquet file, from its footer."""
     import pyarrow.parquet as pq
 

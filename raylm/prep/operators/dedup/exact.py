@@ -16,10 +16,10 @@ from typing import Any
 
 from raylm.config.steps import ExactDuplicates
 from raylm.prep.operators.barrier import Runner, gathered
-from raylm.prep.operators.dedup.decisions import read_drops, read_table, row_count, without_drops, write_drops
-from raylm.prep.operators.record import StepRecord
+from raylm.prep.operators.dedup.decisions import read_decisions, read_table, row_count, without_dropped, write_decisions
+from raylm.prep.operators.record import OperatorRecord
 from raylm.records import Document
-from raylm.storage import Place
+from raylm.storage import StoragePath
 
 _RANGE_ROWS = 20_000_000  # hashes that a task compares at once: 40 bytes each
 _COLUMNS = ("high", "low", "document", "part")  # 128 bits of hash, and where they come from
@@ -37,7 +37,7 @@ class ExactDuplicatesBarrier:
         """A fresh one for a unit."""
         return _Hashes(self._settings)
 
-    def resolve(self, folder: Place, units: Sequence[int], run: Runner) -> None:
+    def resolve(self, folder: StoragePath, units: Sequence[int], run: Runner) -> None:
         """Find all but the first of equal parts."""
         rows = sum(row_count(gathered(folder, unit)) for unit in units)
         ranges = -(-rows // self._range_rows) or 1
@@ -45,15 +45,15 @@ class ExactDuplicatesBarrier:
             pass
 
     def applied(
-        self, documents: Iterable[Document], folder: Place, unit: int, record: StepRecord
+        self, documents: Iterable[Document], folder: StoragePath, unit: int, record: OperatorRecord
     ) -> Iterator[Document]:
         """The documents without what another one, or another place of theirs, holds before."""
         if self._settings.part == "document":
-            return without_drops(documents, folder, unit, record, "duplicate")
-        return self._cut(documents, read_drops(folder, unit), record)
+            return without_dropped(documents, folder, unit, record, "duplicate")
+        return self._cut(documents, read_decisions(folder, unit), record)
 
     def _cut(
-        self, documents: Iterable[Document], drops: dict[int, dict[int, tuple[int, int]]], record: StepRecord
+        self, documents: Iterable[Document], drops: dict[int, dict[int, tuple[int, int]]], record: OperatorRecord
     ) -> Iterator[Document]:
         for number, document in enumerate(documents):
             record.take_in(document)
@@ -62,7 +62,7 @@ class ExactDuplicatesBarrier:
                 record.let_out(kept)
                 yield kept
 
-    def _without(self, document: Document, repeated: set[int], record: StepRecord) -> Document | None:
+    def _without(self, document: Document, repeated: set[int], record: OperatorRecord) -> Document | None:
         # Every other piece is the separator that follows a part, and goes with it.
         pieces = _SEPARATORS[self._settings.part].split(document.text)
         text = "".join(piece for index, piece in enumerate(pieces) if index // 2 not in repeated).strip()
@@ -83,12 +83,12 @@ class _Hashes:
         self._places: list[tuple[int, int]] = []
 
     def add(self, document: Document) -> None:
-        """Look at the next document of the unit."""
+        """DatasetSample at the next document of the unit."""
         if self._settings.part == "document":
             self._note(document.text, 0)
         else:
             for index, part in enumerate(_SEPARATORS[self._settings.part].split(document.text)[::2]):
-                if len(part.strip()) >= max(1, self._settings.shortest):
+                if len(part.strip()) >= max(1, self._settings.min_chars):
                     self._note(part.strip(), index)
         self._documents += 1
 
@@ -108,7 +108,7 @@ class _Hashes:
         self._places.append((self._documents, part))
 
 
-def _compare(folder: Place, units: Sequence[int], ranges: int, number: int) -> str:
+def _compare(folder: StoragePath, units: Sequence[int], ranges: int, number: int) -> str:
     """Decide about all parts whose hash lies in one of equal ranges."""
     import numpy as np
     import pyarrow as pa
@@ -126,7 +126,7 @@ def _compare(folder: Place, units: Sequence[int], ranges: int, number: int) -> s
     first = np.maximum.accumulate(np.where(fresh, np.arange(len(order)), 0))
     again = order[~fresh]
     origin = order[first[~fresh]]
-    write_drops(
+    write_decisions(
         folder,
         number,
         {

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 from raylm.config.steps import NearDuplicates
 from raylm.prep.operators.barrier import Runner, gathered
-from raylm.prep.operators.dedup.decisions import read_table, row_count, without_drops, write_drops, write_table
+from raylm.prep.operators.dedup.decisions import read_table, row_count, without_dropped, write_decisions, write_table
 from raylm.prep.operators.dedup.minhash import Signer, band_keys, bands_for, similarity
-from raylm.prep.operators.record import StepRecord
+from raylm.prep.operators.record import OperatorRecord
 from raylm.records import Document
-from raylm.storage import Place
+from raylm.storage import StoragePath
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,7 +44,7 @@ class NearDuplicatesBarrier:
         """A fresh one for a unit."""
         return _Signatures(self._settings)
 
-    def resolve(self, folder: Place, units: Sequence[int], run: Runner) -> None:
+    def resolve(self, folder: StoragePath, units: Sequence[int], run: Runner) -> None:
         """Find candidates band by band, then what belongs together."""
         bands, _ = bands_for(self._settings.threshold, self._settings.permutations)
         rows = sum(row_count(gathered(folder, unit)) for unit in units)
@@ -59,10 +59,10 @@ class NearDuplicatesBarrier:
             pass
 
     def applied(
-        self, documents: Iterable[Document], folder: Place, unit: int, record: StepRecord
+        self, documents: Iterable[Document], folder: StoragePath, unit: int, record: OperatorRecord
     ) -> Iterator[Document]:
         """The documents but those that are similar to an earlier one."""
-        return without_drops(documents, folder, unit, record, "near_duplicate")
+        return without_dropped(documents, folder, unit, record, "near_duplicate")
 
 
 class _Signatures:
@@ -70,7 +70,7 @@ class _Signatures:
 
     def __init__(self, settings: NearDuplicates) -> None:
         self._settings = settings
-        self._signer = Signer(settings.permutations, settings.words, settings.seed)
+        self._signer = Signer(settings.permutations, settings.ngram, settings.seed)
         self._documents = 0
         self._waiting: list[str] = []
         self._letters = 0
@@ -78,7 +78,7 @@ class _Signatures:
         self._signatures: list[NDArray[np.uint32]] = []
 
     def add(self, document: Document) -> None:
-        """Look at the next document of the unit; one without a word is similar to none."""
+        """DatasetSample at the next document of the unit; one without a word is similar to none."""
         self._waiting.append(document.text)
         self._letters += len(document.text)
         if self._letters >= _SIGNED_LETTERS:
@@ -120,7 +120,7 @@ class _Candidates:
 
 
 def _compare(
-    folder: Place, units: Sequence[int], parts: Sequence[range], ranges: int, threshold: float, number: int
+    folder: StoragePath, units: Sequence[int], parts: Sequence[range], ranges: int, threshold: float, number: int
 ) -> str:
     """Find the pairs of some bands whose keys are equal, lie in one range, and whose signatures are similar."""
     import numpy as np
@@ -143,7 +143,7 @@ def _compare(
 
 
 def _candidates(
-    folder: Place, units: Sequence[int], bands: Sequence[int], low: np.uint64, high: np.uint64
+    folder: StoragePath, units: Sequence[int], bands: Sequence[int], low: np.uint64, high: np.uint64
 ) -> list[_Candidates]:
     """Each band's candidates whose keys lie between two, both included."""
     import numpy as np
@@ -170,7 +170,7 @@ def _shared(found: _Candidates) -> _Candidates:
     return _Candidates(found.keys[order], found.unit[order], found.row[order], found.document[order])
 
 
-def _signatures(folder: Place, unit_of: NDArray[np.int64], row: NDArray[np.int64]) -> NDArray[np.uint16]:
+def _signatures(folder: StoragePath, unit_of: NDArray[np.int64], row: NDArray[np.int64]) -> NDArray[np.uint16]:
     """The signatures of these rows, which are sorted, one unit's file after the other."""
     import numpy as np
 
@@ -207,13 +207,13 @@ def _similar(
     return np.concatenate(firsts), np.concatenate(seconds)
 
 
-def _write_edges(folder: Place, number: int, first: NDArray[np.int64], second: NDArray[np.int64]) -> None:
+def _write_edges(folder: StoragePath, number: int, first: NDArray[np.int64], second: NDArray[np.int64]) -> None:
     import pyarrow as pa
 
     write_table(folder / _EDGES / f"{number:06d}.parquet", pa.table({"first": first, "second": second}))
 
 
-def _cluster(folder: Place, edge_files: int, number: int) -> str:
+def _cluster(folder: StoragePath, edge_files: int, number: int) -> str:
     """Join edges into clusters and decide to drop all but the first of each."""
     import numpy as np
 
@@ -231,7 +231,7 @@ def _cluster(folder: Place, edge_files: int, number: int) -> str:
         "first_unit": kept >> _UNIT_BITS,
         "first_document": kept & mask,
     }
-    write_drops(folder, number, columns)
+    write_decisions(folder, number, columns)
     return json.dumps({"found": len(dropped)})
 
 

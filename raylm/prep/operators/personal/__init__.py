@@ -17,10 +17,10 @@ from raylm.prep.operators.personal.numbers import cards, ibans, national_ids, st
 from raylm.prep.operators.personal.phones import check_regions, phones
 from raylm.prep.operators.personal.pseudonym import is_made_up, pseudonym
 from raylm.prep.operators.personal.span import Range, Span, Spans
-from raylm.prep.operators.record import Step, StepRecord
+from raylm.prep.operators.record import OperatorRecord, Step
 from raylm.records import Document
 
-__all__ = ["Span", "find", "personal_data_removed", "replaced"]
+__all__ = ["Span", "find", "personal_data_operator", "replaced"]
 
 # Six digits with little between them: all numbers below have them, and most paragraphs do not.
 _DIGITS = re.compile(r"[0-9](?:[^0-9\n]{0,3}[0-9]){5,}")
@@ -62,7 +62,7 @@ def replaced(text: str, spans: Sequence[Span], settings: PersonalData) -> str:
     return "".join([*parts, text[done:]])
 
 
-def personal_data_removed(settings: PersonalData) -> Step:
+def personal_data_operator(settings: PersonalData) -> Step:
     """The step; what it needs is loaded now, so that a missing library or model is told before any work."""
     if {"iban", "national_id"} & set(settings.kinds):
         stdnum("iban")
@@ -71,7 +71,7 @@ def personal_data_removed(settings: PersonalData) -> Step:
     if settings.model is not None:
         loaded(settings.model)
 
-    def step(document: Document, record: StepRecord) -> Iterable[Document]:
+    def step(document: Document, record: OperatorRecord) -> Iterable[Document]:
         spans = find(document.text, settings)
         for span in spans:
             record.change(span.kind)

@@ -11,16 +11,16 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
-from raylm.config.schema import TextSource
+from raylm.config.schema import SourceSettings
+from raylm.prep.checks.skipped import Skipped
+from raylm.prep.readers.base import Meta, Raw, known, language_tag
 from raylm.prep.readers.binary import refuse_binary
-from raylm.prep.readers.compressed import opened
 from raylm.prep.readers.books.epub import Book, Encrypted, Package, TooLarge, opened_book
 from raylm.prep.readers.books.front_matter import TYPES, by_heading, front_matter
-from raylm.prep.checks.skipped import LeftOut
-from raylm.prep.readers.lines import whole_file
-from raylm.prep.readers.base import Meta, Raw, known, language_tag
 from raylm.prep.readers.books.xhtml import blocks_of
-from raylm.storage import Place
+from raylm.prep.readers.compressed import opened
+from raylm.prep.readers.lines import whole_file
+from raylm.storage import StoragePath
 
 _LEAST_CHAPTER = 200  # letters; what is shorter is the title of a part, and goes with the chapter behind it
 _MOST_LEADING = 0.2  # share of a text file that may come before its first chapter and count as front matter
@@ -49,48 +49,50 @@ class _Part:
         return sum(map(len, self.texts))
 
 
-def book_texts(source: TextSource, place: Place, left_out: LeftOut) -> Iterator[Raw]:
+def book_texts(source: SourceSettings, place: StoragePath, skipped: Skipped) -> Iterator[Raw]:
     """The texts of one book; its chapters where the source asks for them."""
     if place.name.lower().endswith(".epub"):
         with place.open_read() as stored:
-            yield from _epub(source, place, stored, left_out)
+            yield from _epub(source, place, stored, skipped)
         return
-    with opened(place, most_ratio=source.most_ratio) as stream:
+    with opened(place, max_compression_ratio=source.max_compression_ratio) as stream:
         refuse_binary(place, stream)
-        for raw in whole_file(source, place, stream, left_out):
-            yield from _text(source, place, raw, left_out)
+        for raw in whole_file(source, place, stream, skipped):
+            yield from _text(source, place, raw, skipped)
 
 
-def _epub(source: TextSource, place: Place, stored: BinaryIO, left_out: LeftOut) -> Iterator[Raw]:
+def _epub(source: SourceSettings, place: StoragePath, stored: BinaryIO, skipped: Skipped) -> Iterator[Raw]:
     try:
         with opened_book(source, place, stored) as book:
             package = book.package()
-            parts = list(_parts(source, place, book, package, left_out))
+            parts = list(_parts(source, place, book, package, skipped))
     except Encrypted as error:
-        left_out.note("encrypted", place.url, 0, str(error))
+        skipped.note("encrypted", place.url, 0, str(error))
     except TooLarge as error:
-        left_out.note("too_large", place.url, 0, str(error))
+        skipped.note("too_large", place.url, 0, str(error))
     else:
         about = known(title=package.title, author=package.author, language=language_tag(package.language))
-        yield from _documents(source, place, parts, about, left_out)
+        yield from _documents(source, place, parts, about, skipped)
 
 
-def _parts(source: TextSource, place: Place, book: Book, package: Package, left_out: LeftOut) -> Iterator[_Part]:
+def _parts(
+    source: SourceSettings, place: StoragePath, book: Book, package: Package, skipped: Skipped
+) -> Iterator[_Part]:
     """The book's chapters by its table of contents; by its files where it has none."""
     titles = {(page, anchor): title for page, anchor, title in package.chapters}
     unwanted = () if source.front_matter else TYPES
     part: _Part | None = None
     for page in package.beside:
-        left_out.note("beside_the_text", place.url, page)
+        skipped.note("beside_the_text", place.url, page)
     for page in package.pages:
         blocks, dropped = blocks_of(book.read(page), unwanted)
         if not source.front_matter:
             what = front_matter(blocks, package.types.get(page, ""), package.title, first=part is None)
             if what is not None:
-                left_out.note("front_matter", place.url, page, what)
+                skipped.note("front_matter", place.url, page, what)
                 continue
         for kind in dropped:
-            left_out.note("front_matter", place.url, page, kind)
+            skipped.note("front_matter", place.url, page, kind)
         begins = (page, "") in titles or not titles
         for block in blocks:
             anchor = next((name for name in sorted(block.anchors) if (page, name) in titles), None)
@@ -105,11 +107,11 @@ def _parts(source: TextSource, place: Place, book: Book, package: Package, left_
 
 
 def _documents(
-    source: TextSource, place: Place, parts: Iterable[_Part], about: Meta, left_out: LeftOut
+    source: SourceSettings, place: StoragePath, parts: Iterable[_Part], about: Meta, skipped: Skipped
 ) -> Iterator[Raw]:
     chapters = _joined(parts)
     if not chapters:
-        left_out.note("no_text", place.url, 0, str(about.get("title", "")))
+        skipped.note("no_text", place.url, 0, str(about.get("title", "")))
     elif source.document == "chapter":
         for number, part in enumerate(chapters):
             yield Raw(number, "\n\n".join(part.texts), {**about, **known(chapter=part.title)})
@@ -135,7 +137,7 @@ def _joined(parts: Iterable[_Part]) -> list[_Part]:
     return joined
 
 
-def _text(source: TextSource, place: Place, raw: Raw, left_out: LeftOut) -> Iterator[Raw]:
+def _text(source: SourceSettings, place: StoragePath, raw: Raw, skipped: Skipped) -> Iterator[Raw]:
     """A text file's chapters, or all of it; what is no UTF-8 passes on as it is, for the caller to say where."""
     assert isinstance(raw.content, bytes)  # whole_file reads, and does not decode
     try:
@@ -150,19 +152,19 @@ def _text(source: TextSource, place: Place, raw: Raw, left_out: LeftOut) -> Iter
         language = language_tag(_named_language(_field(head, "Language")))
         about = known(title=_field(head, "Title"), author=_field(head, "Author"), language=language)
     if not source.front_matter:
-        text = _body(place, text, start, left_out)
+        text = _body(place, text, start, skipped)
     paragraphs = [paragraph.strip("\n") for paragraph in re.split(r"\n\s*\n", text) if paragraph.strip()]
     parts = _by_headings(paragraphs)
     if not source.front_matter:
-        parts = list(_without_front_matter(place, parts, left_out))
-    yield from _documents(source, place, parts, about, left_out)
+        parts = list(_without_front_matter(place, parts, skipped))
+    yield from _documents(source, place, parts, about, skipped)
 
 
-def _body(place: Place, text: str, start: re.Match[str] | None, left_out: LeftOut) -> str:
-    """The text between Project Gutenberg's header and its licence."""
+def _body(place: StoragePath, text: str, start: re.Match[str] | None, skipped: Skipped) -> str:
+    """The text between Project Gutenberg's header and its license."""
     end = _END.search(text, start.end() if start is not None else len(text) // 2)
     for match in filter(None, (start, end)):
-        left_out.note("front_matter", place.url, match.start(), "boilerplate")
+        skipped.note("front_matter", place.url, match.start(), "boilerplate")
     return text[start.end() if start is not None else 0 : end.start() if end is not None else len(text)]
 
 
@@ -178,7 +180,7 @@ def _by_headings(paragraphs: Iterable[str]) -> list[_Part]:
     return parts
 
 
-def _without_front_matter(place: Place, parts: list[_Part], left_out: LeftOut) -> Iterator[_Part]:
+def _without_front_matter(place: StoragePath, parts: list[_Part], skipped: Skipped) -> Iterator[_Part]:
     """Without what comes before the first chapter, where there are chapters; and without contents, index and such."""
     first = next((n for n, part in enumerate(parts) if part.letters >= 2 * _LEAST_CHAPTER and _is_chapter(part)), 0)
     leading = sum(part.letters for part in parts[:first])
@@ -187,7 +189,7 @@ def _without_front_matter(place: Place, parts: list[_Part], left_out: LeftOut) -
     for number, part in enumerate(parts):
         kind = by_heading(part.title)
         if part.texts and (number < first or kind is not None):
-            left_out.note("front_matter", place.url, number, kind or " ".join(part.texts[0].split())[:60])
+            skipped.note("front_matter", place.url, number, kind or " ".join(part.texts[0].split())[:60])
         else:
             yield part
 

@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO, TypeAlias
 from urllib.parse import unquote
 
-from raylm.config.schema import TextSource
-from raylm.prep.readers.compressed import is_damage, most_unpacked
-from raylm.prep.readers.books.front_matter import TYPES
+from raylm.config.schema import SourceSettings
 from raylm.prep.checks.skipped import BrokenFile
+from raylm.prep.readers.books.front_matter import TYPES
 from raylm.prep.readers.books.xhtml import TYPE, parsed
-from raylm.storage import Place
+from raylm.prep.readers.compressed import is_damage, most_unpacked
+from raylm.storage import StoragePath
 
 _CONTAINER = "META-INF/container.xml"
 _ENCRYPTION = "META-INF/encryption.xml"
@@ -59,10 +59,10 @@ class Package:
 class Book:
     """An open EPUB."""
 
-    def __init__(self, archive: zipfile.ZipFile, place: Place, most_bytes: int) -> None:
+    def __init__(self, archive: zipfile.ZipFile, place: StoragePath, max_bytes: int) -> None:
         self._archive = archive
         self._place = place
-        self._most_bytes = most_bytes
+        self._most_bytes = max_bytes
         self._read_bytes = 0
 
     def read(self, name: str) -> bytes:
@@ -173,7 +173,7 @@ class Book:
 
 
 @contextlib.contextmanager
-def opened_book(source: TextSource, place: Place, stored: BinaryIO) -> Iterator[Book]:
+def opened_book(source: SourceSettings, place: StoragePath, stored: BinaryIO) -> Iterator[Book]:
     """The EPUB; BrokenFile where the archive is damaged, escapes itself or unpacks to too much."""
     try:
         with zipfile.ZipFile(stored) as archive:
@@ -184,13 +184,13 @@ def opened_book(source: TextSource, place: Place, stored: BinaryIO) -> Iterator[
                     f"{place.url} holds a path that escapes the archive: {escaping!r}",
                     hint="take it out of the glob; it was made to overwrite files",
                 )
-            most = most_unpacked(place, source.most_ratio)
+            most = most_unpacked(place, source.max_compression_ratio)
             if sum(info.file_size for info in infos) > most:
                 raise BrokenFile(
                     f"{place.url} unpacks to more than {most} bytes: a bomb, or damaged",
-                    hint="raise most_ratio of this source if that is right",
+                    hint="raise max_compression_ratio of this source if that is right",
                 )
-            yield Book(archive, place, source.most_bytes)
+            yield Book(archive, place, source.max_bytes)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError) as error:
         if not is_damage(error):
             raise

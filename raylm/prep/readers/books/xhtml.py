@@ -65,7 +65,7 @@ def blocks_of(data: bytes, unwanted: Collection[str]) -> tuple[list[Block], list
     walk = _Walk(unwanted)
     if root is not None:
         walk.through(root)
-    return walk.blocks, walk.left_out
+    return walk.blocks, walk.skipped
 
 
 class _Walk:
@@ -73,7 +73,7 @@ class _Walk:
 
     def __init__(self, unwanted: Collection[str]) -> None:
         self.blocks: list[Block] = []
-        self.left_out: list[str] = []
+        self.skipped: list[str] = []
         self._unwanted = unwanted
         self._words: list[str] = []
         self._anchors: set[str] = set()
@@ -105,7 +105,7 @@ class _Walk:
         types = _types(element)
         unwanted = next((kind for kind in types if kind in self._unwanted), None)
         if unwanted is not None:
-            self.left_out.append(unwanted)
+            self.skipped.append(unwanted)
         return unwanted is not None or name in _SKIPPED or not _SKIPPED_TYPES.isdisjoint(types)
 
     def _begin(self, element: Any, name: str) -> None:

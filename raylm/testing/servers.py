@@ -27,7 +27,7 @@ from typing import TypeVar
 
 import pytest
 
-from raylm.storage import Place, Reach
+from raylm.storage import Connection, StoragePath
 
 ACCESS_KEY = "raylm-test-key"
 SECRET_KEY = "raylm-test-secret"
@@ -50,13 +50,13 @@ class S3Server:
     endpoint: str
     name: str
 
-    def reach(self, retries: int = 5, timeout_seconds: float = 30.0) -> Reach:
+    def connection(self, retries: int = 5, timeout_seconds: float = 30.0) -> Connection:
         """How raylm gets there."""
-        return Reach(self.endpoint, "us-east-1", False, retries, timeout_seconds)
+        return Connection(self.endpoint, "us-east-1", False, retries, timeout_seconds)
 
-    def bucket(self, retries: int = 5) -> Place:
+    def bucket(self, retries: int = 5) -> StoragePath:
         """A new, empty prefix in this server's only bucket: SeaweedFS gives every bucket volumes of its own."""
-        return Place(f"s3://{BUCKET}/{uuid.uuid4().hex[:12]}", self.reach(retries))
+        return StoragePath(f"s3://{BUCKET}/{uuid.uuid4().hex[:12]}", self.connection(retries))
 
 
 @dataclass(frozen=True)
@@ -66,13 +66,13 @@ class GoogleServer:
     endpoint: str
     name: str = "fake-gcs-server"
 
-    def reach(self, retries: int = 5, timeout_seconds: float = 30.0, anonymous: bool = True) -> Reach:
+    def connection(self, retries: int = 5, timeout_seconds: float = 30.0, anonymous: bool = True) -> Connection:
         """How raylm gets there."""
-        return Reach(self.endpoint, None, anonymous, retries, timeout_seconds)
+        return Connection(self.endpoint, None, anonymous, retries, timeout_seconds)
 
-    def bucket(self, retries: int = 5) -> Place:
+    def bucket(self, retries: int = 5) -> StoragePath:
         """A new, empty prefix in this server's only bucket."""
-        return Place(f"gs://{BUCKET}/{uuid.uuid4().hex[:12]}", self.reach(retries))
+        return StoragePath(f"gs://{BUCKET}/{uuid.uuid4().hex[:12]}", self.connection(retries))
 
 
 @dataclass(frozen=True)
@@ -88,13 +88,13 @@ class AzureServer:
         account = f"DefaultEndpointsProtocol=http;AccountName={AZURE_ACCOUNT};AccountKey={AZURE_KEY}"
         return f"{account};BlobEndpoint={self.endpoint}/{AZURE_ACCOUNT};"
 
-    def reach(self, retries: int = 5, timeout_seconds: float = 30.0) -> Reach:
+    def connection(self, retries: int = 5, timeout_seconds: float = 30.0) -> Connection:
         """How raylm gets there, once the connection string stands in the environment."""
-        return Reach(None, None, False, retries, timeout_seconds)
+        return Connection(None, None, False, retries, timeout_seconds)
 
-    def bucket(self, retries: int = 5) -> Place:
+    def bucket(self, retries: int = 5) -> StoragePath:
         """A new, empty prefix in this server's only container."""
-        return Place(f"az://{BUCKET}/{uuid.uuid4().hex[:12]}", self.reach(retries))
+        return StoragePath(f"az://{BUCKET}/{uuid.uuid4().hex[:12]}", self.connection(retries))
 
 
 AnyServer = TypeVar("AnyServer", S3Server, GoogleServer, AzureServer)

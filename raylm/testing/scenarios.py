@@ -1,4 +1,4 @@
-"""Elastic scenarios on a real several-node Ray cluster on this machine, for benchmarks/elastic.py and the tests.
+"""Elastic scenarios on a real Ray cluster of several nodes on one machine.
 
 Comes in: a job and a list of actions (kill a node, drain one, add one, restart the driver …), each due at a step.
 Leaves: the run folder's own record, read back as an `Outcome`. The driver is `raylm train` in a process of its own.
@@ -27,7 +27,7 @@ import yaml
 
 from raylm.deploy.local import SEAT, LocalCluster, NodeShape
 from raylm.shards import ShardWriter, make_manifest, token_dtype, write_manifest
-from raylm.storage import Place
+from raylm.storage import StoragePath
 
 SEQUENCE, VOCABULARY = 64, 512
 DRIVER = [sys.executable, "-m", "raylm.cli.main"]
@@ -83,7 +83,7 @@ def make_data(folder: Path, *, rows: int, held_out: int = 16, seed: int = 0) -> 
         made = []
         for part, start in enumerate(range(0, count, 100)):
             writer = ShardWriter(
-                Place(str(folder / f"{split}-{part:03d}.parquet")), SEQUENCE, dtype, 8, tokenizer="none"
+                StoragePath(str(folder / f"{split}-{part:03d}.parquet")), SEQUENCE, dtype, 8, tokenizer="none"
             )
             for _ in range(start, min(start + 100, count)):
                 tokens = (random.integers(1, VOCABULARY) + random.integers(1, 4) * np.arange(SEQUENCE)) % VOCABULARY
@@ -103,7 +103,7 @@ def make_data(folder: Path, *, rows: int, held_out: int = 16, seed: int = 0) -> 
         held_out_bytes=held_out * SEQUENCE,
         group_rows=8,
     )
-    write_manifest(Place(str(folder)), manifest)
+    write_manifest(StoragePath(str(folder)), manifest)
     return folder
 
 
@@ -112,9 +112,9 @@ def job_settings(storage: Path, data: Path, *, name: str, steps: int, stage: int
     settings: dict[str, Any] = {
         "name": name,
         "storage": str(storage),
-        "data": {"path": str(data), "chunk_rows": 8, "window_chunks": 4, "deliver": "threads"},
+        "data": {"path": str(data), "chunk_rows": 8, "window_chunks": 4, "reader": "threads"},
         "model": {"preset": "tiny", "dtype": "fp32"},
-        "batch": {"sequences": 24, "micro": 2},
+        "batch": {"sequences": 24, "micro_batch": 2},
         "optim": {"lr": 1e-3, "warmup_steps": 3},
         "zero": {"stage": stage},
         "train": {"steps": steps, "audit": True, "seed": 7},
@@ -258,7 +258,7 @@ def run_elastic(
 
         def start() -> subprocess.Popen[bytes]:
             return subprocess.Popen(
-                [*DRIVER, "train", str(job), "--set", f"where.address={cluster.address}"],
+                [*DRIVER, "train", str(job), "--set", f"cluster.address={cluster.address}"],
                 stdout=log,
                 stderr=log,
                 env=environment(),
