@@ -29,7 +29,7 @@ from raylm.errors import ConfigError, DataError, StorageError
 from raylm.prep import PrepareProgress, PrepareReport, here, prepare, pydocs
 from raylm.prep.checks.skipped import Skipped
 from raylm.prep.readers.read import read_range_of_file
-from raylm.prep.report.inspect import look
+from raylm.prep.report.inspect import inspect_dataset
 from raylm.prep.split import is_held_out
 from raylm.prep.tokenizer import load
 from raylm.prep.units import FileRange, Plan, differences
@@ -535,13 +535,13 @@ def test_a_look_shows_documents_as_they_went_in(tmp_path: Path) -> None:
     texts = [text(number) for number in range(60)] + ["long " * 200]
     (tmp_path / "a.txt").write_text("\n".join(texts))
     run(job(tmp_path / "data", [{"glob": f"{tmp_path}/a.txt", "document": "line"}], held_out=0, unit_bytes=100_000))
-    found = look(StoragePath(str(tmp_path / "data")), samples=100)
+    found = inspect_dataset(StoragePath(str(tmp_path / "data")), samples=100)
     assert list(found.samples) == texts
     tokenizer, _ = load(StoragePath(str(tmp_path / "data/tokenizer")))
     expected = sorted(len(tokenizer.encode(one).ids) + 1 for one in texts)
     assert list(found.lengths) == expected
     assert (found.quantile(0), found.quantile(1)) == (expected[0], expected[-1])
-    assert len(look(StoragePath(str(tmp_path / "data")), samples=3).samples) == 3
+    assert len(inspect_dataset(StoragePath(str(tmp_path / "data")), samples=3).samples) == 3
 
 
 def test_quarantined_input_gives_the_same_bytes_whatever_was_done_before(tmp_path: Path) -> None:

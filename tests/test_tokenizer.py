@@ -135,7 +135,7 @@ def test_training_uses_the_room_and_what_it_learned(kind: dict[str, str]) -> Non
     # Unigram may find fewer pieces worth keeping in so little text.
     assert 0.8 * 600 <= tokenizer.get_vocab_size() <= 600
     assert sorted(tokenizer.get_vocab().values()) == list(range(tokenizer.get_vocab_size()))
-    assert len(ids(tokenizer, TEXTS[0])) < len(TEXTS[0]) / (1.5 if kind["bytes"] == "byte_fallback" else 2)
+    assert len(ids(tokenizer, TEXTS[0])) < len(TEXTS[0]) / (1.5 if kind["alphabet"] == "byte_fallback" else 2)
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ from raylm.config.schema import TokenizerSettings
 from raylm.prep.tokenizer import train
 for kind in ("bpe", "unigram"):
     for way in ("byte_level", "byte_fallback"):
-        built = train(TEXTS, TokenizerSettings(kind=kind, bytes=way, vocab_size=600))
+        built = train(TEXTS, TokenizerSettings(kind=kind, alphabet=way, vocab_size=600))
         print(kind, way, hashlib.sha256(built.definition).hexdigest())
 """
 
@@ -216,7 +216,7 @@ def test_transformers_loads_a_trained_tokenizer(kind: Any, tmp_path: Path) -> No
 def test_next_to_no_text_still_trains(kind: Any, way: Any, tmp_path: Path) -> None:
     for number, texts in enumerate(([""], ["a"], ["\n"], ["東京"])):
         folder = StoragePath(str(tmp_path / str(number)))
-        write_tokenizer(folder, train(texts, TokenizerSettings(kind=kind, bytes=way, vocab_size=400)))
+        write_tokenizer(folder, train(texts, TokenizerSettings(kind=kind, alphabet=way, vocab_size=400)))
         tokenizer, _ = load(folder)
         assert tokenizer.decode(ids(tokenizer, "any text 東京\n")) == "any text 東京\n"
 
@@ -565,13 +565,13 @@ def test_fertility_does_not_depend_on_the_units(told_languages: None, tmp_path: 
 
 def test_card_and_inspect_tell_how_finely_the_tokenizer_cuts(told_languages: None, tmp_path: Path) -> None:
     from raylm.cli.inspect import rows
-    from raylm.prep.report.inspect import look
+    from raylm.prep.report.inspect import inspect_dataset
 
     report = prepared_with(tmp_path)
     one = report.manifest.fertility["mixed"]["ja"]
     card = Path(report.output, "card.md").read_text()
     assert f"| mixed | ja | 1 | {one['tokens'] / one['words']:.2f} | {one['bytes'] / one['tokens']:.2f} |" in card
-    said = [value for _, value in rows(look(StoragePath(report.output), 0))]
+    said = [value for _, value in rows(inspect_dataset(StoragePath(report.output), 0))]
     assert any(value.startswith(f"mixed, ja: {one['tokens'] / one['words']:.2f} a word") for value in said)
 
 
