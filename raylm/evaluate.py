@@ -13,8 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from raylm.config.job import Job
 from raylm.config.load import parse_job
-from raylm.config.schema import BatchSettings, Job
+from raylm.config.optim import BatchSettings
 from raylm.errors import ConfigError, DataError
 from raylm.shards import Manifest, read_manifest
 from raylm.storage import Connection, NotFound, StoragePath

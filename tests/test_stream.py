@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from raylm.config.schema import BatchSettings, DataSettings
+from raylm.config.data import DataSettings
+from raylm.config.optim import BatchSettings
 from raylm.errors import DataError
 from raylm.records import Batch, MicroBatch
 from raylm.shards import Manifest, ShardWriter, make_manifest, write_manifest

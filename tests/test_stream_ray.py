@@ -15,7 +15,7 @@ import pytest
 import test_stream
 from test_stream import BATCH, same, spoil, write_source
 
-from raylm.config.schema import DataSettings
+from raylm.config.data import DataSettings
 from raylm.errors import DataError
 from raylm.records import Batch
 from raylm.stream import source as ray_source

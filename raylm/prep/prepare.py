@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from raylm.config.schema import Job
+from raylm.config.job import Job
 from raylm.errors import ConfigError, DataError
 from raylm.prep.checks.measures import wanted
 from raylm.prep.checks.quarantine import Quarantine

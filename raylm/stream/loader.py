@@ -14,7 +14,8 @@ from typing import Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from raylm.config.schema import BatchSettings, DataSettings
+from raylm.config.data import DataSettings
+from raylm.config.optim import BatchSettings
 from raylm.errors import DataError, RaylmError
 from raylm.records import Batch, MicroBatch
 from raylm.shards import Rows

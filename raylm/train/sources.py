@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from raylm.config.job import Job
 from raylm.config.load import resolved_yaml
-from raylm.config.schema import Job
 from raylm.storage import StoragePath
 
 if TYPE_CHECKING:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from raylm import __version__
-from raylm.config.schema import PrepareSettings, SourceSettings
+from raylm.config.prepare import PrepareSettings
+from raylm.config.prepare.sources import SourceSettings
 from raylm.prep.checks.requirements import Verdict
 from raylm.prep.checks.skipped import Skipped
 from raylm.prep.report.fairness import fairness_lines

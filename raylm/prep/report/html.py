@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from html import escape
 
-from raylm.config.schema import PrepareSettings
+from raylm.config.prepare import PrepareSettings
 from raylm.html import frame, table, tiles
 from raylm.humanize import count, size
 from raylm.prep.checks.requirements import Verdict

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 
-from raylm.config.schema import Job
+from raylm.config.job import Job
 from raylm.errors import DataError, StorageError
 from raylm.prep.checks.measures import summed
 from raylm.prep.checks.requirements import Verdict, judged

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from raylm.config.job import Job
 from raylm.config.load import parse_job, same_run
-from raylm.config.schema import Job
 from raylm.errors import ConfigError, Interrupted, TrainingError
 from raylm.run.lease import Lease
 from raylm.run.log import Line
