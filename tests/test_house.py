@@ -37,7 +37,7 @@ DOORS = {
     "azure": ("raylm.storage",),
     "deepspeed": ("raylm.train.engine", "raylm.checkpoint.zero_state"),
     "ray.data": ("raylm.prep", "raylm.stream.ray_data"),
-    "ray.train": ("raylm.train.worker", "raylm.train.launch"),
+    "ray.train": ("raylm.train.launch",),
     "ray.tune": ("raylm.tune",),
     "kubernetes": ("raylm.deploy",),
     "click": ("raylm.cli",),

@@ -18,7 +18,7 @@ from test_stream import BATCH, same, spoil, write_source
 from raylm.config.schema import DataSettings
 from raylm.errors import DataError
 from raylm.records import Batch
-from raylm.stream import source as ray_source
+from raylm.stream import ray_data as ray_source
 from raylm.stream.lanes import Block
 from raylm.stream.loader import Dataset, Stream, order_of
 
