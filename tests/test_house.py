@@ -34,7 +34,7 @@ DOORS = {
     "s3fs": ("raylm.storage",),
     "gcsfs": ("raylm.storage",),
     "adlfs": ("raylm.storage",),
-    "azure": ("raylm.storage",),
+    "azure": ("raylm.storage", "raylm.testing.servers"),
     "deepspeed": ("raylm.train.engine", "raylm.checkpoint.zero_state"),
     "ray.data": ("raylm.prep", "raylm.stream.ray_data"),
     "ray.train": ("raylm.train.launch",),
