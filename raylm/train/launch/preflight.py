@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from raylm.config.load import parse_job, same_run
 from raylm.config.job import Job
+from raylm.config.load import parse_job, same_run
 from raylm.errors import ConfigError
 from raylm.shards import Manifest
 from raylm.storage import StoragePath
