@@ -59,7 +59,8 @@ def seven(**more: Any) -> Plan:
 
 def test_it_answers_for_7b_without_loading_torch() -> None:
     code = (
-        "import sys; from raylm.config.job import Job; from raylm.model.budget import plan; from raylm.cli.plan import plan_lines;"
+        "import sys; from raylm.config.job import Job; from raylm.model.budget import plan;"
+        "from raylm.cli.plan import plan_lines;"
         "job = Job.model_validate({'model': {'preset': 'llama-7b'}, 'batch': {'sequences': 128, 'micro_batch': 1},"
         " 'workers': {'max': 64}});"
         "assert plan_lines(plan(job)); sys.exit(bool({'torch', 'ray', 'transformers', 'deepspeed'} & set(sys.modules)))"
