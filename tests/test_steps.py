@@ -166,7 +166,7 @@ def killed_and_finished(folder: Path, writes: Iterator[int]) -> int:
     return kills + 1
 
 
-def test_killed_in_any_stage_the_result_is_byte_identical(tmp_path: Path) -> None:
+def test_killed_in_any_pass_the_result_is_byte_identical(tmp_path: Path) -> None:
     whole = stepped(tmp_path, STAGED, output="whole", unit_bytes=1500)
     run(whole)
     kills = killed_and_finished(tmp_path, iter((1, 20, 30, 41, 3, 30)))
@@ -214,7 +214,7 @@ def test_on_four_nodes_of_which_one_is_killed_the_result_is_byte_identical(tmp_p
             assert child.stdin is not None
             child.stdin.write(json.dumps(wanted.model_dump(mode="json") | where))
             child.stdin.close()
-            units = StoragePath(str(tmp_path / "cut")) / "_work/stage-0/units"
+            units = StoragePath(str(tmp_path / "cut")) / "_work/pass-0/units"
             while child.poll() is None and not units.list():
                 time.sleep(0.05)
             assert child.poll() is None, "it was still at work when the node died"
