@@ -12,7 +12,7 @@ import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from raylm.config.schema import Job
+from raylm.config.job import Job
 from raylm.errors import ConfigError, RaylmError
 from raylm.prep.operators.barrier import Item, Runner, Task
 from raylm.prep.operators.kind import Resources
