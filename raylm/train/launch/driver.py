@@ -20,6 +20,7 @@ from typing import Any
 from raylm.config.load import parse_job, same_run
 from raylm.config.schema import Job
 from raylm.errors import ConfigError, Interrupted, TrainingError
+from raylm.run.folder import RunFolder
 from raylm.run.lease import Lease
 from raylm.run.log import Line
 from raylm.shards import Manifest
@@ -75,7 +76,7 @@ def train(job: Job, *, on_step: Listener | None = None, on_event: Listener | Non
     driver = _Driver(job, run, on_step, on_event)
     lease.take(lost=driver.superseded)
     try:
-        publish(job, run)
+        publish(job, RunFolder(run))
         return _driven(job, driver)
     finally:
         lease.release()
@@ -133,7 +134,7 @@ def preflight(job: Job, run: StoragePath) -> TrainResult | None:
             hint="prepare all sources with the same prepare.sequence_length and tokenizer",
         )
     run.check_writable(needed_bytes=_state_bytes(job, sources[0].manifest))
-    found = newest(run / "checkpoints")
+    found = newest(RunFolder(run).checkpoints)
     refuse_other_job(job, run)
     if found is None:
         return None
@@ -152,12 +153,11 @@ def _state_bytes(job: Job, manifest: Manifest) -> int:
 
 def refuse_other_job(job: Job, run: StoragePath) -> None:
     """Raise a ConfigError when the run folder holds a run that these settings would not go on with."""
-    # Settings alone are left by a start that never took a step: nothing there could be spoilt.
-    stepped = (run / "metrics.jsonl").exists() or (run / "checkpoints").exists()
-    if not stepped or not (run / "run.yaml").exists():
+    folder = RunFolder(run)
+    if not folder.has_trained() or not folder.settings.exists():
         return
     try:
-        old = parse_job((run / "run.yaml").read_text(), origin=f"{run.url}/run.yaml")
+        old = parse_job(folder.settings.read_text(), origin=folder.settings.url)
     except ConfigError as error:
         raise ConfigError(
             f"{run.url} holds a run that this version cannot read: {error.message}",
@@ -174,7 +174,7 @@ def refuse_other_job(job: Job, run: StoragePath) -> None:
 def _last_loss(run: StoragePath) -> float | None:
     from raylm.run.log import read_lines
 
-    lines = read_lines(run / "metrics.jsonl")
+    lines = read_lines(RunFolder(run).metrics)
     return float(lines[-1]["loss"]) if lines else None
 
 
@@ -374,7 +374,7 @@ class CoordinatorActor:
 
         run = StoragePath(job.run_url, job.object_store.connection())
         self._coordinator = Coordinator(
-            run, job.workers, audit=job.train.audit, claim=lambda: claim_attempt(run / "checkpoints")
+            run, job.workers, audit=job.train.audit, claim=lambda: claim_attempt(RunFolder(run).checkpoints)
         )
         threading.Thread(target=self._watch, name="raylm-drains", daemon=True).start()
 
