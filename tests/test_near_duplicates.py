@@ -83,7 +83,7 @@ def test_units_ranges_and_rounds_decide_the_same(tmp_path: Path, monkeypatch: py
     whole = left("whole", unit_bytes=10_000_000)
     small = left("small", unit_bytes=20_000)
     assert documents(small) == documents(whole)
-    monkeypatch.setattr(near_duplicates, "_RANGE_ROWS", 30)
+    monkeypatch.setattr(near, "_RANGE_ROWS", 30)
     assert content(left("ranges", unit_bytes=20_000)) == content(small)
 
 
@@ -196,7 +196,7 @@ def test_a_bucket_of_strangers_costs_no_square() -> None:
 
     keys = np.zeros(5000, dtype=np.uint64)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(near_duplicates, "similarity", similarity)
+        patch.setattr(near, "similarity", similarity)
         first, _ = near._similar(keys, np.zeros((1, 4), dtype=np.uint16), np.zeros(5000, dtype=np.int64), 0.8)
     assert len(first) == 0
     assert compared < 16 * 5000
