@@ -19,8 +19,9 @@ import pyarrow.parquet as pq
 import pytest
 from pyarrow import csv
 
+from raylm.config.job import Job
 from raylm.config.load import load_job
-from raylm.config.schema import Job, SourceSettings
+from raylm.config.prepare.sources import SourceSettings
 from raylm.errors import DataError
 from raylm.prep import here, prepare
 from raylm.prep.checks.quarantine import Quarantine

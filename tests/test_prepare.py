@@ -24,7 +24,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from raylm.config.schema import Job, SourceSettings
+from raylm.config.job import Job
+from raylm.config.prepare.sources import SourceSettings
 from raylm.errors import ConfigError, DataError, StorageError
 from raylm.prep import PrepareProgress, PrepareReport, here, prepare
 from raylm.prep.checks.skipped import Skipped
@@ -299,7 +300,7 @@ def test_killed_on_ray_and_finished_without_it_the_result_is_byte_identical(
         textwrap.dedent(
             """
             import sys
-            from raylm.config.schema import Job
+            from raylm.config.job import Job
             from raylm.prep import prepare
             prepare(Job.model_validate_json(sys.stdin.read()))
             """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 
-from raylm.config.schema import Job
+from raylm.config.job import Job
 from raylm.errors import DataError, StorageError
 from raylm.humanize import count, size
 from raylm.shards import MANIFEST_NAME, read_manifest

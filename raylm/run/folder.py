@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from raylm.config.schema import Job
+from raylm.config.job import Job
 from raylm.shards import TOKENIZER_FOLDER
 from raylm.storage import StoragePath
 

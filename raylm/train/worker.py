@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, cast
 
-from raylm.config.schema import Job
+from raylm.config.job import Job
 from raylm.errors import RaylmError, StorageError, TrainingError
 from raylm.records import Batch, Progress, StepReport
 from raylm.run.folder import RunFolder

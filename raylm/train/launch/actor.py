@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from raylm.config.schema import Job
+from raylm.config.job import Job
 from raylm.run.folder import RunFolder
 from raylm.train.coordinator import Coordinator
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from raylm.config.schema import Job
+from raylm.config.job import Job
 from raylm.errors import Interrupted, TrainingError
 from raylm.run.folder import RunFolder
 from raylm.run.lease import Lease

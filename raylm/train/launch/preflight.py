@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from raylm.config.job import Job
 from raylm.config.load import parse_job, same_run
-from raylm.config.schema import Job
 from raylm.errors import ConfigError
 from raylm.run.folder import RunFolder
-from raylm.shards import Manifest
+from raylm.shards import DatasetManifest
 from raylm.storage import StoragePath
 
 
@@ -54,7 +54,7 @@ def preflight(job: Job, run: StoragePath) -> TrainResult | None:
     tokenizers = {source.manifest.tokenizer for source in sources}
     if len(lengths) > 1 or len(tokenizers) > 1:
         raise ConfigError(
-            f"data sources differ in {'sequence length' if len(lengths) > 1 else 'tokenizer'}: "
+            f"datasets differ in {'sequence length' if len(lengths) > 1 else 'tokenizer'}: "
             f"{sorted(lengths if len(lengths) > 1 else tokenizers)}",
             hint="prepare all sources with the same prepare.sequence_length and tokenizer",
         )
@@ -69,7 +69,7 @@ def preflight(job: Job, run: StoragePath) -> TrainResult | None:
     return TrainResult(job.run_url, found.step, last_loss(run), already_finished=True)
 
 
-def _state_bytes(job: Job, manifest: Manifest) -> int:
+def _state_bytes(job: Job, manifest: DatasetManifest) -> int:
     """Bytes of one checkpoint: 12 a parameter (fp32 master and two moments)."""
     from raylm.model.budget import shape_of
 
