@@ -16,7 +16,7 @@ from raylm.cli.common import again
 from raylm.cli.main import COMMANDS, main, reason_for_people
 from raylm.cli.prepare import progress_lines
 from raylm.cli.progress import Pace, PlainLines, step_words
-from raylm.config.schema import Job
+from raylm.config.job import Job
 from raylm.errors import DataError, Interrupted, RaylmError, StorageError, TrainingError
 from raylm.humanize import count, duration, size
 from raylm.prep import PrepareProgress

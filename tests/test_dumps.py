@@ -19,13 +19,15 @@ import pyarrow.parquet as pq
 import pytest
 from pyarrow import csv
 
+from raylm.config.job import Job
 from raylm.config.load import load_job
-from raylm.config.schema import Job, SourceSettings
+from raylm.config.prepare.sources import SourceSettings
 from raylm.errors import DataError
-from raylm.prep import compressed, here, prepare
+from raylm.prep import here, prepare
 from raylm.prep.checks.quarantine import Quarantine
 from raylm.prep.checks.skipped import Skipped
 from raylm.prep.passes import UnitLog, UnitResult
+from raylm.prep.readers import compressed
 from raylm.prep.readers.read import atoms, read_range_of_file
 from raylm.prep.units import FileRange, Plan, Unit, listed, ranges_of
 from raylm.records import Document

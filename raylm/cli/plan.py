@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from raylm.cli.common import again, job_options, next_step, read_job
-from raylm.config.schema import Job
+from raylm.config.job import Job
 
 
 @click.command()

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from raylm.config.schema import Job, ModelSettings
+from raylm.config.job import Job
+from raylm.config.model import ModelSettings
 from raylm.model.presets import SHAPES
 
 STAGES = (0, 1, 2, 3)
