@@ -213,7 +213,7 @@ def test_plan_answers_for_seven_billion_parameters(capsys: pytest.CaptureFixture
     code, out, _ = run(capsys, "plan", str(JOBS / "pretrain-7b-spot.yaml"), "--workers", "1", "--workers", "64")
     assert code == 0
     assert "6,738,415,616" in out
-    assert "GB a worker, 64 workers" in out
+    assert "GB per worker, 64 workers" in out
 
 
 def test_report_says_what_it_wrote(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
