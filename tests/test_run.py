@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import socket
 import time
 from pathlib import Path
@@ -14,7 +13,9 @@ from raylm.config.job import Job
 from raylm.config.optim import OptimSettings
 from raylm.config.workers import WorkerSettings
 from raylm.errors import CheckpointError, ConfigError, DataError, StorageError, TrainingError
-from raylm.run.log import RunLog, read_lines
+from raylm.run.events import BadLoss, Event, Failed, PreemptionNotice, Resumed, WorkerLost
+from raylm.run.folder import RunFolder
+from raylm.run.log import read_events, read_metrics
 from raylm.storage import StoragePath
 from raylm.testing.scenarios import job_settings, make_data
 from raylm.train.accumulation import lanes_of, micro_batches_per_rank
@@ -65,46 +66,6 @@ def test_more_workers_than_lanes_is_refused_with_both_numbers() -> None:
         micro_batches_per_rank(4, 5)
 
 
-# --- the run log ------------------------------------------------------------------------------------------------
-
-
-def test_a_replayed_step_stands_once_with_its_last_value(tmp_path: Path) -> None:
-    log = RunLog(StoragePath(str(tmp_path)), audit=True)
-    for step in range(1, 6):
-        log.metric({"step": step, "loss": 1.0})
-        log.audit(step, [(0, step, 0)], attempt=1)
-    log.rewind(3)
-    log.metric({"step": 4, "loss": 2.0})
-    log.audit(4, [(0, 4, 0)], attempt=2)
-    log.flush()
-    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert [(line["step"], line["loss"]) for line in lines] == [(1, 1.0), (2, 1.0), (3, 1.0), (4, 2.0)]
-    audit = [json.loads(line) for line in (tmp_path / "audit" / "audit.jsonl").read_text().splitlines()]
-    assert [(line["step"], line["attempt"]) for line in audit] == [(1, 1), (2, 1), (3, 1), (4, 2)]
-
-
-def test_a_line_cut_by_a_kill_is_dropped_and_the_next_one_is_whole(tmp_path: Path) -> None:
-    log = RunLog(StoragePath(str(tmp_path)))
-    log.metric({"step": 1, "loss": 1.0})
-    with (tmp_path / "metrics.jsonl").open("a") as out:
-        out.write('{"step": 2, "lo')
-    again = RunLog(StoragePath(str(tmp_path)))
-    again.metric({"step": 2, "loss": 0.5})
-    assert [line["step"] for line in read_lines(StoragePath(str(tmp_path / "metrics.jsonl")))] == [1, 2]
-
-
-def test_on_an_object_store_a_flush_makes_the_lines_readable() -> None:
-    place = StoragePath("memory://runlog/run")
-    log = RunLog(place)
-    log.metric({"step": 1, "loss": 1.0})
-    log.event("started", step=0)
-    assert not (place / "metrics.jsonl").exists()
-    log.close()
-    assert [line["step"] for line in read_lines(place / "metrics.jsonl")] == [1]
-    assert [line["event"] for line in read_lines(place / "events.jsonl")] == ["started"]
-    assert (place / "tensorboard").list()
-
-
 # --- the coordinator --------------------------------------------------------------------------------------------
 
 
@@ -127,8 +88,16 @@ def begun(made: Coordinator, size: int) -> int:
     return attempt
 
 
-def kinds(tmp_path: Path) -> list[str]:
-    return [line["event"] for line in read_lines(StoragePath(str(tmp_path / "events.jsonl")))]
+def events(folder: Path) -> list[Event]:
+    return read_events(RunFolder(StoragePath(str(folder))))
+
+
+def kinds(folder: Path) -> list[str]:
+    return [event.name for event in events(folder)]
+
+
+def steps_of(folder: Path) -> list[int]:
+    return [one.step for one in read_metrics(RunFolder(StoragePath(str(folder))))]
 
 
 def test_a_loss_is_followed_by_a_resize_and_a_resume_that_counts_what_is_replayed(tmp_path: Path) -> None:
@@ -142,10 +111,12 @@ def test_a_loss_is_followed_by_a_resize_and_a_resume_that_counts_what_is_replaye
     second = begun(made, 2)
     made.started(second, step=5, checkpoint="step-5", phases={})
     assert kinds(tmp_path) == ["started", "checkpoint_committed", "worker_lost", "resized", "resumed"]
-    lost, _, resumed = made._log.events[-3:]
-    assert (lost["ranks"], lost["nodes"], lost["last_committed"]) == ([2], ["node-2"], 5)
-    assert resumed["steps_lost"] == 3
-    assert [line["step"] for line in read_lines(StoragePath(str(tmp_path / "metrics.jsonl")))] == [1, 2, 3, 4, 5]
+    lost, _, resumed = events(tmp_path)[-3:]
+    assert isinstance(lost, WorkerLost)
+    assert (lost.ranks, lost.nodes, lost.last_committed) == ([2], ["node-2"], 5)
+    assert isinstance(resumed, Resumed)
+    assert resumed.steps_lost == 3
+    assert steps_of(tmp_path) == [1, 2, 3, 4, 5]
 
 
 def test_an_older_attempt_is_not_heard(tmp_path: Path) -> None:
@@ -173,8 +144,9 @@ def test_a_notice_for_a_node_of_the_group_asks_to_leave_and_costs_no_failure(tmp
     made.left(attempt, NOTICE, 7)
     assert made.group_ended({0: "error: LeaveGroup", 1: "error: LeaveGroup"})
     assert kinds(tmp_path) == ["preemption_notice"]
-    assert made._log.events[0]["ranks"] == [1]
-    assert made._log.events[0]["grace_seconds"] == 12.3
+    notice = events(tmp_path)[0]
+    assert isinstance(notice, PreemptionNotice)
+    assert (notice.ranks, notice.grace_seconds) == ([1], 12.3)
 
 
 def test_stopping_ends_the_run_and_growing_restarts_it(tmp_path: Path) -> None:
@@ -197,7 +169,7 @@ def test_a_stop_asked_for_while_no_group_can_hear_it_is_kept_for_the_next(tmp_pa
     attempt = begun(made, 2)
     assert made.signal(attempt) == STOP
     assert made.request_stop(STOP)
-    assert kinds(tmp_path) == ["stop_asked"]
+    assert kinds(tmp_path) == ["stop_requested"]
 
 
 def test_a_stop_counts_for_more_than_growing(tmp_path: Path) -> None:
@@ -265,15 +237,15 @@ def test_the_feed_gives_each_line_once_and_forgets_the_oldest(tmp_path: Path) ->
         made.metric(attempt, {"step": step, "loss": 1.0})
         if step % 3 == 0:
             position, news = made.feed(position)
-            seen += [line["step"] for _, line in news]
+            seen += [one.step for _, one in news]
     position, news = made.feed(position)
-    assert seen + [line["step"] for _, line in news] == [1, 2, 3, 4, 5, 6, 7]
+    assert seen + [one.step for _, one in news] == [1, 2, 3, 4, 5, 6, 7]
     assert made.feed(position) == (position, [])
     for step in range(8, 5000):
         made.event(attempt, "evaluated", {"step": step})
     _, news = made.feed(position)
     assert len(news) == 4096
-    assert news[-1][1]["step"] == 4999
+    assert news[-1][1].step == 4999
 
 
 # --- sizes --------------------------------------------------------------------------------------------------------
@@ -378,10 +350,8 @@ def test_a_bad_loss_stops_the_run_or_is_skipped_and_recorded(job: Job, tmp_path:
     exploding = with_(job, optim__lr=1e18, optim__warmup_steps=0, optim__max_grad_norm=0.0, train__steps=8)
     with pytest.raises(TrainingError, match=r"step .* gave loss"):
         finished_run(exploding)
-    events = read_lines(StoragePath(str(tmp_path / "runs" / "run" / "events.jsonl")))
-    assert events[-1]["event"] == "failed"
+    assert isinstance(events(tmp_path / "runs" / "run")[-1], Failed)
     again = Job.model_validate({**exploding.model_dump(mode="json"), "name": "skipping"})
     with pytest.raises(TrainingError, match="th bad step in a row"):
         finished_run(with_(again, train__bad_loss="skip", train__max_skips=2))
-    events = read_lines(StoragePath(str(tmp_path / "runs" / "skipping" / "events.jsonl")))
-    assert [event["event"] for event in events].count("bad_loss") >= 2
+    assert kinds(tmp_path / "runs" / "skipping").count(BadLoss.kind) >= 2

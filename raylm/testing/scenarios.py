@@ -26,7 +26,7 @@ import yaml
 
 from raylm.deploy.local import SEAT, LocalCluster, NodeShape
 from raylm.run.folder import RunFolder
-from raylm.run.log import read_lines
+from raylm.run.lines import read_lines
 from raylm.shards import ShardWriter, make_manifest, token_dtype, write_manifest
 from raylm.storage import StoragePath
 

@@ -16,7 +16,9 @@ from typing import Any
 
 from raylm.config.workers import WorkerSettings
 from raylm.errors import RaylmError, TrainingError
-from raylm.run.log import Line, RunLog
+from raylm.run.events import AuditLine, Event, StepMetrics, parse_event
+from raylm.run.folder import RunFolder
+from raylm.run.log import RunLog
 from raylm.storage import StoragePath
 
 # What a driver that looks too seldom can still read.
@@ -49,7 +51,7 @@ class Coordinator:
         claim: Callable[[], int] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._log = RunLog(run, audit=audit)
+        self._log = RunLog(RunFolder(run), audit=audit)
         self._workers, self._clock = workers, clock
         self._claim = claim or _counter()
         self._lock = threading.RLock()
@@ -71,7 +73,7 @@ class Coordinator:
         self._training_seconds = 0.0
         self._stepped_at: float | None = None
         self._begun_at = self._seated_at = clock()
-        self._feed: deque[tuple[str, Line]] = deque(maxlen=FEED_LINES)
+        self._feed: deque[tuple[str, StepMetrics | Event]] = deque(maxlen=FEED_LINES)
         self._fed = 0
 
     # -- an attempt begins ---------------------------------------------------------------------------------------
@@ -143,7 +145,7 @@ class Coordinator:
 
     # -- while it runs -------------------------------------------------------------------------------------------
 
-    def metric(self, attempt: int, line: Line) -> None:
+    def metric(self, attempt: int, line: dict[str, Any]) -> None:
         """Record a step of the newest attempt; an older attempt's orphan is not heard."""
         with self._lock:
             if attempt != self._attempt:
@@ -156,14 +158,13 @@ class Coordinator:
             if line["step"] > self._best_step:
                 self._best_step = line["step"]
                 self._failures_in_a_row = 0
-            self._log.metric({**line, "attempt": attempt})
-            self._tell("step", line)
+            self._tell("step", self._log.metric(StepMetrics.parse({**line, "attempt": attempt})))
         self._log.flush_if_due()
 
     def audit(self, attempt: int, step: int, rows: Iterable[tuple[int, int, int]]) -> None:
         """Record what one rank trained on in one step."""
         if attempt == self._attempt:
-            self._log.audit(step, rows, attempt=attempt)
+            self._log.audit(AuditLine(step=step, attempt=attempt, rows=[list(row) for row in rows]))
 
     def event(self, attempt: int, kind: str, fields: dict[str, Any]) -> None:
         """Record an event of the newest attempt."""
@@ -203,7 +204,7 @@ class Coordinator:
             if wanted and not self._finished:
                 self._leave = reason
                 self._event(
-                    {GROW: "growth_possible", NOTICE: "preemption_notice", STOP: "stop_asked"}[reason],
+                    {GROW: "growth_possible", NOTICE: "preemption_notice", STOP: "stop_requested"}[reason],
                     step=self._last_step,
                     workers=self._size,
                     **fields,
@@ -297,7 +298,7 @@ class Coordinator:
         """Whether the last step is trained and saved."""
         return self._finished
 
-    def feed(self, start: int) -> tuple[int, list[tuple[str, Line]]]:
+    def feed(self, start: int) -> tuple[int, list[tuple[str, StepMetrics | Event]]]:
         """Steps and events recorded since position `start`, the newest FEED_LINES at most, and the new position."""
         with self._lock:
             news = min(self._fed - start, len(self._feed))
@@ -308,9 +309,9 @@ class Coordinator:
         self._log.close()
 
     def _event(self, kind: str, **fields: Any) -> None:
-        self._tell("event", self._log.event(kind, **fields))
+        self._tell("event", self._log.event(parse_event({"event": kind, **fields})))
 
-    def _tell(self, kind: str, line: Line) -> None:
+    def _tell(self, kind: str, line: StepMetrics | Event) -> None:
         self._feed.append((kind, line))
         self._fed += 1
 

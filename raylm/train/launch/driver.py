@@ -15,7 +15,6 @@ from raylm.config.job import Job
 from raylm.errors import Interrupted, TrainingError
 from raylm.run.folder import RunFolder
 from raylm.run.lease import Lease
-from raylm.run.log import Line
 from raylm.storage import StoragePath
 from raylm.train.coordinator import STOP
 from raylm.train.launch.actor import CoordinatorActor
@@ -23,7 +22,7 @@ from raylm.train.launch.preflight import TrainResult, last_loss, preflight
 from raylm.train.launch.ray_train import trainer_of
 
 log = logging.getLogger(__name__)
-Listener = Callable[[Line], None]
+Listener = Callable[[Any], None]
 
 # For clusters that raylm starts itself: a dead node is declared after about two seconds instead of ten or more.
 HEALTH_CHECKS = {
