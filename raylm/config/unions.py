@@ -1,8 +1,8 @@
 """Sections of which there are several kinds, each with settings of its own that stand beside the code that uses them.
 
 The kinds are the entries of a `Registry`; an entry has an attribute `settings`, the class of its settings. Two shapes:
-`- quality: {rules: [c4]}` (`NamedSettings`) and `- {kind: jsonl, glob: "*.jsonl"}` (`SettingsByKind`). An entry's module
-is imported when a job names it, all of them for the JSON Schema and for hints.
+`- quality: {rules: [c4]}` (`NamedSettings`) and `- {kind: jsonl, glob: "*.jsonl"}` (`SettingsByKind`). An entry's
+module is imported when a job names it, all of them for the JSON Schema and for hints.
 """
 
 from __future__ import annotations
