@@ -19,7 +19,7 @@ from raylm.run.log import Line
 from raylm.storage import StoragePath
 from raylm.train.coordinator import STOP
 from raylm.train.launch.actor import CoordinatorActor
-from raylm.train.launch.preflight import TrainResult, anchored, last_loss, preflight
+from raylm.train.launch.preflight import TrainResult, last_loss, preflight
 from raylm.train.launch.ray_train import trainer_of
 
 log = logging.getLogger(__name__)
@@ -42,7 +42,6 @@ def train(job: Job, *, on_step: Listener | None = None, on_event: Listener | Non
     """
     from raylm.train.sources import publish
 
-    job = anchored(job)
     run = StoragePath(job.run_url, job.object_store.connection())
     done = preflight(job, run)
     if done is not None:
