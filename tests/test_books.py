@@ -16,7 +16,7 @@ from raylm.prep import compressed
 from raylm.prep.checks.skipped import Skipped
 from raylm.prep.readers.books.front_matter import by_heading
 from raylm.prep.readers.books.xhtml import blocks_of
-from raylm.prep.readers.read import read_range_of_file
+from raylm.prep.readers.read import read_range
 from raylm.prep.units import FileRange
 from raylm.records import Document
 from raylm.storage import Connection
@@ -128,7 +128,7 @@ def epub3(path: Path) -> Path:
 def read(path: Path, **settings: Any) -> tuple[list[Document], Skipped]:
     source = SourceSettings.model_validate({"name": "x", "kind": "book", "glob": str(path), **settings})
     skipped = Skipped()
-    return list(read_range_of_file(source, FileRange(str(path), path.stat().st_size), Connection(), skipped)), skipped
+    return list(read_range(source, FileRange(str(path), path.stat().st_size), Connection(), skipped)), skipped
 
 
 ABOUT = {"title": "The Quiet House", "author": "A. Writer; B. Second", "language": "en"}
