@@ -52,7 +52,8 @@ def build(group: Group, preset: str, stage: int, *, universal: bool = False, see
     """An engine in bf16 that has taken no step; universal adds DeepSpeed's setting for loading such a checkpoint."""
     from unittest import mock
 
-    from raylm.config.schema import ModelSettings, OptimSettings, ZeroSettings
+    from raylm.config.model import ModelSettings
+    from raylm.config.optim import OptimSettings, ZeroSettings
     from raylm.model.build import build_model
     from raylm.train import engine
 

@@ -19,15 +19,17 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT)]
 
-from raylm.config.schema import Job, SourceSettings  # noqa: E402
+from raylm.config.job import Job  # noqa: E402
+from raylm.config.prepare.sources import SourceSettings  # noqa: E402
 from raylm.config.steps import NearDuplicates, OperatorSettings  # noqa: E402
 from raylm.prep.checks.skipped import Skipped  # noqa: E402
 from raylm.prep.operators import OperatorRecord, applied, barrier_of, operator_of  # noqa: E402
 from raylm.prep.operators.barrier import gathered  # noqa: E402
 from raylm.prep.operators.dedup.decisions import read_decisions, write_table  # noqa: E402
 from raylm.prep.passes import passes_of  # noqa: E402
+from raylm.prep.ranges import FileRange  # noqa: E402
 from raylm.prep.readers.read import read_range  # noqa: E402
-from raylm.prep.units import FileRange, Unit  # noqa: E402
+from raylm.prep.units import Unit  # noqa: E402
 from raylm.records import Document  # noqa: E402
 from raylm.storage import StoragePath  # noqa: E402
 

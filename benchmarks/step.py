@@ -134,7 +134,8 @@ def write_shards(folder: Path, case: Case) -> None:
 
 def settings_of(case: Case) -> tuple[Any, Any, Any, Any]:
     """The sections of a job that both loops share."""
-    from raylm.config.schema import BatchSettings, ModelSettings, OptimSettings, ZeroSettings
+    from raylm.config.model import ModelSettings
+    from raylm.config.optim import BatchSettings, OptimSettings, ZeroSettings
 
     return (
         ModelSettings(preset=case.preset, dtype=case.dtype, compile=case.compiled),
@@ -146,7 +147,8 @@ def settings_of(case: Case) -> tuple[Any, Any, Any, Any]:
 
 def raylm_loop(group: Group, case: Case, folder: str) -> tuple[Any, Watched, Waits, Engine]:
     """The loop that a run uses, fed as a run feeds it."""
-    from raylm.config.schema import DataSettings, TrainSettings
+    from raylm.config.data import DataSettings
+    from raylm.config.optim import TrainSettings
     from raylm.model.build import build_model
     from raylm.shards import read_manifest
     from raylm.storage import StoragePath

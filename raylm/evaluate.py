@@ -13,10 +13,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from raylm.config.job import Job
 from raylm.config.load import parse_job
-from raylm.config.schema import BatchSettings, Job
+from raylm.config.optim import BatchSettings
 from raylm.errors import ConfigError, DataError
-from raylm.shards import Manifest, read_manifest
+from raylm.shards import DatasetManifest, read_manifest
 from raylm.storage import Connection, NotFound, StoragePath
 from raylm.trained import SETTINGS, Dtype, Trained, open_trained
 
@@ -98,7 +99,7 @@ def _measured(
     return total, tokens, rows
 
 
-def tokens_per_byte(manifests: Sequence[Manifest], tokens: Sequence[int], *, whole: bool) -> float:
+def tokens_per_byte(manifests: Sequence[DatasetManifest], tokens: Sequence[int], *, whole: bool) -> float:
     """Tokens that a byte of the held-out text takes, of several sources by their share of `tokens`."""
     if whole:
         return sum(m.held_out_tokens for m in manifests) / sum(m.held_out_bytes for m in manifests)

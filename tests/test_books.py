@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from raylm.config.schema import SourceSettings
-from raylm.prep import compressed
+from raylm.config.prepare.sources import SourceSettings
 from raylm.prep.checks.skipped import Skipped
+from raylm.prep.ranges import FileRange
 from raylm.prep.readers.books.front_matter import by_heading
 from raylm.prep.readers.books.xhtml import blocks_of
 from raylm.prep.readers.read import read_range
-from raylm.prep.units import FileRange
 from raylm.records import Document
+from raylm.rows import compressed
 from raylm.storage import Connection
 
 CONTAINER = (

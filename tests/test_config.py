@@ -7,8 +7,9 @@ import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from raylm.config.load import load_job, parse_job, resolved_yaml, same_run, schema_keys
-from raylm.config.schema import Job
+from raylm.config.job import Job
+from raylm.config.load import load_job, parse_job, resolved_yaml, same_run
+from raylm.config.problems import schema_keys
 from raylm.errors import ConfigError
 
 

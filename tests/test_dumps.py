@@ -19,16 +19,19 @@ import pyarrow.parquet as pq
 import pytest
 from pyarrow import csv
 
+from raylm.config.job import Job
 from raylm.config.load import load_job
-from raylm.config.schema import Job, SourceSettings
+from raylm.config.prepare.sources import SourceSettings
 from raylm.errors import DataError
-from raylm.prep import compressed, here, prepare
+from raylm.prep import here, prepare
 from raylm.prep.checks.quarantine import Quarantine
 from raylm.prep.checks.skipped import Skipped
 from raylm.prep.passes import UnitLog, UnitResult
+from raylm.prep.ranges import FileRange
 from raylm.prep.readers.read import atoms, read_range
-from raylm.prep.units import FileRange, Plan, Unit, listed, ranges_of
+from raylm.prep.units import Plan, Unit, listed, ranges_of
 from raylm.records import Document
+from raylm.rows import compressed
 from raylm.storage import Connection, StoragePath
 from raylm.testing.external import external_data, needs_data
 
@@ -527,9 +530,7 @@ def hub(folder: Path, split: str = "train", unit_bytes: int = 10**6, **settings:
         {"name": "x", "kind": "huggingface", "glob": str(folder), "split": split, **settings}
     )
     pieces = [piece for _, piece, _ in ranges_of(source, listed(source, Connection()), unit_bytes, atoms)]
-    return [
-        document.text for piece in pieces for document in read_range(source, piece, Connection(), Skipped())
-    ]
+    return [document.text for piece in pieces for document in read_range(source, piece, Connection(), Skipped())]
 
 
 def put(folder: Path, name: str, *rows: str) -> None:

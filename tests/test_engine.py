@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from raylm.config.schema import ModelSettings, OptimSettings, ZeroSettings
+from raylm.config.model import ModelSettings
+from raylm.config.optim import OptimSettings, ZeroSettings
 from raylm.records import MicroBatch
 from raylm.testing.ranks import Ranks, ranks
 from raylm.train.group import Group

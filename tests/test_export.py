@@ -16,8 +16,9 @@ import pytest
 
 from raylm.checkpoint.chunks import Chunk
 from raylm.checkpoint.save import begin_save, tied_names
+from raylm.config.job import Job
 from raylm.config.load import resolved_yaml
-from raylm.config.schema import Job, TokenizerSettings
+from raylm.config.prepare.tokenizer import TokenizerSettings
 from raylm.errors import CheckpointError, ConfigError, DataError, RaylmError, StorageError
 from raylm.evaluate import evaluate, tokens_per_byte
 from raylm.export import export
@@ -196,7 +197,7 @@ def refused(place: Path) -> RaylmError:
 def trained_and_saved(group: Any, run: StoragePath, job: Job, vocab_size: int, stage: int, dtype: str) -> float:
     """A step of a real engine, its checkpoint at step 20, and its loss then, without dropout."""
     from raylm.checkpoint import zero_state
-    from raylm.config.schema import ZeroSettings
+    from raylm.config.optim import ZeroSettings
     from raylm.model.build import build_model, config_dict
     from raylm.train.engine import Engine
 

@@ -14,8 +14,8 @@ PACKAGE = Path(__file__).parent.parent / "raylm"
 # Each floor may import the floors below it; rooms of one floor do not import each other, except within a room.
 FLOORS = (
     ("errors", "records", "humanize", "html"),
-    ("storage",),
-    ("config", "shards"),
+    ("storage", "registry"),
+    ("config", "shards", "rows"),
     ("run",),
     ("prep", "stream", "model", "checkpoint"),
     ("trained",),
@@ -34,10 +34,10 @@ DOORS = {
     "s3fs": ("raylm.storage",),
     "gcsfs": ("raylm.storage",),
     "adlfs": ("raylm.storage",),
-    "azure": ("raylm.storage",),
+    "azure": ("raylm.storage", "raylm.testing.servers"),
     "deepspeed": ("raylm.train.engine", "raylm.checkpoint.zero_state"),
     "ray.data": ("raylm.prep", "raylm.stream.ray_data"),
-    "ray.train": ("raylm.train.worker", "raylm.train.launch"),
+    "ray.train": ("raylm.train.launch",),
     "ray.tune": ("raylm.tune",),
     "kubernetes": ("raylm.deploy",),
     "click": ("raylm.cli",),
@@ -46,6 +46,7 @@ DOORS = {
 HEAVY = ("torch", "ray", "transformers", "deepspeed", "tokenizers", "pandas")
 LIGHT = (
     "raylm.config.load",
+    "raylm.registry",
     "raylm.errors",
     "raylm.records",
     "raylm.storage",

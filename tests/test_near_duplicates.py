@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_prepare import content, documents, job, run
 
-from raylm.prep.operators import near_duplicates
+from raylm.prep.operators.dedup import near
 from raylm.prep.operators.dedup.minhash import Signer, band_keys, bands_for, shingles, word_hashes
 from raylm.prep.operators.dedup.near import least_labels
 from raylm.storage import StoragePath
@@ -83,7 +83,7 @@ def test_units_ranges_and_rounds_decide_the_same(tmp_path: Path, monkeypatch: py
     whole = left("whole", unit_bytes=10_000_000)
     small = left("small", unit_bytes=20_000)
     assert documents(small) == documents(whole)
-    monkeypatch.setattr(near_duplicates, "_RANGE_ROWS", 30)
+    monkeypatch.setattr(near, "_RANGE_ROWS", 30)
     assert content(left("ranges", unit_bytes=20_000)) == content(small)
 
 
@@ -196,9 +196,7 @@ def test_a_bucket_of_strangers_costs_no_square() -> None:
 
     keys = np.zeros(5000, dtype=np.uint64)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(near_duplicates, "similarity", similarity)
-        first, _ = near_duplicates._similar(
-            keys, np.zeros((1, 4), dtype=np.uint16), np.zeros(5000, dtype=np.int64), 0.8
-        )
+        patch.setattr(near, "similarity", similarity)
+        first, _ = near._similar(keys, np.zeros((1, 4), dtype=np.uint16), np.zeros(5000, dtype=np.int64), 0.8)
     assert len(first) == 0
     assert compared < 16 * 5000

@@ -24,15 +24,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from raylm.config.schema import Job, SourceSettings
+from raylm.config.job import Job
+from raylm.config.prepare.sources import SourceSettings
 from raylm.errors import ConfigError, DataError, StorageError
-from raylm.prep import PrepareProgress, PrepareReport, here, prepare, pydocs
+from raylm.prep import PrepareProgress, PrepareReport, here, prepare
 from raylm.prep.checks.skipped import Skipped
+from raylm.prep.ranges import FileRange
+from raylm.prep.readers import python_docs
 from raylm.prep.readers.read import read_range
 from raylm.prep.report.inspect import inspect_dataset
 from raylm.prep.split import is_held_out
 from raylm.prep.tokenizer import load
-from raylm.prep.units import FileRange, Plan, differences
+from raylm.prep.units import Plan, differences
 from raylm.shards import read_manifest, read_rows
 from raylm.storage import Connection, StoragePath
 from raylm.testing.external import external_data
@@ -298,7 +301,7 @@ def test_killed_on_ray_and_finished_without_it_the_result_is_byte_identical(
         textwrap.dedent(
             """
             import sys
-            from raylm.config.schema import Job
+            from raylm.config.job import Job
             from raylm.prep import prepare
             prepare(Job.model_validate_json(sys.stdin.read()))
             """
@@ -647,7 +650,7 @@ def test_python_docs_are_english_and_stable(tmp_path: Path) -> None:
     report = run(job(tmp_path / "data", sources, unit_bytes=200_000, tokenizer={"vocab_size": 2000}))
     output = StoragePath(str(tmp_path / "data"))
     found = documents(output) + documents(output, "held_out")
-    assert Counter(found) == Counter(one for _, one in itertools.islice(pydocs.documents(), 120))
+    assert Counter(found) == Counter(one for _, one in itertools.islice(python_docs.documents(), 120))
     assert report.documents == 120
     assert any("reserved words" in one for one in found)
     assert any(one.startswith("module argparse\n\nCommand-line parsing library") for one in found)
@@ -661,10 +664,10 @@ def test_a_module_is_read_without_running_it() -> None:
             """An A."""
             def f(self, x): """Does f."""
     '''
-    assert pydocs.module_text("m", textwrap.dedent(source)) == (
+    assert python_docs.module_text("m", textwrap.dedent(source)) == (
         "module m\n\nTop.\n\nclass m.A\n\nAn A.\n\ndef m.A.f(self, x)\n\nDoes f.\n"
     )
-    assert pydocs.module_text("m", "not python (") == ""
+    assert python_docs.module_text("m", "not python (") == ""
 
 
 def test_real_text(tmp_path: Path) -> None:

@@ -168,7 +168,7 @@ def test_remembered_words_and_sentences_are_those_of_spacy(language: str) -> Non
 def test_words_are_forgotten_before_they_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     from datatrove.utils.word_tokenizers import SpaCyTokenizer
 
-    from raylm.prep.operators import words
+    from raylm.prep.operators import spacy_words as words
 
     monkeypatch.setattr(words, "_REMEMBERED_LETTERS", 500)
     plain = SpaCyTokenizer("en")

@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
-from raylm.config.schema import Job, OptimSettings, WorkerSettings
+from raylm.config.job import Job
+from raylm.config.optim import OptimSettings
+from raylm.config.workers import WorkerSettings
 from raylm.errors import CheckpointError, ConfigError, DataError, StorageError, TrainingError
 from raylm.run.log import RunLog, read_lines
 from raylm.storage import StoragePath

@@ -14,7 +14,7 @@ import pytest
 
 from raylm.errors import DataError
 from raylm.shards import (
-    Manifest,
+    DatasetManifest,
     Shard,
     ShardWriter,
     check_shards,
@@ -47,7 +47,7 @@ def write(folder: StoragePath, rows: int, path: str = "train/a.parquet", short: 
     return writer.close()
 
 
-def manifest_of(*shards: Shard) -> Manifest:
+def manifest_of(*shards: Shard) -> DatasetManifest:
     return make_manifest(
         sequence_length=SEQUENCE,
         vocab_size=VOCABULARY,

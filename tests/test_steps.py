@@ -21,8 +21,8 @@ import pytest
 from pydantic import ValidationError
 from test_prepare import content, documents, job, prepare_until_killed, run
 
+from raylm.config.job import Job
 from raylm.config.load import load_job
-from raylm.config.schema import Job
 from raylm.deploy.local import LocalCluster, NodeShape
 from raylm.errors import ConfigError, DataError
 from raylm.prep import prepare
@@ -194,7 +194,7 @@ def test_on_four_nodes_of_which_one_is_killed_the_result_is_byte_identical(tmp_p
     script = tmp_path / "go.py"
     script.write_text(
         "import sys\n"
-        "from raylm.config.schema import Job\n"
+        "from raylm.config.job import Job\n"
         "from raylm.prep import prepare\n"
         "job = Job.model_validate_json(sys.stdin.read())\n"
         "prepare(job)\n"

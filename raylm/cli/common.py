@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from raylm.config.schema import Job
+    from raylm.config.job import Job
     from raylm.storage import Connection
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -39,7 +39,7 @@ def reach_options(command: Command) -> Command:
 
 def connection(endpoint: str | None, region: str | None, anonymous: bool) -> Connection:
     """The options of `reach_options` as a Connection."""
-    from raylm.config.schema import ObjectStore
+    from raylm.config.object_store import ObjectStore
 
     return ObjectStore(endpoint=endpoint, region=region, anonymous=anonymous).connection()
 

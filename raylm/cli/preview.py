@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 
-from raylm.config.schema import Job
+from raylm.config.job import Job
 from raylm.errors import DataError, StorageError
 from raylm.humanize import count, size
 from raylm.shards import MANIFEST_NAME, read_manifest
@@ -43,7 +43,7 @@ def _steps(job: Job) -> list[str]:
 def train_rows(job: Job) -> Rows:
     """What `raylm train` would train on, with and into."""
     from raylm.model.budget import shape_of
-    from raylm.train.launch.driver import anchored, refuse_other_job
+    from raylm.train.launch.preflight import anchored, refuse_other_job
 
     length, data = _data(job)
     shape_of(job.model, job.prepare.tokenizer.vocab_size, length)  # a job without a model, or with none that works

@@ -22,7 +22,7 @@ from raylm.humanize import duration
 
 if TYPE_CHECKING:
     from raylm.cli.progress import Display, Line
-    from raylm.config.schema import Job
+    from raylm.config.job import Job
     from raylm.deploy.local import LocalCluster, NodeShape
 
 JOB_NAME = "quickstart.yaml"

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from raylm.config.schema import Job
+from raylm.config.job import Job
 from raylm.prep.checks.measures import Measures
 from raylm.prep.operators import OperatorRecord
 from raylm.prep.passes import Pass, UnitLog, UnitResult, batches, pass_documents

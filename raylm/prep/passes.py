@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from raylm.config.schema import Job
+from raylm.config.job import Job
 from raylm.config.steps import OperatorSettings
 from raylm.prep.checks.skipped import Skipped
 from raylm.prep.operators import Barrier, OperatorRecord, applied, barrier_of, operator_of

@@ -6,14 +6,15 @@ import itertools
 import json
 from collections.abc import Callable, Iterator
 
-from raylm.config.schema import Job, SourceSettings
+from raylm.config.job import Job
+from raylm.config.prepare.sources import SourceSettings
 from raylm.errors import ConfigError, DataError
 from raylm.prep.checks.skipped import Skipped
 from raylm.prep.passes import FITTED_FOLDER, WORK_FOLDER, passes_of
+from raylm.prep.ranges import FileRange
 from raylm.prep.readers.python_docs import documents as python_docs
 from raylm.prep.readers.read import atoms, read_range
 from raylm.prep.units import (
-    FileRange,
     Plan,
     capped,
     listed,

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from raylm.config.schema import Job
+from raylm.config.job import Job
 from raylm.errors import ConfigError, DataError
 from raylm.prep.checks.measures import wanted
 from raylm.prep.checks.quarantine import Quarantine
@@ -45,7 +45,7 @@ from raylm.prep.tokenizer import import_tokenizer, sample, write_tokenizer
 from raylm.prep.tokenizer import load as load_tokenizer
 from raylm.prep.tokenizer import train as train_tokenizer
 from raylm.prep.units import Plan, Unit, refuse_other_settings, shaping_settings
-from raylm.shards import MANIFEST_NAME, TOKENIZER_FOLDER, Manifest, read_manifest, write_manifest
+from raylm.shards import MANIFEST_NAME, TOKENIZER_FOLDER, DatasetManifest, read_manifest, write_manifest
 from raylm.storage import StoragePath
 
 _TOKENIZER_MARKER = "tokenizer-done.json"
@@ -71,7 +71,7 @@ class PrepareReport:
     """
 
     already_done: bool
-    manifest: Manifest
+    manifest: DatasetManifest
     seconds: float
     documents: int
     tokens: int
@@ -128,7 +128,7 @@ def prepare(
     return _report(manifest, output, clock() - began, resumed_units=resumed)
 
 
-def _finished_manifest(job: Job, output: StoragePath) -> Manifest | None:
+def _finished_manifest(job: Job, output: StoragePath) -> DatasetManifest | None:
     if not (StoragePath(output.url, output.connection.quick) / MANIFEST_NAME).exists():  # the first contact: fail soon
         return None
     manifest = read_manifest(output)
@@ -284,7 +284,12 @@ def _progress(words: str, results: Iterable[UnitResult], total: int) -> PrepareP
 
 
 def _report(
-    manifest: Manifest, output: StoragePath, seconds: float, *, already_done: bool = False, resumed_units: int = 0
+    manifest: DatasetManifest,
+    output: StoragePath,
+    seconds: float,
+    *,
+    already_done: bool = False,
+    resumed_units: int = 0,
 ) -> PrepareReport:
     counts = list(manifest.sources.values())
     skipped: Counter[str] = Counter()

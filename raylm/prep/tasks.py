@@ -12,7 +12,7 @@ import pickle
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias
 
-from raylm.config.schema import Job
+from raylm.config.job import Job
 from raylm.errors import RaylmError
 from raylm.prep.operators.barrier import Runner, Task
 

@@ -15,7 +15,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from raylm.config.schema import Job, PrepareSettings, SourceSettings
+from raylm.config.job import Job
+from raylm.config.prepare import PrepareSettings
+from raylm.config.prepare.sources import SourceSettings
 from raylm.errors import ConfigError, DataError
 from raylm.prep.ranges import Atom, FileRange
 from raylm.rows import COMPRESSED, BrokenFile, opened, split_files

@@ -12,7 +12,7 @@ from raylm.storage import StoragePath
 
 
 class Row(NamedTuple):
-    """A record: its columns by name, and its place: byte (JSON lines, text), line (CSV), row (tables) or item (JSON)."""
+    """A record's columns by name, and its place: byte (JSON lines, text), line (CSV), row (tables) or item (JSON)."""
 
     value: dict[str, Any]
     position: int

@@ -41,7 +41,8 @@ def json_file(file: RowFile, stream: BinaryIO) -> Iterator[Row]:
         value = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise BrokenFile(
-            f"{file.path.url} is not JSON: {error}", hint="correct it; where it holds an object a line, its kind is jsonl"
+            f"{file.path.url} is not JSON: {error}",
+            hint="correct it; where it holds an object a line, its kind is jsonl",
         ) from error
     for position, item in enumerate(value if isinstance(value, list) else [value]):
         if (row := _row(file, item, position)) is not None:

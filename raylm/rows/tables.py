@@ -25,7 +25,9 @@ def row_groups(path: StoragePath) -> list[int]:
         try:
             footer = pq.read_metadata(stream)
         except pa.ArrowException as error:
-            raise BrokenFile(f"{path.url} is not a Parquet file: {error}", hint="fetch it again, or give its kind") from error
+            raise BrokenFile(
+                f"{path.url} is not a Parquet file: {error}", hint="fetch it again, or give its kind"
+            ) from error
     return [footer.row_group(number).total_byte_size for number in range(footer.num_row_groups)]
 
 

@@ -29,7 +29,7 @@ class Shard:
 
 
 @dataclass(frozen=True)
-class Manifest:
+class DatasetManifest:
     """What a data set is: its rows in order, their shape, and what they were made from.
 
     held_out_bytes: UTF-8 bytes of the held-out text. sources: counts by source name. settings: what preparation was
@@ -87,13 +87,13 @@ def fingerprint(
     return hashlib.sha256(json.dumps([shaped, digests]).encode()).hexdigest()[:32]
 
 
-def write_manifest(folder: StoragePath, manifest: Manifest) -> None:
+def write_manifest(folder: StoragePath, manifest: DatasetManifest) -> None:
     """Make the shards in this folder a data set; call it last."""
     content = {"format": FORMAT, "version": VERSION, **asdict(manifest)}
     (folder / MANIFEST_NAME).write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
 
 
-def read_manifest(folder: StoragePath) -> Manifest:
+def read_manifest(folder: StoragePath) -> DatasetManifest:
     """The manifest of the data set in this folder; a DataError says what is wrong with it."""
     place = folder / MANIFEST_NAME
     try:
@@ -106,7 +106,7 @@ def read_manifest(folder: StoragePath) -> Manifest:
     return parse_manifest(raw, place.url)
 
 
-def parse_manifest(raw: bytes, url: str) -> Manifest:
+def parse_manifest(raw: bytes, url: str) -> DatasetManifest:
     """The manifest in these bytes; `url` is for the messages."""
     rewrite = "prepare into another folder, or restore the file"
     try:
@@ -122,11 +122,11 @@ def parse_manifest(raw: bytes, url: str) -> Manifest:
         )
     try:
         content = {"steps": (), "fertility": {}, **content}  # younger than the format
-        values = {item.name: content[item.name] for item in fields(Manifest)}
+        values = {item.name: content[item.name] for item in fields(DatasetManifest)}
         values["steps"] = tuple(values["steps"])
         for side in ("train", "held_out"):
             values[side] = tuple(Shard(**shard) for shard in values[side])
-        manifest = Manifest(**values)
+        manifest = DatasetManifest(**values)
         expected = _fingerprint_of(manifest)
     except (KeyError, TypeError) as error:
         raise DataError(f"{url} lacks or misspells {error}", hint=rewrite) from error
@@ -138,7 +138,7 @@ def parse_manifest(raw: bytes, url: str) -> Manifest:
     return manifest
 
 
-def _fingerprint_of(manifest: Manifest) -> str:
+def _fingerprint_of(manifest: DatasetManifest) -> str:
     return fingerprint(
         sequence_length=manifest.sequence_length,
         vocab_size=manifest.vocab_size,
@@ -167,9 +167,9 @@ def make_manifest(
     settings: dict[str, Any] | None = None,
     steps: Iterable[dict[str, Any]] = (),
     fertility: dict[str, dict[str, dict[str, int]]] | None = None,
-) -> Manifest:
+) -> DatasetManifest:
     """A manifest with its fingerprint and dtype filled in."""
-    manifest = Manifest(
+    manifest = DatasetManifest(
         fingerprint="",
         sequence_length=sequence_length,
         vocab_size=vocab_size,
@@ -187,4 +187,4 @@ def make_manifest(
         steps=tuple(steps),
         fertility=fertility or {},
     )
-    return Manifest(**{**manifest.__dict__, "fingerprint": _fingerprint_of(manifest)})
+    return DatasetManifest(**{**manifest.__dict__, "fingerprint": _fingerprint_of(manifest)})

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raylm.errors import DataError, StorageError
-from raylm.shards.manifest import FORMAT, Manifest, Shard
+from raylm.shards.manifest import FORMAT, DatasetManifest, Shard
 from raylm.storage import NotFound, StoragePath, read_unchanging
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class Rows:
     lengths: NDArray[np.int32]
 
 
-def check_shards(folder: StoragePath, manifest: Manifest) -> None:
+def check_shards(folder: StoragePath, manifest: DatasetManifest) -> None:
     """Raise a DataError unless every shard of the manifest is there; one listing a folder, no reading."""
     parents = {shard.path.rpartition("/")[0] for shard in (*manifest.train, *manifest.held_out)}
     there = {
@@ -47,7 +47,7 @@ def check_shards(folder: StoragePath, manifest: Manifest) -> None:
         raise _missing(folder / missing[0], len(missing))
 
 
-def read_rows(folder: StoragePath, shard: Shard, start: int, stop: int, manifest: Manifest) -> Rows:
+def read_rows(folder: StoragePath, shard: Shard, start: int, stop: int, manifest: DatasetManifest) -> Rows:
     """Rows `start` to `stop` of one shard; only the row groups that hold them are read."""
     import numpy as np
 
@@ -75,7 +75,7 @@ class _Shape:
     tokenizer: str
 
     @classmethod
-    def of(cls, manifest: Manifest) -> _Shape:
+    def of(cls, manifest: DatasetManifest) -> _Shape:
         return cls(manifest.sequence_length, manifest.dtype, manifest.group_rows, manifest.tokenizer)
 
 
@@ -225,7 +225,7 @@ class _Window(io.RawIOBase):
         return data
 
 
-def _decode(table: Any, manifest: Manifest) -> Rows:
+def _decode(table: Any, manifest: DatasetManifest) -> Rows:
     import numpy as np
 
     table = table.combine_chunks()

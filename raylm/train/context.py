@@ -6,7 +6,7 @@ import socket
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from raylm.config.schema import Job
+from raylm.config.job import Job
 from raylm.errors import RaylmError
 from raylm.records import Progress
 from raylm.storage import StoragePath

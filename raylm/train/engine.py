@@ -24,7 +24,8 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
 
-from raylm.config.schema import ModelSettings, OptimSettings, ZeroSettings
+from raylm.config.model import ModelSettings
+from raylm.config.optim import OptimSettings, ZeroSettings
 from raylm.errors import TrainingError
 from raylm.model.loss import IGNORED, loss_sum, target_tokens
 from raylm.records import MicroBatch

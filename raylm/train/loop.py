@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from raylm.config.schema import OptimSettings, TrainSettings
+from raylm.config.optim import OptimSettings, TrainSettings
 from raylm.errors import TrainingError
 from raylm.model.loss import target_tokens
 from raylm.records import Batch, StepReport

@@ -8,7 +8,7 @@ import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from raylm.config.schema import Job
+from raylm.config.job import Job
 from raylm.errors import CheckpointError, RaylmError, StorageError
 from raylm.records import Progress
 from raylm.storage import StoragePath

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from raylm.config.job import Job
 from raylm.config.load import resolved_yaml
-from raylm.config.schema import Job
 from raylm.storage import StoragePath
 
 if TYPE_CHECKING:
@@ -21,8 +21,10 @@ def open_datasets(job: Job) -> list[Dataset]:
     sources = []
     for entry in job.mixture:
         folder = StoragePath(entry.path, connection)
-        stages = tuple((stage.step, stage.weight) for stage in entry.weight_schedule)
-        sources.append(Dataset(folder=folder, manifest=read_manifest(folder), weight=entry.weight, stages=stages))
+        schedule = tuple((change.step, change.weight) for change in entry.weight_schedule)
+        sources.append(
+            Dataset(folder=folder, manifest=read_manifest(folder), weight=entry.weight, weight_schedule=schedule)
+        )
     return sources
 
 

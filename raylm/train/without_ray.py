@@ -7,7 +7,7 @@ import socket
 import sys
 from typing import Any
 
-from raylm.config.schema import Job
+from raylm.config.job import Job
 from raylm.storage import StoragePath
 from raylm.train.context import Desk, LocalDesk, SilentDesk, free_port
 from raylm.train.coordinator import Coordinator, Seat

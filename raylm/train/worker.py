@@ -2,7 +2,7 @@
 
 Comes in: a job, a seat in the group, a desk to report to. Leaves: a finished run, or an exception that says why
 this attempt ended. `work` knows nothing of Ray: `alone` runs it in one process or under torchrun, and
-`ray_worker` is the function that Ray Train runs.
+`launch.ray_worker` under Ray Train.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from contextlib import contextmanager
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, cast
 
-from raylm.config.schema import Job
+from raylm.config.job import Job
 from raylm.errors import RaylmError, StorageError, TrainingError
 from raylm.records import Batch, Progress, StepReport
 from raylm.storage import StoragePath
 from raylm.train.accumulation import micro_batches_per_rank
-from raylm.train.context import ActorDesk, Desk, LeaveGroup, PeerLost, Session, free_port
+from raylm.train.context import Desk, LeaveGroup, PeerLost, Session
 from raylm.train.coordinator import STOP, Seat
 from raylm.train.saving import begin_state_save, restore, save_now, save_schedule_of, take_settled
 from raylm.train.sources import data_fingerprint, open_datasets
@@ -341,27 +341,3 @@ def _signals(session: Session, period_seconds: float = 0.2) -> Iterator[Any]:
         yield lambda: newest[0]
     finally:
         stop.set()
-
-
-def ray_worker(config: dict[str, Any]) -> None:
-    """The function Ray Train runs on each worker: take a seat, then work."""
-    import ray
-    import ray.train
-
-    context = ray.train.get_context()
-    rank, size = context.get_world_rank(), context.get_world_size()
-    desk = ActorDesk(config["coordinator"])
-    attempt = desk.ask("attempt")
-    node = ray.get_runtime_context().get_node_id()
-    address = None
-    if rank == 0:
-        address = f"{ray.util.get_node_ip_address()}:{free_port()}"
-    desk.ask("sit", attempt, rank, node, address)
-    deadline = time.monotonic() + 60
-    while address is None:
-        address = desk.ask("address", attempt)
-        if address is None:
-            if time.monotonic() > deadline:
-                raise TrainingError(f"rank 0 of attempt {attempt} did not say within 60 s where the group meets")
-            time.sleep(0.02)
-    work(config["job"], Seat(rank, size, attempt, address, context.get_local_rank(), node), desk, tidy=False)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias
 
 from raylm.config.decontaminate import Decontaminate
-from raylm.config.schema import Job
+from raylm.config.job import Job
 from raylm.config.steps import PersonalData
 from raylm.prep.operators.decontaminate.ngrams import NgramHasher
 from raylm.prep.operators.decontaminate.operator import contaminating, index_in

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, TypeAlias
 
-from raylm.config.schema import SourceSettings
+from raylm.config.prepare.sources import SourceSettings
 from raylm.errors import DataError
 from raylm.prep.checks.skipped import Skipped
 from raylm.prep.extras import not_installed

@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 
-from raylm.config.schema import SourceSettings
+from raylm.config.prepare.sources import SourceSettings
 from raylm.errors import DataError
 from raylm.prep.checks.skipped import Skipped
 from raylm.prep.ranges import Atom, FileRange
@@ -26,9 +26,7 @@ from raylm.rows import BrokenFile
 from raylm.storage import Connection, StoragePath
 
 
-def read_range(
-    source: SourceSettings, part: FileRange, connection: Connection, skipped: Skipped
-) -> Iterator[Document]:
+def read_range(source: SourceSettings, part: FileRange, connection: Connection, skipped: Skipped) -> Iterator[Document]:
     """The range's documents in order, at most `part.limit` of them; what is empty or broken is skipped."""
     path = StoragePath(part.url, connection)
     source = as_found(source, path)
@@ -45,10 +43,7 @@ def _documents(reading: Reading) -> Iterator[Document]:
     taken, skipped = 0, reading.skipped
     for raw in _raw(reading):
         content, position = raw.content, raw.position
-        if isinstance(content, bytes):
-            text = decode(reading, position, content)
-        else:
-            text = checked(reading, position, content)
+        text = decode(reading, position, content) if isinstance(content, bytes) else checked(reading, position, content)
         if text is None:
             continue
         if not text.strip():

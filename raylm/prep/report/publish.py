@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 
-from raylm.config.schema import Job
+from raylm.config.job import Job
 from raylm.errors import DataError, StorageError
 from raylm.prep.checks.measures import summed
 from raylm.prep.checks.requirements import Verdict, judged
@@ -17,7 +17,7 @@ from raylm.prep.report.card import data_card
 from raylm.prep.report.html import data_page
 from raylm.prep.tokenizer import load as load_tokenizer
 from raylm.prep.units import Plan, shaping_settings
-from raylm.shards import TOKENIZER_FOLDER, Manifest, check_shards, make_manifest
+from raylm.shards import TOKENIZER_FOLDER, DatasetManifest, check_shards, make_manifest
 from raylm.storage import StoragePath
 
 CARD_NAME = "card.md"
@@ -27,7 +27,7 @@ REPORT_NAME = "report.html"
 
 def manifest_of(
     job: Job, output: StoragePath, results: Sequence[UnitResult], logs: Sequence[Sequence[UnitLog]]
-) -> Manifest:
+) -> DatasetManifest:
     """The manifest of what the last stage gave; `logs` of all stages' units, in the plan's order."""
     train = [result.train for result in results if result.train is not None]
     held_out = [result.held_out for result in results if result.held_out is not None]
@@ -78,7 +78,7 @@ def _counts(record: OperatorRecord) -> dict[str, object]:
 
 
 def verdicts_on(
-    job: Job, manifest: Manifest, results: Sequence[UnitResult], logs: Sequence[Sequence[UnitLog]]
+    job: Job, manifest: DatasetManifest, results: Sequence[UnitResult], logs: Sequence[Sequence[UnitLog]]
 ) -> list[Verdict]:
     """Hold the data set against the job's rules."""
     records = operator_records(logs)
@@ -95,7 +95,7 @@ def verdicts_on(
 def write_record(
     job: Job,
     output: StoragePath,
-    manifest: Manifest,
+    manifest: DatasetManifest,
     plan: Plan,
     logs: Sequence[Sequence[UnitLog]],
     verdicts: Sequence[Verdict],
@@ -121,7 +121,7 @@ def _told(counts: Mapping[str, int], examples: Mapping[str, list[str]]) -> dict[
     return {reason: {"count": counts[reason], "examples": examples.get(reason, [])} for reason in sorted(counts)}
 
 
-def check_shared(output: StoragePath, manifest: Manifest) -> None:
+def check_shared(output: StoragePath, manifest: DatasetManifest) -> None:
     """Raise a StorageError when shards are not there: tasks on other nodes may have written to disks of their own."""
     try:
         check_shards(output, manifest)

@@ -1,7 +1,7 @@
 """Books become documents, whole or by chapter: EPUBs, and text files as Project Gutenberg writes them.
 
-A document is a book's text without front matter, or each of its chapters, with title, author and language where the book
-names them. What is skipped of a book is counted.
+A document is a book's text without front matter, or each of its chapters, with title, author and language where the
+book names them. What is skipped of a book is counted.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+
 from raylm.prep.readers.base import Meta, Raw, Reading, known, language_tag
 from raylm.prep.readers.books.epub import Book, Encrypted, Package, TooLarge, opened_book
 from raylm.prep.readers.books.front_matter import TYPES, by_heading, front_matter

@@ -47,7 +47,7 @@ _MAX_DEDICATION = 150
 
 
 def front_matter(blocks: Sequence[Block], marked: str, title: str, *, first: bool) -> str | None:
-    """What a page is, if no part of the text. marked: its type by the book's own list. first: no text came before it."""
+    """What a page is, if no part of the text. marked: its type by the book's list. first: no text came before it."""
     characters = sum(len(block.text) for block in blocks)
     if marked in TYPES and (characters <= _MAX_CHARACTERS or marked in _LISTS):
         return marked

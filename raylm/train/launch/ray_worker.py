@@ -1,0 +1,35 @@
+"""The function that Ray Train runs on each worker."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from raylm.errors import TrainingError
+from raylm.train.context import ActorDesk, free_port
+from raylm.train.coordinator import Seat
+from raylm.train.worker import work
+
+
+def ray_worker(config: dict[str, Any]) -> None:
+    """Register with the coordinator, learn where the group meets, and work."""
+    import ray
+    import ray.train
+
+    context = ray.train.get_context()
+    rank, size = context.get_world_rank(), context.get_world_size()
+    desk = ActorDesk(config["coordinator"])
+    attempt = desk.ask("attempt")
+    node = ray.get_runtime_context().get_node_id()
+    address = None
+    if rank == 0:
+        address = f"{ray.util.get_node_ip_address()}:{free_port()}"
+    desk.ask("sit", attempt, rank, node, address)
+    deadline = time.monotonic() + 60
+    while address is None:
+        address = desk.ask("address", attempt)
+        if address is None:
+            if time.monotonic() > deadline:
+                raise TrainingError(f"rank 0 of attempt {attempt} did not say within 60 s where the group meets")
+            time.sleep(0.02)
+    work(config["job"], Seat(rank, size, attempt, address, context.get_local_rank(), node), desk, tidy=False)
