@@ -219,14 +219,12 @@ def bare_loop(group: Group, case: Case) -> Iterator[None]:
 
 def measure(group: Group, case: Case, folder: str) -> Timing:
     """Let the loops take turns; collective over the group."""
-    from raylm.train.group import all_reduce_sum
-
     reports, watched, waits, engine = raylm_loop(group, case, folder)
     bare = bare_loop(group, case)
     seconds: dict[str, list[float]] = {name: [] for name in ("raylm", "bare", "data", "engine", "busy", "bare_busy")}
 
     def block(name: str) -> tuple[float, float]:
-        all_reduce_sum(group, [0])
+        group.barrier()
         began, busy = time.perf_counter(), time.process_time()
         for _ in itertools.islice(reports if name == "raylm" else bare, case.block):
             pass

@@ -29,7 +29,7 @@ from raylm.prep.checks.skipped import Skipped
 from raylm.prep.passes import UnitLog, UnitResult
 from raylm.prep.ranges import FileRange
 from raylm.prep.readers.read import atoms, read_range
-from raylm.prep.units import Plan, Unit, listed, ranges_of
+from raylm.prep.units import Unit, WorkList, listed, ranges_of
 from raylm.records import Document
 from raylm.rows import compressed
 from raylm.storage import Connection, StoragePath
@@ -45,7 +45,7 @@ def read(path: Path, kind: str, piece: FileRange | None = None, **settings: Any)
     skipped = Skipped()
     piece = piece or FileRange(str(path), path.stat().st_size)
     documents = list(read_range(source, piece, Connection(), skipped))
-    quarantine = Quarantine(Plan({}, (Unit(0, "x", (piece,)),)), 0.5)
+    quarantine = Quarantine(WorkList({}, (Unit(0, "x", (piece,)),)), 0.5)
     quarantine.add(UnitResult(0, "x", UnitLog(skipped)))
     quarantine.check_all()
     return documents, skipped
