@@ -16,7 +16,7 @@ FLOORS = (
     ("errors", "records", "humanize", "html"),
     ("storage", "registry"),
     ("plugins",),
-    ("config", "shards"),
+    ("config", "shards", "rows"),
     ("run",),
     ("prep", "stream", "model", "checkpoint"),
     ("trained",),
