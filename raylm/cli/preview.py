@@ -117,10 +117,11 @@ def _state(folder: StoragePath) -> str:
 
 def _progress(job: Job) -> str:
     from raylm.checkpoint.restore import newest
+    from raylm.run.folder import RunFolder
 
-    run = StoragePath(job.run_url, job.object_store.connection())
+    run = RunFolder.of(job)
     try:
-        found = newest(run / "checkpoints")
+        found = newest(run.checkpoints)
     except StorageError as error:
         return f"{run.url} (cannot be read now: {error.message})"
     return run.url if found is None else f"{run.url} (goes on from step {found.step})"

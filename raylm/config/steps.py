@@ -216,7 +216,7 @@ class Fairness(Settings):
 
     groups: str | None = Field(None, description="File of `property/group: term, term` lines; English when not set.")
     occupations: str | None = Field(None, description="File of `name: form, form` lines; English when not set.")
-    sentiment: bool = Field(True, description="DatasetSample at the sentiment of sentences that name a group.")
+    sentiment: bool = Field(True, description="Look at the sentiment of sentences that name a group.")
     label: list[str] = Field(
         default_factory=list,
         description="Properties (gender, ...) whose most named group is written to the metadata: dominant_gender is "

@@ -1,6 +1,6 @@
-"""One unit of preparation: its documents are split, tokenized and packed into at most one shard a side.
+"""One unit of preparation: its documents are split, tokenized and packed into at most one shard per side.
 
-Comes in: a `Unit`. Leaves: shards under train/ and held_out/. Doing a unit again gives the same bytes, so that it does
+Its shards lie under train/ and held_out/. Doing a unit again gives the same bytes, so that it does
 not matter how often, or where, a task is started over.
 """
 
@@ -31,17 +31,17 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-TOKENIZE = "tokenize"  # what comes after the last step, in its record
+TOKENIZE = "tokenize"  # what comes after the last operator, as its record is named
 # Text handed to the tokenizer at once. With 4 MB, memory for its answers was mapped anew each time: 5 % slower.
 _BATCH_BYTES = 500_000
 _PACKED_ROWS = 256  # rows cut at once
 
 
-def pack_unit(job: Job, output: StoragePath, stages: Sequence[Pass], unit: Unit) -> UnitResult:
-    """Take the unit through the last of these stages and pack what it leaves."""
+def pack_unit(job: Job, output: StoragePath, current: Pass, unit: Unit) -> UnitResult:
+    """Take the unit through the last pass and pack what it leaves."""
     log = UnitLog()
-    packed = pack_documents(job, output, unit.number, pass_documents(job, output, stages, unit, log))
-    log.steps.append(packed.record)
+    packed = pack_documents(job, output, unit.number, pass_documents(job, output, current, unit, log))
+    log.records.append(packed.record)
     counts = packed.counts
     fertility = {language: one.to_dict() for language, one in sorted(packed.fertility.items())}
     shards = (packed.shards[False], packed.shards[True])
@@ -112,7 +112,7 @@ class _Tokens:
 def _tokens(encodings: Sequence[Any], facts: TokenizerFacts) -> _Tokens:
     import numpy as np
 
-    # One array of all: making one a document takes longer than filling it when documents are short.
+    # One array of all: making one per document takes longer than filling it when documents are short.
     lengths = np.fromiter(map(len, encodings), dtype=np.int64, count=len(encodings)) + 1
     ends = np.cumsum(lengths) - 1
     text = np.ones(lengths.sum(), dtype=bool)

@@ -6,7 +6,6 @@ Leaves: the run folder's own record, read back as an `Outcome`. The driver is `r
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -26,6 +25,8 @@ import psutil
 import yaml
 
 from raylm.deploy.local import SEAT, LocalCluster, NodeShape
+from raylm.run.folder import RunFolder
+from raylm.run.log import read_lines
 from raylm.shards import ShardWriter, make_manifest, token_dtype, write_manifest
 from raylm.storage import StoragePath
 
@@ -152,13 +153,9 @@ def environment() -> dict[str, str]:
 
 
 def read_outcome(run: Path, seconds: float = 0.0, driver_log: str = "", acts: Sequence[dict[str, Any]] = ()) -> Outcome:
-    def lines(name: str) -> list[dict[str, Any]]:
-        path = run / name
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-    return Outcome(
-        lines("metrics.jsonl"), lines("events.jsonl"), lines("audit/audit.jsonl"), seconds, driver_log, list(acts)
-    )
+    folder = RunFolder(StoragePath(str(run)))
+    metrics, events, audit = (read_lines(file) for file in (folder.metrics, folder.events, folder.audit))
+    return Outcome(metrics, events, audit, seconds, driver_log, list(acts))
 
 
 def run_alone(job: Path, *, workers: int = 1, timeout_seconds: float = 300) -> Outcome:
@@ -299,7 +296,7 @@ def run_elastic(
 def _last(run: Path) -> tuple[int, int]:
     """The last finished step and the size of its group."""
     try:
-        line = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
-    except (OSError, IndexError, ValueError):
+        line = read_lines(RunFolder(StoragePath(str(run))).metrics)[-1]
+    except IndexError:
         return 0, 0
     return line["step"], line["workers"]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from raylm.config.job import Job
 from raylm.errors import CheckpointError, RaylmError, StorageError
 from raylm.records import Progress
+from raylm.run.folder import RunFolder
 from raylm.storage import StoragePath
 from raylm.train.context import Desk, LeaveGroup, Session
 from raylm.train.sources import order_settings
@@ -43,7 +44,7 @@ def restore(session: Session) -> str | None:
     from raylm.checkpoint.restore import newest
     from raylm.checkpoint.sources import StoredCheckpoint
 
-    job, folder = session.job, session.run / "checkpoints"
+    job, folder = session.job, RunFolder(session.run).checkpoints
     # Rank 0 chooses: listings read by several ranks at several moments need not agree.
     found = newest(folder) if session.first else None
     step = int(session.group.all_reduce_sum([float(found.step + 1) if found else 0.0])[0]) - 1
@@ -101,7 +102,7 @@ def begin_state_save(session: Session, *, asynchronous: bool) -> None:
     job, seat = session.job, session.seat
     settle(session)
     session.pending = begin_save(
-        session.run / "checkpoints",
+        RunFolder(session.run).checkpoints,
         step=session.progress.step,
         attempt=seat.attempt,
         rank=seat.rank,
@@ -203,7 +204,10 @@ def _retire(session: Session) -> None:
     settings = session.job.checkpoint
     try:
         apply_retention(
-            session.run / "checkpoints", attempt=session.seat.attempt, newest=settings.keep, best=settings.keep_best
+            RunFolder(session.run).checkpoints,
+            attempt=session.seat.attempt,
+            newest=settings.keep,
+            best=settings.keep_best,
         )
     except RaylmError as error:
         log.warning("old checkpoints could not be removed: %s", error)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, cast
 from raylm.config.job import Job
 from raylm.errors import RaylmError, StorageError
 from raylm.records import Batch, Progress, StepReport
-from raylm.storage import StoragePath
+from raylm.run.folder import RunFolder
 from raylm.train.accumulation import micro_batches_per_rank
 from raylm.train.context import Desk, LeaveGroup, Session
 from raylm.train.coordinator import STOP, Seat
@@ -95,7 +95,7 @@ def _open(job: Job, seat: Seat, desk: Desk, group: Group, marks: list[tuple[str,
 
     sources = open_datasets(job)
     manifest = sources[0].manifest
-    run = StoragePath(job.run_url, job.object_store.connection())
+    run = RunFolder.of(job).path
     model = build_model(
         job.model,
         vocab_size=manifest.vocab_size,
@@ -304,8 +304,8 @@ def _leave(session: Session, reason: str) -> None:
 def _finish(session: Session) -> None:
     if not save_now(session):
         raise StorageError(
-            f"the finished model of step {session.progress.step} could not be saved in {session.run.url}/checkpoints"
-            + (f": {session.save_failure}" if session.save_failure else ""),
+            f"the finished model of step {session.progress.step} could not be saved in "
+            f"{RunFolder(session.run).checkpoints}" + (f": {session.save_failure}" if session.save_failure else ""),
             hint="mend that; the same command resumes from the newest checkpoint",
         )
     if session.first:

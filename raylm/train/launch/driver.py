@@ -13,6 +13,7 @@ from typing import Any
 
 from raylm.config.job import Job
 from raylm.errors import Interrupted, TrainingError
+from raylm.run.folder import RunFolder
 from raylm.run.lease import Lease
 from raylm.run.log import Line
 from raylm.storage import StoragePath
@@ -50,7 +51,7 @@ def train(job: Job, *, on_step: Listener | None = None, on_event: Listener | Non
     driver = _Driver(job, run, on_step, on_event)
     lease.take(lost=driver.superseded)
     try:
-        publish(job, run)
+        publish(job, RunFolder(run))
         return _driven(job, driver)
     finally:
         lease.release()
