@@ -243,9 +243,12 @@ for _call in calls():
 class SilentCoordination:
     """For ranks of a run without Ray that are not the first: only rank 0 keeps the run's record."""
 
+    def __init__(self, assignment: Assignment) -> None:
+        self._assignment = assignment
+
     def assignment(self) -> Assignment:
-        """Known to rank 0 alone, which passes it on."""
-        raise AssertionError("only rank 0 knows the assignment")
+        """What rank 0 passed on."""
+        return self._assignment
 
     def register(self, generation: Generation, rank: int, node: str, address: str | None) -> None:
         """Nobody listens."""

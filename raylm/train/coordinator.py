@@ -27,6 +27,7 @@ from raylm.run.events import (
     StopRequested,
     Waiting,
     WorkerLost,
+    utc_now,
 )
 from raylm.run.log import RunLog
 from raylm.storage import StoragePath
@@ -113,7 +114,7 @@ class Coordinator:
             if not self._membership.stepped(generation, metrics.step):
                 return
             self._times.stepped()
-            metrics = replace(metrics, attempt=self._membership.assignment.attempt)
+            metrics = replace(metrics, attempt=self._membership.assignment.attempt, time=utc_now())
             self._log.metric(metrics.to_line())
             self._feed.add(metrics)
         self._log.flush_if_due()
@@ -251,8 +252,10 @@ class Coordinator:
             event,
             step=self._membership.last_step if step is None else step,
             workers=self._membership.size if event.workers is None else event.workers,
+            time=utc_now(),
         )
-        self._log.event(**event.to_line())
+        line = event.to_line()
+        self._log.event(line.pop("event"), **line)
         self._feed.add(event)
 
 

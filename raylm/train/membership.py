@@ -27,7 +27,7 @@ class Membership:
     """The members of the newest generation, what is asked of them, and how the run goes on when they end."""
 
     def __init__(self, *, max_failures: int, best_step: int = 0) -> None:
-        self.assignment = _numbered(0)
+        self.assignment = numbered(0)
         self.size = 0
         self.nodes: dict[int, str] = {}  # rank → node, kept until the next attempt begins
         self.requested: Reason | None = None
@@ -43,7 +43,7 @@ class Membership:
 
     def begin(self, number: int, size: int) -> Assignment:
         """An attempt of `size` workers begins under a number that is higher than every one before."""
-        self.assignment, self.size = _numbered(number), size
+        self.assignment, self.size = numbered(number), size
         self.nodes, self._address = {}, None
         self.requested = Reason.STOP if self.requested is Reason.STOP else None  # no group may have heard it yet
         self._stopped = None
@@ -77,10 +77,8 @@ class Membership:
         STOP comes before every other reason and waits for a group to hear it. Of the others the first one stands, and
         only while a group listens.
         """
-        if reason is Reason.STOP:
-            new = self.requested is not Reason.STOP
-        else:
-            new = self.requested is None and self.listening
+        first = self.requested is None and self.listening
+        new = self.requested is not Reason.STOP if reason is Reason.STOP else first
         if not new or self.finished:
             return False
         self.requested = reason
@@ -145,5 +143,6 @@ class Membership:
         return GroupEnd(again=not exhausted, failure=True, exhausted=exhausted)
 
 
-def _numbered(number: int) -> Assignment:
+def numbered(number: int) -> Assignment:
+    """The assignment of the attempt that claimed this number."""
     return Assignment(Attempt(number), Generation(number), Fence(number))
