@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from raylm.cli.common import again, job_options, next_step, quiet_logs, read_job, show
+from raylm.cli.common import again, job_options, next_step, paths_row, quiet_logs, read_job, show
 from raylm.humanize import count, duration
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def prepare(job_file: str, overrides: tuple[str, ...], dry_run: bool) -> None:
     if dry_run:
         from raylm.cli.preview import prepare_rows
 
-        show(prepare_rows(job))
+        show([*prepare_rows(job), paths_row(job_file)])
         next_step(again("prepare", job_file, overrides))
         return
     quiet_logs()

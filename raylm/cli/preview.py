@@ -43,14 +43,13 @@ def _steps(job: Job) -> list[str]:
 def train_rows(job: Job) -> Rows:
     """What `raylm train` would train on, with and into."""
     from raylm.model.budget import shape_of
-    from raylm.train.launch.preflight import anchored, refuse_other_job
+    from raylm.train.launch.preflight import refuse_other_job
 
     length, data = _data(job)
     shape_of(job.model, job.prepare.tokenizer.vocab_size, length)  # a job without a model, or with none that works
-    made = anchored(job)
-    run = StoragePath(made.run_url, made.object_store.connection())
+    run = StoragePath(job.run_url, job.object_store.connection())
     with contextlib.suppress(StorageError):  # told below
-        refuse_other_job(made, run)
+        refuse_other_job(job, run)
     per_step = job.batch.sequences * length
     workers = f"{job.workers.min} to {job.workers.max}" if job.workers.min < job.workers.max else f"{job.workers.max}"
     interval = "by Young and Daly's formula"

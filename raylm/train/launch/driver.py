@@ -20,7 +20,7 @@ from raylm.run.log import Line
 from raylm.storage import StoragePath
 from raylm.train.coordination import Control, Reason, actor_client
 from raylm.train.launch.actor import CoordinatorActor
-from raylm.train.launch.preflight import TrainResult, anchored, last_loss, preflight
+from raylm.train.launch.preflight import TrainResult, last_loss, preflight
 from raylm.train.launch.ray_train import trainer_of
 
 log = logging.getLogger(__name__)
@@ -43,7 +43,6 @@ def train(job: Job, *, on_step: Listener | None = None, on_event: Listener | Non
     """
     from raylm.train.sources import publish
 
-    job = anchored(job)
     run = StoragePath(job.run_url, job.object_store.connection())
     done = preflight(job, run)
     if done is not None:

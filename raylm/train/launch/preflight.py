@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from raylm.config.job import Job
 from raylm.config.load import parse_job, same_run
@@ -21,26 +20,6 @@ class TrainResult:
     step: int
     loss: float | None
     already_finished: bool = False
-
-
-def anchored(job: Job) -> Job:
-    """The job with local paths made absolute: workers run in other folders than the driver."""
-
-    def place(path: str | None) -> str | None:
-        return path if path is None or "://" in path else str(Path(path).expanduser().absolute())
-
-    data = job.data.model_copy(
-        update={
-            "path": place(job.data.path),
-            "sources": [s.model_copy(update={"path": place(s.path)}) for s in job.data.mixture],
-        }
-    )
-    config = job.model.config
-    model = job.model.model_copy(
-        update={"path": place(job.model.path), "config": place(config) if isinstance(config, str) else config}
-    )
-    prepare = job.prepare.model_copy(update={"output": place(job.prepare.output)})
-    return job.model_copy(update={"storage": place(job.storage), "data": data, "model": model, "prepare": prepare})
 
 
 def preflight(job: Job, run: StoragePath) -> TrainResult | None:
