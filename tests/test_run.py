@@ -1,4 +1,4 @@
-"""What surrounds the steps: schedules, plans, the run log, the coordinator's decisions, sizes, the driver's checks."""
+"""What surrounds the steps: schedules, plans, the run log, sizes, the driver's checks."""
 
 from __future__ import annotations
 
@@ -11,15 +11,13 @@ import pytest
 
 from raylm.config.job import Job
 from raylm.config.optim import OptimSettings
-from raylm.config.workers import WorkerSettings
 from raylm.errors import CheckpointError, ConfigError, DataError, StorageError, TrainingError
-from raylm.run.events import BadLoss, Event, Failed, PreemptionNotice, Resumed, WorkerLost
+from raylm.run.events import BadLoss, Event, Failed
 from raylm.run.folder import RunFolder
-from raylm.run.log import read_events, read_metrics
+from raylm.run.log import read_events
 from raylm.storage import StoragePath
 from raylm.testing.scenarios import job_settings, make_data
 from raylm.train.accumulation import lanes_of, micro_batches_per_rank
-from raylm.train.coordinator import GROW, NOTICE, STOP, Coordinator
 from raylm.train.schedule import learning_rate
 
 
@@ -64,188 +62,6 @@ def test_every_lane_has_one_owner_at_any_size() -> None:
 def test_more_workers_than_lanes_is_refused_with_both_numbers() -> None:
     with pytest.raises(ConfigError, match="workers=5 exceeds the 4 micro-batches"):
         micro_batches_per_rank(4, 5)
-
-
-# --- the coordinator --------------------------------------------------------------------------------------------
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-def coordinator(tmp_path: Path, **settings: Any) -> Coordinator:
-    return Coordinator(StoragePath(str(tmp_path)), WorkerSettings(min=1, max=4, **settings), clock=Clock())
-
-
-def begun(made: Coordinator, size: int) -> int:
-    attempt = made.begin(size)
-    for rank in range(size):
-        made.sit(attempt, rank, f"node-{rank}", "host:1" if rank == 0 else None)
-    return attempt
-
-
-def events(folder: Path) -> list[Event]:
-    return read_events(RunFolder(StoragePath(str(folder))))
-
-
-def kinds(folder: Path) -> list[str]:
-    return [event.name for event in events(folder)]
-
-
-def steps_of(folder: Path) -> list[int]:
-    return [one.step for one in read_metrics(RunFolder(StoragePath(str(folder))))]
-
-
-def test_a_loss_is_followed_by_a_resize_and_a_resume_that_counts_what_is_replayed(tmp_path: Path) -> None:
-    made = coordinator(tmp_path)
-    first = begun(made, 3)
-    made.started(first, step=0, checkpoint=None, phases={})
-    for step in range(1, 9):
-        made.metric(first, {"step": step, "loss": 1.0})
-    made.event(first, "checkpoint_committed", {"step": 5})
-    assert made.group_ended({2: "lost: node died", 0: "error: connection closed"})
-    second = begun(made, 2)
-    made.started(second, step=5, checkpoint="step-5", phases={})
-    assert kinds(tmp_path) == ["started", "checkpoint_committed", "worker_lost", "resized", "resumed"]
-    lost, _, resumed = events(tmp_path)[-3:]
-    assert isinstance(lost, WorkerLost)
-    assert (lost.ranks, lost.nodes, lost.last_committed) == ([2], ["node-2"], 5)
-    assert isinstance(resumed, Resumed)
-    assert resumed.steps_lost == 3
-    assert steps_of(tmp_path) == [1, 2, 3, 4, 5]
-
-
-def test_an_older_attempt_is_not_heard(tmp_path: Path) -> None:
-    made = coordinator(tmp_path)
-    old, new = begun(made, 2), begun(made, 2)
-    made.metric(old, {"step": 99, "loss": 0.0})
-    made.event(old, "checkpoint_committed", {"step": 99})
-    made.fail(old, TrainingError("from the dead"))
-    made.finish(old, 99, {})
-    assert made.signal(old) == "stale"
-    assert made.signal(new) is None
-    assert made.step() == 0
-    assert made.fatal() is None
-    assert not made.finished()
-    assert kinds(tmp_path) == []
-
-
-def test_a_notice_for_a_node_of_the_group_asks_to_leave_and_costs_no_failure(tmp_path: Path) -> None:
-    made = coordinator(tmp_path, max_failures=0)
-    attempt = begun(made, 2)
-    made.drained({"somewhere-else": 10.0})
-    assert made.signal(attempt) is None
-    made.drained({"node-1": 12.34})
-    assert made.signal(attempt) == NOTICE
-    made.left(attempt, NOTICE, 7)
-    assert made.group_ended({0: "error: LeaveGroup", 1: "error: LeaveGroup"})
-    assert kinds(tmp_path) == ["preemption_notice"]
-    notice = events(tmp_path)[0]
-    assert isinstance(notice, PreemptionNotice)
-    assert (notice.ranks, notice.grace_seconds) == ([1], 12.3)
-
-
-def test_stopping_ends_the_run_and_growing_restarts_it(tmp_path: Path) -> None:
-    made = coordinator(tmp_path)
-    attempt = begun(made, 2)
-    made.request_stop(GROW, room=1)
-    made.request_stop(NOTICE)  # the first reason stands
-    assert made.signal(attempt) == GROW
-    made.left(attempt, GROW, 3)
-    assert made.group_ended({0: "error: LeaveGroup"})
-    attempt = begun(made, 3)
-    made.request_stop(STOP)
-    made.left(attempt, STOP, 5)
-    assert not made.group_ended({0: "error: LeaveGroup"})
-
-
-def test_a_stop_asked_for_while_no_group_can_hear_it_is_kept_for_the_next(tmp_path: Path) -> None:
-    made = coordinator(tmp_path)
-    assert not made.request_stop(STOP)
-    attempt = begun(made, 2)
-    assert made.signal(attempt) == STOP
-    assert made.request_stop(STOP)
-    assert kinds(tmp_path) == ["stop_requested"]
-
-
-def test_a_stop_counts_for_more_than_growing(tmp_path: Path) -> None:
-    made = coordinator(tmp_path)
-    attempt = begun(made, 2)
-    assert made.request_stop(GROW, room=1)
-    assert made.request_stop(STOP)
-    assert made.signal(attempt) == STOP
-    made.group_ended({0: "lost: killed"})
-    assert not made.request_stop(STOP), "between two groups nobody hears it"
-
-
-def test_a_superseded_driver_writes_nothing_more_and_ends(tmp_path: Path) -> None:
-    made = coordinator(tmp_path)
-    attempt = begun(made, 1)
-    made.metric(attempt, {"step": 1, "loss": 1.0})
-    made.superseded("process 7 on there")
-    before = {path.name: path.read_bytes() for path in tmp_path.rglob("*.jsonl")}
-    made.metric(attempt, {"step": 2, "loss": 1.0})
-    made.event(attempt, "checkpoint_committed", {"step": 2})
-    made.flush()
-    assert {path.name: path.read_bytes() for path in tmp_path.rglob("*.jsonl")} == before
-    assert made.signal(attempt) == "stale"
-    assert not made.group_ended({0: "error: LeaveGroup"})
-    assert "another `raylm train` of this run has begun, process 7 on there" in str(made.fatal())
-
-
-def test_failures_without_progress_end_the_run_with_their_cause(tmp_path: Path) -> None:
-    made = coordinator(tmp_path, max_failures=2)
-    for _ in range(2):
-        begun(made, 2)
-        assert made.group_ended({0: "error: RuntimeError: out of memory"})
-    begun(made, 2)
-    assert not made.group_ended({0: "error: RuntimeError: out of memory"})
-    error = made.fatal()
-    assert error is not None
-    assert "3 failures in a row" in error.message
-    assert "out of memory" in error.message
-    assert "workers.max_failures" in str(error.hint)
-
-
-def test_progress_between_failures_starts_the_count_again(tmp_path: Path) -> None:
-    made = coordinator(tmp_path, max_failures=1)
-    for step in range(1, 6):
-        attempt = begun(made, 2)
-        made.metric(attempt, {"step": step, "loss": 1.0})
-        assert made.group_ended({0: "lost: gone"})
-
-
-def test_an_error_no_restart_can_mend_ends_the_run(tmp_path: Path) -> None:
-    made = coordinator(tmp_path)
-    attempt = begun(made, 2)
-    made.fail(attempt, DataError("shard x is truncated", hint="restore it"))
-    assert not made.group_ended({0: "error: DataError: shard x is truncated", 1: "error: gloo"})
-    assert str(made.fatal()) == "shard x is truncated"
-    assert kinds(tmp_path) == ["failed"]
-
-
-def test_the_feed_gives_each_line_once_and_forgets_the_oldest(tmp_path: Path) -> None:
-    made = coordinator(tmp_path)
-    attempt = begun(made, 1)
-    position = 0
-    seen: list[int] = []
-    for step in range(1, 8):
-        made.metric(attempt, {"step": step, "loss": 1.0})
-        if step % 3 == 0:
-            position, news = made.feed(position)
-            seen += [one.step for _, one in news]
-    position, news = made.feed(position)
-    assert seen + [one.step for _, one in news] == [1, 2, 3, 4, 5, 6, 7]
-    assert made.feed(position) == (position, [])
-    for step in range(8, 5000):
-        made.event(attempt, "evaluated", {"step": step})
-    _, news = made.feed(position)
-    assert len(news) == 4096
-    assert news[-1][1].step == 4999
 
 
 # --- sizes --------------------------------------------------------------------------------------------------------
@@ -316,6 +132,10 @@ def test_a_cluster_that_is_not_there_is_said_at_once(job: Job) -> None:
     assert time.monotonic() - began < 30
 
 
+def events(folder: Path) -> list[Event]:
+    return read_events(RunFolder(StoragePath(str(folder))))
+
+
 def finished_run(job: Job) -> None:
     from raylm.train.without_ray import alone
 
@@ -354,4 +174,4 @@ def test_a_bad_loss_stops_the_run_or_is_skipped_and_recorded(job: Job, tmp_path:
     again = Job.model_validate({**exploding.model_dump(mode="json"), "name": "skipping"})
     with pytest.raises(TrainingError, match="th bad step in a row"):
         finished_run(with_(again, train__bad_loss="skip", train__max_skips=2))
-    assert kinds(tmp_path / "runs" / "skipping").count(BadLoss.kind) >= 2
+    assert sum(isinstance(event, BadLoss) for event in events(tmp_path / "runs" / "skipping")) >= 2
