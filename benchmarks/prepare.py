@@ -151,7 +151,7 @@ def make_peers() -> bool:
 
 def write_tokenizer(folder: Path, pool: Sequence[str]) -> None:
     """A tokenizer of the sentences."""
-    from raylm.config.schema import TokenizerSettings
+    from raylm.config.prepare.tokenizer import TokenizerSettings
     from raylm.prep.tokenizer import train, write_tokenizer
     from raylm.storage import StoragePath
 

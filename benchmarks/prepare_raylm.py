@@ -19,7 +19,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT)]
 
-from raylm.config.schema import Job, SourceSettings  # noqa: E402
+from raylm.config.job import Job  # noqa: E402
+from raylm.config.prepare.sources import SourceSettings  # noqa: E402
 from raylm.config.steps import NearDuplicates, OperatorSettings  # noqa: E402
 from raylm.prep.checks.skipped import Skipped  # noqa: E402
 from raylm.prep.operators import OperatorRecord, applied, barrier_of, operator_of  # noqa: E402
@@ -93,7 +94,7 @@ def tokenize(request: dict[str, Any], number: int) -> str:
     from raylm.prep.pack import pack_unit
 
     job = job_of(request)
-    result = pack_unit(job, StoragePath(job.shards_url), passes_of([]), _unit(request, number)[1])
+    result = pack_unit(job, StoragePath(job.shards_url), passes_of([])[-1], _unit(request, number)[1])
     return str(result.counts["documents"] + result.counts["held_out_documents"])
 
 

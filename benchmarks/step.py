@@ -104,15 +104,17 @@ def write_shards(folder: Path, case: Case) -> None:
     """Random rows: their content costs a step nothing."""
     import numpy as np
 
+    from raylm.shards import RowFormat
     from raylm.testing.datasets import write_dataset
 
     rows = np.random.default_rng(0).integers(0, case.vocabulary, (1025, case.length))
-    write_dataset(folder, rows[:1024], rows[1024:], vocab_size=case.vocabulary, shard_rows=1024)
+    write_dataset(folder, RowFormat(case.length, case.vocabulary, "none", eos_id=0), rows[:1024], rows[1024:])
 
 
 def settings_of(case: Case) -> tuple[Any, Any, Any, Any]:
     """The sections of a job that both loops share."""
-    from raylm.config.schema import BatchSettings, ModelSettings, OptimSettings, ZeroSettings
+    from raylm.config.model import ModelSettings
+    from raylm.config.optim import BatchSettings, OptimSettings, ZeroSettings
 
     return (
         ModelSettings(preset=case.preset, dtype=case.dtype, compile=case.compiled),
@@ -124,7 +126,8 @@ def settings_of(case: Case) -> tuple[Any, Any, Any, Any]:
 
 def raylm_loop(group: Group, case: Case, folder: str) -> tuple[Any, Watched, Waits, Engine]:
     """The loop that a run uses, fed as a run feeds it."""
-    from raylm.config.schema import DataSettings, TrainSettings
+    from raylm.config.data import DataSettings
+    from raylm.config.optim import TrainSettings
     from raylm.model.build import build_model
     from raylm.shards import read_manifest
     from raylm.storage import StoragePath
@@ -195,14 +198,12 @@ def bare_loop(group: Group, case: Case) -> Iterator[None]:
 
 def measure(group: Group, case: Case, folder: str) -> Timing:
     """Let the loops take turns; collective over the group."""
-    from raylm.train.group import all_reduce_sum
-
     reports, watched, waits, engine = raylm_loop(group, case, folder)
     bare = bare_loop(group, case)
     seconds: dict[str, list[float]] = {name: [] for name in ("raylm", "bare", "data", "engine", "busy", "bare_busy")}
 
     def block(name: str) -> tuple[float, float]:
-        all_reduce_sum(group, [0])
+        group.barrier()
         began, busy = time.perf_counter(), time.process_time()
         for _ in itertools.islice(reports if name == "raylm" else bare, case.block):
             pass

@@ -152,6 +152,7 @@ def make_peers() -> bool:
 
 def write_data(folder: Path, rows: int, *, peers: bool) -> None:
     """The same rows as shards, as a flat file, and in each peer's own format."""
+    from raylm.shards import RowFormat
     from raylm.testing.datasets import write_dataset
 
     folder.mkdir()
@@ -159,9 +160,9 @@ def write_data(folder: Path, rows: int, *, peers: bool) -> None:
     tokens.tofile(folder / "tokens.bin")
     write_dataset(
         folder / "raylm",
+        RowFormat(ROW, VOCABULARY, "", eos_id=0),
         tokens,
         tokens[:0],
-        vocab_size=VOCABULARY,
         shard_rows=-(-rows // 8),
         document_starts=(0, ROW // 3, ROW // 2),
     )

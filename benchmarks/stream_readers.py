@@ -24,7 +24,8 @@ def raylm(asked: Asked, deliver: str = "threads") -> Callable[[], Iterator[Any]]
     """raylm's stream for one worker: int64 tokens and labels, lane by lane."""
     import pyarrow.parquet  # noqa: F401  (imports are not what is measured, for anybody)
 
-    from raylm.config.schema import BatchSettings, DataSettings
+    from raylm.config.data import DataSettings
+    from raylm.config.optim import BatchSettings
     from raylm.shards import read_manifest
     from raylm.storage import Connection, StoragePath
     from raylm.stream.loader import Dataset, Stream

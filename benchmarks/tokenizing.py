@@ -92,7 +92,7 @@ def timed(work: Callable[[], Any]) -> tuple[float, float]:
 
 def prepared(folder: str, most: int) -> tuple[Any, list[Any]]:
     """A job whose tokenizer is trained, and its documents."""
-    from raylm.config.schema import Job
+    from raylm.config.job import Job
     from raylm.prep.prepare import prepare
     from raylm.prep.readers.python_docs import documents
     from raylm.prep.tasks import here

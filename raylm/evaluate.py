@@ -13,12 +13,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from raylm.config.job import Job
 from raylm.config.load import parse_job
-from raylm.config.schema import BatchSettings, Job
+from raylm.config.optim import BatchSettings
 from raylm.errors import ConfigError, DataError
-from raylm.shards import Manifest, read_manifest
+from raylm.run.folder import RunFolder
+from raylm.shards import DatasetManifest, read_manifest
 from raylm.storage import Connection, NotFound, StoragePath
-from raylm.trained import SETTINGS, Dtype, Trained, open_trained
+from raylm.trained import Dtype, Trained, open_trained
 
 if TYPE_CHECKING:
     import numpy as np
@@ -98,7 +100,7 @@ def _measured(
     return total, tokens, rows
 
 
-def tokens_per_byte(manifests: Sequence[Manifest], tokens: Sequence[int], *, whole: bool) -> float:
+def tokens_per_byte(manifests: Sequence[DatasetManifest], tokens: Sequence[int], *, whole: bool) -> float:
     """Tokens that a byte of the held-out text takes, of several sources by their share of `tokens`."""
     if whole:
         return sum(m.held_out_tokens for m in manifests) / sum(m.held_out_bytes for m in manifests)
@@ -111,7 +113,7 @@ def _job_of(trained: Trained) -> Job | None:
     run = trained.info.run
     if run is None:
         return None
-    settings = run / SETTINGS
+    settings = RunFolder(run).settings
     try:
         return parse_job(settings.read_text(), origin=settings.url)
     except NotFound:
@@ -130,8 +132,8 @@ def _sources(
         named = [(source.path, source.weight) for source in job.mixture]
         connection = job.object_store.connection()
         run = trained.info.run
-        if named[0][0] == f"{job.run_url}/data" and run is not None and (run / "data").exists():
-            named, connection = [(f"{run.url}/data", 1.0)], run.connection  # the run's folder may have been moved
+        if named[0][0] == RunFolder.of(job).data.url and run is not None and RunFolder(run).data.exists():
+            named, connection = [(RunFolder(run).data.url, 1.0)], run.connection  # the run's folder may have been moved
     else:
         raise ConfigError(
             f"{trained.info} does not say which data it was trained on", hint="name a prepared folder with --data"

@@ -171,7 +171,7 @@ def first_loss_of(group: Group, url: str) -> float:
     from test_engine import INLINE, LENGTH, VOCABULARY
 
     from raylm.checkpoint.restore import newest, open_checkpoint, weights
-    from raylm.config.schema import ModelSettings
+    from raylm.config.model import ModelSettings
     from raylm.model.build import build_model
     from raylm.model.loss import loss_sum
     from raylm.storage import StoragePath

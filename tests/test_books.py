@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from raylm.config.schema import SourceSettings
+from raylm.config.prepare.sources import SourceSettings
 from raylm.prep.checks.skipped import Skipped
 from raylm.prep.readers import compressed
 from raylm.prep.readers.books.front_matter import by_heading

@@ -13,8 +13,11 @@ from typing import Any
 
 import pytest
 
-from raylm.config.schema import PRESETS, Job, ModelSettings, ZeroSettings
-from raylm.model.budget import STAGES, Plan, activation_bytes, flops_per_token, plan, plan_lines, shape_of
+from raylm.cli.plan import plan_lines
+from raylm.config.job import Job
+from raylm.config.model import PRESETS, ModelSettings
+from raylm.config.optim import ZeroSettings
+from raylm.model.budget import STAGES, Plan, activation_bytes, flops_per_token, plan, shape_of
 from raylm.testing.ranks import ranks
 
 VOCABULARY, LENGTH, MICRO = 2048, 256, 2
@@ -56,7 +59,8 @@ def seven(**more: Any) -> Plan:
 
 def test_it_answers_for_7b_without_loading_torch() -> None:
     code = (
-        "import sys; from raylm.config.schema import Job; from raylm.model.budget import plan, plan_lines;"
+        "import sys; from raylm.config.job import Job; from raylm.model.budget import plan;"
+        "from raylm.cli.plan import plan_lines;"
         "job = Job.model_validate({'model': {'preset': 'llama-7b'}, 'batch': {'sequences': 128, 'micro_batch': 1},"
         " 'workers': {'max': 64}});"
         "assert plan_lines(plan(job)); sys.exit(bool({'torch', 'ray', 'transformers', 'deepspeed'} & set(sys.modules)))"

@@ -16,7 +16,7 @@ from raylm.cli.common import again
 from raylm.cli.main import COMMANDS, main, reason_for_people
 from raylm.cli.prepare import progress_lines
 from raylm.cli.progress import Pace, PlainLines, step_words
-from raylm.config.schema import Job
+from raylm.config.job import Job
 from raylm.errors import DataError, Interrupted, RaylmError, StorageError, TrainingError
 from raylm.humanize import count, duration, size
 from raylm.prep import PrepareProgress
@@ -213,7 +213,7 @@ def test_plan_answers_for_seven_billion_parameters(capsys: pytest.CaptureFixture
     code, out, _ = run(capsys, "plan", str(JOBS / "pretrain-7b-spot.yaml"), "--workers", "1", "--workers", "64")
     assert code == 0
     assert "6,738,415,616" in out
-    assert "GB a worker, 64 workers" in out
+    assert "GB per worker, 64 workers" in out
 
 
 def test_report_says_what_it_wrote(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

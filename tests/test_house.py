@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parent.parent / "raylm"
 # Each floor may import the floors below it; rooms of one floor do not import each other, except within a room.
 FLOORS = (
     ("errors", "records", "humanize", "html"),
-    ("storage",),
+    ("storage", "registry"),
     ("config", "shards"),
     ("run",),
     ("prep", "stream", "model", "checkpoint"),
@@ -46,6 +46,7 @@ DOORS = {
 HEAVY = ("torch", "ray", "transformers", "deepspeed", "tokenizers", "pandas")
 LIGHT = (
     "raylm.config.load",
+    "raylm.registry",
     "raylm.errors",
     "raylm.records",
     "raylm.storage",

@@ -25,29 +25,29 @@ def order(
     window: int = 2,
     seed: int = 0,
 ) -> Order:
-    sources = [DatasetRows(rows, weight=number + 1.0) for number, rows in enumerate(shard_rows)]
-    return Order(sources, Geometry(sequences, micro_batch, chunk, window, seed))
+    datasets = [DatasetRows(rows, weight=number + 1.0) for number, rows in enumerate(shard_rows)]
+    return Order(datasets, Geometry(sequences, micro_batch, chunk, window, seed))
 
 
 def global_batch(plan: Order, step: int) -> list[tuple[int, int, int]]:
-    """(source, id, epoch) of every position of a step, in order."""
+    """(dataset, id, epoch) of every position of a step, in order."""
     found = []
     for lane in range(plan.lanes):
         ids, epochs = plan.micro_batch(lane, step)
-        found += list(zip(plan.sources_of(lane, step).tolist(), ids.tolist(), epochs.tolist(), strict=True))
+        found += list(zip(plan.datasets_of(lane, step).tolist(), ids.tolist(), epochs.tolist(), strict=True))
     return found
 
 
 def check_exactly_once(plan: Order, steps: int) -> None:
-    """Each source counts off its epochs in time: N positions of epoch 0, every row once; then epoch 1; and so on."""
+    """Each dataset counts off its epochs in time: N positions of epoch 0, every row once; then epoch 1; and so on."""
     seen: dict[int, list[tuple[int, int]]] = {}
     for step in range(steps):
-        for source, number, epoch in global_batch(plan, step):
-            seen.setdefault(source, []).append((number, epoch))
+        for dataset, number, epoch in global_batch(plan, step):
+            seen.setdefault(dataset, []).append((number, epoch))
     first = 0
-    for source, described in enumerate(plan.sources):
+    for dataset, described in enumerate(plan.datasets):
         rows = described.rows
-        taken = seen.get(source, [])
+        taken = seen.get(dataset, [])
         for epoch in range(-(-len(taken) // rows)):
             part = taken[epoch * rows : (epoch + 1) * rows]
             assert {number for _, number in part} == {epoch}
@@ -72,12 +72,12 @@ def test_every_row_once_in_a_mixture(seed: int) -> None:
 
 
 def test_every_row_once_while_weights_change() -> None:
-    sources = [
-        DatasetRows((40, 9), weight=1, stages=((10, 0.0), (30, 2.0))),
-        DatasetRows((33,), weight=1, stages=((20, 9.0), (50, 0.0))),
-        DatasetRows((5,), weight=0.5, stages=()),
+    datasets = [
+        DatasetRows((40, 9), weight=1, weight_schedule=((10, 0.0), (30, 2.0))),
+        DatasetRows((33,), weight=1, weight_schedule=((20, 9.0), (50, 0.0))),
+        DatasetRows((5,), weight=0.5, weight_schedule=()),
     ]
-    plan = Order(sources, Geometry(8, 2, 4, 2, 0))
+    plan = Order(datasets, Geometry(8, 2, 4, 2, 0))
     check_exactly_once(plan, steps=90)
     shares = [
         Counter(s for t in steps for s, _, _ in global_batch(plan, t)) for steps in (range(10, 20), range(50, 90))
@@ -96,7 +96,7 @@ def test_every_row_once_while_weights_change() -> None:
     chunk=st.integers(1, 20),
     window=st.integers(1, 4),
     seed=st.integers(0, 2**31 - 1),
-    stages=st.lists(st.tuples(st.integers(1, 30), st.floats(0.01, 5)), max_size=2),
+    weight_schedule=st.lists(st.tuples(st.integers(1, 30), st.floats(0.01, 5)), max_size=2),
 )
 def test_every_row_once_for_random_sizes(
     shards: list[list[int]],
@@ -105,13 +105,13 @@ def test_every_row_once_for_random_sizes(
     chunk: int,
     window: int,
     seed: int,
-    stages: list[tuple[int, float]],
+    weight_schedule: list[tuple[int, float]],
 ) -> None:
-    sources = [
-        DatasetRows((*rows, 1), weight=1.0 + number, stages=tuple(stages) if number == 0 else ())
+    datasets = [
+        DatasetRows((*rows, 1), weight=1.0 + number, weight_schedule=tuple(weight_schedule) if number == 0 else ())
         for number, rows in enumerate(shards)
     ]
-    plan = Order(sources, Geometry(micro_batch * lanes, micro_batch, chunk, window, seed))
+    plan = Order(datasets, Geometry(micro_batch * lanes, micro_batch, chunk, window, seed))
     check_exactly_once(plan, steps=40)
 
 
@@ -126,16 +126,16 @@ def test_blocks_come_in_the_order_of_need_from_any_step(world_size: int, start: 
             for lane in lanes:
                 ids, epochs = plan.micro_batch(lane, step)
                 taken = Counter[int]()
-                for place, source in enumerate(plan.sources_of(lane, step).tolist()):
-                    nth = plan.taken(source, lane, step) + taken[source]
-                    taken[source] += 1
-                    if (lane, source) not in held or held[lane, source].end <= nth:
+                for place, dataset in enumerate(plan.datasets_of(lane, step).tolist()):
+                    nth = plan.taken(dataset, lane, step) + taken[dataset]
+                    taken[dataset] += 1
+                    if (lane, dataset) not in held or held[lane, dataset].end <= nth:
                         block = next(needs)
-                        assert (block.lane, block.source) == (lane, source)
-                        held[lane, source] = block
-                    block = held[lane, source]
+                        assert (block.lane, block.dataset) == (lane, dataset)
+                        held[lane, dataset] = block
+                    block = held[lane, dataset]
                     assert block.first <= nth < block.end
-                    assert plan.ids(source, block.rows)[nth - block.first] == ids[place]
+                    assert plan.ids(dataset, block.rows)[nth - block.first] == ids[place]
                     assert block.epoch == epochs[place]
 
 
@@ -155,17 +155,17 @@ def test_the_order_is_pinned() -> None:
     plan = order((50, 13), (7,), sequences=4, micro_batch=2)
     found = [number for step in (0, 5, 1000) for _, number, _ in global_batch(plan, step)]
     assert found == [55, 57, 29, 66, 12, 67, 28, 43, 40, 27, 59, 65]
-    assert plan.fingerprint() == "6dc85fb9ddc98aa8"
+    assert plan.fingerprint() == "88cc426a5d8a09de"
 
 
-def test_pieces_hold_the_rows_and_stay_inside_chunks() -> None:
+def test_row_ranges_hold_the_rows_and_stay_inside_chunks() -> None:
     shard_rows = (50, 13, 1, 26)
     plan = order(shard_rows, chunk=8, window=3)
     firsts = np.concatenate([[0], np.cumsum(shard_rows)])
     for block in itertools.islice(plan.needs(range(plan.lanes), 0), 60):
-        read = np.concatenate([firsts[p.shard] + np.arange(p.start, p.stop) for p in block.pieces])
+        read = np.concatenate([firsts[p.shard] + np.arange(p.start, p.stop) for p in block.row_ranges])
         assert np.array_equal(read[block.order], block.rows)
-        assert all(0 <= p.start < p.stop <= shard_rows[p.shard] for p in block.pieces)
+        assert all(0 <= p.start < p.stop <= shard_rows[p.shard] for p in block.row_ranges)
 
 
 def test_lanes_share_a_chunk_only_where_their_ranges_meet() -> None:
@@ -190,29 +190,29 @@ def test_rows_are_shuffled_across_the_chunks_of_a_window() -> None:
     assert len(np.unique(block.rows[:32] // 16)) >= 6
 
 
-@pytest.mark.parametrize("sources", [1, 3])
-def test_seeking_costs_the_same_anywhere(sources: int) -> None:
+@pytest.mark.parametrize("datasets", [1, 3])
+def test_seeking_costs_the_same_anywhere(datasets: int) -> None:
     class Counting(Order):
         asked = 0
 
-        def _count(self, source: int, position: int) -> int:
+        def _count(self, dataset: int, position: int) -> int:
             self.asked += 1
-            return super()._count(source, position)
+            return super()._count(dataset, position)
 
-    described = [DatasetRows((100_000,) * 20, weight=number + 1.0) for number in range(sources)]
+    described = [DatasetRows((100_000,) * 20, weight=number + 1.0) for number in range(datasets)]
     asked = []
     for step in (0, 1_000, 1_000_000_000):
         plan = Counting(described, Geometry(256, 4, 64, 8, 0))
         plan.micro_batch(5, step)
         asked.append(plan.asked)
-    assert max(asked) <= 4 * 64 * sources
+    assert max(asked) <= 4 * 64 * datasets
 
 
 def test_mixtures_keep_their_weights_in_every_lane() -> None:
     mixture = Mixture([((0, 0.6),), ((0, 0.3),), ((0, 0.1),)], lanes=4, micro_batch=2, seed=3)
     for lane in range(4):
-        drawn = Counter(s for step in range(PERIOD // 2) for s in mixture.sources_of(lane, step).tolist())
-        assert [drawn[source] for source in range(3)] == [600, 300, 100]
+        drawn = Counter(s for step in range(PERIOD // 2) for s in mixture.datasets_of(lane, step).tolist())
+        assert [drawn[dataset] for dataset in range(3)] == [600, 300, 100]
 
 
 @pytest.mark.parametrize(
@@ -238,32 +238,34 @@ def test_thousandths_add_up(weights: list[float]) -> None:
     assert all((slot > 0) == (weight > 0) for slot, weight in zip(slots, weights, strict=True))
 
 
-def test_counts_and_slots_are_inverse_through_stages() -> None:
+def test_counts_and_slots_are_inverse_through_weight_changes() -> None:
     mixture = Mixture([((0, 1.0), (7, 0.0), (400, 3.0)), ((0, 2.0), (90, 5.0))], lanes=3, micro_batch=3, seed=1)
     for lane in range(3):
         seen = Counter[int]()
         for step in range(900):
-            for place, source in enumerate(mixture.sources_of(lane, step).tolist()):
+            for place, dataset in enumerate(mixture.datasets_of(lane, step).tolist()):
                 slot = step * 3 + place
-                assert mixture.before_slot(source, lane, slot) == seen[source]
-                assert mixture.slot(source, lane, seen[source]) == slot
-                seen[source] += 1
+                assert mixture.before_slot(dataset, lane, slot) == seen[dataset]
+                assert mixture.slot(dataset, lane, seen[dataset]) == slot
+                seen[dataset] += 1
 
 
-def test_a_source_that_ends_is_never_asked_again() -> None:
-    sources = [DatasetRows((30,)), DatasetRows((30,), stages=((5, 0.0),))]
-    plan = Order(sources, Geometry(8, 2, 4, 2, 0))
+def test_a_dataset_that_ends_is_never_asked_again() -> None:
+    datasets = [DatasetRows((30,)), DatasetRows((30,), weight_schedule=((5, 0.0),))]
+    plan = Order(datasets, Geometry(8, 2, 4, 2, 0))
     blocks = list(itertools.islice(plan.needs(range(plan.lanes), 6), 50))
-    assert {block.source for block in blocks} == {0}
+    assert {block.dataset for block in blocks} == {0}
     assert plan.block(1, 0, 1000) is None
 
 
 def test_no_rows_and_no_weight_are_said_plainly() -> None:
     geometry = Geometry(8, 2, 4, 2, 0)
-    with pytest.raises(DataError, match="data source 1 has no rows to train on"):
+    with pytest.raises(DataError, match="dataset 1 has no rows to train on"):
         Order([DatasetRows((3,)), DatasetRows((0,))], geometry)
-    with pytest.raises(ConfigError, match="weights of the data sources add up to 0"):
-        Order([DatasetRows((3,), stages=((5, 0.0),)), DatasetRows((3,), stages=((5, 0.0),))], geometry)
+    with pytest.raises(ConfigError, match="weights of the datasets add up to 0"):
+        Order(
+            [DatasetRows((3,), weight_schedule=((5, 0.0),)), DatasetRows((3,), weight_schedule=((5, 0.0),))], geometry
+        )
 
 
 def test_lanes_load_without_torch_or_ray() -> None:
@@ -278,15 +280,15 @@ def test_every_row_once_on_a_wide_grid(seed: int) -> None:
     random = np.random.default_rng(seed)
     for _ in range(20):
         micro_batch, lanes = int(random.integers(1, 9)), int(random.integers(1, 33))
-        sources = [
+        datasets = [
             DatasetRows(
                 tuple(int(n) for n in random.integers(1, 300, random.integers(1, 6))),
                 weight=float(random.random() + 0.01),
-                stages=tuple((int(s), float(random.random())) for s in sorted(random.integers(1, 100, 2))),
+                weight_schedule=tuple((int(s), float(random.random())) for s in sorted(random.integers(1, 100, 2))),
             )
             for _ in range(int(random.integers(1, 5)))
         ]
         geometry = Geometry(
             micro_batch * lanes, micro_batch, int(random.integers(1, 100)), int(random.integers(1, 9)), seed
         )
-        check_exactly_once(Order(sources, geometry), steps=120)
+        check_exactly_once(Order(datasets, geometry), steps=120)

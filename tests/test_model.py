@@ -11,7 +11,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from raylm.config.schema import PRESETS, ModelSettings  # noqa: E402
+from raylm.config.model import PRESETS, ModelSettings  # noqa: E402
 from raylm.errors import ConfigError  # noqa: E402
 from raylm.model import loss as loss_module  # noqa: E402
 from raylm.model.build import (  # noqa: E402

@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 from test_prepare import documents, job, run
 
+from raylm.config.job import Job
 from raylm.config.load import load_job
-from raylm.config.schema import Job
 from raylm.config.steps import OperatorSettings, PersonalData
 from raylm.errors import ConfigError, DataError
 from raylm.prep.operators import OperatorRecord, operator_of

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from raylm.checkpoint.restore import newest
-from raylm.config.schema import Job
+from raylm.config.job import Job
 from raylm.run.log import read_lines
 from raylm.storage import StoragePath
 from raylm.testing.datasets import job_settings, make_data

@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from raylm.checkpoint.restore import newest
-from raylm.config.schema import Job
+from raylm.config.job import Job
 from raylm.errors import StorageError
 from raylm.prep import here, prepare
 from raylm.run.log import read_lines

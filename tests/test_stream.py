@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from raylm.config.schema import BatchSettings, DataSettings
+from raylm.config.data import DataSettings
+from raylm.config.optim import BatchSettings
 from raylm.errors import DataError
 from raylm.records import Batch, MicroBatch
-from raylm.shards import Manifest, ShardWriter, make_manifest, write_manifest
+from raylm.shards import Counts, DatasetManifest, RowFormat, ShardWriter, write_manifest
 from raylm.storage import StoragePath
 from raylm.stream import loader, reading
 from raylm.stream.loader import Dataset, Stream, held_out, held_out_turns, order_of
@@ -23,50 +24,45 @@ from raylm.testing.servers import Faults, S3Server, proxy
 
 SEQUENCE = 16
 VOCABULARY = 5000
+FORMAT = RowFormat(SEQUENCE, VOCABULARY, "t", eos_id=0, group_rows=8)
 BATCH = BatchSettings(sequences=8, micro_batch=2)
 DATA = DataSettings(reader="threads", chunk_rows=8, window_chunks=3)
 
 
-def row_tokens(source: int, row: int) -> np.ndarray:
+def row_tokens(dataset: int, row: int) -> np.ndarray:
     """A row that names itself in each token; every seventh is shorter than the sequence."""
     length = SEQUENCE - 5 if row % 7 == 3 else SEQUENCE
-    return (source * 1000 + row + np.arange(length) * 3) % VOCABULARY
+    return (dataset * 1000 + row + np.arange(length) * 3) % VOCABULARY
 
 
 def row_starts(row: int) -> list[int]:
     return [0, 4, 9][: 1 + row % 3]
 
 
-def write_source(folder: Path, shards: Sequence[int], *, number: int = 0, held_out_rows: int = 11) -> Dataset:
+def write_dataset(folder: Path, shards: Sequence[int], *, number: int = 0, held_out_rows: int = 11) -> Dataset:
     """A folder of shards whose rows are known."""
     place, row = StoragePath(str(folder)), 0
     written = []
     for shard, rows in enumerate((*shards, held_out_rows)):
-        with ShardWriter(place / f"shard-{shard}.parquet", SEQUENCE, "uint16", 8, tokenizer="t") as writer:
+        with ShardWriter(place / f"shard-{shard}.parquet", FORMAT) as writer:
             for _ in range(rows):
                 writer.add(row_tokens(number, row), row_starts(row))
                 row += 1
         written.append(writer.close())
-    manifest = make_manifest(
-        sequence_length=SEQUENCE,
-        vocab_size=VOCABULARY,
-        tokenizer="t",
-        eos_id=0,
+    manifest = DatasetManifest.of(
+        FORMAT,
         train=written[:-1],
         held_out=written[-1:] if held_out_rows else [],
-        train_tokens=sum(shards) * SEQUENCE,
-        held_out_tokens=0,
-        held_out_bytes=0,
-        group_rows=8,
+        counts=Counts(sum(shards) * SEQUENCE),
     )
     write_manifest(place, manifest)
     return Dataset(place, manifest, weight=number + 1.0)
 
 
 @pytest.fixture(scope="module")
-def sources(tmp_path_factory: pytest.TempPathFactory) -> list[Dataset]:
-    folder = tmp_path_factory.mktemp("sources")
-    return [write_source(folder / "a", [50, 13, 70], number=0), write_source(folder / "b", [9], number=1)]
+def datasets(tmp_path_factory: pytest.TempPathFactory) -> list[Dataset]:
+    folder = tmp_path_factory.mktemp("datasets")
+    return [write_dataset(folder / "a", [50, 13, 70], number=0), write_dataset(folder / "b", [9], number=1)]
 
 
 @pytest.fixture(autouse=True)
@@ -76,10 +72,10 @@ def _nothing_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def stream(
-    sources: Sequence[Dataset], rank: int = 0, world_size: int = 1, start: int = 0, *, attention: bool = False
+    datasets: Sequence[Dataset], rank: int = 0, world_size: int = 1, start: int = 0, *, attention: bool = False
 ) -> Stream:
     return Stream(
-        sources,
+        datasets,
         batch=BATCH,
         data=DATA,
         seed=5,
@@ -115,8 +111,8 @@ def same(one: MicroBatch, other: MicroBatch) -> bool:
 
 def check_rows(batch: MicroBatch, first_of_b: int, *, attention: bool = False) -> None:
     for place, number in enumerate(batch.ids.tolist()):
-        source, row = (0, number) if number < first_of_b else (1, number - first_of_b)
-        expected = row_tokens(source, row)
+        dataset, row = (0, number) if number < first_of_b else (1, number - first_of_b)
+        expected = row_tokens(dataset, row)
         assert np.array_equal(batch.tokens[place, : len(expected)], expected)
         labels = np.full(SEQUENCE, -100)
         labels[: len(expected)] = expected
@@ -127,9 +123,9 @@ def check_rows(batch: MicroBatch, first_of_b: int, *, attention: bool = False) -
 
 
 @pytest.mark.parametrize("attention", [False, True])
-def test_batches_hold_the_rows_that_the_order_names(sources: list[Dataset], attention: bool) -> None:
-    order = order_of(sources, batch=BATCH, data=DATA, seed=5)
-    for step, batch in enumerate(take(stream(sources, attention=attention), 40)):
+def test_batches_hold_the_rows_that_the_order_names(datasets: list[Dataset], attention: bool) -> None:
+    order = order_of(datasets, batch=BATCH, data=DATA, seed=5)
+    for step, batch in enumerate(take(stream(datasets, attention=attention), 40)):
         assert batch.step == step
         assert [micro.lane for micro in batch.micro_batches] == [0, 1, 2, 3]
         for micro in batch.micro_batches:
@@ -142,10 +138,10 @@ def test_batches_hold_the_rows_that_the_order_names(sources: list[Dataset], atte
 @pytest.mark.parametrize("mixed", [False, True])
 @pytest.mark.parametrize("start", [0, 5, 31])
 @pytest.mark.parametrize("world_size", [2, 3, 4])
-def test_ranks_share_out_the_same_batches(sources: list[Dataset], world_size: int, start: int, mixed: bool) -> None:
-    sources = sources if mixed else sources[:1]
-    whole = take(stream(sources), start + 20)[start:]
-    shares = [take(stream(sources, rank, world_size, start), 20) for rank in range(world_size)]
+def test_ranks_share_out_the_same_batches(datasets: list[Dataset], world_size: int, start: int, mixed: bool) -> None:
+    datasets = datasets if mixed else datasets[:1]
+    whole = take(stream(datasets), start + 20)[start:]
+    shares = [take(stream(datasets, rank, world_size, start), 20) for rank in range(world_size)]
     for step, batch in enumerate(whole):
         for rank, share in enumerate(shares):
             assert share[step].step == batch.step
@@ -153,13 +149,13 @@ def test_ranks_share_out_the_same_batches(sources: list[Dataset], world_size: in
             assert all(same(micro, batch.micro_batches[micro.lane]) for micro in share[step].micro_batches)
 
 
-def test_a_walk_over_world_sizes_loses_and_repeats_nothing(sources: list[Dataset]) -> None:
-    rows = sources[0].manifest.train_rows
+def test_a_walk_over_world_sizes_loses_and_repeats_nothing(datasets: list[Dataset]) -> None:
+    rows = datasets[0].manifest.train_rows
     seen: list[int] = []
     step = 0
     for world_size, steps in ((4, 3), (1, 5), (3, 6), (2, 3)):
         for rank in range(world_size):
-            for batch in take(stream(sources[:1], rank, world_size, step), steps):
+            for batch in take(stream(datasets[:1], rank, world_size, step), steps):
                 seen += [
                     int(number)
                     for micro in batch.micro_batches
@@ -171,41 +167,41 @@ def test_a_walk_over_world_sizes_loses_and_repeats_nothing(sources: list[Dataset
     assert sorted(seen) == list(range(rows))
 
 
-def test_each_block_is_read_once(sources: list[Dataset], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_block_is_read_once(datasets: list[Dataset], monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[tuple[str, int, int]] = []
     lock = threading.Lock()
     inner = reading.read_rows
 
-    def counted(folder: StoragePath, shard: object, start: int, stop: int, manifest: Manifest) -> object:
+    def counted(folder: StoragePath, shard: object, start: int, stop: int, manifest: DatasetManifest) -> object:
         with lock:
             read.append((shard.path, start, stop))  # type: ignore[attr-defined]
         return inner(folder, shard, start, stop, manifest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(reading, "read_rows", counted)
     monkeypatch.setattr(loader, "AHEAD_BYTES", 0)
-    take(stream(sources[:1]), 133 // 8)
+    take(stream(datasets[:1]), 133 // 8)
     rows = sum(stop - start for _, start, stop in read)
     # An epoch, and what was read ahead of it: a window.
     assert 133 <= rows <= 133 + 2 * 24
     assert len({(path, start) for path, start, _ in read}) >= 133 // 8
 
 
-def test_reading_ahead_is_bounded(sources: list[Dataset]) -> None:
-    with stream(sources[:1]) as batches:
+def test_reading_ahead_is_bounded(datasets: list[Dataset]) -> None:
+    with stream(datasets[:1]) as batches:
         next(batches)
-        threads = batches._deliverer
+        threads = batches._reader
         assert isinstance(threads, loader.Threads)
         held = threads._coming_rows
         assert held <= 4 * 24 + 24
 
 
-def test_a_small_source_is_read_once_and_kept(sources: list[Dataset], monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = take(stream(sources), 60)
+def test_a_small_source_is_read_once_and_kept(datasets: list[Dataset], monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = take(stream(datasets), 60)
     monkeypatch.setattr(reading, "KEPT_BYTES", 2**20)
     calls = itertools.count()
     inner = reading.read_rows
     monkeypatch.setattr(reading, "read_rows", lambda *args: (next(calls), inner(*args))[1])
-    found = take(stream(sources), 60)
+    found = take(stream(datasets), 60)
     assert next(calls) == 4
     assert all(
         same(a, b)
@@ -216,9 +212,11 @@ def test_a_small_source_is_read_once_and_kept(sources: list[Dataset], monkeypatc
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 4])
 @pytest.mark.parametrize("sequences", [1, 7, 16, None, 1000])
-def test_held_out_is_the_same_at_any_world_size(sources: list[Dataset], world_size: int, sequences: int | None) -> None:
+def test_held_out_is_the_same_at_any_world_size(
+    datasets: list[Dataset], world_size: int, sequences: int | None
+) -> None:
     def ask(rank: int, size: int) -> list[tuple[MicroBatch, ...]]:
-        return list(held_out(sources, batch=BATCH, rank=rank, world_size=size, sequences=sequences))
+        return list(held_out(datasets, batch=BATCH, rank=rank, world_size=size, sequences=sequences))
 
     whole = ask(0, 1)
     ids = [int(number) for round_ in whole for micro in round_ for number in micro.ids]
@@ -228,22 +226,22 @@ def test_held_out_is_the_same_at_any_world_size(sources: list[Dataset], world_si
         dealt = sorted((micro for share in shares for micro in share[number]), key=lambda micro: micro.lane)
         assert all(same(a, b) for a, b in zip(round_, dealt, strict=True))
     counts = [sum(len(round_) for round_ in share) for share in shares]
-    assert counts[0] == max(counts) == held_out_turns(sources, batch=BATCH, world_size=world_size, sequences=sequences)
+    assert counts[0] == max(counts) == held_out_turns(datasets, batch=BATCH, world_size=world_size, sequences=sequences)
 
 
 def test_no_held_out_rows_is_said_plainly(tmp_path: Path) -> None:
-    source = write_source(tmp_path, [9], held_out_rows=0)
+    dataset = write_dataset(tmp_path, [9], held_out_rows=0)
     with pytest.raises(DataError, match="no held-out sequences in") as found:
-        list(held_out([source], batch=BATCH, rank=0, world_size=1, sequences=4))
+        list(held_out([dataset], batch=BATCH, rank=0, world_size=1, sequences=4))
     assert "prepare.held_out" in (found.value.hint or "")
 
 
 @pytest.mark.parametrize("damage", ["missing", "empty", "truncated", "foreign", "vocabulary"])
 def test_a_bad_shard_is_one_error_that_names_it(tmp_path: Path, damage: str) -> None:
-    source = write_source(tmp_path, [30, 20])
+    dataset = write_dataset(tmp_path, [30, 20])
     bad = tmp_path / "shard-1.parquet"
     spoil(bad, damage)
-    with stream([source]) as batches:
+    with stream([dataset]) as batches:
         with pytest.raises(DataError, match=r"shard-1\.parquet") as found:
             for _ in itertools.islice(batches, 20):
                 pass
@@ -264,45 +262,45 @@ def spoil(path: Path, damage: str) -> None:
     elif damage == "foreign":
         path.write_bytes(os.urandom(len(content)))
     else:
-        with ShardWriter(StoragePath(str(path)), SEQUENCE, "uint16", 8, tokenizer="t") as writer:
+        with ShardWriter(StoragePath(str(path)), FORMAT) as writer:
             for row in range(20):
                 writer.add(row_tokens(0, 30 + row) * 0 + VOCABULARY, row_starts(30 + row))
 
 
 @pytest.mark.parametrize("failing", [False, True])
 def test_object_storage_gives_the_batches_of_local_disk(
-    sources: list[Dataset], seaweed: S3Server, failing: bool
+    datasets: list[Dataset], seaweed: S3Server, failing: bool
 ) -> None:
     bucket = seaweed.bucket()
-    for path in Path(sources[0].folder.url).iterdir():
+    for path in Path(datasets[0].folder.url).iterdir():
         (bucket / path.name).write_bytes(path.read_bytes())
     faults = Faults(servers.failing(0.1) if failing else lambda method, path: "pass")
     with proxy(seaweed, faults) as server:
-        remote = Dataset(StoragePath(bucket.url, server.connection()), sources[0].manifest)
-        found, expected = take(stream([remote]), 30), take(stream(sources[:1]), 30)
+        remote = Dataset(StoragePath(bucket.url, server.connection()), datasets[0].manifest)
+        found, expected = take(stream([remote]), 30), take(stream(datasets[:1]), 30)
     for one, other in zip(found, expected, strict=True):
         assert all(same(a, b) for a, b in zip(one.micro_batches, other.micro_batches, strict=True))
     assert not failing or len(faults.counts) > 1
 
 
-def test_a_shard_that_is_gone_from_object_storage_is_one_error(sources: list[Dataset], seaweed: S3Server) -> None:
+def test_a_shard_that_is_gone_from_object_storage_is_one_error(datasets: list[Dataset], seaweed: S3Server) -> None:
     bucket = seaweed.bucket()
     for name in ("shard-0.parquet", "shard-2.parquet"):
-        (bucket / name).write_bytes(Path(sources[0].folder.url, name).read_bytes())
+        (bucket / name).write_bytes(Path(datasets[0].folder.url, name).read_bytes())
     gone = pytest.raises(DataError, match=r"shard s3://.*/shard-1\.parquet is missing")
-    with stream([Dataset(bucket, sources[0].manifest)]) as batches, gone:
+    with stream([Dataset(bucket, datasets[0].manifest)]) as batches, gone:
         list(itertools.islice(batches, 20))
 
 
-def test_sources_must_agree(sources: list[Dataset], tmp_path: Path) -> None:
-    other = write_source(tmp_path, [9])
-    foreign = Dataset(other.folder, Manifest(**{**other.manifest.__dict__, "tokenizer": "u"}))
-    with pytest.raises(DataError, match=r"data sources differ in tokenizer: t in .*, u in"):
-        stream([sources[0], foreign])
+def test_sources_must_agree(datasets: list[Dataset], tmp_path: Path) -> None:
+    other = write_dataset(tmp_path, [9])
+    foreign = Dataset(other.folder, DatasetManifest(**{**other.manifest.__dict__, "tokenizer": "u"}))
+    with pytest.raises(DataError, match=r"datasets differ in tokenizer: t in .*, u in"):
+        stream([datasets[0], foreign])
 
 
-def test_close_ends_the_threads(sources: list[Dataset]) -> None:
-    batches = stream(sources)
+def test_close_ends_the_threads(datasets: list[Dataset]) -> None:
+    batches = stream(datasets)
     next(batches)
     batches.close()
     batches.close()

@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 import test_stream
-from test_stream import BATCH, same, spoil, write_source
+from test_stream import BATCH, same, spoil, write_dataset
 
-from raylm.config.schema import DataSettings
+from raylm.config.data import DataSettings
 from raylm.errors import DataError
 from raylm.records import Batch
-from raylm.stream import ray_data as ray_source
+from raylm.stream import ray_data
 from raylm.stream.lanes import Block
 from raylm.stream.loader import Dataset, Stream, order_of
 
@@ -45,21 +45,21 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def sources(tmp_path_factory: pytest.TempPathFactory) -> list[Dataset]:
-    folder = tmp_path_factory.mktemp("sources")
-    return [write_source(folder / "a", [50, 13, 70], number=0), write_source(folder / "b", [9], number=1)]
+def datasets(tmp_path_factory: pytest.TempPathFactory) -> list[Dataset]:
+    folder = tmp_path_factory.mktemp("datasets")
+    return [write_dataset(folder / "a", [50, 13, 70], number=0), write_dataset(folder / "b", [9], number=1)]
 
 
 @pytest.fixture(autouse=True)
 def _small_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ray_source, "BLOCKS_A_TASK", 16)
-    monkeypatch.setattr(ray_source, "POLL_SECONDS", 0.1)
-    monkeypatch.setattr(ray_source, "START_SECONDS", 0.0)
+    monkeypatch.setattr(ray_data, "BLOCKS_A_TASK", 16)
+    monkeypatch.setattr(ray_data, "POLL_SECONDS", 0.1)
+    monkeypatch.setattr(ray_data, "START_SECONDS", 0.0)
 
 
-def stream(sources: Sequence[Dataset], reader: Any, rank: int = 0, world_size: int = 1, start: int = 0) -> Stream:
+def stream(datasets: Sequence[Dataset], reader: Any, rank: int = 0, world_size: int = 1, start: int = 0) -> Stream:
     return Stream(
-        sources,
+        datasets,
         batch=BATCH,
         data=DATA,
         seed=5,
@@ -73,8 +73,8 @@ def stream(sources: Sequence[Dataset], reader: Any, rank: int = 0, world_size: i
 
 def from_ray(batches: Stream) -> int:
     """Blocks that came through Ray Data so far."""
-    delivering = batches._deliverer
-    assert isinstance(delivering, ray_source.RayDataReader)
+    delivering = batches._reader
+    assert isinstance(delivering, ray_data.RayDataReader)
     return delivering.from_ray
 
 
@@ -96,38 +96,38 @@ def check_same(found: list[Batch], expected: Iterator[Batch]) -> None:
 
 
 @pytest.mark.parametrize("mixed", [False, True])
-def test_ray_data_and_threads_give_the_same_batches(cluster: Any, sources: list[Dataset], mixed: bool) -> None:
-    sources = sources if mixed else sources[:1]
-    with stream(sources, "ray", start=3) as batches, stream(sources, "threads", start=3) as expected:
+def test_ray_data_and_threads_give_the_same_batches(cluster: Any, datasets: list[Dataset], mixed: bool) -> None:
+    datasets = datasets if mixed else datasets[:1]
+    with stream(datasets, "ray", start=3) as batches, stream(datasets, "threads", start=3) as expected:
         found = consume(batches, lambda: from_ray(batches) > 0, more=0)
         found += consume(batches, lambda: from_ray(batches) > 200, more=20, pause=0)
         check_same(found, expected)
 
 
-def train_part(sources: list[Dataset], rank: int, world_size: int) -> list[Batch]:
+def train_part(datasets: list[Dataset], rank: int, world_size: int) -> list[Batch]:
     """What a Ray Train worker does, in an actor that holds its CPU."""
-    with stream(sources, "ray", rank, world_size) as batches:
+    with stream(datasets, "ray", rank, world_size) as batches:
         return consume(batches, lambda: from_ray(batches) > 10, more=20)
 
 
-def test_ranks_in_actors_that_reserve_cpus_stream_side_by_side(cluster: Any, sources: list[Dataset]) -> None:
+def test_ranks_in_actors_that_reserve_cpus_stream_side_by_side(cluster: Any, datasets: list[Dataset]) -> None:
     part = cluster.remote(num_cpus=0.7)(train_part)
-    pending = [part.remote(sources, rank, 2) for rank in range(2)]
+    pending = [part.remote(datasets, rank, 2) for rank in range(2)]
     shares = cluster.get(pending, timeout=150)
-    with stream(sources, "threads") as whole:
+    with stream(datasets, "threads") as whole:
         for batch, *parts in zip(whole, *shares, strict=False):
             dealt = sorted((micro for part in parts for micro in part.micro_batches), key=lambda micro: micro.lane)
             assert all(same(a, b) for a, b in zip(dealt, batch.micro_batches, strict=True))
 
 
-def test_threads_serve_while_no_cpu_is_free(cluster: Any, sources: list[Dataset]) -> None:
+def test_threads_serve_while_no_cpu_is_free(cluster: Any, datasets: list[Dataset]) -> None:
     class Holder:
         def ready(self) -> bool:
             return True
 
     holder = cluster.remote(num_cpus=2)(Holder).remote()
     assert cluster.get(holder.ready.remote(), timeout=60)
-    with stream(sources, "ray") as batches, stream(sources, "threads") as expected:
+    with stream(datasets, "ray") as batches, stream(datasets, "threads") as expected:
         began = time.monotonic()
         found = consume(batches, lambda: time.monotonic() > began + 2, more=0)
         assert from_ray(batches) == 0
@@ -137,13 +137,13 @@ def test_threads_serve_while_no_cpu_is_free(cluster: Any, sources: list[Dataset]
 
 
 def test_threads_take_over_where_ray_data_stalls(
-    sources: list[Dataset], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    datasets: list[Dataset], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     never = threading.Event()
-    monkeypatch.setattr(ray_source, "STALL_SECONDS", 0.5)
-    monkeypatch.setattr(ray_source, "PATIENCE_SECONDS", 0.1)
-    fake_executions(monkeypatch, sources, then=lambda: never.wait(60))
-    with caplog.at_level(logging.WARNING), stream(sources, "ray") as batches, stream(sources, "threads") as expected:
+    monkeypatch.setattr(ray_data, "STALL_SECONDS", 0.5)
+    monkeypatch.setattr(ray_data, "PATIENCE_SECONDS", 0.1)
+    fake_executions(monkeypatch, datasets, then=lambda: never.wait(60))
+    with caplog.at_level(logging.WARNING), stream(datasets, "ray") as batches, stream(datasets, "threads") as expected:
         check_same(consume(batches, lambda: from_ray(batches) > 0, more=100), expected)
         assert from_ray(batches) == 7
     never.set()
@@ -151,53 +151,53 @@ def test_threads_take_over_where_ray_data_stalls(
 
 
 def test_threads_take_over_where_ray_data_fails(
-    sources: list[Dataset], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    datasets: list[Dataset], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail() -> None:
         raise RuntimeError("the node went away")
 
-    fake_executions(monkeypatch, sources, then=fail)
-    with caplog.at_level(logging.WARNING), stream(sources, "ray") as batches, stream(sources, "threads") as expected:
+    fake_executions(monkeypatch, datasets, then=fail)
+    with caplog.at_level(logging.WARNING), stream(datasets, "ray") as batches, stream(datasets, "threads") as expected:
         check_same(consume(batches, lambda: from_ray(batches) > 0, more=100), expected)
         assert from_ray(batches) == 7
     assert len([record for record in caplog.records if "RuntimeError: the node went away" in record.message]) == 1
 
 
 def test_threads_help_out_where_ray_data_is_late(
-    sources: list[Dataset], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    datasets: list[Dataset], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(ray_source, "PATIENCE_SECONDS", 0.05)
-    fake_executions(monkeypatch, sources, then=lambda: time.sleep(1))
-    with caplog.at_level(logging.WARNING), stream(sources, "ray") as batches, stream(sources, "threads") as expected:
+    monkeypatch.setattr(ray_data, "PATIENCE_SECONDS", 0.05)
+    fake_executions(monkeypatch, datasets, then=lambda: time.sleep(1))
+    with caplog.at_level(logging.WARNING), stream(datasets, "ray") as batches, stream(datasets, "threads") as expected:
         check_same(consume(batches, lambda: from_ray(batches) > 30, more=10), expected)
     assert not caplog.records
 
 
-def fake_executions(monkeypatch: pytest.MonkeyPatch, sources: list[Dataset], then: Callable[[], object]) -> None:
+def fake_executions(monkeypatch: pytest.MonkeyPatch, datasets: list[Dataset], then: Callable[[], object]) -> None:
     """Executions that together give seven blocks and then do something else."""
     given = itertools.count()
 
     def execute(self: Any, blocks: Sequence[Block]) -> Iterator[Any]:
-        reader = ray_source.Reader(sources)
+        reader = ray_data.Reader(datasets)
         for block in blocks:
             if next(given) == 7:
                 then()
-            yield reader.read(block.source, block.pieces, block.order)
+            yield reader.read(block.dataset, block.row_ranges, block.order)
 
-    monkeypatch.setattr(ray_source.RayDataReader, "_await_cpu", lambda self: True)
-    monkeypatch.setattr(ray_source.RayDataReader, "_execute", execute)
+    monkeypatch.setattr(ray_data.RayDataReader, "_await_cpu", lambda self: True)
+    monkeypatch.setattr(ray_data.RayDataReader, "_execute", execute)
 
 
 def test_a_bad_shard_in_a_read_task_is_one_error(cluster: Any, tmp_path: Path) -> None:
-    source = write_source(tmp_path, [1600, 8])
-    order = order_of([source], batch=BATCH, data=DATA, seed=5)
+    dataset = write_dataset(tmp_path, [1600, 8])
+    order = order_of([dataset], batch=BATCH, data=DATA, seed=5)
     late = next(
         number
         for number, block in enumerate(order.needs(range(4), 0))
-        if any(piece.shard == 1 for piece in block.pieces)
+        if any(row_range.shard == 1 for row_range in block.row_ranges)
     )
     assert late > 20, "another seed, so that the bad shard is not needed at once"
-    with stream([source], "ray") as batches:
+    with stream([dataset], "ray") as batches:
         consume(batches, lambda: from_ray(batches) > 0, more=0)
         spoil(tmp_path / "shard-1.parquet", "missing")
         with pytest.raises(DataError, match=r"shard-1\.parquet is missing") as found:
@@ -207,9 +207,9 @@ def test_a_bad_shard_in_a_read_task_is_one_error(cluster: Any, tmp_path: Path) -
             next(batches)
 
 
-def test_no_execution_stays_open_while_the_consumer_takes_its_time(cluster: Any, sources: list[Dataset]) -> None:
+def test_no_execution_stays_open_while_the_consumer_takes_its_time(cluster: Any, datasets: list[Dataset]) -> None:
     """Its scheduler would take the interpreter's lock from training all the while."""
-    with stream(sources, "ray") as batches, stream(sources, "threads") as expected:
+    with stream(datasets, "ray") as batches, stream(datasets, "threads") as expected:
         found = consume(batches, lambda: from_ray(batches) > 0, more=5)
         quiet = 0
         deadline = time.monotonic() + 60
@@ -222,8 +222,8 @@ def test_no_execution_stays_open_while_the_consumer_takes_its_time(cluster: Any,
         check_same(found, expected)
 
 
-def test_close_ends_the_execution(cluster: Any, sources: list[Dataset]) -> None:
-    batches = stream(sources, "ray")
+def test_close_ends_the_execution(cluster: Any, datasets: list[Dataset]) -> None:
+    batches = stream(datasets, "ray")
     consume(batches, lambda: from_ray(batches) > 0, more=5)
     batches.close()
     batches.close()

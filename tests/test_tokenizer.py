@@ -21,7 +21,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from raylm.config.schema import TokenizerSettings
+from raylm.config.prepare.tokenizer import TokenizerSettings
 from raylm.errors import DataError, RaylmError
 from raylm.prep.tokenizer import import_tokenizer, load, train, write_tokenizer
 from raylm.prep.tokenizer.from_tiktoken import ENCODINGS, merges_of, read_ranks
@@ -156,7 +156,7 @@ def test_digits_are_split_as_asked(kind: str, digits: str, expected: list[str] |
 _DIGEST = """
 import hashlib, sys
 from test_tokenizer import TEXTS
-from raylm.config.schema import TokenizerSettings
+from raylm.config.prepare.tokenizer import TokenizerSettings
 from raylm.prep.tokenizer import train
 for kind in ("bpe", "unigram"):
     for way in ("byte_level", "byte_fallback"):
@@ -483,7 +483,7 @@ def test_eos_overrules_a_hugging_face_folder(tmp_path: Path) -> None:
 
 def prepared_with(tmp_path: Path, units: int = 1) -> Any:
     """A data set of two sources, of which a step said the language of one."""
-    from raylm.config.schema import Job
+    from raylm.config.job import Job
     from raylm.prep.prepare import prepare
     from raylm.prep.tasks import here
 
@@ -590,7 +590,7 @@ def test_unknown_tokens_are_counted(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["tiktoken", "model"])
 def test_a_job_packs_with_a_foreign_tokenizer(kind: str, tmp_path: Path) -> None:
-    from raylm.config.schema import Job
+    from raylm.config.job import Job
     from raylm.prep.prepare import prepare
     from raylm.prep.tasks import here
 
@@ -608,7 +608,7 @@ def test_a_job_packs_with_a_foreign_tokenizer(kind: str, tmp_path: Path) -> None
 
 
 def test_a_bad_tokenizer_is_found_before_the_documents_are_cleaned(tmp_path: Path) -> None:
-    from raylm.config.schema import Job
+    from raylm.config.job import Job
     from raylm.prep.prepare import prepare
     from raylm.prep.tasks import here
 
@@ -623,7 +623,7 @@ def test_a_bad_tokenizer_is_found_before_the_documents_are_cleaned(tmp_path: Pat
     job = Job.model_validate({"name": "a", "storage": str(tmp_path / "runs"), "prepare": settings})
     said: list[str] = []
     with pytest.raises(DataError, match=r"bad.model is no tokenizer"):
-        prepare(job, session=here, progress=lambda progress: said.append(progress.stage))
+        prepare(job, session=here, progress=lambda progress: said.append(progress.phase))
     assert said == ["listing the sources", "copying the tokenizer"]
     good = job.prepare.tokenizer.model_copy(update={"path": None, "vocab_size": 300})
     other = job.model_copy(update={"prepare": job.prepare.model_copy(update={"tokenizer": good})})

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from raylm.config.schema import Job, ModelSettings
+from raylm.config.job import Job
+from raylm.config.model import ModelSettings
 from raylm.model.presets import SHAPES
 
 STAGES = (0, 1, 2, 3)
@@ -314,56 +315,3 @@ def _name(settings: ModelSettings) -> str:
     if isinstance(settings.config, dict):
         return str(settings.config.get("model_type", "inline config"))
     return str(settings.path or settings.config)
-
-
-def plan_lines(made: Plan) -> list[str]:
-    """The plan as lines of plain text: facts, then a table for each number of workers, then what fits."""
-    shape = made.shape
-    gpu = made.gpu_bytes / 1e9
-    lines = [
-        f"model        {made.model}, {made.dtype}, vocabulary {shape.vocabulary}, rows of {made.sequence_length}",
-        f"parameters   {shape.parameters:,}",
-        f"FLOPs/token  {made.flops_per_token:.4g}  (6 x matrix parameters + 12 x layers x width x row length)",
-        f"batch        {made.sequences} sequences, {made.sequences * made.sequence_length:,} tokens, "
-        f"micro-batches of {made.micro_batch}",
-        f"activations  {'recomputed in the backward pass' if made.activation_checkpointing else 'kept'}",
-        f"host memory  {4 * shape.parameters / 1e9:.2f} GB a worker, in which it builds the weights in fp32",
-    ]
-    for workers in made.workers:
-        lines += ["", f"GB a worker, {workers} worker{'s' if workers > 1 else ''}", *_table(made, workers)]
-        fitting = made.fitting(workers)
-        answer = f"stage {', '.join(map(str, fitting))}" if fitting else "no stage"
-        building = made.at(3, workers).building
-        if building > made.at(3, workers).total:
-            lines.append(f"  stage 3 takes {building / 1e9:.2f} GB while the engine is built: whole weights, then cut")
-        lines.append(f"  fits {gpu:g} GB: {answer} ({made.usable_bytes / 1e9:.1f} GB are left for tensors)")
-        if not fitting:
-            lines.append("  " + _advice(made))
-    return lines
-
-
-def _table(made: Plan, workers: int) -> list[str]:
-    columns: tuple[str, ...] = ("weights", "gradients", "optimizer", "activations", "buffers", "total")
-    if made.offload_optimizer:
-        columns += ("host_bytes",)
-    rows = [["ZeRO", *(name.removesuffix("_bytes") for name in columns), ""]]
-    for stage in STAGES:
-        cell = made.at(stage, workers)
-        mark = "fits" if stage in made.fitting(workers) else "too big"
-        chosen = " <- zero.stage" if stage == made.stage else ""
-        rows.append([str(stage), *(f"{getattr(cell, name) / 1e9:.2f}" for name in columns), mark + chosen])
-    widths = [max(len(row[index]) for row in rows) for index in range(len(rows[0]) - 1)]
-    return [
-        "  " + "  ".join([*(text.rjust(width) for text, width in zip(row, widths, strict=False)), row[-1]]).rstrip()
-        for row in rows
-    ]
-
-
-def _advice(made: Plan) -> str:
-    wishes = ["lower batch.micro_batch"] if made.micro_batch > 1 else []
-    if not made.activation_checkpointing:
-        wishes.append("set model.activation_checkpointing")
-    if not made.offload_optimizer:
-        wishes.append("set zero.offload_optimizer")
-    wishes.append("raise workers.min")
-    return "to make it fit: " + ", ".join(wishes)

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
-from raylm.config.schema import ModelSettings
+from raylm.config.model import ModelSettings
 from raylm.errors import ConfigError
 from raylm.model.presets import preset_config
 

@@ -1,9 +1,9 @@
 """The order of the data: row counts, seed and batch geometry in, the rows of any step of any lane out (pure).
 
 A global batch has G sequences in micro-batches of m, so L = G / m lanes. Sequence i of lane j at step t has the
-position p = t·G + j·m + i. Going through the positions, each source counts off its epochs: an epoch ends where every
+position p = t·G + j·m + i. Going through the positions, each dataset counts off its epochs: an epoch ends where every
 row has had its turn, be that in the middle of a batch, and so each lane's number of rows in an epoch is known from
-counts alone. An epoch's rows are the source's chunks in a seeded order, cut into one range a lane; a lane walks its
+counts alone. An epoch's rows are the dataset's chunks in a seeded order, cut into one range per lane; a lane walks its
 range window by window and shuffles the rows inside each. No step needs to know what came before it, so seeking to a
 step costs the same anywhere, and no number of workers appears in it.
 """
@@ -31,11 +31,11 @@ _CACHED_CHUNKS = 1 << 20
 
 @dataclass(frozen=True)
 class DatasetRows:
-    """One source of the mixture: the rows of each of its shards, its weight, and (step, weight) changes to come."""
+    """One dataset of the mixture: the rows of each of its shards, its weight, and (step, weight) changes to come."""
 
     shard_rows: tuple[int, ...]
     weight: float = 1.0
-    stages: tuple[tuple[int, float], ...] = ()
+    weight_schedule: tuple[tuple[int, float], ...] = ()
 
     @property
     def rows(self) -> int:
@@ -45,7 +45,7 @@ class DatasetRows:
 
 @dataclass(frozen=True)
 class Geometry:
-    """What the order depends on besides the sources."""
+    """What the order depends on besides the datasets."""
 
     sequences: int
     micro_batch: int
@@ -60,8 +60,8 @@ class Geometry:
 
 
 @dataclass(frozen=True)
-class Piece:
-    """Rows [start, stop) of one shard of a source."""
+class RowRange:
+    """Rows [start, stop) of one shard of a dataset."""
 
     shard: int
     start: int
@@ -70,38 +70,38 @@ class Piece:
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """What a lane reads at once: the next rows it takes from one source, all of one epoch.
+    """What a lane reads at once: the next rows it takes from one dataset, all of one epoch.
 
-    `first`: how many rows of the source the lane has taken before these. `rows`: their numbers in the source, in the
-    order they are trained on. `order`: the same as places in the concatenation of `pieces`.
+    `first`: how many rows of the dataset the lane has taken before these. `rows`: their numbers in the dataset, in the
+    order they are trained on. `order`: the same as places in the concatenation of `row_ranges`.
     """
 
     lane: int
-    source: int
+    dataset: int
     epoch: int
     first: int
     rows: Ints
     order: Ints
-    pieces: tuple[Piece, ...]
+    row_ranges: tuple[RowRange, ...]
 
     @property
     def end(self) -> int:
-        """How many rows of the source the lane has taken after these."""
+        """How many rows of the dataset the lane has taken after these."""
         return self.first + len(self.rows)
 
 
 @dataclass(frozen=True)
 class _Epoch:
-    """How one epoch of one source is shared out."""
+    """How one epoch of one dataset is shared out."""
 
-    begins: Ints  # (lanes,) rows of the source each lane took before this epoch
+    begins: Ints  # (lanes,) rows of the dataset each lane took before this epoch
     ranges: Ints  # (lanes + 1,) lane j's part of the epoch's row sequence is [ranges[j], ranges[j + 1])
     chunks: Ints  # chunk numbers in this epoch's order
     starts: Ints  # (chunks + 1,) where each chunk begins in the epoch's row sequence
 
 
 class _Chunks:
-    """A source's rows cut into chunks that do not cross shards, so that a chunk is a row group wherever sizes agree."""
+    """A dataset's rows cut into chunks that do not cross shards: a chunk is a row group wherever sizes agree."""
 
     def __init__(self, shard_rows: Sequence[int], chunk_rows: int) -> None:
         self.chunk_rows = chunk_rows
@@ -121,7 +121,7 @@ class _Chunks:
         return sizes
 
     def locate(self, chunk: int) -> tuple[int, int, int]:
-        """(shard, first row in the shard, first row in the source) of a chunk."""
+        """(shard, first row in the shard, first row in the dataset) of a chunk."""
         shard = int(np.searchsorted(self._first_chunk, chunk, side="right")) - 1
         start = (chunk - int(self._first_chunk[shard])) * self.chunk_rows
         return shard, start, int(self._first_row[shard]) + start
@@ -130,11 +130,11 @@ class _Chunks:
 class Order:
     """Which row every position of the run trains on."""
 
-    def __init__(self, sources: Sequence[DatasetRows], geometry: Geometry) -> None:
-        for number, source in enumerate(sources):
-            if source.rows == 0:
+    def __init__(self, datasets: Sequence[DatasetRows], geometry: Geometry) -> None:
+        for number, dataset in enumerate(datasets):
+            if dataset.rows == 0:
                 raise DataError(
-                    f"data source {number} has no rows to train on",
+                    f"dataset {number} has no rows to train on",
                     hint="prepare it with more text, or lower prepare.held_out",
                 )
         if geometry.sequences % geometry.micro_batch:
@@ -142,53 +142,53 @@ class Order:
                 f"batch.micro_batch={geometry.micro_batch} does not divide batch.sequences={geometry.sequences}",
                 hint="choose a micro-batch that divides the global batch",
             )
-        self.sources = tuple(sources)
+        self.datasets = tuple(datasets)
         self.geometry = geometry
         self.lanes = geometry.lanes
         self._window_rows = geometry.chunk_rows * geometry.window_chunks
         self._mixture = Mixture(
-            [((0, source.weight), *source.stages) for source in sources],
+            [((0, dataset.weight), *dataset.weight_schedule) for dataset in datasets],
             lanes=self.lanes,
             micro_batch=geometry.micro_batch,
             seed=geometry.seed,
         )
-        self._chunks = [_Chunks(source.shard_rows, geometry.chunk_rows) for source in sources]
-        self._first_id = np.concatenate([[0], np.cumsum([source.rows for source in sources])])
+        self._chunks = [_Chunks(dataset.shard_rows, geometry.chunk_rows) for dataset in datasets]
+        self._first_id = np.concatenate([[0], np.cumsum([dataset.rows for dataset in datasets])])
         self._every_lane = np.arange(self.lanes, dtype=np.int64)
-        self._epochs: list[OrderedDict[int, _Epoch]] = [OrderedDict() for _ in sources]
-        self._boundaries: list[OrderedDict[int, int]] = [OrderedDict() for _ in sources]
+        self._epochs: list[OrderedDict[int, _Epoch]] = [OrderedDict() for _ in datasets]
+        self._boundaries: list[OrderedDict[int, int]] = [OrderedDict() for _ in datasets]
 
     def fingerprint(self) -> str:
         """A digest of all that the order depends on: equal digests mean equal batches at every step."""
-        described = {"geometry": asdict(self.geometry), "sources": [asdict(source) for source in self.sources]}
+        described = {"geometry": asdict(self.geometry), "datasets": [asdict(dataset) for dataset in self.datasets]}
         return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
 
-    def ids(self, source: int, rows: Ints) -> Ints:
-        """The numbers over all sources of a source's rows."""
-        numbers: Ints = rows + self._first_id[source]
+    def ids(self, dataset: int, rows: Ints) -> Ints:
+        """The numbers over all datasets of a dataset's rows."""
+        numbers: Ints = rows + self._first_id[dataset]
         return numbers
 
-    def sources_of(self, lane: int, step: int) -> Ints:
-        """(micro_batch,) the source of each sequence of the lane's micro-batch at `step`."""
-        return self._mixture.sources_of(lane, step)
+    def datasets_of(self, lane: int, step: int) -> Ints:
+        """(micro_batch,) the dataset of each sequence of the lane's micro-batch at `step`."""
+        return self._mixture.datasets_of(lane, step)
 
-    def taken(self, source: int, lane: int, step: int) -> int:
-        """How many rows of `source` the lane takes before `step`."""
-        return self._mixture.before_slot(source, lane, step * self.geometry.micro_batch)
+    def taken(self, dataset: int, lane: int, step: int) -> int:
+        """How many rows of `dataset` the lane takes before `step`."""
+        return self._mixture.before_slot(dataset, lane, step * self.geometry.micro_batch)
 
     def micro_batch(self, lane: int, step: int) -> tuple[Ints, Ints]:
         """(ids, epochs) of the lane's micro-batch at `step`, without reading anything."""
         ids = np.empty(self.geometry.micro_batch, dtype=np.int64)
         epochs = np.empty(self.geometry.micro_batch, dtype=np.int64)
-        sources = self.sources_of(lane, step)
-        for source in np.unique(sources):
-            places = np.flatnonzero(sources == source)
-            nth, done = self.taken(int(source), lane, step), 0
+        datasets = self.datasets_of(lane, step)
+        for dataset in np.unique(datasets):
+            places = np.flatnonzero(datasets == dataset)
+            nth, done = self.taken(int(dataset), lane, step), 0
             while done < len(places):
-                block = self.block(int(source), lane, nth + done)
+                block = self.block(int(dataset), lane, nth + done)
                 assert block is not None
                 part = block.rows[nth + done - block.first :][: len(places) - done]
-                ids[places[done : done + len(part)]] = self.ids(int(source), part)
+                ids[places[done : done + len(part)]] = self.ids(int(dataset), part)
                 epochs[places[done : done + len(part)]] = block.epoch
                 done += len(part)
         return ids, epochs
@@ -197,38 +197,38 @@ class Order:
         """Every block that `lanes` read from `step` on, in the order in which their first rows are needed; endless."""
         heap: list[tuple[int, int, int, int]] = []
 
-        def push(source: int, lane: int, nth: int) -> None:
-            slot = self._mixture.slot(source, lane, nth)
+        def push(dataset: int, lane: int, nth: int) -> None:
+            slot = self._mixture.slot(dataset, lane, nth)
             if slot is not None:
-                heapq.heappush(heap, (self._position(lane, slot), lane, source, nth))
+                heapq.heappush(heap, (self._position(lane, slot), lane, dataset, nth))
 
         for lane in lanes:
-            for source in range(len(self.sources)):
-                push(source, lane, self.taken(source, lane, step))
+            for dataset in range(len(self.datasets)):
+                push(dataset, lane, self.taken(dataset, lane, step))
         while heap:
-            _, lane, source, nth = heapq.heappop(heap)
-            block = self.block(source, lane, nth)
+            _, lane, dataset, nth = heapq.heappop(heap)
+            block = self.block(dataset, lane, nth)
             assert block is not None
             yield block
-            push(source, lane, block.end)
+            push(dataset, lane, block.end)
 
-    def block(self, source: int, lane: int, nth: int) -> Block | None:
-        """The block that holds the lane's nth row of `source` (from 0), or None if the mixture never asks for it."""
-        slot = self._mixture.slot(source, lane, nth)
+    def block(self, dataset: int, lane: int, nth: int) -> Block | None:
+        """The block that holds the lane's nth row of `dataset` (from 0), or None if the mixture never asks for it."""
+        slot = self._mixture.slot(dataset, lane, nth)
         if slot is None:
             return None
-        number = self._count(source, self._position(lane, slot)) // self.sources[source].rows
-        epoch = self._epoch(source, number)
+        number = self._count(dataset, self._position(lane, slot)) // self.datasets[dataset].rows
+        epoch = self._epoch(dataset, number)
         low, high = int(epoch.ranges[lane]), int(epoch.ranges[lane + 1])
         begins = int(epoch.begins[lane])
         # Windows lie on one grid over the epoch, so that two lanes share a chunk only where their ranges meet.
         window = (low + nth - begins) // self._window_rows
         start, stop = max(low, window * self._window_rows), min(high, (window + 1) * self._window_rows)
-        pieces, rows = self._read(source, epoch, start, stop)
+        row_ranges, rows = self._read(dataset, epoch, start, stop)
         order = permutation(
-            stop - start, seed=self.geometry.seed, stream=_WINDOW, source=source, at=(window, lane, number)
+            stop - start, seed=self.geometry.seed, stream=_WINDOW, dataset=dataset, at=(window, lane, number)
         )
-        return Block(lane, source, number, begins + start - low, rows[order], order, pieces)
+        return Block(lane, dataset, number, begins + start - low, rows[order], order, row_ranges)
 
     def _position(self, lane: int, slot: int) -> int:
         step, place = divmod(slot, self.geometry.micro_batch)
@@ -240,75 +240,75 @@ class Order:
         micro_batch = self.geometry.micro_batch
         return step * micro_batch + np.clip(rest - self._every_lane * micro_batch, 0, micro_batch)
 
-    def _counts(self, source: int, position: int) -> Ints:
-        """How many rows of `source` each lane takes before `position`."""
-        return self._mixture.before(source, self._every_lane, self._slots(position))
+    def _counts(self, dataset: int, position: int) -> Ints:
+        """How many rows of `dataset` each lane takes before `position`."""
+        return self._mixture.before(dataset, self._every_lane, self._slots(position))
 
-    def _count(self, source: int, position: int) -> int:
-        if len(self.sources) == 1:
+    def _count(self, dataset: int, position: int) -> int:
+        if len(self.datasets) == 1:
             return position
-        return int(self._counts(source, position).sum())
+        return int(self._counts(dataset, position).sum())
 
-    def _boundary(self, source: int, epoch: int) -> int:
-        """The first position at which `epoch` earlier epochs of `source` are through; NEVER if that never comes."""
-        target = epoch * self.sources[source].rows
-        if len(self.sources) == 1 or target == 0:
+    def _boundary(self, dataset: int, epoch: int) -> int:
+        """The first position at which `epoch` earlier epochs of `dataset` are through; NEVER if that never comes."""
+        target = epoch * self.datasets[dataset].rows
+        if len(self.datasets) == 1 or target == 0:
             return min(target, NEVER)
-        known = self._boundaries[source]
+        known = self._boundaries[dataset]
         if epoch not in known:
             low = known.get(epoch - 1, 0)
-            known[epoch] = self._search(source, target, low)
+            known[epoch] = self._search(dataset, target, low)
             if len(known) > 4096:
                 known.popitem(last=False)
         return known[epoch]
 
-    def _search(self, source: int, target: int, low: int) -> int:
-        """The smallest position before which `source` gave `target` rows, which is not below `low`."""
-        width = max(1, target - self._count(source, low))
-        while low + width < NEVER and self._count(source, low + width) < target:
+    def _search(self, dataset: int, target: int, low: int) -> int:
+        """The smallest position before which `dataset` gave `target` rows, which is not below `low`."""
+        width = max(1, target - self._count(dataset, low))
+        while low + width < NEVER and self._count(dataset, low + width) < target:
             low, width = low + width, width * 2
         high = min(low + width, NEVER)
-        if self._count(source, high) < target:
+        if self._count(dataset, high) < target:
             return NEVER
         while low < high:
             middle = (low + high) // 2
-            if self._count(source, middle) < target:
+            if self._count(dataset, middle) < target:
                 low = middle + 1
             else:
                 high = middle
         return high
 
-    def _epoch(self, source: int, number: int) -> _Epoch:
-        known = self._epochs[source]
+    def _epoch(self, dataset: int, number: int) -> _Epoch:
+        known = self._epochs[dataset]
         if number in known:
             known.move_to_end(number)
             return known[number]
-        begins = self._counts(source, self._boundary(source, number))
-        ends = self._counts(source, self._boundary(source, number + 1))
+        begins = self._counts(dataset, self._boundary(dataset, number))
+        ends = self._counts(dataset, self._boundary(dataset, number + 1))
         ranges = np.concatenate([[0], np.cumsum(ends - begins)])
-        chunks = self._chunks[source]
-        drawn = permutation(chunks.count, seed=self.geometry.seed, stream=_CHUNKS, source=source, at=(0, 0, number))
+        chunks = self._chunks[dataset]
+        drawn = permutation(chunks.count, seed=self.geometry.seed, stream=_CHUNKS, dataset=dataset, at=(0, 0, number))
         starts = np.concatenate([[0], np.cumsum(chunks.sizes()[drawn])])
         known[number] = _Epoch(begins, ranges, drawn, starts)
-        # Two epochs of a large source are alive where one ends; of a tiny one, many in each batch.
+        # Two epochs of a large dataset are alive where one ends; of a tiny one, many in each batch.
         if len(known) > max(2, min(1024, _CACHED_CHUNKS // chunks.count)):
             known.popitem(last=False)
         return known[number]
 
-    def _read(self, source: int, epoch: _Epoch, start: int, stop: int) -> tuple[tuple[Piece, ...], Ints]:
-        """The shard rows that hold [start, stop) of the epoch's row sequence, and their numbers in the source."""
-        chunks = self._chunks[source]
+    def _read(self, dataset: int, epoch: _Epoch, start: int, stop: int) -> tuple[tuple[RowRange, ...], Ints]:
+        """The shard rows that hold [start, stop) of the epoch's row sequence, and their numbers in the dataset."""
+        chunks = self._chunks[dataset]
         first = int(np.searchsorted(epoch.starts, start, side="right")) - 1
         last = int(np.searchsorted(epoch.starts, stop, side="left"))
-        pieces: list[Piece] = []
+        row_ranges: list[RowRange] = []
         numbers: list[Ints] = []
         for place in range(first, last):
-            shard, shard_row, source_row = chunks.locate(int(epoch.chunks[place]))
+            shard, shard_row, dataset_row = chunks.locate(int(epoch.chunks[place]))
             begin = int(epoch.starts[place])
             skip, end = max(start - begin, 0), min(stop, int(epoch.starts[place + 1])) - begin
-            piece = Piece(shard, shard_row + skip, shard_row + end)
-            if pieces and pieces[-1].shard == shard and pieces[-1].stop == piece.start:
-                piece = Piece(shard, pieces.pop().start, piece.stop)
-            pieces.append(piece)
-            numbers.append(np.arange(source_row + skip, source_row + end))
-        return tuple(pieces), np.concatenate(numbers)
+            row_range = RowRange(shard, shard_row + skip, shard_row + end)
+            if row_ranges and row_ranges[-1].shard == shard and row_ranges[-1].stop == row_range.start:
+                row_range = RowRange(shard, row_ranges.pop().start, row_range.stop)
+            row_ranges.append(row_range)
+            numbers.append(np.arange(dataset_row + skip, dataset_row + end))
+        return tuple(row_ranges), np.concatenate(numbers)

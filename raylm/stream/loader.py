@@ -1,6 +1,6 @@
 """A worker's batches, positioned by the step alone, and the held-out sequences.
 
-Comes in: sources, settings, seed, rank and step. Leaves: one `Batch` a step, for ever. The order comes from
+Comes in: datasets, settings, seed, rank and step. Leaves: one `Batch` a step, for ever. The order comes from
 raylm.stream.lanes; who reads it, threads here or Ray Data, changes no batch.
 """
 
@@ -14,7 +14,8 @@ from typing import Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from raylm.config.schema import BatchSettings, DataSettings
+from raylm.config.data import DataSettings
+from raylm.config.optim import BatchSettings
 from raylm.errors import DataError, RaylmError
 from raylm.records import Batch, MicroBatch
 from raylm.shards import Rows
@@ -29,11 +30,13 @@ IGNORED = -100  # the label that no loss counts
 AHEAD_BYTES = 256 * 2**20  # stored tokens read ahead of need by one rank, at most
 
 
-def order_of(sources: Sequence[Dataset], *, batch: BatchSettings, data: DataSettings, seed: int) -> Order:
+def order_of(datasets: Sequence[Dataset], *, batch: BatchSettings, data: DataSettings, seed: int) -> Order:
     """The order that these settings give; its fingerprint tells whether two runs see the same batches."""
     rows = [
-        DatasetRows(tuple(shard.rows for shard in source.manifest.train), source.weight, tuple(source.stages))
-        for source in sources
+        DatasetRows(
+            tuple(shard.rows for shard in dataset.manifest.train), dataset.weight, tuple(dataset.weight_schedule)
+        )
+        for dataset in datasets
     ]
     return Order(rows, Geometry(batch.sequences, batch.micro_batch, data.chunk_rows, data.window_chunks, seed))
 
@@ -43,7 +46,7 @@ class Stream:
 
     def __init__(
         self,
-        sources: Sequence[Dataset],
+        datasets: Sequence[Dataset],
         *,
         batch: BatchSettings,
         data: DataSettings,
@@ -55,35 +58,35 @@ class Stream:
         document_attention: bool = False,
     ) -> None:
         """`reader` stands for data.reader when given; `document_attention`: no document predicts the next one."""
-        check_agreement(sources)
-        self._sources = tuple(sources)
-        self._order = order_of(sources, batch=batch, data=data, seed=seed)
+        check_agreement(datasets)
+        self._datasets = tuple(datasets)
+        self._order = order_of(datasets, batch=batch, data=data, seed=seed)
         self._lanes = tuple(range(rank, self._order.lanes, world_size))
         self._micro = batch.micro_batch
-        self._sequence_length = sources[0].manifest.sequence_length
+        self._sequence_length = datasets[0].manifest.sequence_length
         self._document_attention = document_attention
         self._step = start_step
         self._error: RaylmError | None = None
         self._held: dict[tuple[int, int], deque[tuple[Block, Rows]]] = defaultdict(deque)
         self._taken = {
-            (lane, source): self._order.taken(source, lane, start_step)
+            (lane, dataset): self._order.taken(dataset, lane, start_step)
             for lane in self._lanes
-            for source in range(len(sources))
+            for dataset in range(len(datasets))
         }
         self._reader = self._open(data, reader or data.reader)
 
     def _open(self, data: DataSettings, reader: str) -> BlockReader:
         plan = self._order.needs(self._lanes, self._step)
         window_rows = data.chunk_rows * data.window_chunks
-        most = AHEAD_BYTES // max(source.row_bytes for source in self._sources)
-        # A window ahead for every lane and source, since all may end at the same step; two where there are few.
+        most = AHEAD_BYTES // max(dataset.row_bytes for dataset in self._datasets)
+        # A window ahead for every lane and dataset, since all may end at the same step; two where there are few.
         ahead_rows = min(max(2, len(self._taken)) * window_rows, max(most, window_rows))
         if reader == "threads":
-            return Threads(self._sources, plan, ahead_rows=ahead_rows, at_once=len(self._taken))
+            return Threads(self._datasets, plan, ahead_rows=ahead_rows, at_once=len(self._taken))
         from raylm.stream.ray_data import RayDataReader
 
         return RayDataReader(
-            self._sources,
+            self._datasets,
             plan,
             ahead_rows=ahead_rows,
             most_rows=most,
@@ -120,7 +123,7 @@ class Stream:
         self._held.clear()
 
     def _micro_batch(self, lane: int) -> MicroBatch:
-        if len(self._sources) == 1:
+        if len(self._datasets) == 1:
             block, rows, first, count = self._take(lane, 0, self._micro)
             if count == self._micro:
                 # Nearly always: rows that lie together, widened in one pass.
@@ -134,22 +137,22 @@ class Stream:
         return self._gathered(lane)
 
     def _gathered(self, lane: int) -> MicroBatch:
-        """A micro-batch of rows from several sources or blocks."""
+        """A micro-batch of rows from several datasets or blocks."""
         micro = self._micro
         tokens = np.empty((micro, self._sequence_length), dtype=np.int64)
         lengths = np.empty(micro, dtype=np.int32)
         ids, epochs = np.empty(micro, dtype=np.int64), np.empty(micro, dtype=np.int64)
         starts: list[NDArray[np.int32]] = [_NO_STARTS] * micro
-        drawn = self._order.sources_of(lane, self._step)
-        for source in np.unique(drawn).tolist():
-            places = np.flatnonzero(drawn == source)
+        drawn = self._order.datasets_of(lane, self._step)
+        for dataset in np.unique(drawn).tolist():
+            places = np.flatnonzero(drawn == dataset)
             done = 0
             while done < len(places):
-                block, rows, first, count = self._take(lane, source, len(places) - done)
+                block, rows, first, count = self._take(lane, dataset, len(places) - done)
                 part, where = slice(first, first + count), places[done : done + count]
                 tokens[where] = rows.tokens[part]
                 lengths[where] = rows.lengths[part]
-                ids[where] = self._order.ids(source, block.rows[part])
+                ids[where] = self._order.ids(dataset, block.rows[part])
                 epochs[where] = block.epoch
                 for place, row in zip(where.tolist(), rows.document_starts[part], strict=True):
                     starts[place] = row
@@ -161,21 +164,21 @@ class Stream:
     ) -> NDArray[np.int64]:
         return _labels(tokens, lengths, starts if self._document_attention else None)
 
-    def _take(self, lane: int, source: int, wanted: int) -> tuple[Block, Rows, int, int]:
-        """The lane's next rows of a source, as (block, its rows, first, count); at most `wanted`, at least one."""
-        nth = self._taken[lane, source]
-        held = self._held[lane, source]
+    def _take(self, lane: int, dataset: int, wanted: int) -> tuple[Block, Rows, int, int]:
+        """The lane's next rows of a dataset, as (block, its rows, first, count); at most `wanted`, at least one."""
+        nth = self._taken[lane, dataset]
+        held = self._held[lane, dataset]
         if held and held[0][0].end <= nth:
             held.popleft()
         while not held:
             # Blocks come in the order of need, so what comes before this one is for this micro-batch too.
             came = self._reader.next()
             assert came is not None, "the plan has no end"
-            self._held[came[0].lane, came[0].source].append(came)
+            self._held[came[0].lane, came[0].dataset].append(came)
         block, rows = held[0]
         assert block.first <= nth < block.end
         count = min(wanted, block.end - nth)
-        self._taken[lane, source] = nth + count
+        self._taken[lane, dataset] = nth + count
         return block, rows, nth - block.first, count
 
 
@@ -202,7 +205,7 @@ def _labels(
 
 
 def held_out(
-    sources: Sequence[Dataset],
+    datasets: Sequence[Dataset],
     *,
     batch: BatchSettings,
     rank: int,
@@ -212,71 +215,71 @@ def held_out(
 ) -> Iterator[tuple[MicroBatch, ...]]:
     """One rank's held-out micro-batches, in rounds of at most a global batch; all of them together at any world size.
 
-    `sequences`: how many over all ranks, or as many as there are; None for all. Each source gives its weight's share,
+    `sequences`: how many over all ranks, or as many as there are; None for all. Each dataset gives its weight's share,
     spread evenly over its rows. Every rank yields as many tuples, and `held_out_turns` says how many micro-batches
     the busiest rank gets. The last micro-batch may have fewer rows.
     """
-    check_agreement(sources)
-    chosen = _held_out_rows(sources, sequences)
+    check_agreement(datasets)
+    chosen = _held_out_rows(datasets, sequences)
     lanes = batch.lanes
     micro_batches = [chosen[first : first + batch.micro_batch] for first in range(0, len(chosen), batch.micro_batch)]
     for first in range(0, len(micro_batches), lanes):
         round_ = micro_batches[first : first + lanes]
         yield tuple(
-            _held_out_batch(sources, lane, round_[lane], document_attention)
+            _held_out_batch(datasets, lane, round_[lane], document_attention)
             for lane in range(rank, len(round_), world_size)
         )
 
 
 def held_out_turns(
-    sources: Sequence[Dataset], *, batch: BatchSettings, world_size: int, sequences: int | None = None
+    datasets: Sequence[Dataset], *, batch: BatchSettings, world_size: int, sequences: int | None = None
 ) -> int:
     """Micro-batches that rank 0, the busiest, gets from `held_out`."""
-    count = -(-len(_held_out_rows(sources, sequences)) // batch.micro_batch)
+    count = -(-len(_held_out_rows(datasets, sequences)) // batch.micro_batch)
     rounds, rest = divmod(count, batch.lanes)
     return rounds * -(-batch.lanes // world_size) + -(-rest // world_size)
 
 
-def _held_out_rows(sources: Sequence[Dataset], sequences: int | None) -> list[tuple[int, int]]:
-    """(source, row in its held-out split), the same wherever it is asked."""
-    there = [source.manifest.held_out_rows for source in sources]
+def _held_out_rows(datasets: Sequence[Dataset], sequences: int | None) -> list[tuple[int, int]]:
+    """(dataset, row in its held-out split), the same wherever it is asked."""
+    there = [dataset.manifest.held_out_rows for dataset in datasets]
     if not any(there):
         raise DataError(
-            "no held-out sequences in " + ", ".join(source.folder.url for source in sources),
+            "no held-out sequences in " + ", ".join(dataset.folder.url for dataset in datasets),
             hint="prepare with a larger prepare.held_out, or turn evaluate.every_steps off",
         )
     shares = there
     if sequences is not None and sequences < sum(there):
-        weights = quantised([source.weight if count else 0.0 for source, count in zip(sources, there, strict=True)])
+        weights = quantised([dataset.weight if count else 0.0 for dataset, count in zip(datasets, there, strict=True)])
         shares = [min(count, sequences * weight // sum(weights)) for count, weight in zip(there, weights, strict=True)]
-        # What rounding and short sources left over goes to whoever has rows, in turn.
+        # What rounding and short datasets left over goes to whoever has rows, in turn.
         while sum(shares) < sequences:
-            for source, count in enumerate(there):
-                if shares[source] < count and sum(shares) < sequences:
-                    shares[source] += 1
+            for dataset, count in enumerate(there):
+                if shares[dataset] < count and sum(shares) < sequences:
+                    shares[dataset] += 1
     return [
-        (source, row * count // share)
-        for source, (count, share) in enumerate(zip(there, shares, strict=True))
+        (dataset, row * count // share)
+        for dataset, (count, share) in enumerate(zip(there, shares, strict=True))
         for row in range(share)
     ]
 
 
 def _held_out_batch(
-    sources: Sequence[Dataset], lane: int, chosen: Sequence[tuple[int, int]], document_attention: bool
+    datasets: Sequence[Dataset], lane: int, chosen: Sequence[tuple[int, int]], document_attention: bool
 ) -> MicroBatch:
-    rows = [_held_out_row(sources[source], row) for source, row in chosen]
+    rows = [_held_out_row(datasets[dataset], row) for dataset, row in chosen]
     tokens = np.concatenate([row.tokens for row in rows]).astype(np.int64)
     lengths = np.concatenate([row.lengths for row in rows])
     starts = tuple(row.document_starts[0] for row in rows)
-    firsts = np.concatenate([[0], np.cumsum([source.manifest.held_out_rows for source in sources])])
-    ids = np.array([firsts[source] + row for source, row in chosen], dtype=np.int64)
+    firsts = np.concatenate([[0], np.cumsum([dataset.manifest.held_out_rows for dataset in datasets])])
+    ids = np.array([firsts[dataset] + row for dataset, row in chosen], dtype=np.int64)
     labels = _labels(tokens, lengths, starts if document_attention else None)
     return MicroBatch(lane, tokens, labels, starts, ids, np.zeros(len(chosen), dtype=np.int64))
 
 
-def _held_out_row(source: Dataset, row: int) -> Rows:
-    for shard in source.manifest.held_out:
+def _held_out_row(dataset: Dataset, row: int) -> Rows:
+    for shard in dataset.manifest.held_out:
         if row < shard.rows:
-            return read_checked(source, shard, row, row + 1)
+            return read_checked(dataset, shard, row, row + 1)
         row -= shard.rows
     raise AssertionError("a row beyond the held-out split")

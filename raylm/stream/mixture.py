@@ -1,8 +1,8 @@
-"""Which source each slot of a lane draws from: weights in, counts and inverse counts out (pure).
+"""Which dataset each slot of a lane draws from: weights in, counts and inverse counts out (pure).
 
 A lane's slots are numbered 0, 1, 2, … for ever. Weights are rounded to thousandths and laid out as a pattern of
 PERIOD slots in an order drawn by the seed; each lane repeats it from a place of its own. Weights that change at a
-step begin a new stage with a new pattern. Everything is answered by prefix counts, at any slot at the same cost.
+step begin a new segment with a new pattern. Everything is answered by prefix counts, at any slot at the same cost.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ _PATTERN, _ROTATION = 101, 102  # streams of random numbers; raylm.stream.lanes 
 
 
 def draws(
-    count: int, *, seed: int, stream: int, source: int = 0, at: tuple[int, int, int] = (0, 0, 0)
+    count: int, *, seed: int, stream: int, dataset: int = 0, at: tuple[int, int, int] = (0, 0, 0)
 ) -> NDArray[np.uint64]:
     """`count` random 64-bit numbers that depend on the arguments alone.
 
     Only the bit generator is used: numpy keeps its output between versions, which it does not promise for
     `Generator.permutation`, and a run must resume in the same order under another numpy.
     """
-    key = np.array([seed, stream << 32 | source], dtype=np.uint64)
+    key = np.array([seed, stream << 32 | dataset], dtype=np.uint64)
     counter = np.array([0, *at], dtype=np.uint64)
     return np.random.Philox(key=key, counter=counter).random_raw(count)
 
 
-def permutation(count: int, *, seed: int, stream: int, source: int = 0, at: tuple[int, int, int] = (0, 0, 0)) -> Ints:
+def permutation(count: int, *, seed: int, stream: int, dataset: int = 0, at: tuple[int, int, int] = (0, 0, 0)) -> Ints:
     """The numbers below `count` in an order that depends on the arguments alone."""
     # A number in the low bits of its own draw: sorting values takes a third of the time of argsort, and has no ties.
     low = np.uint64((1 << max(1, (count - 1).bit_length())) - 1)
-    keys = draws(count, seed=seed, stream=stream, source=source, at=at)
+    keys = draws(count, seed=seed, stream=stream, dataset=dataset, at=at)
     keys = np.sort((keys & ~low) | np.arange(count, dtype=np.uint64))
     return (keys & low).astype(np.int64)
 
@@ -50,12 +50,12 @@ def quantised(weights: Sequence[float]) -> list[int]:
     positive = sum(weight > 0 for weight in weights)
     if total <= 0:
         raise ConfigError(
-            f"the weights of the data sources add up to {total:g}",
-            hint="give at least one source a positive weight at every stage",
+            f"the weights of the datasets add up to {total:g}",
+            hint="give at least one dataset a positive weight at every segment",
         )
     if positive > PERIOD:
         raise ConfigError(
-            f"{positive} data sources are mixed, more than {PERIOD}", hint="join sources when preparing them"
+            f"{positive} datasets are mixed, more than {PERIOD}", hint="join datasets when preparing them"
         )
     shares = [weight / total * PERIOD for weight in weights]
     slots = [max(1, int(share)) if weight > 0 else 0 for share, weight in zip(shares, weights, strict=True)]
@@ -71,15 +71,15 @@ def quantised(weights: Sequence[float]) -> list[int]:
 
 
 @dataclass(frozen=True)
-class _Stage:
+class _Segment:
     """A stretch of slots with the same weights, from `first` on in every lane."""
 
     first: int
-    pattern: Ints  # (PERIOD,) source of each slot
-    prefix: Ints  # (sources, PERIOD + 1) slots of a source before each place of the pattern
-    places: tuple[Ints, ...]  # for each source, where it stands in the pattern
+    pattern: Ints  # (PERIOD,) dataset of each slot
+    prefix: Ints  # (datasets, PERIOD + 1) slots of a dataset before each place of the pattern
+    places: tuple[Ints, ...]  # for each dataset, where it stands in the pattern
     rotation: Ints  # (lanes,) place of the pattern at which a lane begins
-    base: Ints  # (sources, lanes) slots of a source in all earlier stages
+    base: Ints  # (datasets, lanes) slots of a dataset in all earlier segments
 
 
 class Mixture:
@@ -88,85 +88,85 @@ class Mixture:
     def __init__(
         self, weights: Sequence[Sequence[tuple[int, float]]], *, lanes: int, micro_batch: int, seed: int
     ) -> None:
-        """`weights`: for each source its (step, weight) changes; the first at step 0."""
-        self.sources = len(weights)
+        """`weights`: for each dataset its (step, weight) changes; the first at step 0."""
+        self.datasets = len(weights)
         self.micro_batch = micro_batch
-        self._stages: list[_Stage] = []
-        if self.sources > 1:
+        self._segments: list[_Segment] = []
+        if self.datasets > 1:
             steps = sorted({step for changes in weights for step, _ in changes})
             for number, step in enumerate(steps):
                 slots = quantised([_weight_at(changes, step) for changes in weights])
-                self._stages.append(self._stage(number, step * micro_batch, slots, lanes, seed))
-        self._firsts = np.array([stage.first for stage in self._stages], dtype=np.int64)
+                self._segments.append(self._segment(number, step * micro_batch, slots, lanes, seed))
+        self._firsts = np.array([segment.first for segment in self._segments], dtype=np.int64)
 
-    def _stage(self, number: int, first: int, slots: list[int], lanes: int, seed: int) -> _Stage:
-        ordered = np.repeat(np.arange(self.sources), slots)
+    def _segment(self, number: int, first: int, slots: list[int], lanes: int, seed: int) -> _Segment:
+        ordered = np.repeat(np.arange(self.datasets), slots)
         pattern = ordered[permutation(PERIOD, seed=seed, stream=_PATTERN, at=(number, 0, 0))]
-        prefix = np.zeros((self.sources, PERIOD + 1), dtype=np.int64)
-        prefix[:, 1:] = np.cumsum(pattern[None, :] == np.arange(self.sources)[:, None], axis=1)
+        prefix = np.zeros((self.datasets, PERIOD + 1), dtype=np.int64)
+        prefix[:, 1:] = np.cumsum(pattern[None, :] == np.arange(self.datasets)[:, None], axis=1)
         rotation = (draws(lanes, seed=seed, stream=_ROTATION, at=(number, 0, 0)) % PERIOD).astype(np.int64)
-        base = np.zeros((self.sources, lanes), dtype=np.int64)
-        if self._stages:
-            last = self._stages[-1]
+        base = np.zeros((self.datasets, lanes), dtype=np.int64)
+        if self._segments:
+            last = self._segments[-1]
             every = np.arange(lanes)
-            base = np.stack([_count(last, source, every, np.full(lanes, first)) for source in range(self.sources)])
-        places = tuple(np.flatnonzero(pattern == source) for source in range(self.sources))
-        return _Stage(first, pattern, prefix, places, rotation, base)
+            base = np.stack([_count(last, dataset, every, np.full(lanes, first)) for dataset in range(self.datasets)])
+        places = tuple(np.flatnonzero(pattern == dataset) for dataset in range(self.datasets))
+        return _Segment(first, pattern, prefix, places, rotation, base)
 
-    def before(self, source: int, lanes: Ints, slots: Ints) -> Ints:
-        """How many of each lane's slots before the given one draw from `source`."""
-        if self.sources == 1:
+    def before(self, dataset: int, lanes: Ints, slots: Ints) -> Ints:
+        """How many of each lane's slots before the given one draw from `dataset`."""
+        if self.datasets == 1:
             return slots
-        if len(self._stages) == 1:
-            return _count(self._stages[0], source, lanes, slots)
+        if len(self._segments) == 1:
+            return _count(self._segments[0], dataset, lanes, slots)
         which = np.searchsorted(self._firsts, slots, side="right") - 1
         counts = np.empty(len(slots), dtype=np.int64)
         for number in np.unique(which):
             mine = which == number
-            counts[mine] = _count(self._stages[number], source, lanes[mine], slots[mine])
+            counts[mine] = _count(self._segments[number], dataset, lanes[mine], slots[mine])
         return counts
 
-    def before_slot(self, source: int, lane: int, slot: int) -> int:
+    def before_slot(self, dataset: int, lane: int, slot: int) -> int:
         """`before` for one slot."""
-        if self.sources == 1:
+        if self.datasets == 1:
             return slot
-        return int(self.before(source, np.array([lane]), np.array([slot]))[0])
+        return int(self.before(dataset, np.array([lane]), np.array([slot]))[0])
 
-    def slot(self, source: int, lane: int, nth: int) -> int | None:
-        """The lane's slot that draws from `source` for the nth time (from 0), or None if that never comes."""
-        if self.sources == 1:
+    def slot(self, dataset: int, lane: int, nth: int) -> int | None:
+        """The lane's slot that draws from `dataset` for the nth time (from 0), or None if that never comes."""
+        if self.datasets == 1:
             return nth
-        for number, stage in enumerate(self._stages):
-            begun = int(stage.base[source, lane])
-            last = number + 1 == len(self._stages)
-            if not last and nth >= int(self._stages[number + 1].base[source, lane]):
+        for number, segment in enumerate(self._segments):
+            begun = int(segment.base[dataset, lane])
+            last = number + 1 == len(self._segments)
+            if not last and nth >= int(self._segments[number + 1].base[dataset, lane]):
                 continue
-            places = stage.places[source]
+            places = segment.places[dataset]
             if not len(places):
                 return None
-            rotation = int(stage.rotation[lane])
-            periods, place = divmod(nth - begun + int(stage.prefix[source, rotation]), len(places))
-            return stage.first + periods * PERIOD + int(places[place]) - rotation
+            rotation = int(segment.rotation[lane])
+            periods, place = divmod(nth - begun + int(segment.prefix[dataset, rotation]), len(places))
+            return segment.first + periods * PERIOD + int(places[place]) - rotation
         return None
 
-    def sources_of(self, lane: int, step: int) -> Ints:
-        """The source of each of the lane's micro-batch slots at `step`."""
-        if self.sources == 1:
+    def datasets_of(self, lane: int, step: int) -> Ints:
+        """The dataset of each of the lane's micro-batch slots at `step`."""
+        if self.datasets == 1:
             return np.zeros(self.micro_batch, dtype=np.int64)
         slot = step * self.micro_batch
-        stage = self._stages[int(np.searchsorted(self._firsts, slot, side="right")) - 1]
-        at = slot - stage.first + int(stage.rotation[lane]) + np.arange(self.micro_batch)
-        return stage.pattern[at % PERIOD]
+        segment = self._segments[int(np.searchsorted(self._firsts, slot, side="right")) - 1]
+        at = slot - segment.first + int(segment.rotation[lane]) + np.arange(self.micro_batch)
+        return segment.pattern[at % PERIOD]
 
 
 def _weight_at(changes: Sequence[tuple[int, float]], step: int) -> float:
     return max((change for change in changes if change[0] <= step), key=lambda change: change[0])[1]
 
 
-def _count(stage: _Stage, source: int, lanes: Ints, slots: Ints) -> Ints:
-    """Slots of `source` before `slots` in `lanes`, all of which lie in this stage or at its end."""
-    prefix, rotation = stage.prefix[source], stage.rotation[lanes]
-    places = slots - stage.first + rotation
+def _count(segment: _Segment, dataset: int, lanes: Ints, slots: Ints) -> Ints:
+    """Slots of `dataset` before `slots` in `lanes`, all of which lie in this segment or at its end."""
+    prefix, rotation = segment.prefix[dataset], segment.rotation[lanes]
+    places = slots - segment.first + rotation
     periods, place = np.divmod(places, PERIOD)
-    counted: Ints = stage.base[source, lanes] + periods * prefix[PERIOD] + prefix[place] - prefix[rotation]
+    counted: Ints = segment.base[dataset, lanes] + periods * prefix[PERIOD] + prefix[place] - prefix[rotation]
     return counted

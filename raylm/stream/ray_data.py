@@ -25,7 +25,7 @@ import numpy as np
 
 from raylm.errors import RaylmError
 from raylm.shards import Rows
-from raylm.stream.lanes import Block, Piece
+from raylm.stream.lanes import Block, RowRange
 from raylm.stream.reading import Dataset, Reader
 from raylm.stream.threads import Threads
 
@@ -46,7 +46,7 @@ BLOCKS_A_TASK = 256
 _MARGIN_SECONDS = 1.5  # of reading left to threads when Ray Data is warm, until its first blocks are there
 _MARGIN_BLOCKS = 1024
 _LENT = 4  # blocks that threads read first when Ray Data is late
-_PIECE = 3  # numbers that describe a piece
+_RANGE_NUMBERS = 3  # numbers that describe a RowRange
 
 
 class RayDataReader:
@@ -54,7 +54,7 @@ class RayDataReader:
 
     def __init__(
         self,
-        sources: Sequence[Dataset],
+        datasets: Sequence[Dataset],
         plan: Iterator[Block],
         *,
         ahead_rows: int,
@@ -63,10 +63,10 @@ class RayDataReader:
         at_once: int = 0,
     ) -> None:
         """Keeps `ahead_rows` ready, and up to `most_rows` for a consumer that empties them; `at_once`: see Threads."""
-        self._sources = tuple(sources)
+        self._datasets = tuple(datasets)
         self._ahead_rows = ahead_rows
         self._window_rows = window_rows
-        largest = max(source.row_bytes for source in sources)
+        largest = max(dataset.row_bytes for dataset in datasets)
         self._most_rows = max(ahead_rows, most_rows) // 2
         self._task_rows = min(window_rows * WINDOWS_A_TASK, max(window_rows, TASK_BYTES // largest))
         self._task_bytes = self._task_rows * largest
@@ -80,12 +80,14 @@ class RayDataReader:
         self._heard = 0.0  # when Ray Data last delivered, or was asked to
         self._failure: str | None = None
         self._closed = False
-        self._dataset: Any = None
+        self._execution: Any = None
         self._served = 0
         self._lent = 0
         self.from_ray = 0  # blocks that came through Ray Data so far
         self._began = time.monotonic()
-        self._threads: Threads | None = Threads(sources, self._until_handover(), ahead_rows=ahead_rows, at_once=at_once)
+        self._threads: Threads | None = Threads(
+            datasets, self._until_handover(), ahead_rows=ahead_rows, at_once=at_once
+        )
         threading.Thread(target=self._deliver, name="raylm-ray-data", daemon=True).start()
 
     def next(self) -> tuple[Block, Rows] | None:
@@ -123,7 +125,7 @@ class RayDataReader:
                 lent = [self._owed.popleft() for _ in range(self._lent)]
                 self._given += len(lent)
                 if lent:
-                    self._threads = Threads(self._sources, iter(lent), ahead_rows=self._ahead_rows)
+                    self._threads = Threads(self._datasets, iter(lent), ahead_rows=self._ahead_rows)
                 return None
         self._take_back()
         return None
@@ -133,12 +135,12 @@ class RayDataReader:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-            threads, dataset, self._dataset = self._threads, self._dataset, None
+            threads, execution, self._execution = self._threads, self._execution, None
             self._ready.clear()
         if threads is not None:
             threads.close()
-        if dataset is not None:
-            _shut_down(dataset)
+        if execution is not None:
+            _shut_down(execution)
 
     def _take_back(self) -> None:
         """Let threads read what Ray Data still owes, and all that follows."""
@@ -148,12 +150,12 @@ class RayDataReader:
             self._owed.clear()
             self._closed = True
             self._changed.notify_all()
-            dataset, self._dataset = self._dataset, None
+            execution, self._execution = self._execution, None
         log.warning("Ray Data stopped delivering (%s); threads of the worker read the shards from here on", reason)
-        if dataset is not None:
+        if execution is not None:
             # In a thread of its own: ending an execution may take seconds, and a batch is waited for.
-            threading.Thread(target=_shut_down, args=(dataset,), daemon=True).start()
-        self._threads = Threads(self._sources, blocks, ahead_rows=self._ahead_rows)
+            threading.Thread(target=_shut_down, args=(execution,), daemon=True).start()
+        self._threads = Threads(self._datasets, blocks, ahead_rows=self._ahead_rows)
 
     def _until_handover(self) -> Iterator[Block]:
         while True:
@@ -259,29 +261,29 @@ class RayDataReader:
         )
         with ray.data.DataContext.current(context):
             # Not from_arrow: it describes each table in a task that wants a whole CPU.
-            dataset = ray.data.from_blocks(tables).map_batches(
+            execution = ray.data.from_blocks(tables).map_batches(
                 _read,
                 batch_size=None,
                 batch_format="pyarrow",
                 num_cpus=CPUS,
                 compute=TaskPoolStrategy(size=min(TASKS, len(tables))),
-                fn_kwargs={"sources": ray.put(self._sources)},
+                fn_kwargs={"datasets": ray.put(self._datasets)},
             )
             with self._changed:
                 if self._closed:
                     return
-                self._dataset = dataset
-            for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1):
+                self._execution = execution
+            for table in execution.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1):
                 yield from self._rows_of(table)
 
     def _rows_of(self, table: pa.Table) -> Iterator[Rows | RaylmError]:
         columns = {name: table.column(name) for name in table.column_names}
         for number in range(table.num_rows):
-            buffers = {name: column[number].as_buffer() for name, column in columns.items() if name != "source"}
+            buffers = {name: column[number].as_buffer() for name, column in columns.items() if name != "dataset"}
             if buffers["error"].size:
                 yield pickle.loads(buffers["error"])
                 continue
-            manifest = self._sources[columns["source"][number].as_py()].manifest
+            manifest = self._datasets[columns["dataset"][number].as_py()].manifest
             tokens = np.frombuffer(buffers["tokens"], dtype=manifest.dtype).reshape(-1, manifest.sequence_length)
             starts = np.frombuffer(buffers["starts"], dtype=np.int32)
             ends = np.cumsum(np.frombuffer(buffers["counts"], dtype=np.int32)).tolist()
@@ -299,10 +301,10 @@ def _quiet() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
-def _shut_down(dataset: Any) -> None:
+def _shut_down(execution: Any) -> None:
     # The one private name: an iterator that another thread waits in cannot be closed from outside. Without this the
-    # execution ends by itself once its tasks are done and the dataset is collected.
-    executor = getattr(dataset, "_current_executor", None)
+    # execution ends by itself once its tasks are done and the execution is collected.
+    executor = getattr(execution, "_current_executor", None)
     if executor is not None:
         executor.shutdown(force=False)
 
@@ -340,37 +342,39 @@ def _described(blocks: Sequence[Block]) -> pa.Table:
 
     return pa.table(
         {
-            "source": pa.array([block.source for block in blocks], pa.int64()),
-            "pieces": column(lambda block: np.array([(p.shard, p.start, p.stop) for p in block.pieces])),
+            "dataset": pa.array([block.dataset for block in blocks], pa.int64()),
+            "row_ranges": column(lambda block: np.array([(p.shard, p.start, p.stop) for p in block.row_ranges])),
             "order": column(lambda block: block.order),
         }
     )
 
 
-def _read(table: pa.Table, *, sources: Any) -> pa.Table:
+def _read(table: pa.Table, *, datasets: Any) -> pa.Table:
     """A read task: descriptors in, rows out; an error for people travels as a row, and so arrives once and whole."""
     import ray
 
-    known: tuple[Dataset, ...] = ray.get(sources)
+    known: tuple[Dataset, ...] = ray.get(datasets)
     reader = Reader(known)
-    described = list(zip(*(table.column(name).to_pylist() for name in ("source", "pieces", "order")), strict=True))
-    if all(source.folder.is_local for source in known) or len(described) < 2:
+    described = list(zip(*(table.column(name).to_pylist() for name in ("dataset", "row_ranges", "order")), strict=True))
+    if all(dataset.folder.is_local for dataset in known) or len(described) < 2:
         read = [_read_one(reader, *block) for block in described]
     else:
         with ThreadPoolExecutor(min(8, len(described))) as pool:
             read = list(pool.map(lambda block: _read_one(reader, *block), described))
-    return _packed([source for source, _, _ in described], read)
+    return _packed([dataset for dataset, _, _ in described], read)
 
 
-def _read_one(reader: Reader, source: int, pieces: bytes, order: bytes) -> Rows | RaylmError:
-    numbers = np.frombuffer(pieces, dtype=np.int64).reshape(-1, _PIECE).tolist()
+def _read_one(reader: Reader, dataset: int, row_ranges: bytes, order: bytes) -> Rows | RaylmError:
+    numbers = np.frombuffer(row_ranges, dtype=np.int64).reshape(-1, _RANGE_NUMBERS).tolist()
     try:
-        return reader.read(source, [Piece(*piece) for piece in numbers], np.frombuffer(order, dtype=np.int64))
+        return reader.read(
+            dataset, [RowRange(*row_range) for row_range in numbers], np.frombuffer(order, dtype=np.int64)
+        )
     except RaylmError as error:
         return error
 
 
-def _packed(sources: list[int], read: list[Rows | RaylmError]) -> pa.Table:
+def _packed(datasets: list[int], read: list[Rows | RaylmError]) -> pa.Table:
     import pyarrow as pa
 
     def column(values: Callable[[Rows], bytes | memoryview]) -> pa.Array:
@@ -378,7 +382,7 @@ def _packed(sources: list[int], read: list[Rows | RaylmError]) -> pa.Table:
 
     return pa.table(
         {
-            "source": pa.array(sources, pa.int64()),
+            "dataset": pa.array(datasets, pa.int64()),
             "tokens": column(lambda rows: rows.tokens.tobytes()),
             "starts": column(lambda rows: np.concatenate(rows.document_starts).astype(np.int32).tobytes()),
             "counts": column(lambda rows: np.array([len(row) for row in rows.document_starts], np.int32).tobytes()),

@@ -1,7 +1,4 @@
-"""A block of rows out of the shards that hold it: what every deliverer does, in a thread or in a Ray Data task.
-
-Comes in: the sources and a block's pieces. Leaves: its rows in the order they are trained on. Knows nothing of Ray.
-"""
+"""Reads a block's rows out of its dataset's shards, in a thread or in a Ray Data task; knows nothing of Ray."""
 
 from __future__ import annotations
 
@@ -13,24 +10,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raylm.errors import DataError
-from raylm.shards import Manifest, Rows, Shard, read_rows
+from raylm.shards import DatasetManifest, Rows, Shard, read_rows
 from raylm.storage import StoragePath
-from raylm.stream.lanes import Piece
+from raylm.stream.lanes import RowRange
 from raylm.stream.mixture import Ints
 
-# A source that is smaller than this is read once and kept: its epochs are short, and its shards would be opened
+# A dataset that is smaller than this is read once and kept: its epochs are short, and its shards would be opened
 # again and again for a few rows.
 KEPT_BYTES = 16 * 2**20
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """One folder of shards in the mixture; `stages` are (step, weight) changes to come."""
+    """One folder of shards in the mixture; `weight_schedule` are (step, weight) changes to come."""
 
     folder: StoragePath
-    manifest: Manifest
+    manifest: DatasetManifest
     weight: float = 1.0
-    stages: tuple[tuple[int, float], ...] = ()
+    weight_schedule: tuple[tuple[int, float], ...] = ()
 
     @property
     def row_bytes(self) -> int:
@@ -39,66 +36,66 @@ class Dataset:
 
 
 class Reader:
-    """Reads blocks of several sources; safe to use from many threads."""
+    """Reads blocks of several datasets; safe to use from many threads."""
 
-    def __init__(self, sources: Sequence[Dataset]) -> None:
-        self._sources = tuple(sources)
-        self._small = [source.manifest.train_rows * source.row_bytes <= KEPT_BYTES for source in sources]
+    def __init__(self, datasets: Sequence[Dataset]) -> None:
+        self._datasets = tuple(datasets)
+        self._small = [dataset.manifest.train_rows * dataset.row_bytes <= KEPT_BYTES for dataset in datasets]
         self._kept: dict[tuple[int, int], Rows] = {}
         self._lock = threading.Lock()
 
-    def read(self, source: int, pieces: Sequence[Piece], order: Ints) -> Rows:
-        """The rows of `pieces`, rearranged by `order`."""
-        manifest = self._sources[source].manifest
+    def read(self, dataset: int, row_ranges: Sequence[RowRange], order: Ints) -> Rows:
+        """The rows of `row_ranges`, rearranged by `order`."""
+        manifest = self._datasets[dataset].manifest
         # Each part is copied once, straight to where its rows belong.
         places = np.empty_like(order)
         places[order] = np.arange(len(order))
         tokens = np.empty((len(order), manifest.sequence_length), dtype=manifest.dtype)
         lengths = np.empty(len(order), dtype=np.int32)
         starts: list[NDArray[np.int32]] = []
-        for piece in pieces:
-            part = self._part(source, piece)
+        for row_range in row_ranges:
+            part = self._part(dataset, row_range)
             to = places[len(starts) : len(starts) + len(part.tokens)]
             tokens[to] = part.tokens
             lengths[to] = part.lengths
             starts.extend(part.document_starts)
         return Rows(tokens, tuple(starts[place] for place in order.tolist()), lengths)
 
-    def _part(self, source: int, piece: Piece) -> Rows:
-        described = self._sources[source]
-        shard = described.manifest.train[piece.shard]
-        if not self._small[source]:
-            return read_checked(described, shard, piece.start, piece.stop)
+    def _part(self, dataset: int, row_range: RowRange) -> Rows:
+        described = self._datasets[dataset]
+        shard = described.manifest.train[row_range.shard]
+        if not self._small[dataset]:
+            return read_checked(described, shard, row_range.start, row_range.stop)
         with self._lock:
-            key = (source, piece.shard)
+            key = (dataset, row_range.shard)
             if key not in self._kept:
                 self._kept[key] = read_checked(described, shard, 0, shard.rows)
             whole = self._kept[key]
-        rows = slice(piece.start, piece.stop)
+        rows = slice(row_range.start, row_range.stop)
         return Rows(whole.tokens[rows], whole.document_starts[rows], whole.lengths[rows])
 
 
-def read_checked(source: Dataset, shard: Shard, start: int, stop: int) -> Rows:
+def read_checked(dataset: Dataset, shard: Shard, start: int, stop: int) -> Rows:
     """Rows of a shard whose tokens are all in the vocabulary: an index beyond it would take the worker down later."""
-    rows = read_rows(source.folder, shard, start, stop, source.manifest)
+    rows = read_rows(dataset.folder, shard, start, stop, dataset.manifest)
     largest = int(rows.tokens.max(initial=0))
-    if largest >= source.manifest.vocab_size:
+    if largest >= dataset.manifest.vocab_size:
         raise DataError(
-            f"{(source.folder / shard.path).url} holds token {largest}, and the vocabulary ends at "
-            f"{source.manifest.vocab_size - 1}",
+            f"{(dataset.folder / shard.path).url} holds token {largest}, and the vocabulary ends at "
+            f"{dataset.manifest.vocab_size - 1}",
             hint="the shard is not the one that was prepared; restore it, or prepare the data again",
         )
     return rows
 
 
-def check_agreement(sources: Sequence[Dataset]) -> None:
-    """Raise a DataError unless all sources have rows of one length in one vocabulary."""
-    first = sources[0]
-    for other in sources[1:]:
+def check_agreement(datasets: Sequence[Dataset]) -> None:
+    """Raise a DataError unless all datasets have rows of one length in one vocabulary."""
+    first = datasets[0]
+    for other in datasets[1:]:
         for name in ("sequence_length", "vocab_size", "tokenizer"):
             here, there = getattr(first.manifest, name), getattr(other.manifest, name)
             if here != there:
                 raise DataError(
-                    f"data sources differ in {name}: {here} in {first.folder.url}, {there} in {other.folder.url}",
-                    hint="prepare all sources of a mixture with the same tokenizer and prepare.sequence_length",
+                    f"datasets differ in {name}: {here} in {first.folder.url}, {there} in {other.folder.url}",
+                    hint="prepare all datasets of a mixture with the same tokenizer and prepare.sequence_length",
                 )

@@ -26,14 +26,16 @@ class BlockReader(Protocol):
 class Threads:
     """Reads blocks in threads of this process, ahead of need and within a bound."""
 
-    def __init__(self, sources: Sequence[Dataset], plan: Iterator[Block], *, ahead_rows: int, at_once: int = 0) -> None:
+    def __init__(
+        self, datasets: Sequence[Dataset], plan: Iterator[Block], *, ahead_rows: int, at_once: int = 0
+    ) -> None:
         """`at_once`: how many blocks the first batch takes; nothing is read ahead that would slow them down."""
-        self._reader = Reader(sources)
+        self._reader = Reader(datasets)
         self._plan = plan
         self._ahead_rows = ahead_rows
         self._at_once = at_once
         self._begun = 0
-        local = all(source.folder.is_local for source in sources)
+        local = all(dataset.folder.is_local for dataset in datasets)
         threads = min(_LOCAL_THREADS, os.cpu_count() or 1) if local else _REMOTE_THREADS
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="raylm-read")
         self._coming: deque[tuple[Block, Future[Rows]]] = deque()
@@ -64,6 +66,8 @@ class Threads:
             block = next(self._plan, None)
             if block is None:
                 return
-            self._coming.append((block, self._pool.submit(self._reader.read, block.source, block.pieces, block.order)))
+            self._coming.append(
+                (block, self._pool.submit(self._reader.read, block.dataset, block.row_ranges, block.order))
+            )
             self._coming_rows += len(block.rows)
             self._begun += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import yaml
 
 from raylm.deploy.local import SEAT
-from raylm.shards import GROUP_ROWS, Shard, ShardWriter, make_manifest, token_dtype, write_manifest
+from raylm.shards import Counts, DatasetManifest, RowFormat, Shard, ShardWriter, write_manifest
 from raylm.storage import StoragePath
 
 if TYPE_CHECKING:
@@ -20,42 +21,32 @@ SEQUENCE, VOCABULARY = 64, 512
 
 def write_dataset(
     folder: Path | str,
+    rows: RowFormat,
     train: NDArray[Any],
     held_out: NDArray[Any],
     *,
-    vocab_size: int,
     shard_rows: int = 1000,
-    document_starts: tuple[int, ...] = (0,),
-    group_rows: int = GROUP_ROWS,
+    document_starts: Sequence[int] = (0,),
+    columns: Callable[[NDArray[Any]], Mapping[str, Any]] = lambda tokens: {},
 ) -> StoragePath:
-    """Prepared data of these token rows, (rows, sequence length) each, cut into shards of `shard_rows`.
+    """Prepared data of these tokens, (rows, sequence length) each, cut into shards of `shard_rows`.
 
-    Every row has the same `document_starts`. A sequence length counts for both splits; `held_out` may have no rows.
+    Every row has the same `document_starts`; `columns` gives a row's optional columns from its tokens.
     """
-    path, length = StoragePath(str(folder)), train.shape[1]
-    dtype = token_dtype(vocab_size)
+    path = StoragePath(str(folder))
 
-    def shards(split: str, rows: NDArray[Any]) -> list[Shard]:
+    def shards(split: str, tokens: NDArray[Any]) -> list[Shard]:
         made = []
-        for number, start in enumerate(range(0, len(rows), shard_rows)):
-            name = f"{split}-{number:03d}.parquet"
-            with ShardWriter(path / name, length, dtype, group_rows, tokenizer="none") as writer:
-                for row in rows[start : start + shard_rows]:
-                    writer.add(row.astype(dtype), list(document_starts))
-                made.append(writer.close())
+        for number, start in enumerate(range(0, len(tokens), shard_rows)):
+            with ShardWriter(path / f"{split}-{number:03d}.parquet", rows) as writer:
+                for row in tokens[start : start + shard_rows]:
+                    writer.add(row.astype(rows.dtype), document_starts, columns(row))
+            made.append(writer.close())
         return made
 
-    manifest = make_manifest(
-        sequence_length=length,
-        vocab_size=vocab_size,
-        tokenizer="none",
-        eos_id=0,
-        train=shards("train", train),
-        held_out=shards("held-out", held_out),
-        train_tokens=train.size,
-        held_out_tokens=held_out.size,
-        held_out_bytes=held_out.size,
-        group_rows=group_rows,
+    counts = Counts(train.size, held_out.size, held_out.size)
+    manifest = DatasetManifest.of(
+        rows, train=shards("train", train), held_out=shards("held-out", held_out), counts=counts
     )
     write_manifest(path, manifest)
     return path
@@ -72,7 +63,13 @@ def make_data(folder: Path, *, rows: int, held_out: int = 16, seed: int = 0) -> 
             row[:] = np.where(random.random(SEQUENCE) < 0.1, random.integers(1, VOCABULARY, SEQUENCE), tokens)
         return made
 
-    write_dataset(folder, counting(rows), counting(held_out), vocab_size=VOCABULARY, shard_rows=100, group_rows=8)
+    write_dataset(
+        folder,
+        RowFormat(SEQUENCE, VOCABULARY, "none", eos_id=0, group_rows=8),
+        counting(rows),
+        counting(held_out),
+        shard_rows=100,
+    )
     return folder
 
 

@@ -5,7 +5,6 @@ What a run did is read back from its folder as an `Outcome`.
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -17,6 +16,9 @@ from typing import Any
 
 import yaml
 
+from raylm.run.folder import RunFolder
+from raylm.run.log import read_lines
+from raylm.storage import StoragePath
 from raylm.testing.cluster import Cluster
 
 DRIVER = [sys.executable, "-m", "raylm.cli.main"]
@@ -81,13 +83,9 @@ def environment() -> dict[str, str]:
 def read_outcome(run: Path, seconds: float = 0.0, driver_log: str = "", acts: Sequence[dict[str, Any]] = ()) -> Outcome:
     """What this run folder says; `seconds`, `driver_log` and `acts` are what its driver knows besides."""
 
-    def lines(name: str) -> list[dict[str, Any]]:
-        path = run / name
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-    return Outcome(
-        lines("metrics.jsonl"), lines("events.jsonl"), lines("audit/audit.jsonl"), seconds, driver_log, list(acts)
-    )
+    folder = RunFolder(StoragePath(str(run)))
+    metrics, events, audit = (read_lines(file) for file in (folder.metrics, folder.events, folder.audit))
+    return Outcome(metrics, events, audit, seconds, driver_log, list(acts))
 
 
 def run_alone(job: Path, *, workers: int = 1, timeout_seconds: float = 300) -> Outcome:
@@ -170,7 +168,7 @@ def run_elastic(
 def _last(run: Path) -> tuple[int, int]:
     """The last finished step and the size of its group."""
     try:
-        line = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
-    except (OSError, IndexError, ValueError):
+        line = read_lines(RunFolder(StoragePath(str(run))).metrics)[-1]
+    except IndexError:
         return 0, 0
     return line["step"], line["workers"]

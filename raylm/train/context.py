@@ -6,7 +6,7 @@ import socket
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from raylm.config.schema import Job
+from raylm.config.job import Job
 from raylm.errors import RaylmError
 from raylm.records import Progress
 from raylm.storage import StoragePath
@@ -22,10 +22,6 @@ if TYPE_CHECKING:
 
 class LeaveGroup(Exception):
     """The attempt ends on purpose, with its state saved; not an error of the run."""
-
-
-class PeerLost(Exception):
-    """The group could not be formed because somebody did not come; worth another attempt."""
 
 
 class Desk(Protocol):

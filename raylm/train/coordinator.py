@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from raylm.config.schema import WorkerSettings
+from raylm.config.workers import WorkerSettings
 from raylm.errors import RaylmError, TrainingError
 from raylm.run.log import Line, RunLog
 from raylm.storage import StoragePath

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from raylm.config.schema import OptimSettings
+from raylm.config.optim import OptimSettings
 
 
 def learning_rate(optim: OptimSettings, *, step: int, total_steps: int) -> float:

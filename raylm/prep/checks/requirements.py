@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from raylm.config.gates import Bounds, Requirements
+from raylm.config.prepare.requirements import Bounds, Requirements
 from raylm.errors import DataError
 
 

@@ -204,7 +204,7 @@ def _examples(side: str, globs: Sequence[str], settings: Classifier, connection:
 
 def _texts(side: str, glob: str, settings: Classifier, connection: Connection) -> Iterator[str]:
     # These read the sources, and stand above the steps; only this step has files of documents of its own.
-    from raylm.config.schema import SourceSettings
+    from raylm.config.prepare.sources import SourceSettings
     from raylm.prep.checks.skipped import BROKEN_FILE, BROKEN_RECORD, Skipped
     from raylm.prep.readers.read import read_range_of_file
     from raylm.prep.units import FileRange, listed

@@ -12,7 +12,7 @@ import json
 import re
 from typing import Any
 
-from raylm.config.schema import SourceSettings
+from raylm.config.prepare.sources import SourceSettings
 from raylm.errors import DataError
 from raylm.prep.readers.compressed import COMPRESSED
 from raylm.storage import Connection, StoragePath, find

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
-from raylm.config.schema import SourceSettings
+from raylm.config.prepare.sources import SourceSettings
 from raylm.errors import DataError
 from raylm.prep.checks.skipped import BROKEN_RECORD, EXAMPLES, Skipped
 from raylm.prep.readers.base import Meta, Raw, taken_along

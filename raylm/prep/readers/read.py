@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 
-from raylm.config.schema import SourceSettings
+from raylm.config.prepare.sources import SourceSettings
 from raylm.errors import DataError
 from raylm.prep.checks.skipped import BrokenFile, Skipped
 from raylm.prep.readers.base import Raw

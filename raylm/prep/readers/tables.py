@@ -10,7 +10,7 @@ import csv
 from collections.abc import Iterator
 from typing import Any, BinaryIO, cast
 
-from raylm.config.schema import SourceSettings
+from raylm.config.prepare.sources import SourceSettings
 from raylm.errors import DataError
 from raylm.prep.checks.skipped import BrokenFile, Skipped
 from raylm.prep.readers.base import Raw, taken_along

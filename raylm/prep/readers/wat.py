@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
-from raylm.config.schema import SourceSettings
+from raylm.config.prepare.sources import SourceSettings
 from raylm.prep.checks.skipped import Skipped
 from raylm.prep.readers.base import Meta, Raw, known, language_tag
 from raylm.prep.readers.warc import LANGUAGES, FoundLanguage, broken, main_language, records, with_languages

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, BinaryIO, TypeAlias
 
-from raylm.config.schema import SourceSettings
+from raylm.config.prepare.sources import SourceSettings
 from raylm.prep.checks.skipped import Skipped
 from raylm.prep.extras import not_installed
 from raylm.prep.readers.base import Raw, known, language_tag

@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from raylm import __version__
-from raylm.config.schema import PrepareSettings, SourceSettings
+from raylm.config.prepare import PrepareSettings
+from raylm.config.prepare.sources import SourceSettings
 from raylm.prep.checks.requirements import Verdict
 from raylm.prep.checks.skipped import Skipped
 from raylm.prep.report.fairness import fairness_lines
 from raylm.prep.report.fertility import RATIO_NAMES, Fertility, by_language
-from raylm.shards import Manifest
+from raylm.shards import DatasetManifest
 
 
 def data_card(
     name: str,
     settings: PrepareSettings,
-    manifest: Manifest,
+    manifest: DatasetManifest,
     skipped: Mapping[str, Skipped],
     verdicts: Sequence[Verdict],
 ) -> str:
@@ -57,7 +58,7 @@ def data_card(
     )
 
 
-def _source(source: SourceSettings, manifest: Manifest, all_tokens: int) -> str:
+def _source(source: SourceSettings, manifest: DatasetManifest, all_tokens: int) -> str:
     counts = manifest.sources.get(source.name, {})
     documents, size, tokens = (counts.get(key, 0) + counts.get(f"held_out_{key}", 0) for key in _COUNTED)
     files = f"{source.kind}, `{source.glob or source.paths or 'of this Python'}`"
@@ -81,7 +82,7 @@ def _requirements(verdicts: Sequence[Verdict]) -> list[str]:
     return ["## Requirements", "", *lines, ""]
 
 
-def step_lines(manifest: Manifest) -> list[str]:
+def step_lines(manifest: DatasetManifest) -> list[str]:
     """What each step of a preparation did, a line each."""
     lines = []
     for number, step in enumerate(manifest.steps[:-1], 1):  # the last one only tokenizes
@@ -102,13 +103,13 @@ def _skipped(skipped: Mapping[str, Skipped]) -> list[str]:
     return lines or ["Nothing."]
 
 
-def _fairness(manifest: Manifest) -> list[str]:
+def _fairness(manifest: DatasetManifest) -> list[str]:
     """A section for each step that counted groups."""
     counted = [step for step in manifest.steps if step["name"] == "fairness"]
     return [line for step in counted for line in ("## Fairness", "", *fairness_lines(step["tallies"]), "")]
 
 
-def _fertility(manifest: Manifest) -> list[str]:
+def _fertility(manifest: DatasetManifest) -> list[str]:
     if not manifest.fertility:
         return []
     head = ["source", "language", "documents", *RATIO_NAMES]

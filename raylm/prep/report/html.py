@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from html import escape
 
-from raylm.config.schema import PrepareSettings
+from raylm.config.prepare import PrepareSettings
 from raylm.html import frame, table, tiles
 from raylm.humanize import count, size
 from raylm.prep.checks.requirements import Verdict
 from raylm.prep.checks.skipped import Skipped
 from raylm.prep.operators import OperatorRecord
-from raylm.shards import Manifest
+from raylm.shards import DatasetManifest
 
 MOST_BARS = 24  # values of a tally that get a bar of their own
 _STYLE = """
@@ -29,7 +29,7 @@ h3 { font-size: 15px; margin: 22px 0 6px; }
 def data_page(
     name: str,
     settings: PrepareSettings,
-    manifest: Manifest,
+    manifest: DatasetManifest,
     records: Sequence[OperatorRecord],
     skipped: Mapping[str, Skipped],
     verdicts: Sequence[Verdict],
@@ -48,13 +48,13 @@ def data_page(
     return frame(f"{name}, data", body, style=_STYLE)
 
 
-def _status(manifest: Manifest, verdicts: Sequence[Verdict]) -> str:
+def _status(manifest: DatasetManifest, verdicts: Sequence[Verdict]) -> str:
     unmet = sum(not verdict.met for verdict in verdicts)
     state = f"not published: {unmet} of {len(verdicts)} requirements are not met; " if unmet else ""
     return f"{state}{manifest.train_rows:,} rows of {manifest.sequence_length:,} tokens to train on"
 
 
-def _tiles(manifest: Manifest, records: Sequence[OperatorRecord]) -> str:
+def _tiles(manifest: DatasetManifest, records: Sequence[OperatorRecord]) -> str:
     documents = sum(one.get("documents", 0) + one.get("held_out_documents", 0) for one in manifest.sources.values())
     stored = sum(shard.bytes for shard in (*manifest.train, *manifest.held_out))
     read = records[0].documents if len(records) > 1 else documents
@@ -78,7 +78,7 @@ def _verdicts(verdicts: Sequence[Verdict]) -> str:
     return f"<h2>Requirements</h2>{table(('rule', 'measured', 'required', ''), rows, numbers=(1,))}"
 
 
-def _sources(settings: PrepareSettings, manifest: Manifest) -> str:
+def _sources(settings: PrepareSettings, manifest: DatasetManifest) -> str:
     rows = []
     for source in settings.sources:
         counts = manifest.sources.get(source.name, {})

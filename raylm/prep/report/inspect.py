@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import TypeVar
 
 from raylm.prep.tokenizer import load as load_tokenizer
-from raylm.shards import TOKENIZER_FOLDER, Manifest, Shard, read_manifest, read_rows
+from raylm.shards import TOKENIZER_FOLDER, DatasetManifest, Shard, read_manifest, read_rows
 from raylm.storage import StoragePath
 
 Item = TypeVar("Item")
@@ -20,7 +20,7 @@ _ROWS = 128  # read of each
 class DatasetSample:
     """lengths: tokens of the documents that were looked at, ascending. samples: their text, decoded, in order."""
 
-    manifest: Manifest
+    manifest: DatasetManifest
     lengths: tuple[int, ...]
     samples: tuple[str, ...]
 
@@ -42,7 +42,7 @@ def inspect_dataset(folder: StoragePath, samples: int) -> DatasetSample:
     return DatasetSample(manifest, tuple(lengths), texts)
 
 
-def _documents(folder: StoragePath, shard: Shard, manifest: Manifest) -> Iterator[list[int]]:
+def _documents(folder: StoragePath, shard: Shard, manifest: DatasetManifest) -> Iterator[list[int]]:
     rows = read_rows(folder, shard, 0, min(shard.rows, _ROWS), manifest)
     tokens: list[int] = []
     starts: list[int] = []

@@ -6,7 +6,7 @@ import json
 import tempfile
 from pathlib import Path
 
-from raylm.config.schema import TokenizerSettings
+from raylm.config.prepare.tokenizer import TokenizerSettings
 from raylm.errors import DataError
 from raylm.prep.tokenizer.folder import (
     CONFIG,

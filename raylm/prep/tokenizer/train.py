@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from raylm.config.schema import TokenizerSettings
+from raylm.config.prepare.tokenizer import TokenizerSettings
 from raylm.prep.extras import not_installed
 from raylm.prep.tokenizer.folder import TokenizerFiles
 

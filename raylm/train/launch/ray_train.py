@@ -7,7 +7,7 @@ import tempfile
 import time
 from typing import Any
 
-from raylm.config.schema import Job
+from raylm.config.job import Job
 
 # Ray Train reads these from the driver's environment. Polls every quarter second (default 2) find a dead worker
 # sooner; a worker that answers nothing for 30 s (default 600) is lost; its own preemption watcher is off because

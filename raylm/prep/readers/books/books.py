@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
-from raylm.config.schema import SourceSettings
+from raylm.config.prepare.sources import SourceSettings
 from raylm.prep.checks.skipped import Skipped
 from raylm.prep.readers.base import Meta, Raw, known, language_tag
 from raylm.prep.readers.binary import refuse_binary

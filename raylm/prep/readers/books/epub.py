@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO, TypeAlias
 from urllib.parse import unquote
 
-from raylm.config.schema import SourceSettings
+from raylm.config.prepare.sources import SourceSettings
 from raylm.prep.checks.skipped import BrokenFile
 from raylm.prep.readers.books.front_matter import TYPES
 from raylm.prep.readers.books.xhtml import TYPE, parsed

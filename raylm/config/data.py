@@ -1,0 +1,48 @@
+"""What is trained on: the section `data`."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from raylm.config.base import Settings
+from raylm.config.paths import PathOrUrl
+
+
+class WeightAt(Settings):
+    """From `step` on, this weight."""
+
+    step: int = Field(ge=0)
+    weight: float = Field(ge=0)
+
+
+class MixtureEntry(Settings):
+    """One folder of shards and its share of the mixture."""
+
+    path: PathOrUrl = Field(description="Folder with manifest.json.")
+    weight: float = Field(1.0, gt=0, description="Share of the mixture; weights need not sum to 1.")
+    weight_schedule: list[WeightAt] = Field(default_factory=list, description="Other weights from given steps on.")
+
+
+class DataSettings(Settings):
+    """What is trained on."""
+
+    path: PathOrUrl | None = Field(None, description="Folder of shards; short for one source.")
+    mixture: list[MixtureEntry] = Field(default_factory=list, description="Several folders with weights.")
+    reader: Literal["ray", "threads"] = Field(
+        "ray", description="Who reads shards after the first steps: Ray Data tasks, or threads in each worker."
+    )
+    chunk_rows: int = Field(
+        256, ge=1, description="Rows read at once, from one place of a shard; best a multiple of its groups of 64."
+    )
+    window_chunks: int = Field(
+        4, ge=1, description="Chunks whose rows a lane shuffles together; a worker holds a window a lane, and the next."
+    )
+    allow_changed: bool = Field(False, description="Resume although the data's fingerprint changed.")
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if self.path and self.mixture:
+            raise ValueError("give either path or mixture, not both")
+        return self

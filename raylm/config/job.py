@@ -1,0 +1,72 @@
+"""A job file as a whole: one section per concern, each in a module of its own beside this one."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from raylm.config.base import Settings
+from raylm.config.checkpoint import CheckpointSettings
+from raylm.config.cluster import ClusterSettings
+from raylm.config.data import DataSettings, MixtureEntry
+from raylm.config.evaluate import EvaluateSettings
+from raylm.config.model import ModelSettings
+from raylm.config.object_store import ObjectStore
+from raylm.config.optim import BatchSettings, OptimSettings, TrainSettings, ZeroSettings
+from raylm.config.paths import PathOrUrl
+from raylm.config.prepare import PrepareSettings
+from raylm.config.workers import WorkerSettings
+from raylm.errors import ConfigError
+
+
+class Job(Settings):
+    """One job file."""
+
+    name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Name of the run folder.")
+    storage: PathOrUrl = Field(
+        "runs", min_length=1, validate_default=True, description="Folder or URL under which the run folder stands."
+    )
+    object_store: ObjectStore = Field(default_factory=ObjectStore)
+    prepare: PrepareSettings = Field(default_factory=PrepareSettings)
+    data: DataSettings = Field(default_factory=DataSettings)
+    model: ModelSettings = Field(default_factory=ModelSettings)
+    method: Literal["pretrain"] = Field("pretrain")
+    batch: BatchSettings = Field(default_factory=BatchSettings)
+    optim: OptimSettings = Field(default_factory=OptimSettings)
+    zero: ZeroSettings = Field(default_factory=ZeroSettings)
+    train: TrainSettings = Field(default_factory=TrainSettings)
+    workers: WorkerSettings = Field(default_factory=WorkerSettings)
+    checkpoint: CheckpointSettings = Field(default_factory=CheckpointSettings)
+    evaluate: EvaluateSettings = Field(default_factory=EvaluateSettings)
+    cluster: ClusterSettings = Field(default_factory=ClusterSettings)
+
+    @model_validator(mode="after")
+    def _lanes_carry_workers(self) -> Self:
+        lanes = self.batch.lanes
+        if self.workers.max > lanes:
+            # A ConfigError, not a ValueError: it concerns two sections, and its hint names keys of both.
+            raise ConfigError(
+                f"workers.max={self.workers.max} exceeds the {lanes} lanes of a global batch "
+                f"(batch.sequences={self.batch.sequences} / batch.micro_batch={self.batch.micro_batch})",
+                hint=f"raise batch.sequences, lower batch.micro_batch, or set workers.max to {lanes} or less",
+                key="workers.max",
+            )
+        return self
+
+    @property
+    def run_url(self) -> str:
+        """The run folder."""
+        return f"{self.storage.rstrip('/')}/{self.name}"
+
+    @property
+    def shards_url(self) -> str:
+        """Where `raylm prepare` writes shards."""
+        return self.prepare.output or f"{self.run_url}/data"
+
+    @property
+    def mixture(self) -> list[MixtureEntry]:
+        """The folders of shards that training reads."""
+        if self.data.mixture:
+            return list(self.data.mixture)
+        return [MixtureEntry(path=self.data.path or self.shards_url)]

@@ -1,0 +1,35 @@
+"""The network: the section `model`."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from raylm.config.base import Settings
+from raylm.config.paths import PathOrUrl
+
+PRESETS = ("tiny", "llama-25m", "llama-125m", "llama-350m", "llama-1b", "llama-3b", "llama-7b")
+
+
+class ModelSettings(Settings):
+    """The network."""
+
+    preset: Literal["tiny", "llama-25m", "llama-125m", "llama-350m", "llama-1b", "llama-3b", "llama-7b"] | None = Field(
+        None, description="A Llama-style decoder of this size."
+    )
+    config: PathOrUrl | dict[str, Any] | None = Field(None, description="A transformers config: a path, or inline.")
+    path: PathOrUrl | None = Field(None, description="A local Hugging Face folder whose weights training starts from.")
+    dtype: Literal["fp32", "bf16"] = Field("bf16", description="Weights and activations; masters stay fp32.")
+    attention: Literal["sdpa", "eager"] = Field("sdpa", description="Attention implementation.")
+    document_attention: bool = Field(False, description="Tokens attend within their own document only.")
+    dropout: float = Field(0.0, ge=0, lt=1, description="Attention dropout (where the model has one).")
+    activation_checkpointing: bool = Field(False, description="Recompute activations in the backward pass.")
+    compile: bool = Field(False, description="torch.compile the model.")
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Self:
+        given = [key for key in ("preset", "config", "path") if getattr(self, key) is not None]
+        if len(given) > 1:
+            raise ValueError(f"give one of preset, config, path; got {', '.join(given)}")
+        return self
