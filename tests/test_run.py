@@ -16,7 +16,7 @@ from raylm.run.events import BadLoss, Event, Failed
 from raylm.run.folder import RunFolder
 from raylm.run.log import read_events
 from raylm.storage import StoragePath
-from raylm.testing.scenarios import job_settings, make_data
+from raylm.testing.datasets import job_settings, make_data
 from raylm.train.accumulation import lanes_of, micro_batches_per_rank
 from raylm.train.schedule import learning_rate
 

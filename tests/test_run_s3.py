@@ -10,7 +10,7 @@ from raylm.config.job import Job
 from raylm.run.folder import RunFolder
 from raylm.run.lines import read_lines
 from raylm.storage import StoragePath
-from raylm.testing.scenarios import job_settings, make_data
+from raylm.testing.datasets import job_settings, make_data
 from raylm.testing.servers import S3Server
 from raylm.train.without_ray import alone
 
