@@ -13,7 +13,7 @@ import pytest
 from raylm.config.job import Job
 from raylm.config.optim import OptimSettings
 from raylm.config.workers import WorkerSettings
-from raylm.errors import CheckpointError, ConfigError, DataError, StorageError, TrainingError
+from raylm.errors import CheckpointError, ClusterError, ConfigError, DataError, StorageError, TrainingError
 from raylm.run.log import RunLog, read_lines
 from raylm.storage import StoragePath
 from raylm.testing.scenarios import job_settings, make_data
@@ -280,7 +280,7 @@ def test_the_feed_gives_each_line_once_and_forgets_the_oldest(tmp_path: Path) ->
 
 
 def test_slots_count_whole_workers_and_forgive_rounding() -> None:
-    from raylm.train.launch.policies import slots
+    from raylm.runtime.nodes import slots
 
     assert slots({"CPU": 7.9999999, "GPU": 4}, {"CPU": 2, "GPU": 1}) == 4
     assert slots({"CPU": 8}, {"CPU": 2, "GPU": 1}) == 0
@@ -289,7 +289,7 @@ def test_slots_count_whole_workers_and_forgive_rounding() -> None:
 
 def test_a_node_answers_until_its_raylet_is_gone() -> None:
     """Ray calls a killed node alive for a while, and a group placed on it waits for 20 s."""
-    from raylm.train.launch.policies import answers
+    from raylm.runtime.nodes import answers
 
     with socket.create_server(("127.0.0.1", 0)) as raylet:
         node = {"NodeManagerAddress": "127.0.0.1", "NodeManagerPort": raylet.getsockname()[1]}
@@ -335,12 +335,12 @@ def test_what_cannot_work_is_refused_before_anything_starts(job: Job, tmp_path: 
 
 
 def test_a_cluster_that_is_not_there_is_said_at_once(job: Job) -> None:
-    from raylm.train.context import free_port
+    from raylm.runtime.ports import free_port
     from raylm.train.launch import train
 
     began = time.monotonic()
-    with pytest.raises(TrainingError, match=r"no Ray cluster answers at 127\.0\.0\.1"):
-        train(with_(job, where__address=f"127.0.0.1:{free_port()}"))
+    with pytest.raises(ClusterError, match=r"no Ray cluster answers at 127\.0\.0\.1"):
+        train(with_(job, cluster__address=f"127.0.0.1:{free_port()}"))
     assert time.monotonic() - began < 30
 
 
@@ -367,7 +367,7 @@ def test_a_run_folder_is_resumed_by_its_own_job_only(job: Job, tmp_path: Path) -
     assert sorted(path.name for path in (tmp_path / "runs" / "run").rglob("*")) == before
     assert (
         preflight(
-            with_(job, data__path=str(tmp_path / "other"), data__accept_changed=True, train__steps=6),
+            with_(job, data__path=str(tmp_path / "other"), data__allow_changed=True, train__steps=6),
             StoragePath(job.run_url),
         )
         is None
@@ -375,7 +375,7 @@ def test_a_run_folder_is_resumed_by_its_own_job_only(job: Job, tmp_path: Path) -
 
 
 def test_a_bad_loss_stops_the_run_or_is_skipped_and_recorded(job: Job, tmp_path: Path) -> None:
-    exploding = with_(job, optim__lr=1e18, optim__warmup_steps=0, optim__clip=0.0, train__steps=8)
+    exploding = with_(job, optim__lr=1e18, optim__warmup_steps=0, optim__max_grad_norm=0.0, train__steps=8)
     with pytest.raises(TrainingError, match=r"step .* gave loss"):
         finished_run(exploding)
     events = read_lines(StoragePath(str(tmp_path / "runs" / "run" / "events.jsonl")))

@@ -1,6 +1,6 @@
 """Work on units runs as Ray Data tasks: numbers come in, results leave as they are done.
 
-A Ray is started on this machine, and stopped again, where none is running and no address is given.
+A Ray is started on this machine, and stopped again, where no address is given; a Ray job's own cluster is joined.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 from raylm.config.job import Job
 from raylm.errors import RaylmError
 from raylm.prep.operators.barrier import Runner, Task
+from raylm.runtime.connect import LocalRay, connected
 
 Session: TypeAlias = Callable[[Job], contextlib.AbstractContextManager[Runner]]
 
@@ -94,25 +95,9 @@ def _lost_tasks() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _ray(job: Job) -> Iterator[None]:
-    import ray
-    import ray.data  # first: importing it sets the levels of its loggers
+    local = LocalRay(os.cpu_count() or 1, object_store_bytes=_OBJECT_STORE_BYTES)
+    with connected(job.cluster.address, local):
+        import ray.data  # noqa: F401  # first: importing it sets the levels of its loggers
 
-    logging.getLogger("ray.data").setLevel(logging.ERROR)  # it warns that progress bars are off
-    if ray.is_initialized():
+        logging.getLogger("ray.data").setLevel(logging.ERROR)  # it warns that progress bars are off
         yield
-        return
-    if job.cluster.address:
-        ray.init(address=job.cluster.address, log_to_driver=False, logging_level=logging.WARNING)
-    else:
-        ray.init(
-            address="local",
-            num_cpus=os.cpu_count(),
-            include_dashboard=False,
-            object_store_memory=_OBJECT_STORE_BYTES,
-            log_to_driver=False,
-            logging_level=logging.WARNING,
-        )
-    try:
-        yield
-    finally:
-        ray.shutdown()

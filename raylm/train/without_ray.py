@@ -8,8 +8,9 @@ import sys
 from typing import Any
 
 from raylm.config.job import Job
+from raylm.runtime.ports import free_port
 from raylm.storage import StoragePath
-from raylm.train.context import Desk, LocalDesk, SilentDesk, free_port
+from raylm.train.context import Desk, LocalDesk, SilentDesk
 from raylm.train.coordinator import Coordinator, Seat
 from raylm.train.sources import publish
 from raylm.train.worker import work

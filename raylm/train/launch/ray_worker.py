@@ -6,7 +6,8 @@ import time
 from typing import Any
 
 from raylm.errors import TrainingError
-from raylm.train.context import ActorDesk, free_port
+from raylm.runtime.ports import free_port
+from raylm.train.context import ActorDesk
 from raylm.train.coordinator import Seat
 from raylm.train.worker import work
 
