@@ -94,7 +94,7 @@ def tokenize(request: dict[str, Any], number: int) -> str:
     from raylm.prep.pack import pack_unit
 
     job = job_of(request)
-    result = pack_unit(job, StoragePath(job.shards_url), passes_of([]), _unit(request, number)[1])
+    result = pack_unit(job, StoragePath(job.shards_url), passes_of([])[-1], _unit(request, number)[1])
     return str(result.counts["documents"] + result.counts["held_out_documents"])
 
 

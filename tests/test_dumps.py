@@ -29,7 +29,7 @@ from raylm.prep.checks.skipped import Skipped
 from raylm.prep.passes import UnitLog, UnitResult
 from raylm.prep.readers import compressed
 from raylm.prep.readers.read import atoms, read_range_of_file
-from raylm.prep.units import FileRange, Plan, Unit, listed, ranges_of
+from raylm.prep.units import FileRange, Unit, WorkList, listed, ranges_of
 from raylm.records import Document
 from raylm.storage import Connection, StoragePath
 from raylm.testing.external import external_data, needs_data
@@ -44,7 +44,7 @@ def read(path: Path, kind: str, piece: FileRange | None = None, **settings: Any)
     skipped = Skipped()
     piece = piece or FileRange(str(path), path.stat().st_size)
     documents = list(read_range_of_file(source, piece, Connection(), skipped))
-    quarantine = Quarantine(Plan({}, (Unit(0, "x", (piece,)),)), 0.5)
+    quarantine = Quarantine(WorkList({}, (Unit(0, "x", (piece,)),)), 0.5)
     quarantine.add(UnitResult(0, "x", UnitLog(skipped)))
     quarantine.check_all()
     return documents, skipped

@@ -14,6 +14,7 @@ from raylm.config.evaluate import EvaluateSettings
 from raylm.config.model import ModelSettings
 from raylm.config.object_store import ObjectStore
 from raylm.config.optim import BatchSettings, OptimSettings, TrainSettings, ZeroSettings
+from raylm.config.paths import PathOrUrl
 from raylm.config.prepare import PrepareSettings
 from raylm.config.workers import WorkerSettings
 from raylm.errors import ConfigError
@@ -23,7 +24,9 @@ class Job(Settings):
     """One job file."""
 
     name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Name of the run folder.")
-    storage: str = Field("runs", min_length=1, description="Folder or URL under which the run folder stands.")
+    storage: PathOrUrl = Field(
+        "runs", min_length=1, validate_default=True, description="Folder or URL under which the run folder stands."
+    )
     object_store: ObjectStore = Field(default_factory=ObjectStore)
     prepare: PrepareSettings = Field(default_factory=PrepareSettings)
     data: DataSettings = Field(default_factory=DataSettings)
@@ -47,6 +50,7 @@ class Job(Settings):
                 f"workers.max={self.workers.max} exceeds the {lanes} lanes of a global batch "
                 f"(batch.sequences={self.batch.sequences} / batch.micro_batch={self.batch.micro_batch})",
                 hint=f"raise batch.sequences, lower batch.micro_batch, or set workers.max to {lanes} or less",
+                key="workers.max",
             )
         return self
 

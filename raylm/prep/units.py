@@ -1,6 +1,6 @@
 """What preparation will do, decided before it starts: input files are cut and grouped into units of about equal size.
 
-Comes in: the listing of each source. Leaves: a `Plan` that is written down before any work, so that a later attempt
+Comes in: the listing of each source. Leaves: a `WorkList` that is written down before any work, so that a later attempt
 does exactly the same. A unit is what one task prepares, one shard holds, and one restart repeats.
 """
 
@@ -49,7 +49,7 @@ class Unit:
 
 
 @dataclass(frozen=True)
-class Plan:
+class WorkList:
     """Everything that shapes the result, and the units in order."""
 
     settings: dict[str, Any]
@@ -60,7 +60,7 @@ class Plan:
         return json.dumps(asdict(self), indent=1)
 
     @classmethod
-    def from_json(cls, text: str) -> Plan:
+    def from_json(cls, text: str) -> WorkList:
         """What to_json wrote."""
         content = json.loads(text)
         units = tuple(
