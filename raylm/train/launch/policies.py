@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from typing import Any
 
-import ray
 from ray.exceptions import RayActorError
 from ray.train.v2.api.config import FailureConfig, ScalingConfig
 from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, WorkerGroupError
@@ -29,7 +28,7 @@ from raylm.runtime.ray_internals import (
     raised_by_worker,
     resources_per_worker,
 )
-from raylm.train.coordinator import GROW
+from raylm.train.coordination import Control, Reason, actor_client
 
 TELL_WAITING_SECONDS = 3.0
 
@@ -37,9 +36,10 @@ TELL_WAITING_SECONDS = 3.0
 class LiveNodes(ScalingPolicy):  # type: ignore[misc]
     """Sizes the group from the nodes that live and are not draining; growing is asked of the workers, not forced."""
 
-    def __init__(self, scaling_config: ScalingConfig, coordinator: Any, grow_check_seconds: float) -> None:
+    def __init__(self, scaling_config: ScalingConfig, actor: Any, grow_check_seconds: float) -> None:
         super().__init__(scaling_config)
-        self._coordinator, self._grow_check_seconds = coordinator, grow_check_seconds
+        self._coordinator: Control = actor_client(actor)
+        self._grow_check_seconds = grow_check_seconds
         self._waiting_since: float | None = None
         self._told_waiting = False
         self._checked_at = float("-inf")
@@ -56,11 +56,11 @@ class LiveNodes(ScalingPolicy):  # type: ignore[misc]
         self._waiting_since = self._waiting_since if self._waiting_since is not None else now
         needed = resources_per_worker(self.scaling_config)
         least = int(self.scaling_config.min_workers)
-        size = min(int(self.scaling_config.max_workers), capacity(needed, self._call("seats")))
+        size = min(int(self.scaling_config.max_workers), capacity(needed, self._coordinator.nodes()))
         if size < least:
             if not self._told_waiting and now - self._waiting_since > TELL_WAITING_SECONDS:
                 self._told_waiting = True
-                self._call("waiting", size, least, needed)
+                self._coordinator.waiting(fits=size, needs_workers=least, per_worker=needed)
             time.sleep(0.05)  # the controller asks again at once, and would spin
             return NoopDecision()
         self._waiting_since, self._told_waiting = None, False
@@ -68,7 +68,7 @@ class LiveNodes(ScalingPolicy):  # type: ignore[misc]
         if self._grown_from and size <= self._grown_from:
             self._grow_check_seconds *= 2  # the room was gone when it was wanted: look less often
         self._size, self._grown_from = size, 0
-        self._call("begin", size)
+        self._coordinator.begin(size)
         return self._resize(size)
 
     def make_decision_for_running_worker_group(
@@ -86,23 +86,20 @@ class LiveNodes(ScalingPolicy):  # type: ignore[misc]
         free = capacity(resources_per_worker(self.scaling_config))
         if free > 0 and self._seen_room:
             self._grown_from = self._size
-            self._call("request_stop", GROW, room=free)
+            self._coordinator.request_stop(Reason.GROW, capacity=free)
         self._seen_room = free > 0
         return NoopDecision()
 
     def _resize(self, size: int) -> ResizeDecision:
         return ResizeDecision(num_workers=size, resources_per_worker=resources_per_worker(self.scaling_config))
 
-    def _call(self, name: str, *args: Any, **kwargs: Any) -> Any:
-        return ray.get(self._coordinator.call.remote(name, *args, **kwargs))
-
 
 class AskCoordinator(FailurePolicy):  # type: ignore[misc]
     """Restarts unless the coordinator knows a reason not to."""
 
-    def __init__(self, failure_config: FailureConfig, coordinator: Any) -> None:
+    def __init__(self, failure_config: FailureConfig, actor: Any) -> None:
         super().__init__(failure_config)
-        self._coordinator = coordinator
+        self._coordinator: Control = actor_client(actor)
 
     def make_decision(self, training_failed_error: TrainingFailedError) -> FailureDecision:
         """Retry or raise."""
@@ -115,7 +112,7 @@ class AskCoordinator(FailurePolicy):  # type: ignore[misc]
             losses = {-1: f"lost while starting: {_first_line(cause)}"}
         else:
             losses = losses_of(training_failed_error)
-        again = ray.get(self._coordinator.call.remote("group_ended", losses))
+        again = self._coordinator.group_ended(losses)
         return FailureDecision.RETRY if again else FailureDecision.RAISE
 
 
