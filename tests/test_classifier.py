@@ -16,11 +16,11 @@ import pytest
 from test_prepare import content, documents, job, run
 
 from raylm.config.load import load_job
-from raylm.config.steps import Classifier
 from raylm.errors import ConfigError, DataError
 from raylm.prep.operators import OperatorRecord, applied
 from raylm.prep.operators.classifier import (
     MODEL_NAME,
+    Classifier,
     Model,
     area_under_curve,
     classifier_operator,

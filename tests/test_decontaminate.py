@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from test_prepare import job, run
 
-from raylm.config.steps import OperatorSettings
+from raylm.config.prepare.steps import OperatorSettings
 from raylm.errors import DataError
 from raylm.prep.operators import OperatorRecord, applied, operator_of
 from raylm.prep.operators.build import fit

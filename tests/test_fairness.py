@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_prepare import content, documents, job, run
 
-from raylm.config.steps import OperatorSettings
+from raylm.config.prepare.steps import OperatorSettings
 from raylm.errors import ConfigError, DataError
 from raylm.prep.operators import OperatorRecord, applied, operator_of
 from raylm.prep.operators.counterfactual import swapped

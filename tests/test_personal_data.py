@@ -17,12 +17,12 @@ from test_prepare import documents, job, run
 
 from raylm.config.job import Job
 from raylm.config.load import load_job
-from raylm.config.steps import OperatorSettings, PersonalData
+from raylm.config.prepare.steps import OperatorSettings
 from raylm.errors import ConfigError, DataError
 from raylm.prep.operators import OperatorRecord, operator_of
-from raylm.prep.operators.personal import Span, find, replaced
 from raylm.prep.operators.personal.numbers import luhn
-from raylm.prep.operators.personal.span import Spans
+from raylm.prep.operators.personal.operator import PersonalData, find, replaced
+from raylm.prep.operators.personal.span import Span, Spans
 from raylm.records import Document
 from raylm.storage import Connection, StoragePath
 from raylm.testing.external import external_data, needs_data
@@ -293,8 +293,7 @@ def test_the_step_counts_what_it_replaced(tmp_path: Path) -> None:
 
 def test_pseudonyms_do_not_depend_on_the_process() -> None:
     code = (
-        "from raylm.config.steps import PersonalData\n"
-        "from raylm.prep.operators.personal import find, replaced\n"
+        "from raylm.prep.operators.personal.operator import PersonalData, find, replaced\n"
         "settings = PersonalData(replace_by='pseudonym', seed=7)\n"
         f"text = {' '.join(VALUES.values())!r}\n"
         "print(replaced(text, find(text, settings), settings))"
@@ -375,7 +374,7 @@ def test_a_model_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="spaCy has no model 'en_core_web_huge'"):
         build(model="en_core_web_huge")
     spacy.blank("en").to_disk(tmp_path / "blank")
-    with pytest.raises(ConfigError, match="recognises no entities; it has: nothing"):
+    with pytest.raises(ConfigError, match="recognizes no entities; it has: nothing"):
         build(model=str(tmp_path / "blank"))
 
 
