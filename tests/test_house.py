@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parent.parent / "raylm"
 FLOORS = (
     ("errors", "records", "humanize", "html"),
     ("storage", "registry"),
-    ("config", "shards"),
+    ("config", "shards", "rows"),
     ("run",),
     ("prep", "stream", "model", "checkpoint"),
     ("trained",),

@@ -5,8 +5,10 @@ from __future__ import annotations
 import gzip
 import ipaddress
 import json
+import random
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from raylm.config.job import Job
 from raylm.config.load import load_job
 from raylm.config.prepare.steps import OperatorSettings
 from raylm.errors import ConfigError, DataError
-from raylm.prep.operators import OperatorRecord, operator_of
+from raylm.prep.operators import OperatorRecord, applied, operator_of
 from raylm.prep.operators.personal.numbers import luhn
 from raylm.prep.operators.personal.operator import PersonalData, find, replaced
 from raylm.prep.operators.personal.span import Span, Spans
@@ -353,7 +355,7 @@ def test_a_model_finds_names(tmp_path: Path) -> None:
     model = pipeline(tmp_path)
     text = "Ann Hill <Bob@host.org> of Acme Works met Bob at 3 High Street, Ulm."
     record = OperatorRecord("personal_data")
-    (document,) = build(model=model)(Document("a", text, "s"), record)
+    (document,) = build(model=model)([Document("a", text, "s")], record)
     assert document.text == "[NAME] <[EMAIL]> of [ORGANISATION] met [NAME] at [ADDRESS], Ulm."
     assert record.changed == {"name": 2, "email": 1, "organisation": 1, "address": 1}
     assert found(text, PersonalData(kinds=[], model=model, model_kinds=["place"])) == [("place", "Ulm")]
@@ -361,6 +363,19 @@ def test_a_model_finds_names(tmp_path: Path) -> None:
     first = replaced("Ann Hill", find("Ann Hill", pseudonymous), pseudonymous)
     assert first == replaced("Ann Hill", find("Ann Hill", pseudonymous), pseudonymous)
     assert first not in ("Ann Hill", "[NAME]")
+
+
+def test_texts_that_a_model_reads_together_are_cleaned_as_alone(tmp_path: Path) -> None:
+    model = pipeline(tmp_path)
+    chance = random.Random(5)
+    words = ["Ann Hill", "Bob", "Acme Works", "someone@host.org", "went", "to", "Ulm", "\n", "long " * 9000]
+    texts = [" ".join(chance.choices(words, k=chance.randint(0, 12))) for _ in range(100)]
+    documents = [Document(str(number), text, "s") for number, text in enumerate(texts)]
+    together, alone = OperatorRecord("personal_data"), OperatorRecord("personal_data")
+    cleaned = list(applied(build(model=model), documents, together))
+    assert cleaned == [one for document in documents for one in applied(build(model=model), [document], alone)]
+    assert replace(together, seconds=0) == replace(alone, seconds=0)
+    assert together.changed["name"] > 50
 
 
 def test_a_model_reads_long_texts_in_pieces(tmp_path: Path) -> None:

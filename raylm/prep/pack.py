@@ -25,7 +25,7 @@ from raylm.prep.tokenizer import TokenizerFacts, partial_and_unknown
 from raylm.prep.tokenizer import load as load_tokenizer
 from raylm.prep.units import Unit
 from raylm.records import Document
-from raylm.shards import TOKENIZER_FOLDER, Shard, ShardWriter, token_dtype
+from raylm.shards import TOKENIZER_FOLDER, RowFormat, Shard, ShardWriter, token_dtype
 from raylm.storage import StoragePath
 
 if TYPE_CHECKING:
@@ -186,8 +186,7 @@ class _Packer:
         self._path = f"{side}/{number:06d}.parquet"
         self._output = output
         self._sequence_length = sequence_length
-        self._facts = facts
-        self._dtype = token_dtype(facts.vocab_size)
+        self._rows = RowFormat(sequence_length, facts.vocab_size, facts.fingerprint, facts.eos_id)
         self._stack = contextlib.ExitStack()
         self._writer: ShardWriter | None = None
         self._documents: list[_Tokens] = []
@@ -204,14 +203,7 @@ class _Packer:
         """Append documents."""
         if self._writer is None:
             self._writer = self._stack.enter_context(
-                ShardWriter(
-                    self._output / self._path,
-                    self._sequence_length,
-                    self._dtype,
-                    path=self._path,
-                    tokenizer=self._facts.fingerprint,
-                    eos_id=self._facts.eos_id,
-                )
+                ShardWriter(self._output / self._path, self._rows, name=self._path)
             )
         self._documents.append(tokens)
         self._held += len(tokens.ids)

@@ -20,7 +20,7 @@ from raylm.prep.operators.barrier import gathered
 from raylm.prep.operators.base import batches
 from raylm.prep.operators.dedup.decisions import write_table
 from raylm.prep.operators.resources import Resources, most_of
-from raylm.prep.readers.read import read_range_of_file
+from raylm.prep.readers.read import read_range
 from raylm.prep.units import Unit
 from raylm.records import Document
 from raylm.shards import Shard
@@ -198,7 +198,7 @@ def resources_of(current: Pass) -> Resources:
 def _read(job: Job, unit: Unit, skipped: Skipped) -> Iterator[Document]:
     (source,) = (source for source in job.prepare.sources if source.name == unit.source)
     for piece in unit.pieces:
-        yield from read_range_of_file(source, piece, job.object_store.connection(), skipped)
+        yield from read_range(source, piece, job.object_store.connection(), skipped)
 
 
 def _store(place: StoragePath, documents: Iterable[Document]) -> None:

@@ -27,7 +27,7 @@ import yaml
 from raylm.deploy.local import SEAT, LocalCluster, NodeShape
 from raylm.run.folder import RunFolder
 from raylm.run.log import read_lines
-from raylm.shards import ShardWriter, make_manifest, token_dtype, write_manifest
+from raylm.shards import Counts, DatasetManifest, RowFormat, ShardWriter, write_manifest
 from raylm.storage import StoragePath
 
 SEQUENCE, VOCABULARY = 64, 512
@@ -78,32 +78,20 @@ class Outcome:
 def make_data(folder: Path, *, rows: int, held_out: int = 16, seed: int = 0) -> Path:
     """A small data set whose tokens a model can learn: noisy counting with a step of its own in each row."""
     random = np.random.default_rng(seed)
-    dtype = token_dtype(VOCABULARY)
+    format_ = RowFormat(SEQUENCE, VOCABULARY, "none", eos_id=0, group_rows=8)
     shards = {}
     for split, count in (("train", rows), ("held-out", held_out)):
         made = []
         for part, start in enumerate(range(0, count, 100)):
-            writer = ShardWriter(
-                StoragePath(str(folder / f"{split}-{part:03d}.parquet")), SEQUENCE, dtype, 8, tokenizer="none"
-            )
+            writer = ShardWriter(StoragePath(str(folder / f"{split}-{part:03d}.parquet")), format_)
             for _ in range(start, min(start + 100, count)):
                 tokens = (random.integers(1, VOCABULARY) + random.integers(1, 4) * np.arange(SEQUENCE)) % VOCABULARY
                 noisy = np.where(random.random(SEQUENCE) < 0.1, random.integers(1, VOCABULARY, SEQUENCE), tokens)
-                writer.add(noisy.astype(dtype), [0])
+                writer.add(noisy.astype(format_.dtype), [0])
             made.append(writer.close())
         shards[split] = made
-    manifest = make_manifest(
-        sequence_length=SEQUENCE,
-        vocab_size=VOCABULARY,
-        tokenizer="none",
-        eos_id=0,
-        train=shards["train"],
-        held_out=shards["held-out"],
-        train_tokens=rows * SEQUENCE,
-        held_out_tokens=held_out * SEQUENCE,
-        held_out_bytes=held_out * SEQUENCE,
-        group_rows=8,
-    )
+    counts = Counts(rows * SEQUENCE, held_out * SEQUENCE, held_out * SEQUENCE)
+    manifest = DatasetManifest.of(format_, train=shards["train"], held_out=shards["held-out"], counts=counts)
     write_manifest(StoragePath(str(folder)), manifest)
     return folder
 

@@ -17,7 +17,7 @@ from raylm.prep.report.card import data_card
 from raylm.prep.report.html import data_page
 from raylm.prep.tokenizer import load as load_tokenizer
 from raylm.prep.units import WorkList, shaping_settings
-from raylm.shards import TOKENIZER_FOLDER, DatasetManifest, check_shards, make_manifest
+from raylm.shards import TOKENIZER_FOLDER, Counts, DatasetManifest, Origin, RowFormat, check_shards
 from raylm.storage import StoragePath
 
 CARD_NAME = "card.md"
@@ -44,21 +44,19 @@ def manifest_of(
         for key, value in {**result.counts, **log.skipped.counts()}.items():
             counts[key] = counts.get(key, 0) + value
     _, facts = load_tokenizer(output / TOKENIZER_FOLDER)
-    return make_manifest(
-        sequence_length=job.prepare.sequence_length,
-        vocab_size=facts.vocab_size,
-        tokenizer=facts.fingerprint,
-        eos_id=facts.eos_id,
-        train=train,
-        held_out=held_out,
+    totals = Counts(
         train_tokens=sum(counts["tokens"] for counts in sources.values()),
         held_out_tokens=sum(counts["held_out_tokens"] for counts in sources.values()),
         held_out_bytes=sum(counts["held_out_bytes"] for counts in sources.values()),
+    )
+    origin = Origin(
         sources=sources,
         settings=shaping_settings(job),
-        steps=[_counts(record) for record in operator_records(logs)],
+        steps=tuple(_counts(record) for record in operator_records(logs)),
         fertility=fertility.summed((result.source, result.fertility) for result in results),
     )
+    rows = RowFormat(job.prepare.sequence_length, facts.vocab_size, facts.fingerprint, facts.eos_id)
+    return DatasetManifest.of(rows, train=train, held_out=held_out, counts=totals, origin=origin)
 
 
 def operator_records(logs: Sequence[Sequence[UnitLog]]) -> list[OperatorRecord]:

@@ -11,7 +11,7 @@ from pydantic import Field
 from raylm.config.base import Settings
 from raylm.config.paths import PathOrUrl
 from raylm.errors import DataError
-from raylm.prep.readers.compressed import opened
+from raylm.rows import opened
 from raylm.storage import Connection, StoragePath, find
 
 

@@ -102,7 +102,7 @@ def index_in(folder: StoragePath) -> NgramIndex:
 
 
 def decontaminate_operator(settings: Decontaminate, context: OperatorContext) -> Operator:
-    """The operator that drops documents, cuts sentences out of them, or labels them, and names the set that shares most."""
+    """The operator that drops documents, cuts sentences out, or labels them; the set that shares most is named."""
     index, hasher = index_in(context.fitted()), NgramHasher()
 
     def look(document: Document, record: OperatorRecord) -> tuple[Document, ...]:

@@ -1,8 +1,8 @@
 """Near-duplicate removal by MinHash and locality-sensitive hashing: of similar documents the first one stays.
 
 A unit gathers a signature of each document and its key in each band. Tasks take one band each, in ranges of its keys:
-documents with equal keys are candidates, and those whose signatures are similar enough become edges. What is similar to the same
-document belongs together, also over several steps. A task holds one range of keys and the signatures of its
+documents with equal keys are candidates, and those whose signatures are similar enough become edges. What is similar to
+the same document belongs together, also over several steps. A task holds one range of keys and the signatures of its
 candidates; only the last one holds all edges, which are as many as there are duplicates, not documents.
 """
 
