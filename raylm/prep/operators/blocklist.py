@@ -193,6 +193,6 @@ def _as_sent(host: str) -> str:
 OPERATOR = OperatorKind(
     name="blocklist",
     settings=Blocklist,
-    summary="Drops documents from listed domains, with listed words in their URL or their text.",
+    summary="drops what comes from listed domains, or has listed words in its URL or text",
     make=blocklist_operator,
 )

@@ -282,7 +282,7 @@ def _order(text: str) -> bytes:
 OPERATOR = OperatorKind(
     name="classifier",
     settings=Classifier,
-    summary="Scores documents by a classifier trained on good and bad examples; drops the low ones.",
+    summary="scores quality by examples of good and bad texts, and drops by score",
     make=classifier_operator,
     fit=fit_classifier,
 )

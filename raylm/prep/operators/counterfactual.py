@@ -163,6 +163,6 @@ def _swaps(pairs: str | None, names: str | None, connection: Connection) -> Mapp
 OPERATOR = OperatorKind(
     name="counterfactual",
     settings=Counterfactual,
-    summary="Adds copies of documents in which feminine and masculine words are swapped.",
+    summary="adds copies with gendered words swapped",
     make=counterfactual_operator,
 )

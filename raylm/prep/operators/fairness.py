@@ -169,6 +169,6 @@ def _spellings(connection: Connection) -> Lexicon[str]:
 OPERATOR = OperatorKind(
     name="fairness",
     settings=Fairness,
-    summary="Counts which groups are written about, and how, for the report; drops nothing.",
+    summary="counts who is written about and how; drops nothing",
     make=fairness_operator,
 )

@@ -105,6 +105,6 @@ def identifier() -> Callable[[str], tuple[str, float]]:
 OPERATOR = OperatorKind(
     name="language",
     settings=Language,
-    summary="Names each document's language, and keeps the wanted ones.",
+    summary="names the language, by fastText's lid.176, and keeps those that are wanted",
     make=language_operator,
 )

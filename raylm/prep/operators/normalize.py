@@ -133,6 +133,6 @@ def _mojibake_repair() -> Callable[[str], str]:
 OPERATOR = OperatorKind(
     name="normalize",
     settings=Normalize,
-    summary="Brings texts to one Unicode form and one kind of space.",
+    summary="one Unicode form, one kind of space, nothing invisible",
     make=normalize_operator,
 )

@@ -229,6 +229,6 @@ def _note(cut: Counter[str], rule: str, *labels: str, **_: Any) -> None:
 OPERATOR = OperatorKind(
     name="quality",
     settings=Quality,
-    summary="Judges documents by the rules of Gopher, C4 and FineWeb; C4's also cut lines out.",
+    summary="the rules of Gopher, C4 and FineWeb, by datatrove's filters",
     make=quality_operator,
 )

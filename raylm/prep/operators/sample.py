@@ -149,7 +149,7 @@ class _Sizes:
 OPERATOR = OperatorKind(
     name="sample",
     settings=Sample,
-    summary="Keeps a share of the documents, or reaches a mixture of sources, languages or other groups.",
+    summary="keeps a share, or reaches a mixture by source, language or any other key",
     make=sample_operator,
     barrier=mixture_barrier,
 )

@@ -213,7 +213,7 @@ def _resources(settings: Toxicity) -> Resources:
 OPERATOR = OperatorKind(
     name="toxicity",
     settings=Toxicity,
-    summary="Scores toxic language by a list of words and a model; drops or labels what is above.",
+    summary="scores toxic words (and a model, where one is given), and drops or labels",
     make=toxicity_operator,
     resources=_resources,
 )

@@ -167,7 +167,7 @@ def _beginning(settings: Decontaminate) -> int:
 OPERATOR = OperatorKind(
     name="decontaminate",
     settings=Decontaminate,
-    summary="Takes out what evaluation sets hold too: documents, the sentences around, or a label.",
+    summary="drops, or cuts out, what evaluation sets hold too: runs of 13 equal words",
     make=decontaminate_operator,
     fit=fit_decontaminate,
 )

@@ -157,6 +157,6 @@ def _compare(folder: StoragePath, units: Sequence[int], ranges: int, number: int
 OPERATOR = OperatorKind(
     name="exact_duplicates",
     settings=ExactDuplicates,
-    summary="Keeps the first of equal documents, or cuts out equal paragraphs or lines.",
+    summary="keeps the first of equal documents, paragraphs or lines",
     barrier=ExactDuplicatesBarrier,
 )

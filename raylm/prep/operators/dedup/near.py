@@ -264,6 +264,6 @@ def least_labels(count: int, first: NDArray[np.int64], second: NDArray[np.int64]
 OPERATOR = OperatorKind(
     name="near_duplicates",
     settings=NearDuplicates,
-    summary="Keeps the first of similar documents, by MinHash.",
+    summary="keeps the first of similar documents, by MinHash",
     barrier=NearDuplicatesBarrier,
 )

@@ -202,6 +202,6 @@ def _instead(value: str, span: Span, settings: PersonalData) -> str:
 OPERATOR = OperatorKind(
     name="personal_data",
     settings=PersonalData,
-    summary="Replaces personal data, found by rules and by a model, with placeholders or pseudonyms.",
+    summary="puts placeholders or pseudonyms for mail addresses, phones, IPs, cards, IBANs, national ids",
     make=personal_data_operator,
 )
