@@ -51,8 +51,9 @@ def train_rank(rank: int, size: int, address: str, job_file: str) -> None:
     from raylm.checkpoint.save import claim_attempt, newest_attempt
     from raylm.config.load import load_job
     from raylm.storage import StoragePath
-    from raylm.train.context import LocalDesk, SilentDesk
-    from raylm.train.coordinator import Coordinator, Seat
+    from raylm.train.coordination import Member, SilentCoordination
+    from raylm.train.coordinator import Coordinator
+    from raylm.train.membership import numbered
     from raylm.train.sources import publish
     from raylm.train.worker import work
 
@@ -62,14 +63,15 @@ def train_rank(rank: int, size: int, address: str, job_file: str) -> None:
     if rank == 0:
         publish(job, RunFolder(run))
         coordinator = Coordinator(run, job.workers, audit=True, claim=lambda: claim_attempt(run / "checkpoints"))
-        attempt = coordinator.begin(size)
-        note.write_text(str(attempt))
-        work(job, Seat(0, size, attempt, address), LocalDesk(coordinator))
+        assignment = coordinator.begin(size)
+        note.write_text(str(assignment.attempt))
+        work(job, Member(0, size, assignment, address), coordinator)
         coordinator.close()
         return
     while not note.exists() or not note.read_text():
         time.sleep(0.01)
-    work(job, Seat(rank, size, newest_attempt(run / "checkpoints"), address), SilentDesk())
+    assignment = numbered(newest_attempt(run / "checkpoints"))
+    work(job, Member(rank, size, assignment, address), SilentCoordination(assignment))
 
 
 def assert_same_run(outcome: Outcome, reference: Outcome, tolerance: float = TOLERANCE) -> None:
