@@ -13,12 +13,12 @@ from raylm.prep.operators.resources import Resources
 from raylm.storage import Connection, StoragePath
 
 
-def register_operator(kind: OperatorKind[Any]) -> None:
+def register_operator(kind: OperatorKind[Any], *, replace: bool = False) -> None:
     """Make a kind of operator known, so that `prepare.steps` of a job may name it.
 
     Call it at the top level of the module that defines the kind, and name that module under `plugins` of the job.
     """
-    OPERATORS.register(kind.name, kind)
+    OPERATORS.register(kind.name, kind, replace=replace)
 
 
 def kind_of(step: OperatorSettings) -> OperatorKind[Any]:
