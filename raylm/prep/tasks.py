@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 from raylm.config.job import Job
 from raylm.errors import ConfigError, RaylmError
 from raylm.prep.operators.barrier import Item, Runner, Task
-from raylm.prep.operators.kind import Resources
+from raylm.prep.operators.resources import Resources
 from raylm.prep.passes import passes_of, resources_of
 from raylm.runtime.connect import LocalRay, connected
 
