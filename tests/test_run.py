@@ -11,7 +11,7 @@ import pytest
 
 from raylm.config.job import Job
 from raylm.config.optim import OptimSettings
-from raylm.errors import CheckpointError, ConfigError, DataError, StorageError, TrainingError
+from raylm.errors import CheckpointError, ClusterError, ConfigError, DataError, StorageError, TrainingError
 from raylm.run.events import BadLoss, Event, Failed
 from raylm.run.folder import RunFolder
 from raylm.run.log import read_events
@@ -68,7 +68,7 @@ def test_more_workers_than_lanes_is_refused_with_both_numbers() -> None:
 
 
 def test_slots_count_whole_workers_and_forgive_rounding() -> None:
-    from raylm.train.launch.policies import slots
+    from raylm.runtime.nodes import slots
 
     assert slots({"CPU": 7.9999999, "GPU": 4}, {"CPU": 2, "GPU": 1}) == 4
     assert slots({"CPU": 8}, {"CPU": 2, "GPU": 1}) == 0
@@ -77,7 +77,7 @@ def test_slots_count_whole_workers_and_forgive_rounding() -> None:
 
 def test_a_node_answers_until_its_raylet_is_gone() -> None:
     """Ray calls a killed node alive for a while, and a group placed on it waits for 20 s."""
-    from raylm.train.launch.policies import answers
+    from raylm.runtime.nodes import answers
 
     with socket.create_server(("127.0.0.1", 0)) as raylet:
         node = {"NodeManagerAddress": "127.0.0.1", "NodeManagerPort": raylet.getsockname()[1]}
@@ -123,11 +123,11 @@ def test_what_cannot_work_is_refused_before_anything_starts(job: Job, tmp_path: 
 
 
 def test_a_cluster_that_is_not_there_is_said_at_once(job: Job) -> None:
-    from raylm.train.context import free_port
+    from raylm.runtime.ports import free_port
     from raylm.train.launch import train
 
     began = time.monotonic()
-    with pytest.raises(TrainingError, match=r"no Ray cluster answers at 127\.0\.0\.1"):
+    with pytest.raises(ClusterError, match=r"no Ray cluster answers at 127\.0\.0\.1"):
         train(with_(job, cluster__address=f"127.0.0.1:{free_port()}"))
     assert time.monotonic() - began < 30
 
