@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from test_engine import build, take, targets
 
 from raylm.checkpoint.chunks import KINDS, Chunk
-from raylm.checkpoint.memory import plan
+from raylm.checkpoint.memory import plan_moves
 from raylm.errors import CheckpointError
 from raylm.testing.ranks import RankFailed, Ranks, ranks
 from raylm.train.group import Group
@@ -368,7 +368,7 @@ def holdings(draw: st.DrawFn) -> tuple[list[list[Chunk]], list[list[Chunk]]]:
 def test_moves_bring_every_wanted_element_once_and_from_a_holder(state: tuple[list[list[Chunk]], Any]) -> None:
     held, wanted = state
     filled = [[np.zeros(piece.length, int) for piece in pieces] for pieces in wanted]
-    for move in plan(held, wanted):
+    for move in plan_moves(held, wanted):
         source, target = held[move.source][move.held], wanted[move.target][move.wanted]
         assert source.start + move.held_at == target.start + move.wanted_at
         assert 0 <= move.held_at <= move.held_at + move.length <= source.length
@@ -379,7 +379,7 @@ def test_moves_bring_every_wanted_element_once_and_from_a_holder(state: tuple[li
 @given(holdings())
 def test_nothing_that_a_rank_holds_itself_is_sent_to_it(state: tuple[list[list[Chunk]], Any]) -> None:
     held, wanted = state
-    for move in plan(held, wanted):
+    for move in plan_moves(held, wanted):
         if move.source != move.target:
             target = wanted[move.target][move.wanted]
             first = target.start + move.wanted_at
@@ -388,13 +388,13 @@ def test_nothing_that_a_rank_holds_itself_is_sent_to_it(state: tuple[list[list[C
 
 def test_copies_share_the_sending() -> None:
     everything = [chunk(0, 100)]
-    moves = plan([everything, everything, [], []], [[], [], [chunk(0, 50)], [chunk(50, 100)]])
+    moves = plan_moves([everything, everything, [], []], [[], [], [chunk(0, 50)], [chunk(50, 100)]])
     assert sorted(move.source for move in moves) == [0, 1]
 
 
 def test_another_models_state_is_refused() -> None:
     with pytest.raises(CheckpointError, match="has 50 elements here and 100 there") as caught:
-        plan([[chunk(0, 100)]], [[chunk(0, 50, numel=50)]])
+        plan_moves([[chunk(0, 100)]], [[chunk(0, 50, numel=50)]])
     assert "another model" in str(caught.value.hint)
 
 

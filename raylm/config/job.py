@@ -11,6 +11,7 @@ from raylm.config.checkpoint import CheckpointSettings
 from raylm.config.cluster import ClusterSettings
 from raylm.config.data import DataSettings, MixtureEntry
 from raylm.config.evaluate import EvaluateSettings
+from raylm.config.init_from import InitFromSettings
 from raylm.config.model import ModelSettings
 from raylm.config.object_store import ObjectStore
 from raylm.config.optim import BatchSettings, OptimSettings, TrainSettings, ZeroSettings
@@ -36,6 +37,7 @@ class Job(Settings):
     prepare: PrepareSettings = Field(default_factory=PrepareSettings)
     data: DataSettings = Field(default_factory=DataSettings)
     model: ModelSettings = Field(default_factory=ModelSettings)
+    init_from: InitFromSettings = Field(default_factory=InitFromSettings)
     method: Literal["pretrain"] = Field("pretrain")
     batch: BatchSettings = Field(default_factory=BatchSettings)
     optim: OptimSettings = Field(default_factory=OptimSettings)
