@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import shutil
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from raylm.run.folder import RunFolder
 from raylm.shards import RowFormat
 from raylm.storage import StoragePath
 from raylm.testing.datasets import SEQUENCE, VOCABULARY, job_settings, make_data, write_dataset, write_job
-from raylm.testing.elastic import Outcome, environment, run_alone
+from raylm.testing.elastic import DRIVER, Outcome, environment, run_alone
 from raylm.train.launch import preflight
 
 STEPS = 10
@@ -148,9 +147,10 @@ def test_what_cannot_be_a_parent_is_refused_before_anything_starts(family: Famil
     family.check(family.job("child", init_from__path=parent, optim__lr=5e-4, batch__sequences=12))
     with pytest.raises(CheckpointError, match="there is nothing at"):
         family.check(family.job("child", init_from__path=str(family.runs / "paren")))
+    config = {"model_type": "llama", "hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2}
+    narrower = family.job("child", init_from__path=parent, model__preset=None, model__config=config)
     with pytest.raises(CheckpointError, match=r"holds another model: .* is \d+x\d+ there and \d+x\d+ in the job's"):
-        config = {"model_type": "llama", "hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2}
-        family.check(family.job("child", init_from__path=parent, model__preset=None, model__config=config))
+        family.check(narrower)
     rows = RowFormat(SEQUENCE, VOCABULARY, "another", eos_id=0, group_rows=8)
     import numpy as np
 
@@ -165,7 +165,7 @@ def test_what_cannot_be_a_parent_is_refused_before_anything_starts(family: Famil
 @pytest.mark.long
 def test_the_command_branches_on_ray(family: Family) -> None:
     job = family.job("commanded", init_from__path=str(family.runs / "parent"), workers__resources={}, **STILL)
-    command = [sys.executable, "-m", "raylm", "train", str(job)]
+    command = [*DRIVER, "train", str(job)]
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     assert family.checkpoint("commanded").state.parent is not None

@@ -150,7 +150,8 @@ def _check_tensors(job: Job, data: DatasetManifest, found: CheckpointInfo) -> No
 
 
 def _check_shapes(here: dict[str, tuple[int, ...]], there: dict[str, tuple[int, ...]], url: str) -> None:
-    for name in sorted(here.keys() | there.keys()):
+    # A tensor that both have, in two shapes, tells more than one that is missing.
+    for name in sorted(here.keys() | there.keys(), key=lambda name: (name not in here or name not in there, name)):
         if here.get(name) != there.get(name):
             raise CheckpointError(
                 f"init_from.path: {url} holds another model: {name} is {_shown(there.get(name))} there and "
