@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import functools
 import heapq
-import json
 import math
-import re
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -29,6 +27,8 @@ from raylm.prep.operators.base import Operator, per_document
 from raylm.prep.operators.kind import OperatorContext, OperatorKind
 from raylm.prep.operators.record import OperatorRecord
 from raylm.prep.operators.sample import hash_uniform
+from raylm.prep.operators.words import WORDS_AND_SIGNS
+from raylm.prep.safetensors import from_safetensors, to_safetensors
 from raylm.records import Document
 from raylm.storage import Connection, NotFound, StoragePath
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MODEL_NAME = "classifier.safetensors"
-_WORD = re.compile(r"\w+|[^\w\s]")
+_FACTS = "raylm_classifier"
 _UNIT = 1 << 16  # a weight of 1 as it is stored
 _HELD_OUT = 10  # every so many-th example is not trained on, but scored
 _FEWEST = 10  # examples of a side
@@ -97,22 +97,18 @@ class Model:
     def to_bytes(self) -> bytes:
         """As a safetensors file."""
         import numpy as np
-        from safetensors.numpy import save
 
-        told = json.dumps({"ngrams": self.ngrams, **self.facts}, sort_keys=True)
-        return bytes(save({"weights": self.weights, "bias": np.array([self.bias])}, {"raylm_classifier": told}))
+        arrays = {"weights": self.weights, "bias": np.array([self.bias])}
+        return to_safetensors(arrays, _FACTS, {"ngrams": self.ngrams, **self.facts})
 
     @classmethod
     def from_bytes(cls, content: bytes, name: str) -> Model:
         """What to_bytes gave; a DataError that names the file when it is something else."""
         from safetensors import SafetensorError
-        from safetensors.numpy import load
 
         try:
-            tensors = load(content)
-            size = int.from_bytes(content[:8], "little")
-            facts = json.loads(json.loads(content[8 : 8 + size])["__metadata__"]["raylm_classifier"])
-            return cls(tensors["weights"], int(tensors["bias"][0]), facts.pop("ngrams"), facts)
+            arrays, facts = from_safetensors(content, _FACTS)
+            return cls(arrays["weights"], int(arrays["bias"][0]), facts.pop("ngrams"), facts)
         except (SafetensorError, KeyError, ValueError) as error:
             raise DataError(
                 f"{name} is no classifier of raylm: {error!r}",
@@ -124,7 +120,7 @@ def features(text: str, ngrams: int, buckets: int) -> NDArray[np.int64]:
     """The buckets of the text's words, signs and runs of up to `ngrams` of them: each once, in ascending order."""
     import numpy as np
 
-    words = np.array([_word_hash(word) for word in _WORD.findall(text.lower())], dtype=np.uint64)
+    words = np.array([_word_hash(word) for word in WORDS_AND_SIGNS.findall(text.lower())], dtype=np.uint64)
     runs, joined = [words], words
     for length in range(2, ngrams + 1):
         joined = joined[:-1] * np.uint64(_MIX) + words[length - 1 :]
