@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import heapq
+import itertools
 import math
 import zlib
 from collections.abc import Iterator, Sequence
@@ -30,7 +31,8 @@ from raylm.prep.operators.sample import hash_uniform
 from raylm.prep.operators.words import WORDS_AND_SIGNS
 from raylm.prep.safetensors import from_safetensors, to_safetensors
 from raylm.records import Document
-from raylm.storage import Connection, NotFound, StoragePath
+from raylm.rows import RowFile, kind_of, read_rows
+from raylm.storage import Connection, NotFound, StoragePath, find
 
 if TYPE_CHECKING:
     import numpy as np
@@ -239,31 +241,38 @@ def _examples(side: str, globs: Sequence[str], settings: Classifier, connection:
 
 
 def _texts(side: str, glob: str, settings: Classifier, connection: Connection) -> Iterator[str]:
-    # These read the sources, and stand above the steps; only this step has files of documents of its own.
-    from raylm.config.prepare.sources import SourceSettings
-    from raylm.prep.checks.skipped import BROKEN_FILE, BROKEN_RECORD, Skipped
-    from raylm.prep.ranges import FileRange
-    from raylm.prep.readers.read import read_range
-    from raylm.prep.units import listed
+    """The side's texts in the files of a glob: a column of tables, or what `document` makes of text; no blank ones."""
+    files = find(glob, connection)
+    if not files:
+        raise DataError(f"classifier.{side}: no file matches {glob}", hint="check the path and the wildcards")
+    for path, _ in files:
+        try:
+            yield from (text for text in _texts_in(path, settings) if text.strip())
+        except DataError as error:
+            raise DataError(f"classifier.{side}: {error.message}", hint=error.hint or f"correct `{side}`") from error
 
-    source = SourceSettings.model_validate(
-        {"name": f"classifier.{side}", "glob": glob, "column": settings.column, "document": settings.document}
-    )
-    for place, size in listed(source, connection):
-        skipped = Skipped()
-        one = source.model_copy(update={"kind": _kind(place.name)})
-        yield from (document.text for document in read_range(one, FileRange(place.url, size), connection, skipped))
-        for reason in (BROKEN_FILE, BROKEN_RECORD):
-            if skipped.reasons[reason]:
+
+def _texts_in(path: StoragePath, settings: Classifier) -> Iterator[str]:
+    kind = kind_of(path) or "text"
+    if kind != "text":
+        for row in read_rows(RowFile(path, columns=(settings.column,)), kind):
+            text = row.value[settings.column]
+            if not isinstance(text, str | None):
                 raise DataError(
-                    f"classifier: {place.url} is no file of examples: {skipped.examples[reason][0]}",
-                    hint=skipped.hint or f"correct `{side}`",
+                    f"{path.url}: {settings.column!r} is {type(text).__name__}, not text",
+                    hint="set `column` to the one that holds the text",
                 )
-
-
-def _kind(name: str) -> str:
-    kinds = [part for part in name.lower().split(".")[1:] if part in ("jsonl", "csv", "parquet", "arrow")]
-    return kinds[0] if kinds else "text"
+            yield text or ""
+        return
+    lines = (str(row.value["text"]) for row in read_rows(RowFile(path), "text"))
+    if settings.document == "line":
+        yield from lines
+    elif settings.document == "file":
+        yield "\n".join(lines)
+    else:
+        for blank, block in itertools.groupby(lines, key=lambda line: not line.strip()):
+            if not blank:
+                yield "\n".join(block)
 
 
 def _sigmoid(value: float) -> float:

@@ -40,9 +40,7 @@ class Language(Settings):
 
     keep: list[str] = Field(default_factory=list, description="Languages to keep, such as [en, de]; all when empty.")
     min_score: Share = Field(0.5, description="Documents whose language is less certain are dropped; 0 keeps them.")
-    max_chars: int = Field(
-        2000, gt=0, description="Most characters of a document that are looked at, its first ones."
-    )
+    max_chars: int = Field(2000, gt=0, description="Most characters of a document that are looked at, its first ones.")
     trust_given: bool = Field(
         False, description="Take the language that a source states, where it does, without a look."
     )
