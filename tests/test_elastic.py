@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from raylm.run.folder import RunFolder
+from raylm.testing.datasets import job_settings, make_data, write_job
+from raylm.testing.elastic import Action, Outcome, read_outcome, run_elastic
 from raylm.testing.ranks import Ranks
-from raylm.testing.scenarios import Action, Outcome, job_settings, make_data, read_outcome, run_elastic, write_job
 
 ROWS, STEPS = 480, 32
 EPOCH_STEPS = ROWS // 24
@@ -179,9 +180,9 @@ def long_reference(ranks: Ranks, data: Path, tmp_path_factory: pytest.TempPathFa
     return train(ranks, 1, tmp_path_factory.mktemp("long"), data, **LONG)
 
 
-def elastic(data: Path, folder: Path, actions: list[Action], *, seats: int = 2, **changes: Any) -> Outcome:
+def elastic(data: Path, folder: Path, actions: list[Action], *, slots: int = 2, **changes: Any) -> Outcome:
     settings = job_settings(folder / "runs", data, **{"name": "run", **LONG, **changes})
-    return run_elastic(write_job(folder, settings), actions, seats=seats)
+    return run_elastic(write_job(folder, settings), actions, slots=slots)
 
 
 def test_nodes_and_drivers_come_and_go_and_the_run_is_the_same(

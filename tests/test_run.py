@@ -15,7 +15,7 @@ from raylm.config.optim import OptimSettings
 from raylm.errors import CheckpointError, ConfigError, DataError, StorageError, TrainingError
 from raylm.run.log import RunLog, read_lines
 from raylm.storage import StoragePath
-from raylm.testing.scenarios import job_settings, make_data
+from raylm.testing.datasets import job_settings, make_data
 from raylm.train.accumulation import lanes_of, micro_batches_per_rank
 from raylm.train.schedule import learning_rate
 

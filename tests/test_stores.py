@@ -22,7 +22,7 @@ from raylm.errors import StorageError
 from raylm.prep import here, prepare
 from raylm.run.log import read_lines
 from raylm.storage import Connection, NotFound, StoragePath, find
-from raylm.testing.scenarios import job_settings, make_data
+from raylm.testing.datasets import job_settings, make_data
 from raylm.testing.servers import AZURE_ACCOUNT, AZURE_KEY, AzureServer, Faults, GoogleServer, failing, free_port, proxy
 from raylm.train.without_ray import alone
 
