@@ -12,7 +12,7 @@ import pytest
 
 from raylm.config.job import Job
 from raylm.config.optim import OptimSettings
-from raylm.errors import CheckpointError, ConfigError, DataError, StorageError, TrainingError
+from raylm.errors import CheckpointError, ClusterError, ConfigError, DataError, StorageError, TrainingError
 from raylm.run.log import RunLog, read_lines
 from raylm.storage import StoragePath
 from raylm.testing.datasets import job_settings, make_data
@@ -107,7 +107,7 @@ def test_on_an_object_store_a_flush_makes_the_lines_readable() -> None:
 
 
 def test_slots_count_whole_workers_and_forgive_rounding() -> None:
-    from raylm.train.launch.policies import slots
+    from raylm.runtime.nodes import slots
 
     assert slots({"CPU": 7.9999999, "GPU": 4}, {"CPU": 2, "GPU": 1}) == 4
     assert slots({"CPU": 8}, {"CPU": 2, "GPU": 1}) == 0
@@ -116,7 +116,7 @@ def test_slots_count_whole_workers_and_forgive_rounding() -> None:
 
 def test_a_node_answers_until_its_raylet_is_gone() -> None:
     """Ray calls a killed node alive for a while, and a group placed on it waits for 20 s."""
-    from raylm.train.launch.policies import answers
+    from raylm.runtime.nodes import answers
 
     with socket.create_server(("127.0.0.1", 0)) as raylet:
         node = {"NodeManagerAddress": "127.0.0.1", "NodeManagerPort": raylet.getsockname()[1]}
@@ -162,11 +162,11 @@ def test_what_cannot_work_is_refused_before_anything_starts(job: Job, tmp_path: 
 
 
 def test_a_cluster_that_is_not_there_is_said_at_once(job: Job) -> None:
-    from raylm.train.context import free_port
+    from raylm.runtime.ports import free_port
     from raylm.train.launch import train
 
     began = time.monotonic()
-    with pytest.raises(TrainingError, match=r"no Ray cluster answers at 127\.0\.0\.1"):
+    with pytest.raises(ClusterError, match=r"no Ray cluster answers at 127\.0\.0\.1"):
         train(with_(job, cluster__address=f"127.0.0.1:{free_port()}"))
     assert time.monotonic() - began < 30
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import signal
 import tempfile
 import threading
 import time
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from raylm.cli.common import as_typed, next_step, quiet_logs, show
+from raylm.cli.common import as_typed, next_step, quiet_logs, show, terminated_as_interrupted
 from raylm.cli.model import evaluation_rows
 from raylm.errors import RaylmError
 from raylm.humanize import duration
@@ -68,6 +67,7 @@ def quickstart_job(storage: str, steps: int | None = None) -> Job:
 def two_nodes() -> Iterator[LocalCluster]:
     """A head and one node, a worker's seat on each, and this process connected to them."""
     from raylm.deploy.local import LocalCluster
+    from raylm.runtime.connect import LocalRay, connected
 
     _stage("1/5  starting two Ray nodes")
     # Not TMPDIR: Ray's sockets need a short path.
@@ -76,12 +76,10 @@ def two_nodes() -> Iterator[LocalCluster]:
     try:
         cluster.up(1, head=_shape(cpus=2), each=_shape(cpus=1))
         try:
-            cluster.connect()
-            # Ray aborts the process on SIGTERM and would leave the nodes behind; end as on Ctrl-C instead.
-            signal.signal(signal.SIGTERM, signal.default_int_handler)
-            yield cluster
+            # A polite kill would leave the nodes behind; end as on Ctrl-C instead.
+            with terminated_as_interrupted(), connected(cluster.address, LocalRay(cpus=1)):
+                yield cluster
         finally:
-            _disconnect()
             cluster.down()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -174,12 +172,6 @@ def _what_next(job: Job, page: str) -> None:
         f"raylm export {run} {run}/export",
         "raylm plan jobs/pretrain-125m.yaml",
     )
-
-
-def _disconnect() -> None:
-    import ray
-
-    ray.shutdown()
 
 
 def _stage(words: str) -> None:
