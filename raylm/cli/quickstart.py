@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -20,9 +20,9 @@ from raylm.errors import RaylmError
 from raylm.humanize import duration
 
 if TYPE_CHECKING:
-    from raylm.cli.progress import Display, Line
     from raylm.config.job import Job
     from raylm.deploy.local import LocalCluster, NodeShape
+    from raylm.run.events import Event, StepMetrics
 
 JOB_NAME = "quickstart.yaml"
 LOST = "node-1"
@@ -92,18 +92,18 @@ class LosingANode:
         self._cluster, self._at_step = cluster, at_step
         self._killed = self._back = False
 
-    def on_step(self, line: Line) -> None:
-        """Take one metrics line."""
-        if not self._killed and line["step"] >= self._at_step and line["workers"] > 1:
+    def on_step(self, step: StepMetrics) -> None:
+        """Watch for the step to kill at."""
+        if not self._killed and step.step >= self._at_step and step.workers > 1:
             self._killed = True
             _stage(f"     killing {LOST}, as if its machine were reclaimed without notice")
             self._cluster.kill(LOST)
 
-    def on_event(self, line: Line) -> None:
-        """Take one event line."""
-        from raylm.run.history import STARTS
+    def on_event(self, event: Event) -> None:
+        """Watch for the group that stands without the node."""
+        from raylm.run.events import GroupStarted
 
-        if self._killed and not self._back and line.get("event") in STARTS:
+        if self._killed and not self._back and isinstance(event, GroupStarted):
             self._back = True
             _stage("     training goes on; starting another node in its place")
             # In the background: the run must not wait for a node.
@@ -130,16 +130,16 @@ def _train(job: Job, loss: LosingANode) -> None:
 
     _stage(f"3/5  training {job.model.preset} for {job.train.steps} steps on two workers")
 
-    def both(display: Display, line: dict[str, Any], *, event: bool) -> None:
-        (display.on_event if event else display.on_step)(line)
-        (loss.on_event if event else loss.on_step)(line)
+    def on_step(step: StepMetrics) -> None:
+        display.on_step(step)
+        loss.on_step(step)
+
+    def on_event(event: Event) -> None:
+        display.on_event(event)
+        loss.on_event(event)
 
     with watching(job.train.steps) as display:
-        result = train(
-            job,
-            on_step=lambda line: both(display, line, event=False),
-            on_event=lambda line: both(display, line, event=True),
-        )
+        result = train(job, on_step=on_step, on_event=on_event)
     if result.already_finished:
         click.echo(f"trained already; remove {as_typed(job.run_url)} to see it again")
 
@@ -149,7 +149,7 @@ def _look(job: Job) -> str:
     from raylm.evaluate import evaluate
     from raylm.generate import Sampling, generate
     from raylm.report import write_report
-    from raylm.storage import StoragePath
+    from raylm.run.folder import RunFolder
     from raylm.trained import open_trained
 
     _stage("4/5  evaluating and generating, from the last checkpoint")
@@ -159,7 +159,7 @@ def _look(job: Job) -> str:
         text = "".join(generate(trained, prompt, Sampling(max_new_tokens=32)))
         click.echo(f"    {' '.join(f'{prompt}{text}'.split())}")
     _stage("5/5  writing the report")
-    page = write_report(StoragePath(job.run_url, job.object_store.connection()))
+    page = write_report(RunFolder.of(job))
     click.echo(page.url)
     return page.url
 

@@ -13,7 +13,6 @@ from raylm.errors import Interrupted, TrainingError
 from raylm.run.events import Event
 from raylm.run.folder import RunFolder
 from raylm.run.lease import Lease
-from raylm.run.log import Line
 from raylm.runtime.connect import LocalRay, connected
 from raylm.storage import StoragePath
 from raylm.train.coordination import Control, Reason, actor_client
@@ -22,14 +21,14 @@ from raylm.train.launch.preflight import TrainResult, last_loss, preflight
 from raylm.train.launch.ray_train import trainer_of
 
 log = logging.getLogger(__name__)
-Listener = Callable[[Line], None]
+Listener = Callable[[Any], None]
 
 
 def train(job: Job, *, on_step: Listener | None = None, on_event: Listener | None = None) -> TrainResult:
     """Train `job` to its last step, resuming whatever its run folder holds; raises Interrupted when stopped.
 
     Uses the Ray that is initialised, else `cluster.address` or RAY_ADDRESS, else starts a local one.
-    on_step and on_event are called in this thread with each metrics and event line.
+    on_step and on_event are called in this thread with each step and event.
     """
     from raylm.train.sources import publish
 
@@ -123,7 +122,7 @@ class _Driver:
         for record in news:
             listener = self._listeners["event" if isinstance(record, Event) else "step"]
             if listener is not None:
-                listener(record.to_line())
+                listener(record)
 
     def _fit(self, actor: Any) -> None:
         try:
