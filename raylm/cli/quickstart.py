@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -20,9 +20,9 @@ from raylm.errors import RaylmError
 from raylm.humanize import duration
 
 if TYPE_CHECKING:
-    from raylm.cli.progress import Display, Line
     from raylm.config.job import Job
     from raylm.deploy.local import LocalCluster, NodeShape
+    from raylm.run.events import Event, StepMetrics
 
 JOB_NAME = "quickstart.yaml"
 LOST = "node-1"
@@ -92,18 +92,16 @@ class LosingANode:
         self._cluster, self._at_step = cluster, at_step
         self._killed = self._back = False
 
-    def on_step(self, line: Line) -> None:
-        """Take one metrics line."""
-        if not self._killed and line["step"] >= self._at_step and line["workers"] > 1:
-            self._killed = True
-            _stage(f"     killing {LOST}, as if its machine were reclaimed without notice")
-            self._cluster.kill(LOST)
+    def take(self, record: StepMetrics | Event) -> None:
+        """Take a step or an event of the run."""
+        from raylm.run.events import GroupStarted, StepMetrics
 
-    def on_event(self, line: Line) -> None:
-        """Take one event line."""
-        from raylm.run.history import STARTS
-
-        if self._killed and not self._back and line.get("event") in STARTS:
+        if isinstance(record, StepMetrics):
+            if not self._killed and record.step >= self._at_step and record.workers > 1:
+                self._killed = True
+                _stage(f"     killing {LOST}, as if its machine were reclaimed without notice")
+                self._cluster.kill(LOST)
+        elif self._killed and not self._back and isinstance(record, GroupStarted):
             self._back = True
             _stage("     training goes on; starting another node in its place")
             # In the background: the run must not wait for a node.
@@ -130,16 +128,13 @@ def _train(job: Job, loss: LosingANode) -> None:
 
     _stage(f"3/5  training {job.model.preset} for {job.train.steps} steps on two workers")
 
-    def both(display: Display, line: dict[str, Any], *, event: bool) -> None:
-        (display.on_event if event else display.on_step)(line)
-        (loss.on_event if event else loss.on_step)(line)
-
     with watching(job.train.steps) as display:
-        result = train(
-            job,
-            on_step=lambda line: both(display, line, event=False),
-            on_event=lambda line: both(display, line, event=True),
-        )
+
+        def both(record: StepMetrics | Event) -> None:
+            display.show(record)
+            loss.take(record)
+
+        result = train(job, on_record=both)
     if result.already_finished:
         click.echo(f"trained already; remove {as_typed(job.run_url)} to see it again")
 
