@@ -144,7 +144,7 @@ def _look(job: Job) -> str:
     from raylm.evaluate import evaluate
     from raylm.generate import Sampling, generate
     from raylm.report import write_report
-    from raylm.storage import StoragePath
+    from raylm.run.folder import RunFolder
     from raylm.trained import open_trained
 
     _stage("4/5  evaluating and generating, from the last checkpoint")
@@ -154,7 +154,7 @@ def _look(job: Job) -> str:
         text = "".join(generate(trained, prompt, Sampling(max_new_tokens=32)))
         click.echo(f"    {' '.join(f'{prompt}{text}'.split())}")
     _stage("5/5  writing the report")
-    page = write_report(StoragePath(job.run_url, job.object_store.connection()))
+    page = write_report(RunFolder.of(job))
     click.echo(page.url)
     return page.url
 

@@ -68,7 +68,7 @@ class Classifier(Settings):
     buckets: int = Field(1 << 18, ge=1 << 10, le=1 << 24, description="Features are hashed into this many.")
     epochs: int = Field(5, ge=1, description="Passes over the examples.")
     max_examples: int = Field(50_000, ge=20, description="Examples of each side, at most; chosen by hash.")
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, description="Decides, with a document's id, the draw of pareto.")
 
     @model_validator(mode="after")
     def _examples_or_model(self) -> Self:

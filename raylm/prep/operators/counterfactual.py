@@ -37,7 +37,7 @@ class Counterfactual(Settings):
         None, description="File of `masculine feminine` pairs; those of the package when not set."
     )
     names: PathOrUrl | None = Field(None, description="File of pairs of first names to swap as well.")
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, description="Decides, with a document's id, which documents get a copy.")
 
 
 def _words(listed: str) -> frozenset[str]:
