@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from raylm.config.load import load_job as load_job
     from raylm.config.load import with_overrides as with_overrides
     from raylm.errors import RaylmError as RaylmError
-    from raylm.evaluate import evaluate as evaluate
-    from raylm.export import export as export
-    from raylm.generate import generate as generate
-    from raylm.prep.prepare import prepare as prepare
+    from raylm.evaluation import evaluate as evaluate
+    from raylm.generation import generate as generate
+    from raylm.hf_export import export as export
     from raylm.prep.operators import register_operator as register_operator
+    from raylm.prep.prepare import prepare as prepare
     from raylm.train.launch import train as train
     from raylm.trained import open_trained as open_trained
 
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 _PUBLIC = {
     "Job": "raylm.config.job",
     "RaylmError": "raylm.errors",
-    "evaluate": "raylm.evaluate",
-    "export": "raylm.export",
-    "generate": "raylm.generate",
+    "evaluate": "raylm.evaluation",
+    "export": "raylm.hf_export",
+    "generate": "raylm.generation",
     "load_job": "raylm.config.load",
     "open_trained": "raylm.trained",
     "prepare": "raylm.prep.prepare",

@@ -20,9 +20,9 @@ FLOORS = (
     ("run",),
     ("prep", "stream", "model", "checkpoint"),
     ("trained",),
-    ("tasks", "evaluate", "generate"),
+    ("tasks", "evaluation", "generation"),
     ("train",),
-    ("tune", "export", "report", "deploy"),
+    ("tune", "hf_export", "report", "deploy"),
     ("cli",),
     ("testing",),
 )

@@ -7,7 +7,6 @@ import types
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from annotated_types import Ge, Gt, Le, Lt, MinLen
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
@@ -16,7 +15,7 @@ from raylm.config.paths import PathMark
 from raylm.config.unions import NamedSettings
 
 _PLAIN = {bool: "true or false", int: "integer", float: "number", str: "text", Any: "any value", type(None): "null"}
-_LIMITS = ((Ge, "ge", ">="), (Gt, "gt", ">"), (Le, "le", "<="), (Lt, "lt", "<"))
+_LIMITS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}  # as annotated_types names them
 
 
 def type_words(field: FieldInfo | None) -> str:
@@ -80,9 +79,9 @@ def _limits(metadata: Iterable[Any]) -> list[str]:
     for mark in metadata:
         if isinstance(mark, FieldInfo):
             words += _limits(mark.metadata)
-        words += [f"{text} {getattr(mark, name)}" for kind, name, text in _LIMITS if isinstance(mark, kind)]
-        if isinstance(mark, MinLen) and mark.min_length:
-            words.append("not empty" if mark.min_length == 1 else f"of at least {mark.min_length}")
+        words += [f"{sign} {getattr(mark, name)}" for name, sign in _LIMITS.items() if hasattr(mark, name)]
+        if least := getattr(mark, "min_length", None):
+            words.append("not empty" if least == 1 else f"{least} or more")
         if pattern := getattr(mark, "pattern", None):
             words.append(f"matching {pattern}")
     return words
