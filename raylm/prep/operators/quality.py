@@ -13,12 +13,12 @@ from pydantic import Field, field_validator
 from raylm.config.base import Settings
 from raylm.errors import DataError
 from raylm.prep.extras import not_installed
+from raylm.prep.languages import ENGLISH_CODES
 from raylm.prep.operators.base import Operator, per_document
 from raylm.prep.operators.kind import OperatorContext, OperatorKind
 from raylm.prep.operators.record import OperatorRecord
 from raylm.records import Document
 
-_ENGLISH = ("en", "eng")
 _CUT = "line-filter-"  # how the library names what it counts of lines that it cuts out
 
 
@@ -189,7 +189,7 @@ def _rules(settings: Quality, cut: Counter[str], language: str) -> tuple[Rule, .
 
     def gopher_quality() -> Any:
         given = settings.gopher_quality.model_dump()
-        if given["stop_words"] is None and language not in _ENGLISH:
+        if given["stop_words"] is None and language not in ENGLISH_CODES:
             given["stop_words"] = sorted(stop_words_of(language))
             # Where nothing is known of a language's frequent words, none can be asked for.
             given["min_stop_words"] = given["min_stop_words"] if given["stop_words"] else None
