@@ -16,8 +16,9 @@ from raylm.config.workers import WorkerSettings
 from raylm.errors import CheckpointError, ConfigError, DataError, StorageError, TrainingError
 from raylm.run.log import RunLog, read_lines
 from raylm.storage import StoragePath
+from raylm.stream.lanes import lanes_of
 from raylm.testing.scenarios import job_settings, make_data
-from raylm.train.accumulation import lanes_of, micro_batches_per_rank
+from raylm.train.accumulation import micro_batches_per_rank
 from raylm.train.coordinator import GROW, NOTICE, STOP, Coordinator
 from raylm.train.schedule import learning_rate
 
