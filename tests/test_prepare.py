@@ -29,12 +29,13 @@ from raylm.config.prepare.sources import SourceSettings
 from raylm.errors import ConfigError, DataError, StorageError
 from raylm.prep import PrepareProgress, PrepareReport, here, prepare
 from raylm.prep.checks.skipped import Skipped
+from raylm.prep.ranges import FileRange
 from raylm.prep.readers import python_docs
-from raylm.prep.readers.read import read_range_of_file
+from raylm.prep.readers.read import read_range
 from raylm.prep.report.inspect import inspect_dataset
 from raylm.prep.split import is_held_out
 from raylm.prep.tokenizer import load
-from raylm.prep.units import FileRange, WorkList, differences
+from raylm.prep.units import WorkList, differences
 from raylm.shards import read_manifest, read_rows
 from raylm.storage import Connection, StoragePath
 from raylm.testing.external import external_data
@@ -352,12 +353,12 @@ def test_cut_anywhere_pieces_hold_each_document_once(tmp_path: Path, document: s
         path.write_bytes(newline.join(lines).encode() + (newline.encode() if chance.random() < 0.5 else b""))
         size = path.stat().st_size
         source = SourceSettings.model_validate({"glob": str(path), "document": document})
-        whole = [one.id for one in read_range_of_file(source, FileRange(str(path), size), Connection(), Skipped())]
+        whole = [one.id for one in read_range(source, FileRange(str(path), size), Connection(), Skipped())]
         cuts_of = itertools.combinations(range(1, size), 2) if size < 40 else itertools.pairwise(range(1, size, 7))
         for cuts in cuts_of:
             bounds = [0, *cuts, size]
             pieces = [FileRange(str(path), size, start, stop) for start, stop in itertools.pairwise(bounds)]
-            found = [one.id for piece in pieces for one in read_range_of_file(source, piece, Connection(), Skipped())]
+            found = [one.id for piece in pieces for one in read_range(source, piece, Connection(), Skipped())]
             assert found == whole, (path.read_bytes(), bounds)
 
 

@@ -80,8 +80,16 @@ def _resolved_prefix(value: Any, info: ValidationInfo) -> Any:
     return f"{resolved}/" if isinstance(value, str) and value.endswith("/") and value != resolved else resolved
 
 
+def resolved_module_or_file(value: Any, info: ValidationInfo) -> Any:
+    """A plugin's file made absolute; a module's name as it is."""
+    is_file = isinstance(value, os.PathLike) or (isinstance(value, str) and value.endswith(".py"))
+    return _resolved(value, info) if is_file else value
+
+
 PathOrUrl = Annotated[str, BeforeValidator(_resolved), PathMark("path or URL")]
 # A name that a library knows, or a path.
 NameOrPath = Annotated[str, BeforeValidator(_resolved_if_path), PathMark("name or path")]
+# A Python module by its dotted name, or a file whose name ends in .py.
+ModuleOrFile = Annotated[str, BeforeValidator(resolved_module_or_file), PathMark("module or file")]
 # What paths begin with; a slash at its end stays.
 PathPrefix = Annotated[str, BeforeValidator(_resolved_prefix), PathMark("path or URL")]

@@ -19,7 +19,7 @@ from raylm.prep.operators import Barrier, OperatorRecord, applied, barrier_of, o
 from raylm.prep.operators.barrier import gathered
 from raylm.prep.operators.dedup.decisions import write_table
 from raylm.prep.operators.kind import Resources, most_of
-from raylm.prep.readers.read import read_range_of_file
+from raylm.prep.readers.read import read_range
 from raylm.prep.units import Unit
 from raylm.records import Document
 from raylm.shards import Shard
@@ -195,7 +195,7 @@ def resources_of(current: Pass) -> Resources:
 def _read(job: Job, unit: Unit, skipped: Skipped) -> Iterator[Document]:
     (source,) = (source for source in job.prepare.sources if source.name == unit.source)
     for piece in unit.pieces:
-        yield from read_range_of_file(source, piece, job.object_store.connection(), skipped)
+        yield from read_range(source, piece, job.object_store.connection(), skipped)
 
 
 def batches(documents: Iterable[Document], max_bytes: int) -> Iterator[list[Document]]:

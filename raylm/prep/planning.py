@@ -11,10 +11,10 @@ from raylm.config.prepare.sources import SourceSettings
 from raylm.errors import ConfigError, DataError
 from raylm.prep.checks.skipped import Skipped
 from raylm.prep.passes import FITTED_FOLDER, WORK_FOLDER, passes_of
+from raylm.prep.ranges import FileRange
 from raylm.prep.readers.python_docs import documents as python_docs
-from raylm.prep.readers.read import atoms, read_range_of_file
+from raylm.prep.readers.read import atoms, read_range
 from raylm.prep.units import (
-    FileRange,
     WorkList,
     capped,
     listed,
@@ -76,7 +76,7 @@ def _all_pieces(job: Job, output: StoragePath) -> Iterator[tuple[str, FileRange,
 
 def _counter(source: SourceSettings, connection: Connection) -> Callable[[FileRange, int], int]:
     def count(piece: FileRange, most: int) -> int:
-        return sum(1 for _ in itertools.islice(read_range_of_file(source, piece, connection, Skipped()), most))
+        return sum(1 for _ in itertools.islice(read_range(source, piece, connection, Skipped()), most))
 
     return count
 
