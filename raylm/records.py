@@ -67,7 +67,10 @@ class Progress:
 
 @dataclass(frozen=True)
 class StepReport:
-    """What one optimizer step gave. `loss` is in nats a token over the whole global batch."""
+    """What one optimizer step gave, as means over the whole global batch's weight (for a causal model nats per token).
+
+    tokens: trained on by all ranks. metrics: the objective's own.
+    """
 
     step: int
     loss: float
@@ -76,4 +79,4 @@ class StepReport:
     tokens: int
     seconds: float
     skipped: bool = False
-    extra: dict[str, float] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)

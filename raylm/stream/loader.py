@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict, deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Literal, Self
 
@@ -36,8 +36,8 @@ class StreamSettings:
     """
 
     batch: BatchSettings
-    data: DataSettings
-    seed: int
+    data: DataSettings = field(default_factory=DataSettings)
+    seed: int = 0
     document_attention: bool = False
     columns: tuple[WantedColumn, ...] = ()
 

@@ -10,7 +10,7 @@ from raylm.run.folder import RunFolder
 from raylm.storage import StoragePath
 
 if TYPE_CHECKING:
-    from raylm.stream.loader import Dataset
+    from raylm.stream.loader import Dataset, StreamSettings
 
 
 def open_datasets(job: Job) -> list[Dataset]:
@@ -27,6 +27,20 @@ def open_datasets(job: Job) -> list[Dataset]:
             Dataset(folder=folder, manifest=read_manifest(folder), weight=entry.weight, weight_schedule=schedule)
         )
     return sources
+
+
+def stream_settings(job: Job) -> StreamSettings:
+    """What decides the job's batches besides its datasets."""
+    from raylm.objectives import objective_of
+    from raylm.stream.loader import StreamSettings
+
+    return StreamSettings(
+        job.batch,
+        job.data,
+        job.train.seed,
+        document_attention=job.model.document_attention,
+        columns=objective_of(job).columns,
+    )
 
 
 def data_fingerprint(sources: list[Dataset]) -> str:

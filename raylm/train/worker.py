@@ -23,15 +23,13 @@ from raylm.train.accumulation import micro_batches_per_rank
 from raylm.train.context import Desk, LeaveGroup, Session
 from raylm.train.coordinator import STOP, Seat
 from raylm.train.saving import begin_state_save, restore, save_now, save_schedule_of, take_settled
-from raylm.train.sources import data_fingerprint, open_datasets
+from raylm.train.sources import data_fingerprint, open_datasets, stream_settings
 
 if TYPE_CHECKING:
     from raylm.train.group import Group
 
 SIGNALS = {"grow": 1, "preemption_notice": 2, "stop": 3, "stale": 4}
 REASONS = {number: reason for reason, number in SIGNALS.items()}
-# Dense bf16 peak in FLOP/s by device name (vendors' data sheets), for MFU.
-PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12, "B200": 2250e12}
 
 
 def work(job: Job, seat: Seat, desk: Desk, *, tidy: bool = True) -> None:
@@ -90,8 +88,9 @@ def _meet(job: Job, seat: Seat, marks: list[tuple[str, float]]) -> Group:
 
 def _open(job: Job, seat: Seat, desk: Desk, group: Group, marks: list[tuple[str, float]]) -> Session:
     """Build the engine and bring it to the newest committed step."""
-    from raylm.model.build import build_model
-    from raylm.train.engine import Engine
+    from raylm.model.build import build_model, config_dict
+    from raylm.objectives import objective_of
+    from raylm.train.engine import Engine, EngineSettings
 
     sources = open_datasets(job)
     manifest = sources[0].manifest
@@ -102,16 +101,14 @@ def _open(job: Job, seat: Seat, desk: Desk, group: Group, marks: list[tuple[str,
         sequence_length=manifest.sequence_length,
         seed=job.train.seed,
         eos_id=manifest.eos_id,
+        auto_class=job.objective.auto_class,
     )
-    config: dict[str, Any] = cast(Any, model).config.to_dict()
+    config = config_dict(cast(Any, model).config)
     engine = Engine.build(
         model,
         group,
-        zero=job.zero,
-        optim=job.optim,
-        model_settings=job.model,
-        micro_batch=job.batch.micro_batch,
-        accumulation=micro_batches_per_rank(job.batch.lanes, seat.size),
+        objective_of(job),
+        EngineSettings.of(job, seat.size),
     )
     session = Session(
         job,
@@ -144,22 +141,16 @@ def _train(session: Session) -> None:
     job, seat = session.job, session.seat
     stream = Stream(
         session.sources,
-        batch=job.batch,
-        data=job.data,
-        seed=job.train.seed,
+        stream_settings(job),
         rank=seat.rank,
         world_size=seat.size,
         start_step=session.progress.step,
-        reader=job.data.reader,
-        document_attention=job.model.document_attention,
     )
-    seen: list[Batch] = []
     try:
         with _signals(session) as signal:
-            watched = _remember(stream, seen)
-            for report in steps(session.engine, watched, group=session.group, optim=job.optim, train=job.train):
+            for batch, report in steps(session.engine, stream, optim=job.optim, train=job.train):
                 session.progress = _after(session.progress, report, job)
-                _record(session, report, seen.pop())
+                _record(session, report, batch)
                 last = report.step >= job.train.steps
                 wish = 0.0 if not session.first else float(SIGNALS.get(signal() or "", 0))
                 due = session.first and not last and session.save_schedule.should_save(report.step, time.monotonic())
@@ -178,12 +169,6 @@ def _train(session: Session) -> None:
         _finish(session)
     finally:
         stream.close()
-
-
-def _remember(batches: Iterator[Batch], seen: list[Batch]) -> Iterator[Batch]:
-    for batch in batches:
-        seen[:] = [batch]
-        yield batch
 
 
 def _after(progress: Progress, report: StepReport, job: Job) -> Progress:
@@ -214,6 +199,7 @@ def _record(session: Session, report: StepReport, batch: Batch) -> None:
         "workers": seat.size,
         "tokens_seen": session.progress.tokens_seen,
     }
+    line |= report.metrics
     mfu = _mfu(session, report)
     if mfu is not None:
         line["mfu"] = mfu
@@ -244,34 +230,32 @@ def _mfu(session: Session, report: StepReport) -> float | None:
 
     if not session.group.device.startswith("cuda"):
         return None
-    from raylm.model.budget import flops_per_token, shape_of
+    from raylm.model.flops import flops_per_token, peak_flops, shape_of
 
-    name = torch.cuda.get_device_name()
-    peak = next((flops for key, flops in PEAK_FLOPS.items() if key in name), None)
+    peak = peak_flops(torch.cuda.get_device_name())
     if peak is None:
         return None
     manifest = session.sources[0].manifest
-    shape = shape_of(session.job.model, manifest.vocab_size, manifest.sequence_length)
+    shape = shape_of(session.job.model, manifest.vocab_size, manifest.sequence_length, session.job.objective.auto_class)
     per_token = flops_per_token(shape, manifest.sequence_length)
     return per_token * report.tokens / report.seconds / (peak * session.seat.size)
 
 
 def _evaluate(session: Session) -> None:
     """Held-out loss over the same sequences at any number of workers."""
-    from raylm.stream.loader import held_out, held_out_turns
+    from raylm.stream.held_out import held_out
 
     job, seat = session.job, session.seat
     began = time.monotonic()
-    batches = held_out(
+    dealt = held_out(
         session.sources,
-        batch=job.batch,
+        stream_settings(job),
         rank=seat.rank,
         world_size=seat.size,
         sequences=job.evaluate.sequences,
-        document_attention=job.model.document_attention,
     )
-    turns = held_out_turns(session.sources, batch=job.batch, world_size=seat.size, sequences=job.evaluate.sequences)
-    loss_sum, tokens = session.engine.evaluate((micro for round_ in batches for micro in round_), turns)
+    sums = session.engine.evaluate(dealt)
+    loss_sum, tokens = sums.loss_sum, sums.weight
     if tokens:
         session.held_out[session.progress.step] = loss_sum / tokens
     if session.first and tokens:
@@ -282,7 +266,8 @@ def _evaluate(session: Session) -> None:
             {
                 "step": session.progress.step,
                 "held_out_loss": loss_sum / tokens,
-                "tokens": tokens,
+                "tokens": sums.tokens,
+                **sums.means(),
                 "seconds": round(time.monotonic() - began, 3),
             },
         )

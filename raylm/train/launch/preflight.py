@@ -25,6 +25,8 @@ class TrainResult:
 def preflight(job: Job, run: StoragePath) -> TrainResult | None:
     """Refuse what cannot work before anything is spent; a run that is finished already gives its result."""
     from raylm.checkpoint.restore import newest
+    from raylm.objectives import objective_of
+    from raylm.stream.reading import reading
     from raylm.train.saving import check_meta
     from raylm.train.sources import data_fingerprint, open_datasets
 
@@ -37,6 +39,7 @@ def preflight(job: Job, run: StoragePath) -> TrainResult | None:
             f"{sorted(lengths if len(lengths) > 1 else tokenizers)}",
             hint="prepare all sources with the same prepare.sequence_length and tokenizer",
         )
+    reading(sources, objective_of(job).columns)
     run.check_writable(needed_bytes=_state_bytes(job, sources[0].manifest))
     found = newest(RunFolder(run).checkpoints)
     refuse_other_job(job, run)
@@ -50,9 +53,9 @@ def preflight(job: Job, run: StoragePath) -> TrainResult | None:
 
 def _state_bytes(job: Job, manifest: DatasetManifest) -> int:
     """Bytes of one checkpoint: 12 a parameter (fp32 master and two moments)."""
-    from raylm.model.budget import shape_of
+    from raylm.model.flops import shape_of
 
-    return 12 * shape_of(job.model, manifest.vocab_size, manifest.sequence_length).parameters
+    return 12 * shape_of(job.model, manifest.vocab_size, manifest.sequence_length, job.objective.auto_class).parameters
 
 
 def refuse_other_job(job: Job, run: StoragePath) -> None:
