@@ -316,7 +316,9 @@ def test_a_gpus_peak_is_what_the_plan_says(stage: int, checkpointing: bool) -> N
     ).stdout
     peak = int(output.splitlines()[-1])
     cell = gpu_plan(checkpointing).at(stage, 1)
-    assert (cell.total_bytes - cell.buffers_bytes) * 0.9 <= peak <= cell.total_bytes * 1.1, f"measured {peak}, planned {cell}"
+    assert (cell.total_bytes - cell.buffers_bytes) * 0.9 <= peak <= cell.total_bytes * 1.1, (
+        f"measured {peak}, planned {cell}"
+    )
 
 
 def gpu_job(checkpointing: bool) -> Job:

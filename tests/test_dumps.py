@@ -844,4 +844,4 @@ def test_the_web_job_on_real_archives_ends_in_shards_that_train_uses(tmp_path: P
     }
     coordinator = alone(job)
     assert coordinator is not None
-    assert coordinator.finished()
+    assert coordinator.status().finished

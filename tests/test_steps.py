@@ -231,7 +231,7 @@ def test_on_four_nodes_of_which_one_is_killed_the_result_is_byte_identical(tmp_p
         ("    - sampel: {rate: 0.5}", "job.yaml:4: unknown key 'prepare.steps.0.sampel'"),
         ("    - sample: {rat: 0.5}", "unknown key 'prepare.steps.0.sample.rat'"),
         ("    - sample: {}", "give either rate or shares"),
-        ("    - sample: {rate: 0.5}\n      exact_duplicates: {}", "a step names one thing to do"),
+        ("    - sample: {rate: 0.5}\n      exact_duplicates: {}", "an entry names one operator"),
         ("    - sample: {rate: 1.5}", "prepare.steps.0.sample.rate"),
     ],
 )

@@ -19,14 +19,14 @@ def open_datasets(job: Job) -> list[Dataset]:
     from raylm.stream.loader import Dataset
 
     connection = job.object_store.connection()
-    sources = []
+    datasets = []
     for entry in job.mixture:
         folder = StoragePath(entry.path, connection)
         schedule = tuple((change.step, change.weight) for change in entry.weight_schedule)
-        sources.append(
+        datasets.append(
             Dataset(folder=folder, manifest=read_manifest(folder), weight=entry.weight, weight_schedule=schedule)
         )
-    return sources
+    return datasets
 
 
 def stream_settings(job: Job) -> StreamSettings:
@@ -43,9 +43,9 @@ def stream_settings(job: Job) -> StreamSettings:
     )
 
 
-def data_fingerprint(sources: list[Dataset]) -> str:
+def data_fingerprint(datasets: list[Dataset]) -> str:
     """One name for all the data of a run."""
-    return "+".join(source.manifest.fingerprint for source in sources)
+    return "+".join(dataset.manifest.fingerprint for dataset in datasets)
 
 
 def order_settings(job: Job) -> dict[str, Any]:
