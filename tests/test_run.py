@@ -173,6 +173,6 @@ def test_a_bad_loss_stops_the_run_or_is_skipped_and_recorded(job: Job, tmp_path:
         finished_run(exploding)
     assert isinstance(events(tmp_path / "runs" / "run")[-1], Failed)
     again = Job.model_validate({**exploding.model_dump(mode="json"), "name": "skipping"})
-    with pytest.raises(TrainingError, match="th bad step in a row"):
+    with pytest.raises(TrainingError, match="bad steps in a row: 3"):
         finished_run(with_(again, train__bad_loss="skip", train__max_skips=2))
     assert sum(isinstance(event, BadLoss) for event in events(tmp_path / "runs" / "skipping")) >= 2
