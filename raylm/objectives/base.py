@@ -6,9 +6,10 @@ load without torch, since a job's schema imports them for their settings.
 
 from __future__ import annotations
 
+import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from raylm.config.base import Settings
@@ -81,7 +82,7 @@ class Objective(ABC):
         """The batch as one that weighs nothing: ranks with fewer lanes run it, so that all take part in gathers."""
         import numpy as np
 
-        return replace(batch, labels=np.full_like(batch.labels, IGNORED))
+        return dataclasses.replace(batch, labels=np.full_like(batch.labels, IGNORED))
 
 
 @dataclass(frozen=True)
@@ -98,9 +99,12 @@ class ObjectiveKind:
     auto_class: str = "AutoModelForCausalLM"
 
 
-def register_objective(kind: ObjectiveKind) -> None:
-    """Make an objective known by its name to job files; a name in use is a ConfigError."""
-    OBJECTIVES.register(kind.name, kind)
+def register_objective(kind: ObjectiveKind, *, replace: bool = False) -> None:
+    """Make an objective known by its name to job files; a name in use is a ConfigError.
+
+    With `replace`, as in a notebook's cell that is run again, a registered one gives way; a built-in one never.
+    """
+    OBJECTIVES.register(kind.name, kind, replace=replace)
 
 
 def objective_of(job: Job) -> Objective:
