@@ -368,7 +368,7 @@ def test_a_work_list_is_read_back() -> None:
     units = units_of(
         [("a", FileRange("x", 10, 0, 5), 5), ("a", FileRange("x", 10, 5, 10, 3), 5), ("b", FileRange("y", 1), 1)], 9
     )
-    assert [len(unit.pieces) for unit in units] == [1, 1, 1]
+    assert [len(unit.ranges) for unit in units] == [1, 1, 1]
     assert WorkList.from_json(WorkList({"held_out": 0.1}, units).to_json()) == WorkList({"held_out": 0.1}, units)
 
 

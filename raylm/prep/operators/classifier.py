@@ -20,10 +20,15 @@ from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
+from raylm.config.prepare.sources import SourceSettings
 from raylm.config.steps import Classifier
 from raylm.errors import DataError
+from raylm.prep.checks.skipped import BROKEN_FILE, BROKEN_RECORD, Skipped
 from raylm.prep.operators.record import OperatorRecord, Step
 from raylm.prep.operators.sample import hash_uniform
+from raylm.prep.ranges import FileRange
+from raylm.prep.readers.listing import list_files
+from raylm.prep.readers.read import read_range
 from raylm.records import Document
 from raylm.storage import Connection, NotFound, StoragePath
 
@@ -203,24 +208,16 @@ def _examples(side: str, globs: Sequence[str], settings: Classifier, connection:
 
 
 def _texts(side: str, glob: str, settings: Classifier, connection: Connection) -> Iterator[str]:
-    # These read the sources, and stand above the steps; only this step has files of documents of its own.
-    from raylm.config.prepare.sources import SourceSettings
-    from raylm.prep.checks.skipped import BROKEN_FILE, BROKEN_RECORD, Skipped
-    from raylm.prep.ranges import FileRange
-    from raylm.prep.readers.read import read_range
-    from raylm.prep.units import listed
-
-    source = SourceSettings.model_validate(
-        {"name": f"classifier.{side}", "glob": glob, "column": settings.column, "document": settings.document}
-    )
-    for place, size in listed(source, connection):
-        skipped = Skipped()
-        one = source.model_copy(update={"kind": _kind(place.name)})
-        yield from (document.text for document in read_range(one, FileRange(place.url, size), connection, skipped))
+    named = {"name": f"classifier.{side}", "glob": glob}
+    for path, size in list_files(SourceSettings.model_validate(named), connection):
+        kind, skipped = _kind(path.name), Skipped()
+        cut = {"document": settings.document} if kind == "text" else {"column": settings.column}
+        source = SourceSettings.model_validate({**named, "kind": kind, **cut})
+        yield from (document.text for document in read_range(source, FileRange(path.url, size), connection, skipped))
         for reason in (BROKEN_FILE, BROKEN_RECORD):
             if skipped.reasons[reason]:
                 raise DataError(
-                    f"classifier: {place.url} is no file of examples: {skipped.examples[reason][0]}",
+                    f"classifier: {path.url} is no file of examples: {skipped.examples[reason][0]}",
                     hint=skipped.hint or f"correct `{side}`",
                 )
 
