@@ -34,8 +34,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT)]
 
 from benchmarks.common import arguments, finish, table  # noqa: E402
-from raylm.config.steps import PersonalData  # noqa: E402
-from raylm.prep.operators.personal import find  # noqa: E402
+from raylm.prep.operators.personal.operator import PersonalData, find  # noqa: E402
 from raylm.testing.external import external_data  # noqa: E402
 
 PEERS_VENV = ROOT / ".venv-peers-pii"

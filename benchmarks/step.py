@@ -104,21 +104,11 @@ def write_shards(folder: Path, case: Case) -> None:
     """Random rows: their content costs a step nothing."""
     import numpy as np
 
-    from raylm.shards import Counts, DatasetManifest, RowFormat, ShardWriter, write_manifest
-    from raylm.storage import StoragePath
+    from raylm.shards import RowFormat
+    from raylm.testing.datasets import write_dataset
 
-    numbers = np.random.default_rng(0)
-    format_, rows = RowFormat(case.length, case.vocabulary, "none", eos_id=0), 1024
-    shards = {}
-    for split, count in (("train", rows), ("held-out", 1)):
-        place = StoragePath(str(folder / f"{split}.parquet"))
-        with ShardWriter(place, format_) as writer:
-            for _ in range(count):
-                writer.add(numbers.integers(0, case.vocabulary, case.length).astype(format_.dtype), [0])
-            shards[split] = [writer.close()]
-    counts = Counts(rows * case.length, case.length, case.length)
-    manifest = DatasetManifest.of(format_, train=shards["train"], held_out=shards["held-out"], counts=counts)
-    write_manifest(StoragePath(str(folder)), manifest)
+    rows = np.random.default_rng(0).integers(0, case.vocabulary, (1025, case.length))
+    write_dataset(folder, RowFormat(case.length, case.vocabulary, "none", eos_id=0), rows[:1024], rows[1024:])
 
 
 def settings_of(case: Case) -> tuple[Any, Any, Any, Any]:

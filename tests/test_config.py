@@ -8,8 +8,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from raylm.config.job import Job
-from raylm.config.load import load_job, parse_job, resolved_yaml, same_run
-from raylm.config.problems import schema_keys
+from raylm.config.keys import schema_keys
+from raylm.config.load import load_job, parse_job, resolved_yaml, same_run, with_overrides
 from raylm.errors import ConfigError
 
 
@@ -297,3 +297,47 @@ def test_relative_paths_on_the_command_line_and_in_programs_start_from_the_worki
     assert job.prepare.sources[0].glob == str(tmp_path / "y")
     assert Job.model_validate({"storage": "mine"}).storage == job.storage
     assert Job().storage == str(tmp_path / "runs")
+
+
+def test_programs_change_a_job_by_dotted_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "job.yaml").write_text("storage: runs\ndata: {mixture: [{path: a}, {path: b}]}\n")
+    job = load_job(tmp_path / "job.yaml")
+    monkeypatch.chdir("/")
+    changed = with_overrides(
+        job,
+        {"optim.lr": 1e-4, "data.mixture.1.path": Path("c"), "model.config": {"hidden_size": 8}, "train.audit": True},
+    )
+    assert (changed.optim.lr, changed.mixture[1].path, changed.model.config) == (1e-4, "/c", {"hidden_size": 8})
+    assert changed.mixture[0] == job.mixture[0]
+    assert changed.storage == job.storage
+    assert with_overrides(job, {}) == job
+    assert with_overrides(changed, {"optim": {}, "model.config": None}).optim == job.optim
+    assert load_job(tmp_path / "job.yaml", {"optim.lr": 1e-4, "storage": "here"}).optim == changed.optim
+    assert load_job(tmp_path / "job.yaml", {"storage": Path("here")}).storage == "/here"
+    assert job == load_job(tmp_path / "job.yaml")  # not changed itself
+
+
+@pytest.mark.parametrize(
+    ("changes", "message", "hint"),
+    [
+        ({"optim.lr": -1}, "override optim.lr=-1: optim.lr: must be greater than 0, got -1", None),
+        ({"optim.lrr": 1}, "override optim.lrr=1: unknown key 'optim.lrr'", "did you mean 'optim.lr'?"),
+        ({"name.x": 1}, "override name.x=1: name is 'run', not a section", None),
+        ({"": 1}, "override '' is not a dotted key", 'for example {"optim.lr": 1e-4}'),
+        (
+            {"data.mixture.0.path": "x"},
+            "override data.mixture.0.path='x': data.mixture is a list of 0, it has no entry '0'",
+            "set data.mixture as a whole",
+        ),
+        (
+            {"workers.max": 64},
+            "override workers.max=64: workers.max=64 exceeds the 8 lanes of a global batch "
+            "(batch.sequences=32 / batch.micro_batch=4)",
+            "raise batch.sequences, lower batch.micro_batch, or set workers.max to 8 or less",
+        ),
+    ],
+)
+def test_a_mistaken_change_by_a_program_is_named(changes: dict[str, object], message: str, hint: str | None) -> None:
+    with pytest.raises(ConfigError) as caught:
+        with_overrides(Job(), changes)
+    assert (caught.value.message, caught.value.hint) == (message, hint)

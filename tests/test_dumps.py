@@ -20,16 +20,17 @@ import pytest
 from pyarrow import csv
 
 from raylm.config.job import Job
-from raylm.config.load import load_job
+from raylm.config.load import load_job, parse_job
 from raylm.config.prepare.sources import SOURCES, SourceSettings
-from raylm.errors import DataError
-from raylm.prep import here, prepare
+from raylm.errors import ConfigError, DataError
 from raylm.prep.checks.quarantine import Quarantine
 from raylm.prep.checks.skipped import Skipped
 from raylm.prep.passes import UnitLog, UnitResult
+from raylm.prep.prepare import prepare
 from raylm.prep.ranges import FileRange
 from raylm.prep.readers.listing import list_files
 from raylm.prep.readers.read import read_range
+from raylm.prep.tasks import here
 from raylm.prep.units import Unit, WorkList, ranges_of
 from raylm.records import Document
 from raylm.rows import compressed
@@ -519,8 +520,10 @@ def test_dates_are_taken_along_as_text(tmp_path: Path) -> None:
 
 
 def test_meta_belongs_to_tables() -> None:
-    with pytest.raises(ValueError, match="'warc' has no columns for meta"):
-        SourceSettings.model_validate({"name": "x", "kind": "warc", "glob": "*", "meta": ["url"]})
+    text = "name: a\nprepare:\n  sources:\n  - {name: x, kind: warc, glob: '*', meta: [url]}\n"
+    with pytest.raises(ConfigError, match=r"job\.yaml:4: unknown key 'prepare\.sources\.0\.meta'") as caught:
+        parse_job(text, origin="job.yaml")
+    assert caught.value.hint == "'meta' is a key of kind: arrow or csv or huggingface or jsonl or parquet"
 
 
 # -- folders of Hugging Face ---------------------------------------------------------------------------------------
@@ -847,4 +850,4 @@ def test_the_web_job_on_real_archives_ends_in_shards_that_train_uses(tmp_path: P
     }
     coordinator = alone(job)
     assert coordinator is not None
-    assert coordinator.finished()
+    assert coordinator.status().finished

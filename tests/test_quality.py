@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from raylm.config.steps import OperatorSettings
+from raylm.config.prepare.steps import OperatorSettings
 from raylm.errors import DataError
 from raylm.prep.operators import OperatorRecord, applied, operator_of
 from raylm.records import Document

@@ -1,4 +1,4 @@
-"""What surrounds the steps: schedules, plans, the run log, the coordinator's decisions, sizes, the driver's checks."""
+"""What surrounds the steps: schedules, plans, the run log, sizes, the driver's checks."""
 
 from __future__ import annotations
 
@@ -12,13 +12,11 @@ import pytest
 
 from raylm.config.job import Job
 from raylm.config.optim import OptimSettings
-from raylm.config.workers import WorkerSettings
 from raylm.errors import CheckpointError, ConfigError, DataError, StorageError, TrainingError
 from raylm.run.log import RunLog, read_lines
 from raylm.storage import StoragePath
-from raylm.testing.scenarios import job_settings, make_data
+from raylm.testing.datasets import job_settings, make_data
 from raylm.train.accumulation import lanes_of, micro_batches_per_rank
-from raylm.train.coordinator import GROW, NOTICE, STOP, Coordinator
 from raylm.train.schedule import learning_rate
 
 
@@ -103,177 +101,6 @@ def test_on_an_object_store_a_flush_makes_the_lines_readable() -> None:
     assert [line["step"] for line in read_lines(place / "metrics.jsonl")] == [1]
     assert [line["event"] for line in read_lines(place / "events.jsonl")] == ["started"]
     assert (place / "tensorboard").list()
-
-
-# --- the coordinator --------------------------------------------------------------------------------------------
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-def coordinator(tmp_path: Path, **settings: Any) -> Coordinator:
-    return Coordinator(StoragePath(str(tmp_path)), WorkerSettings(min=1, max=4, **settings), clock=Clock())
-
-
-def begun(made: Coordinator, size: int) -> int:
-    attempt = made.begin(size)
-    for rank in range(size):
-        made.sit(attempt, rank, f"node-{rank}", "host:1" if rank == 0 else None)
-    return attempt
-
-
-def kinds(tmp_path: Path) -> list[str]:
-    return [line["event"] for line in read_lines(StoragePath(str(tmp_path / "events.jsonl")))]
-
-
-def test_a_loss_is_followed_by_a_resize_and_a_resume_that_counts_what_is_replayed(tmp_path: Path) -> None:
-    made = coordinator(tmp_path)
-    first = begun(made, 3)
-    made.started(first, step=0, checkpoint=None, phases={})
-    for step in range(1, 9):
-        made.metric(first, {"step": step, "loss": 1.0})
-    made.event(first, "checkpoint_committed", {"step": 5})
-    assert made.group_ended({2: "lost: node died", 0: "error: connection closed"})
-    second = begun(made, 2)
-    made.started(second, step=5, checkpoint="step-5", phases={})
-    assert kinds(tmp_path) == ["started", "checkpoint_committed", "worker_lost", "resized", "resumed"]
-    lost, _, resumed = made._log.events[-3:]
-    assert (lost["ranks"], lost["nodes"], lost["last_committed"]) == ([2], ["node-2"], 5)
-    assert resumed["steps_lost"] == 3
-    assert [line["step"] for line in read_lines(StoragePath(str(tmp_path / "metrics.jsonl")))] == [1, 2, 3, 4, 5]
-
-
-def test_an_older_attempt_is_not_heard(tmp_path: Path) -> None:
-    made = coordinator(tmp_path)
-    old, new = begun(made, 2), begun(made, 2)
-    made.metric(old, {"step": 99, "loss": 0.0})
-    made.event(old, "checkpoint_committed", {"step": 99})
-    made.fail(old, TrainingError("from the dead"))
-    made.finish(old, 99, {})
-    assert made.signal(old) == "stale"
-    assert made.signal(new) is None
-    assert made.step() == 0
-    assert made.fatal() is None
-    assert not made.finished()
-    assert kinds(tmp_path) == []
-
-
-def test_a_notice_for_a_node_of_the_group_asks_to_leave_and_costs_no_failure(tmp_path: Path) -> None:
-    made = coordinator(tmp_path, max_failures=0)
-    attempt = begun(made, 2)
-    made.drained({"somewhere-else": 10.0})
-    assert made.signal(attempt) is None
-    made.drained({"node-1": 12.34})
-    assert made.signal(attempt) == NOTICE
-    made.left(attempt, NOTICE, 7)
-    assert made.group_ended({0: "error: LeaveGroup", 1: "error: LeaveGroup"})
-    assert kinds(tmp_path) == ["preemption_notice"]
-    assert made._log.events[0]["ranks"] == [1]
-    assert made._log.events[0]["grace_seconds"] == 12.3
-
-
-def test_stopping_ends_the_run_and_growing_restarts_it(tmp_path: Path) -> None:
-    made = coordinator(tmp_path)
-    attempt = begun(made, 2)
-    made.request_stop(GROW, room=1)
-    made.request_stop(NOTICE)  # the first reason stands
-    assert made.signal(attempt) == GROW
-    made.left(attempt, GROW, 3)
-    assert made.group_ended({0: "error: LeaveGroup"})
-    attempt = begun(made, 3)
-    made.request_stop(STOP)
-    made.left(attempt, STOP, 5)
-    assert not made.group_ended({0: "error: LeaveGroup"})
-
-
-def test_a_stop_asked_for_while_no_group_can_hear_it_is_kept_for_the_next(tmp_path: Path) -> None:
-    made = coordinator(tmp_path)
-    assert not made.request_stop(STOP)
-    attempt = begun(made, 2)
-    assert made.signal(attempt) == STOP
-    assert made.request_stop(STOP)
-    assert kinds(tmp_path) == ["stop_asked"]
-
-
-def test_a_stop_counts_for_more_than_growing(tmp_path: Path) -> None:
-    made = coordinator(tmp_path)
-    attempt = begun(made, 2)
-    assert made.request_stop(GROW, room=1)
-    assert made.request_stop(STOP)
-    assert made.signal(attempt) == STOP
-    made.group_ended({0: "lost: killed"})
-    assert not made.request_stop(STOP), "between two groups nobody hears it"
-
-
-def test_a_superseded_driver_writes_nothing_more_and_ends(tmp_path: Path) -> None:
-    made = coordinator(tmp_path)
-    attempt = begun(made, 1)
-    made.metric(attempt, {"step": 1, "loss": 1.0})
-    made.superseded("process 7 on there")
-    before = {path.name: path.read_bytes() for path in tmp_path.rglob("*.jsonl")}
-    made.metric(attempt, {"step": 2, "loss": 1.0})
-    made.event(attempt, "checkpoint_committed", {"step": 2})
-    made.flush()
-    assert {path.name: path.read_bytes() for path in tmp_path.rglob("*.jsonl")} == before
-    assert made.signal(attempt) == "stale"
-    assert not made.group_ended({0: "error: LeaveGroup"})
-    assert "another `raylm train` of this run has begun, process 7 on there" in str(made.fatal())
-
-
-def test_failures_without_progress_end_the_run_with_their_cause(tmp_path: Path) -> None:
-    made = coordinator(tmp_path, max_failures=2)
-    for _ in range(2):
-        begun(made, 2)
-        assert made.group_ended({0: "error: RuntimeError: out of memory"})
-    begun(made, 2)
-    assert not made.group_ended({0: "error: RuntimeError: out of memory"})
-    error = made.fatal()
-    assert error is not None
-    assert "3 failures in a row" in error.message
-    assert "out of memory" in error.message
-    assert "workers.max_failures" in str(error.hint)
-
-
-def test_progress_between_failures_starts_the_count_again(tmp_path: Path) -> None:
-    made = coordinator(tmp_path, max_failures=1)
-    for step in range(1, 6):
-        attempt = begun(made, 2)
-        made.metric(attempt, {"step": step, "loss": 1.0})
-        assert made.group_ended({0: "lost: gone"})
-
-
-def test_an_error_no_restart_can_mend_ends_the_run(tmp_path: Path) -> None:
-    made = coordinator(tmp_path)
-    attempt = begun(made, 2)
-    made.fail(attempt, DataError("shard x is truncated", hint="restore it"))
-    assert not made.group_ended({0: "error: DataError: shard x is truncated", 1: "error: gloo"})
-    assert str(made.fatal()) == "shard x is truncated"
-    assert kinds(tmp_path) == ["failed"]
-
-
-def test_the_feed_gives_each_line_once_and_forgets_the_oldest(tmp_path: Path) -> None:
-    made = coordinator(tmp_path)
-    attempt = begun(made, 1)
-    position = 0
-    seen: list[int] = []
-    for step in range(1, 8):
-        made.metric(attempt, {"step": step, "loss": 1.0})
-        if step % 3 == 0:
-            position, news = made.feed(position)
-            seen += [line["step"] for _, line in news]
-    position, news = made.feed(position)
-    assert seen + [line["step"] for _, line in news] == [1, 2, 3, 4, 5, 6, 7]
-    assert made.feed(position) == (position, [])
-    for step in range(8, 5000):
-        made.event(attempt, "evaluated", {"step": step})
-    _, news = made.feed(position)
-    assert len(news) == 4096
-    assert news[-1][1]["step"] == 4999
 
 
 # --- sizes --------------------------------------------------------------------------------------------------------

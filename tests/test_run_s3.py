@@ -9,7 +9,7 @@ from raylm.checkpoint.restore import newest
 from raylm.config.job import Job
 from raylm.run.log import read_lines
 from raylm.storage import StoragePath
-from raylm.testing.scenarios import job_settings, make_data
+from raylm.testing.datasets import job_settings, make_data
 from raylm.testing.servers import S3Server
 from raylm.train.without_ray import alone
 

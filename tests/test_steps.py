@@ -25,9 +25,9 @@ from raylm.config.job import Job
 from raylm.config.load import load_job
 from raylm.deploy.local import LocalCluster, NodeShape
 from raylm.errors import ConfigError, DataError
-from raylm.prep import prepare
 from raylm.prep.checks.measures import Measures, summed
 from raylm.prep.operators.sample import rates_of
+from raylm.prep.prepare import prepare
 from raylm.records import Document
 from raylm.storage import StoragePath
 
@@ -195,7 +195,7 @@ def test_on_four_nodes_of_which_one_is_killed_the_result_is_byte_identical(tmp_p
     script.write_text(
         "import sys\n"
         "from raylm.config.job import Job\n"
-        "from raylm.prep import prepare\n"
+        "from raylm.prep.prepare import prepare\n"
         "job = Job.model_validate_json(sys.stdin.read())\n"
         "prepare(job)\n"
     )
@@ -231,7 +231,7 @@ def test_on_four_nodes_of_which_one_is_killed_the_result_is_byte_identical(tmp_p
         ("    - sampel: {rate: 0.5}", "job.yaml:4: unknown key 'prepare.steps.0.sampel'"),
         ("    - sample: {rat: 0.5}", "unknown key 'prepare.steps.0.sample.rat'"),
         ("    - sample: {}", "give either rate or shares"),
-        ("    - sample: {rate: 0.5}\n      exact_duplicates: {}", "a step names one thing to do"),
+        ("    - sample: {rate: 0.5}\n      exact_duplicates: {}", "an entry names one operator"),
         ("    - sample: {rate: 1.5}", "prepare.steps.0.sample.rate"),
     ],
 )

@@ -19,10 +19,11 @@ import yaml
 from raylm.checkpoint.restore import newest
 from raylm.config.job import Job
 from raylm.errors import StorageError
-from raylm.prep import here, prepare
+from raylm.prep.prepare import prepare
+from raylm.prep.tasks import here
 from raylm.run.log import read_lines
 from raylm.storage import Connection, NotFound, StoragePath, find
-from raylm.testing.scenarios import job_settings, make_data
+from raylm.testing.datasets import job_settings, make_data
 from raylm.testing.servers import AZURE_ACCOUNT, AZURE_KEY, AzureServer, Faults, GoogleServer, failing, free_port, proxy
 from raylm.train.without_ray import alone
 

@@ -19,7 +19,7 @@ FOLDER = "folder"  # key of pydantic's validation context: where relative paths 
 
 
 class CommandLineText(str):
-    """Text typed on the command line: as a path it starts from the working directory, not from the job file."""
+    """Text from the command line or a program: as a path it starts from the working directory, not the job file."""
 
     __slots__ = ()
 
@@ -37,9 +37,9 @@ def context(folder: str | Path | None) -> dict[str, str]:
 
 
 def typed(value: Any) -> Any:
-    """The value of an override with every text in it marked as typed on the command line."""
-    if isinstance(value, str):
-        return CommandLineText(value)
+    """The value of an override with every text and path in it marked as typed on the command line."""
+    if isinstance(value, str | os.PathLike):
+        return CommandLineText(os.fspath(value))
     if isinstance(value, dict):
         return {key: typed(entry) for key, entry in value.items()}
     return [typed(entry) for entry in value] if isinstance(value, list) else value
@@ -80,8 +80,16 @@ def _resolved_prefix(value: Any, info: ValidationInfo) -> Any:
     return f"{resolved}/" if isinstance(value, str) and value.endswith("/") and value != resolved else resolved
 
 
+def resolved_module_or_file(value: Any, info: ValidationInfo) -> Any:
+    """A plugin's file made absolute; a module's name as it is."""
+    is_file = isinstance(value, os.PathLike) or (isinstance(value, str) and value.endswith(".py"))
+    return _resolved(value, info) if is_file else value
+
+
 PathOrUrl = Annotated[str, BeforeValidator(_resolved), PathMark("path or URL")]
 # A name that a library knows, or a path.
 NameOrPath = Annotated[str, BeforeValidator(_resolved_if_path), PathMark("name or path")]
+# A Python module by its dotted name, or a file whose name ends in .py.
+ModuleOrFile = Annotated[str, BeforeValidator(resolved_module_or_file), PathMark("module or file")]
 # What paths begin with; a slash at its end stays.
 PathPrefix = Annotated[str, BeforeValidator(_resolved_prefix), PathMark("path or URL")]

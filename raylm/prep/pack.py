@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 from raylm.config.job import Job
 from raylm.prep.checks.measures import Measures
 from raylm.prep.operators import OperatorRecord
-from raylm.prep.passes import Pass, UnitLog, UnitResult, batches, pass_documents
+from raylm.prep.operators.base import batches
+from raylm.prep.passes import Pass, UnitLog, UnitResult, pass_documents
 from raylm.prep.report.fertility import UNKNOWN_LANGUAGE, Fertility
 from raylm.prep.split import document_held_out
 from raylm.prep.tokenizer import TokenizerFacts, partial_and_unknown

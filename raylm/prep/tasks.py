@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 from raylm.config.job import Job
 from raylm.errors import ConfigError, RaylmError
 from raylm.prep.operators.barrier import Item, Runner, Task
-from raylm.prep.operators.kind import Resources
+from raylm.prep.operators.resources import Resources
 from raylm.prep.passes import passes_of, resources_of
 
 Session: TypeAlias = Callable[[Job], contextlib.AbstractContextManager[Runner]]

@@ -227,9 +227,11 @@ class PreemptionNotice(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class GrowthPossible(Event):
-    """More workers fit on the cluster than are in the group."""
+    """More workers fit on the cluster than are in the group. capacity: how many besides."""
 
     kind = "growth_possible"
+
+    capacity: int | None = None
 
     def describe(self) -> str:
         """The event in words."""

@@ -12,12 +12,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias
 
-from raylm.config.decontaminate import Decontaminate
 from raylm.config.job import Job
-from raylm.config.steps import PersonalData
 from raylm.prep.operators.decontaminate.ngrams import NgramHasher
-from raylm.prep.operators.decontaminate.operator import contaminating, index_in
-from raylm.prep.operators.personal import find
+from raylm.prep.operators.decontaminate.operator import Decontaminate, contaminating, index_in
+from raylm.prep.operators.personal.operator import PersonalData, find
 from raylm.prep.passes import fitted_folder
 from raylm.records import Document
 from raylm.storage import StoragePath

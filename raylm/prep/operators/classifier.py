@@ -18,13 +18,18 @@ import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
+from pydantic import BeforeValidator, Field, model_validator
+
+from raylm.config.base import Settings, Share
+from raylm.config.paths import PathOrUrl
 from raylm.config.prepare.sources import SourceSettings
-from raylm.config.steps import Classifier
 from raylm.errors import DataError
 from raylm.prep.checks.skipped import BROKEN_FILE, BROKEN_RECORD, Skipped
-from raylm.prep.operators.record import OperatorRecord, Step
+from raylm.prep.operators.base import Operator, per_document
+from raylm.prep.operators.kind import OperatorContext, OperatorKind
+from raylm.prep.operators.record import OperatorRecord
 from raylm.prep.operators.sample import hash_uniform
 from raylm.prep.ranges import FileRange
 from raylm.prep.readers.listing import list_files
@@ -43,6 +48,40 @@ _HELD_OUT = 10  # every so many-th example is not trained on, but scored
 _FEWEST = 10  # examples of a side
 _RATE = 0.5
 _MIX, _SPREAD = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9  # odd numbers with many set bits
+
+
+Globs = Annotated[list[PathOrUrl], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
+
+
+class Classifier(Settings):
+    """A score of quality from a classifier that is trained once on good and bad examples, or loaded."""
+
+    good: Globs = Field(default_factory=list, description="Files of good examples: text, jsonl, csv, parquet or arrow.")
+    bad: Globs = Field(default_factory=list, description="Files of examples of what is not wanted.")
+    column: str = Field("text", description="For jsonl, csv, parquet and arrow: the column that holds the text.")
+    document: Literal["file", "line", "block"] = Field("line", description="For text: what one example is.")
+    model: PathOrUrl | None = Field(None, description="In place of examples: the file of a classifier trained before.")
+    threshold: Share | None = Field(None, description="Drop documents whose score is below this.")
+    pareto: float | None = Field(
+        None,
+        gt=0,
+        description="Keep a document when a draw from a Pareto distribution of this shape exceeds 1 - score, as GPT-3 "
+        "did with 9; the draw goes by the document's id.",
+    )
+    key: str = Field("quality", min_length=1, description="Key of the metadata that takes the score, from 0 to 1.")
+    ngrams: int = Field(2, ge=1, le=5, description="Longest run of words that is a feature.")
+    buckets: int = Field(1 << 18, ge=1 << 10, le=1 << 24, description="Features are hashed into this many.")
+    epochs: int = Field(5, ge=1, description="Passes over the examples.")
+    max_examples: int = Field(50_000, ge=20, description="Examples of each side, at most; chosen by hash.")
+    seed: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _examples_or_model(self) -> Self:
+        if (self.model is None) != bool(self.good and self.bad) or (self.model and (self.good or self.bad)):
+            raise ValueError("give good and bad examples, or a model")
+        if self.threshold is not None and self.pareto is not None:
+            raise ValueError("give either threshold or pareto")
+        return self
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,8 +193,9 @@ def _fitted(examples: Sequence[tuple[NDArray[np.int64], int]], settings: Classif
     return weights, bias
 
 
-def fit_classifier(settings: Classifier, folder: StoragePath, connection: Connection) -> None:
+def fit_classifier(settings: Classifier, context: OperatorContext) -> None:
     """Train the classifier, or fetch the one that is named, into the folder."""
+    connection = context.connection
     if settings.model is not None:
         place = StoragePath(settings.model, connection)
         try:
@@ -167,15 +207,15 @@ def fit_classifier(settings: Classifier, folder: StoragePath, connection: Connec
         good = _examples("good", settings.good, settings, connection)
         bad = _examples("bad", settings.bad, settings, connection)
         content = train(good, bad, settings).to_bytes()
-    (folder / MODEL_NAME).write_bytes(content)
+    (context.fitted() / MODEL_NAME).write_bytes(content)
 
 
-def classifier_operator(settings: Classifier, folder: StoragePath) -> Step:
-    """The step that scores documents, and drops those that the settings do not want."""
-    place = folder / MODEL_NAME
+def classifier_operator(settings: Classifier, context: OperatorContext) -> Operator:
+    """The operator that scores documents, and drops those that the settings do not want."""
+    place = context.fitted() / MODEL_NAME
     model = Model.from_bytes(place.read_bytes(), place.url)
 
-    def step(document: Document, record: OperatorRecord) -> tuple[Document, ...]:
+    def look(document: Document, record: OperatorRecord) -> tuple[Document, ...]:
         score = model.score(document.text)
         record.tally(settings.key, f"{min(9, int(score * 10)) / 10:.1f}")
         if not _wanted(score, document.id, settings):
@@ -183,7 +223,7 @@ def classifier_operator(settings: Classifier, folder: StoragePath) -> Step:
             return ()
         return (replace(document, meta={**document.meta, settings.key: score}),)
 
-    return step
+    return per_document(look)
 
 
 def _wanted(score: float, identity: str, settings: Classifier) -> bool:
@@ -234,3 +274,12 @@ def _sigmoid(value: float) -> float:
 
 def _order(text: str) -> bytes:
     return blake2b(text.encode(), digest_size=8).digest()
+
+
+OPERATOR = OperatorKind(
+    name="classifier",
+    settings=Classifier,
+    summary="scores quality by examples of good and bad texts, and drops by score",
+    make=classifier_operator,
+    fit=fit_classifier,
+)

@@ -11,9 +11,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 
-from raylm.config.steps import Counterfactual
+from pydantic import Field
+
+from raylm.config.base import Settings, Share
+from raylm.config.paths import PathOrUrl
+from raylm.prep.operators.base import Operator, per_document
+from raylm.prep.operators.kind import OperatorContext, OperatorKind
 from raylm.prep.operators.lexicon import is_english, word_pairs
-from raylm.prep.operators.record import OperatorRecord, Step
+from raylm.prep.operators.record import OperatorRecord
 from raylm.prep.operators.sample import hash_uniform
 from raylm.prep.split import SPLIT_BY, split_hash
 from raylm.records import Document
@@ -21,6 +26,18 @@ from raylm.storage import Connection
 
 _WORD = re.compile(r"[^\W\d_]+")
 _PAUSE = re.compile(r"[^\s\"'“”‘’(]")  # between two words, anything but a blank, a quote or a bracket parts them
+
+
+class Counterfactual(Settings):
+    """Copies of documents in which gendered words are swapped; English only."""
+
+    share: Share = Field(0.5, description="Share of the documents with such words that get a copy, by hash.")
+    replace: bool = Field(False, description="The swapped document takes the original's place.")
+    pairs: PathOrUrl | None = Field(
+        None, description="File of `masculine feminine` pairs; those of the package when not set."
+    )
+    names: PathOrUrl | None = Field(None, description="File of pairs of first names to swap as well.")
+    seed: int = Field(0, ge=0)
 
 
 def _words(listed: str) -> frozenset[str]:
@@ -63,11 +80,11 @@ _NOT_MANNER = _words(
 )
 
 
-def counterfactual(settings: Counterfactual, connection: Connection) -> Step:
-    """The step that gives a share of the documents with gendered words a copy with these swapped."""
-    swaps = _swaps(settings.pairs, settings.names, connection)
+def counterfactual_operator(settings: Counterfactual, context: OperatorContext) -> Operator:
+    """The operator that gives a share of the documents with gendered words a copy with these swapped."""
+    swaps = _swaps(settings.pairs, settings.names, context.connection)
 
-    def step(document: Document, record: OperatorRecord) -> tuple[Document, ...]:
+    def look(document: Document, record: OperatorRecord) -> tuple[Document, ...]:
         if not is_english(document.meta):
             record.tally("counterfactual", "other language")
             return (document,)
@@ -85,7 +102,7 @@ def counterfactual(settings: Counterfactual, connection: Connection) -> Step:
         copy = replace(document, id=f"{document.id}+swapped", text=text, meta={**together, "counterfactual": 1})
         return (copy,) if settings.replace else (replace(document, meta=together), copy)
 
-    return step
+    return per_document(look)
 
 
 def swapped(text: str, swaps: Mapping[str, str]) -> tuple[str, int]:
@@ -141,3 +158,11 @@ def _swaps(pairs: str | None, names: str | None, connection: Connection) -> Mapp
         swaps.setdefault(masculine, feminine)
         swaps.setdefault(feminine, masculine)
     return swaps
+
+
+OPERATOR = OperatorKind(
+    name="counterfactual",
+    settings=Counterfactual,
+    summary="adds copies with gendered words swapped",
+    make=counterfactual_operator,
+)

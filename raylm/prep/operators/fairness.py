@@ -19,11 +19,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from raylm.config.steps import Fairness
+from pydantic import Field
+
+from raylm.config.base import Settings
+from raylm.config.paths import PathOrUrl
 from raylm.errors import ConfigError
 from raylm.prep.extras import not_installed
+from raylm.prep.operators.base import Operator, per_document
+from raylm.prep.operators.kind import OperatorContext, OperatorKind
 from raylm.prep.operators.lexicon import Lexicon, is_english, named_terms, word_pairs, words_of
-from raylm.prep.operators.record import OperatorRecord, Step
+from raylm.prep.operators.record import OperatorRecord
 from raylm.records import Document
 from raylm.storage import Connection
 
@@ -34,6 +39,21 @@ _LONGEST = 1000  # letters of a sentence whose sentiment is looked at: the libra
 _CLEAR = 0.05  # what the library's authors call positive or negative
 
 
+class Fairness(Settings):
+    """Counts who is written about, and how, for the report; drops nothing."""
+
+    groups: PathOrUrl | None = Field(
+        None, description="File of `property/group: term, term` lines; English when not set."
+    )
+    occupations: PathOrUrl | None = Field(None, description="File of `name: form, form` lines; English when not set.")
+    sentiment: bool = Field(True, description="Look at the sentiment of sentences that name a group.")
+    label: list[str] = Field(
+        default_factory=list,
+        description="Properties (gender, ...) whose most named group is written to the metadata: dominant_gender is "
+        "that group, `mixed` where several are named as often, or `none`.",
+    )
+
+
 @dataclass(frozen=True)
 class _Lists:
     groups: Lexicon[str]
@@ -41,8 +61,9 @@ class _Lists:
     spellings: Lexicon[str]
 
 
-def counted(settings: Fairness, connection: Connection) -> Step:
-    """The step that counts, and writes the most named groups where the settings ask for it."""
+def fairness_operator(settings: Fairness, context: OperatorContext) -> Operator:
+    """The operator that counts, and writes the most named groups where the settings ask for it."""
+    connection = context.connection
     terms = named_terms(settings.groups, "groups.txt", connection)
     properties = {group.partition("/")[0] for group in terms.values()}
     unknown = sorted(set(settings.label) - properties)
@@ -59,7 +80,7 @@ def counted(settings: Fairness, connection: Connection) -> Step:
     # The words that name a group must not tilt the sentiment of the sentences about it.
     sentiment = _sentiment(frozenset(word for term in terms for word in words_of(term))) if settings.sentiment else None
 
-    def step(document: Document, record: OperatorRecord) -> tuple[Document, ...]:
+    def look(document: Document, record: OperatorRecord) -> tuple[Document, ...]:
         record.tally("language", str(document.meta.get("language", "unknown")))
         mentions: Counter[str] = Counter()
         if is_english(document.meta):
@@ -71,7 +92,7 @@ def counted(settings: Fairness, connection: Connection) -> Step:
             record.tally(key, group)
         return (replace(document, meta={**document.meta, **named}),)
 
-    return step
+    return per_document(look)
 
 
 def dominant(mentions: Counter[str], name: str) -> str:
@@ -143,3 +164,11 @@ def _sentiment(forgotten: frozenset[str]) -> _Sentiment:
 def _spellings(connection: Connection) -> Lexicon[str]:
     pairs = word_pairs(None, "spellings.txt", connection)
     return Lexicon({british: "british" for british, _ in pairs} | {american: "american" for _, american in pairs})
+
+
+OPERATOR = OperatorKind(
+    name="fairness",
+    settings=Fairness,
+    summary="counts who is written about and how; drops nothing",
+    make=fairness_operator,
+)

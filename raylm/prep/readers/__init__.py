@@ -1,5 +1,21 @@
-"""Kinds of sources: raw files become texts, one file per kind with its settings beside it.
+"""Kinds of sources: raw files become texts. Each kind is one file that holds its settings, its code and its `SOURCE`.
 
-A new kind is a `SourceKind`, registered by `raylm.register_source`. Its settings derive from `FileSourceSettings` (or
-`TableSettings`) and its `read` yields a `Raw` for each text of a `Reading`.
+The settings of a new kind derive from `FileSourceSettings`, and from `ColumnSettings` too where records have columns;
+its `read` yields a `Raw` for each text of a `Reading`.
 """
+
+from raylm.config.prepare.sources import FileSourceSettings, SourceSettings
+from raylm.prep.readers.base import Raw, Reading
+from raylm.prep.readers.kind import SourceKind, register_source, source_rows
+from raylm.prep.readers.tables import ColumnSettings
+
+__all__ = [
+    "ColumnSettings",
+    "FileSourceSettings",
+    "Raw",
+    "Reading",
+    "SourceKind",
+    "SourceSettings",
+    "register_source",
+    "source_rows",
+]

@@ -13,11 +13,12 @@ from typing import Any
 
 from raylm.config.job import Job
 from raylm.errors import Interrupted, TrainingError
+from raylm.run.events import Event
 from raylm.run.folder import RunFolder
 from raylm.run.lease import Lease
 from raylm.run.log import Line
 from raylm.storage import StoragePath
-from raylm.train.coordinator import STOP
+from raylm.train.coordination import Control, Reason, actor_client
 from raylm.train.launch.actor import CoordinatorActor
 from raylm.train.launch.preflight import TrainResult, last_loss, preflight
 from raylm.train.launch.ray_train import trainer_of
@@ -120,7 +121,7 @@ class _Driver:
         self._position = 0
         self._error: BaseException | None = None
         self._ended = threading.Event()
-        self._actor: Any = None
+        self._coordinator: Control | None = None
         self._superseded_by: str | None = None
 
     def drive(self) -> TrainResult:
@@ -130,65 +131,61 @@ class _Driver:
         actor_class: Any = ray.remote(
             num_cpus=0, concurrency_groups={"log": 1, "control": 8}, label_selector={"ray.io/node-id": here}
         )(CoordinatorActor)
-        self._actor = actor_class.remote(self._job)
-        self._ask("attempt")  # its storage errors surface here, before workers are asked for
+        actor = actor_class.remote(self._job)
+        coordinator = self._coordinator = actor_client(actor)
+        coordinator.status()  # its storage errors surface here, before workers are asked for
         if self._superseded_by is not None:
-            self._ask("superseded", self._superseded_by)
-        fit = threading.Thread(target=self._fit, name="raylm-fit", daemon=True)
+            coordinator.superseded(self._superseded_by)
+        fit = threading.Thread(target=self._fit, args=(actor,), name="raylm-fit", daemon=True)
         fit.start()
         stopping = False
         # Not join: a join that Ctrl-C interrupts takes the thread for ended (Python 3.11).
         while not self._ended.is_set():
             try:
                 self._ended.wait(0.2)
-                self._listen()
+                self._listen(coordinator)
             except KeyboardInterrupt:
                 if stopping:
                     raise Interrupted("stopped at once", hint="the same command resumes") from None
                 stopping = True
-                if not self._ask("request_stop", STOP):
-                    self._ask("close")
+                if not coordinator.request_stop(Reason.STOP):
+                    coordinator.close()
                     raise Interrupted("stopped while no worker was training", hint="the same command resumes") from None
                 log.warning("saving before stopping; press Ctrl-C again to stop at once")
-        self._listen()
-        return self._result(stopping)
+        self._listen(coordinator)
+        return self._result(coordinator, stopping)
 
     def superseded(self, by: str) -> None:
         """Another driver trains this run now: end, and write nothing more."""
         self._superseded_by = by
-        if self._actor is not None:
-            self._ask("superseded", by)
+        if self._coordinator is not None:
+            self._coordinator.superseded(by)
 
-    def _result(self, stopping: bool) -> TrainResult:
-        fatal, finished, step = self._ask("fatal"), self._ask("finished"), self._ask("step")
-        self._ask("close")
-        self._listen()
-        if fatal is not None:
-            raise fatal
-        if not finished:
+    def _result(self, coordinator: Control, stopping: bool) -> TrainResult:
+        status = coordinator.status()
+        coordinator.close()
+        self._listen(coordinator)
+        if status.error is not None:
+            raise status.error
+        if not status.finished:
             if stopping and self._error is None:
-                raise Interrupted(f"stopped at step {step}, saved", hint="the same command resumes")
+                raise Interrupted(f"stopped at step {status.step}, saved", hint="the same command resumes")
             raise TrainingError(
-                f"training ended at step {step} without finishing: {self._error}",
+                f"training ended at step {status.step} without finishing: {self._error}",
                 hint="the same command resumes from the newest checkpoint",
             ) from self._error
-        return TrainResult(self._job.run_url, step, last_loss(self._run))
+        return TrainResult(self._job.run_url, status.step, last_loss(self._run))
 
-    def _ask(self, name: str, *args: Any) -> Any:
-        from raylm.train.context import ActorDesk
-
-        return ActorDesk(self._actor).ask(name, *args)
-
-    def _listen(self) -> None:
-        self._position, news = self._ask("feed", self._position)
-        for kind, line in news:
-            listener = self._listeners[kind]
+    def _listen(self, coordinator: Control) -> None:
+        self._position, news = coordinator.feed(self._position)
+        for record in news:
+            listener = self._listeners["event" if isinstance(record, Event) else "step"]
             if listener is not None:
-                listener(line)
+                listener(record.to_line())
 
-    def _fit(self) -> None:
+    def _fit(self, actor: Any) -> None:
         try:
-            trainer_of(self._job, self._actor).fit()
+            trainer_of(self._job, actor).fit()
         except BaseException as error:
             self._error = error  # a thread's edge: the caller's thread tells it
         finally:

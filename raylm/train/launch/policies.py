@@ -28,7 +28,7 @@ from ray.train.v2._internal.execution.worker_group import WorkerGroupPollStatus,
 from ray.train.v2.api.config import FailureConfig, ScalingConfig
 from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, WorkerGroupError
 
-from raylm.train.coordinator import GROW
+from raylm.train.coordination import Control, Reason, actor_client
 
 TELL_WAITING_SECONDS = 3.0
 ANSWER_SECONDS = 1.0
@@ -81,9 +81,10 @@ def room(needed: Mapping[str, float], held: Sequence[str] = ()) -> int:
 class LiveNodes(ScalingPolicy):  # type: ignore[misc]
     """Sizes the group from the nodes that live and are not draining; growing is asked of the workers, not forced."""
 
-    def __init__(self, scaling_config: ScalingConfig, coordinator: Any, grow_check_seconds: float) -> None:
+    def __init__(self, scaling_config: ScalingConfig, actor: Any, grow_check_seconds: float) -> None:
         super().__init__(scaling_config)
-        self._coordinator, self._grow_check_seconds = coordinator, grow_check_seconds
+        self._coordinator: Control = actor_client(actor)
+        self._grow_check_seconds = grow_check_seconds
         self._waiting_since: float | None = None
         self._told_waiting = False
         self._checked_at = float("-inf")
@@ -100,11 +101,11 @@ class LiveNodes(ScalingPolicy):  # type: ignore[misc]
         self._waiting_since = self._waiting_since if self._waiting_since is not None else now
         needed = dict(self.scaling_config._resources_per_worker_not_none)
         least = int(self.scaling_config.min_workers)
-        size = min(int(self.scaling_config.max_workers), room(needed, self._call("seats")))
+        size = min(int(self.scaling_config.max_workers), room(needed, self._coordinator.nodes()))
         if size < least:
             if not self._told_waiting and now - self._waiting_since > TELL_WAITING_SECONDS:
                 self._told_waiting = True
-                self._call("waiting", size, least, needed)
+                self._coordinator.waiting(fits=size, needs_workers=least, per_worker=needed)
             time.sleep(0.05)  # the controller asks again at once, and would spin
             return NoopDecision()
         self._waiting_since, self._told_waiting = None, False
@@ -112,7 +113,7 @@ class LiveNodes(ScalingPolicy):  # type: ignore[misc]
         if self._grown_from and size <= self._grown_from:
             self._grow_check_seconds *= 2  # the room was gone when it was wanted: look less often
         self._size, self._grown_from = size, 0
-        self._call("begin", size)
+        self._coordinator.begin(size)
         return self._resize(size)
 
     def make_decision_for_running_worker_group(
@@ -130,23 +131,20 @@ class LiveNodes(ScalingPolicy):  # type: ignore[misc]
         free = room(self.scaling_config._resources_per_worker_not_none)
         if free > 0 and self._seen_room:
             self._grown_from = self._size
-            self._call("request_stop", GROW, room=free)
+            self._coordinator.request_stop(Reason.GROW, capacity=free)
         self._seen_room = free > 0
         return NoopDecision()
 
     def _resize(self, size: int) -> ResizeDecision:
         return ResizeDecision(num_workers=size, resources_per_worker=self.scaling_config._resources_per_worker_not_none)
 
-    def _call(self, name: str, *args: Any, **kwargs: Any) -> Any:
-        return ray.get(self._coordinator.call.remote(name, *args, **kwargs))
-
 
 class AskCoordinator(FailurePolicy):  # type: ignore[misc]
     """Restarts unless the coordinator knows a reason not to."""
 
-    def __init__(self, failure_config: FailureConfig, coordinator: Any) -> None:
+    def __init__(self, failure_config: FailureConfig, actor: Any) -> None:
         super().__init__(failure_config)
-        self._coordinator = coordinator
+        self._coordinator: Control = actor_client(actor)
 
     def make_decision(self, training_failed_error: TrainingFailedError) -> FailureDecision:
         """Retry or raise."""
@@ -159,7 +157,7 @@ class AskCoordinator(FailurePolicy):  # type: ignore[misc]
             losses = {-1: f"lost while starting: {_first_line(cause)}"}
         else:
             losses = losses_of(training_failed_error)
-        again = ray.get(self._coordinator.call.remote("group_ended", losses))
+        again = self._coordinator.group_ended(losses)
         return FailureDecision.RETRY if again else FailureDecision.RAISE
 
 

@@ -4,12 +4,30 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from raylm.config.decontaminate import EvaluationSet
+from pydantic import Field
+
+from raylm.config.base import Settings
+from raylm.config.paths import PathOrUrl
 from raylm.errors import DataError
 from raylm.rows import opened
 from raylm.storage import Connection, StoragePath, find
+
+
+class EvaluationSet(Settings):
+    """Texts that a model will be judged by."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9._-]+$", description="Its name in reasons and reports.")
+    glob: PathOrUrl = Field(description="Files, on any fsspec URL, plain or compressed.")
+    kind: Literal["jsonl", "json", "parquet", "text"] = Field(
+        "jsonl", description="json: one value a file. text: one text a line."
+    )
+    columns: Annotated[list[str], Field(min_length=1)] = Field(
+        default_factory=lambda: ["text"],
+        description="Keys or columns, at any depth, under which all texts are taken; not used by text. A record's "
+        "texts are also read as one, in this order: a run may go from a question into its answer.",
+    )
 
 
 def records(wanted: EvaluationSet, connection: Connection) -> Iterator[list[str]]:
