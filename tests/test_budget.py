@@ -15,9 +15,10 @@ import pytest
 
 from raylm.cli.plan import plan_lines
 from raylm.config.job import Job
-from raylm.config.model import PRESETS, ModelSettings
+from raylm.config.model import ModelSettings
 from raylm.config.optim import ZeroSettings
 from raylm.model.budget import STAGES, Plan, activation_bytes, flops_per_token, plan, shape_of
+from raylm.model.presets import SHAPES
 from raylm.testing.ranks import ranks
 
 VOCABULARY, LENGTH, MICRO = 2048, 256, 2
@@ -131,7 +132,7 @@ def test_the_lines_say_which_stage_fits_and_what_to_do_when_none_does() -> None:
 # Against torch.
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", SHAPES)
 @pytest.mark.parametrize("vocabulary", [512, 32000])
 def test_a_presets_parameters_are_torchs(preset: str, vocabulary: int) -> None:
     from raylm.model.build import empty_model, model_config, parameter_count

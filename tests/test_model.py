@@ -11,7 +11,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from raylm.config.model import PRESETS, ModelSettings  # noqa: E402
+from raylm.config.model import ModelSettings  # noqa: E402
 from raylm.errors import ConfigError  # noqa: E402
 from raylm.model import loss as loss_module  # noqa: E402
 from raylm.model.build import (  # noqa: E402
@@ -196,7 +196,7 @@ def test_dropout_follows_the_random_seed_and_is_off_in_evaluation() -> None:
     assert loss_sum(model, tokens, tokens, None).item() == loss_sum(model, tokens, tokens, None).item()
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", SHAPES)
 def test_every_preset_resolves(preset: str) -> None:
     config = model_config(ModelSettings(preset=preset), 1000, 64, eos_id=7)
     assert (config.vocab_size, config.max_position_embeddings, config.eos_token_id) == (1000, 64, 7)

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from raylm.errors import RaylmError
+from raylm.runtime.ray_internals import end_execution, quiet_ray_data
 from raylm.shards import Rows
 from raylm.stream.lanes import Block, RowRange
 from raylm.stream.reading import Dataset, Reader
@@ -140,7 +141,7 @@ class RayDataReader:
         if threads is not None:
             threads.close()
         if execution is not None:
-            _shut_down(execution)
+            end_execution(execution)
 
     def _take_back(self) -> None:
         """Let threads read what Ray Data still owes, and all that follows."""
@@ -154,7 +155,7 @@ class RayDataReader:
         log.warning("Ray Data stopped delivering (%s); threads of the worker read the shards from here on", reason)
         if execution is not None:
             # In a thread of its own: ending an execution may take seconds, and a batch is waited for.
-            threading.Thread(target=_shut_down, args=(execution,), daemon=True).start()
+            threading.Thread(target=end_execution, args=(execution,), daemon=True).start()
         self._threads = Threads(self._datasets, blocks, ahead_rows=self._ahead_rows)
 
     def _until_handover(self) -> Iterator[Block]:
@@ -246,7 +247,7 @@ class RayDataReader:
         import ray
         from ray.data import ExecutionResources, TaskPoolStrategy
 
-        _quiet()
+        quiet_ray_data()
         # A few blocks are still worth a task for each of those that may run at once.
         share = -(-sum(len(block.rows) for block in blocks) // TASKS)
         task_rows = min(self._task_rows, max(self._window_rows, share))
@@ -293,20 +294,6 @@ class RayDataReader:
 
 class _Closed(Exception):
     """The consumer has gone."""
-
-
-def _quiet() -> None:
-    # A line for each execution and for the missing progress bar would drown the training's own.
-    for name in ("ray.data._internal.execution.streaming_executor", "ray.data._internal.progress"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-
-
-def _shut_down(execution: Any) -> None:
-    # The one private name: an iterator that another thread waits in cannot be closed from outside. Without this the
-    # execution ends by itself once its tasks are done and the execution is collected.
-    executor = getattr(execution, "_current_executor", None)
-    if executor is not None:
-        executor.shutdown(force=False)
 
 
 def _up_to(plan: Iterator[Block], rows: int) -> list[Block]:

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
-import socket
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from raylm.config.job import Job
@@ -16,7 +13,7 @@ from raylm.errors import Interrupted, TrainingError
 from raylm.run.events import Event
 from raylm.run.folder import RunFolder
 from raylm.run.lease import Lease
-from raylm.run.log import Line
+from raylm.runtime.connect import LocalRay, connected
 from raylm.storage import StoragePath
 from raylm.train.coordination import Control, Reason, actor_client
 from raylm.train.launch.actor import CoordinatorActor
@@ -24,22 +21,14 @@ from raylm.train.launch.preflight import TrainResult, last_loss, preflight
 from raylm.train.launch.ray_train import trainer_of
 
 log = logging.getLogger(__name__)
-Listener = Callable[[Line], None]
-
-# For clusters that raylm starts itself: a dead node is declared after about two seconds instead of ten or more.
-HEALTH_CHECKS = {
-    "health_check_initial_delay_ms": 1000,
-    "health_check_period_ms": 500,
-    "health_check_timeout_ms": 1000,
-    "health_check_failure_threshold": 2,
-}
+Listener = Callable[[Any], None]
 
 
 def train(job: Job, *, on_step: Listener | None = None, on_event: Listener | None = None) -> TrainResult:
     """Train `job` to its last step, resuming whatever its run folder holds; raises Interrupted when stopped.
 
     Uses the Ray that is initialised, else `cluster.address` or RAY_ADDRESS, else starts a local one.
-    on_step and on_event are called in this thread with each metrics and event line.
+    on_step and on_event are called in this thread with each step and event.
     """
     from raylm.train.sources import publish
 
@@ -58,58 +47,10 @@ def train(job: Job, *, on_step: Listener | None = None, on_event: Listener | Non
 
 
 def _driven(job: Job, driver: _Driver) -> TrainResult:
-    import ray
-
-    owned = not ray.is_initialized()
-    if owned:
-        _start_ray(job)
-        # Ray takes SIGTERM for itself; a polite kill should save and stop as Ctrl-C does.
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
+    # One CPU beside the workers', so that Ray Data's reads find a place.
+    cpus = max(os.cpu_count() or 1, int(-(-job.workers.max * job.workers.cpus // 1)) + 1)
+    with connected(job.cluster.address, LocalRay(cpus)):
         return driver.drive()
-    finally:
-        if owned:
-            ray.shutdown()
-
-
-def _start_ray(job: Job) -> None:
-    address = job.cluster.address or os.environ.get("RAY_ADDRESS")
-    if address:
-        _refuse_deaf(address)
-    if address and (Path.home() / ".ray" / "auth_token").exists():
-        # Ray sends the user's token only when told to, and is told once, when it is imported.
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
-    import ray
-
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING, "configure_logging": True}
-    try:
-        if address:
-            ray.init(address=address, **quiet)
-            return
-        # One CPU beside the workers', so that Ray Data's reads find a place.
-        cpus = max(os.cpu_count() or 1, int(-(-job.workers.max * job.workers.cpus // 1)) + 1)
-        ray.init(num_cpus=cpus, include_dashboard=False, _system_config=HEALTH_CHECKS, **quiet)
-    except ConnectionError as error:
-        raise TrainingError(
-            f"no Ray cluster answers at {address or 'this machine'}: {str(error).splitlines()[0]}",
-            hint="check cluster.address, or leave it out to train on this machine; a cluster that asks for a token "
-            "(cluster/local.py starts such) answers only with RAY_AUTH_MODE=token in the environment",
-        ) from error
-
-
-def _refuse_deaf(address: str, patience_seconds: float = 5.0) -> None:
-    """Ray itself goes on trying for many minutes where nobody listens."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not port.isdigit():
-        return  # `auto`, and whatever else Ray resolves by itself
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), patience_seconds).close()
-    except OSError as error:
-        raise TrainingError(
-            f"no Ray cluster answers at {address}: {error.strerror or error}",
-            hint="check cluster.address, or leave it out to train on this machine",
-        ) from error
 
 
 class _Driver:
@@ -181,7 +122,7 @@ class _Driver:
         for record in news:
             listener = self._listeners["event" if isinstance(record, Event) else "step"]
             if listener is not None:
-                listener(record.to_line())
+                listener(record)
 
     def _fit(self, actor: Any) -> None:
         try:

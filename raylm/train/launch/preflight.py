@@ -77,7 +77,7 @@ def refuse_other_job(job: Job, run: StoragePath) -> None:
 
 def last_loss(run: StoragePath) -> float | None:
     """The loss of the last step that the run folder's metrics hold."""
-    from raylm.run.log import read_lines
+    from raylm.run.log import read_metrics
 
-    lines = read_lines(RunFolder(run).metrics)
-    return float(lines[-1]["loss"]) if lines else None
+    steps = read_metrics(RunFolder(run))
+    return steps[-1].loss if steps else None
