@@ -116,7 +116,7 @@ class LosingANode:
 
 def _prepare(job: Job) -> None:
     from raylm.cli.prepare import progress_lines, result_rows
-    from raylm.prep import prepare
+    from raylm.prep.prepare import prepare
 
     _stage("2/5  preparing: the documentation on this machine becomes tokens")
     show(result_rows(prepare(job, progress=progress_lines())))
