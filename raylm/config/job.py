@@ -13,6 +13,7 @@ from raylm.config.data import DataSettings, MixtureEntry
 from raylm.config.evaluate import EvaluateSettings
 from raylm.config.model import ModelSettings
 from raylm.config.object_store import ObjectStore
+from raylm.config.objective import ObjectiveSettings
 from raylm.config.optim import BatchSettings, OptimSettings, TrainSettings, ZeroSettings
 from raylm.config.paths import ModuleOrFile, PathOrUrl, resolved_module_or_file
 from raylm.config.prepare import PrepareSettings
@@ -37,7 +38,10 @@ class Job(Settings):
     data: DataSettings = Field(default_factory=DataSettings, description="What is trained on.")
     model: ModelSettings = Field(default_factory=ModelSettings, description="The network.")
     method: Literal["pretrain"] = Field(
-        "pretrain", description="What is trained, and how: all weights, on the next token."
+        "pretrain", description="What is trained, and how: all weights, from what the model starts with."
+    )
+    objective: ObjectiveSettings = Field(
+        default_factory=lambda: ObjectiveSettings.model_validate("causal"), description="What training minimizes."
     )
     batch: BatchSettings = Field(
         default_factory=BatchSettings, description="The global batch, the same at any number of workers."
