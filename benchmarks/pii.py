@@ -50,11 +50,11 @@ GOLD = {
     "US_SSN": "national_id",
     "DOMAIN_NAME": "url",
     "PERSON": "name",
-    "ORGANIZATION": "organisation",
+    "ORGANIZATION": "organization",
     "STREET_ADDRESS": "address",
 }
 BY_RULES = ("email", "phone", "ip", "card", "iban", "national_id", "url")
-BY_MODEL = ("name", "organisation", "address")
+BY_MODEL = ("name", "organization", "address")
 
 Found = tuple[int, int, str]  # start, stop, kind
 

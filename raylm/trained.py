@@ -149,11 +149,11 @@ def _open_checkpoint(found: CheckpointInfo, run: StoragePath | None, dtype: Dtyp
 def _loaded(found: CheckpointInfo, config: Any, dtype: Dtype, attention: str) -> Any:
     """The module with a checkpoint's weights, built without being initialised first."""
     from raylm.checkpoint.restore import open_checkpoint, weights
-    from raylm.model.build import empty_model, quietly
+    from raylm.model.build import auto_class_of, empty_model, quietly
 
     kind = _torch_dtype(dtype)
     state = weights(open_checkpoint(found), kind)
-    empty = empty_model(config, attention)
+    empty = empty_model(config, attention, auto_class_of(config))
     # Buffers that the module computes itself are saved too where DeepSpeed holds them; only named state is set.
     state = {name: tensor for name, tensor in state.items() if name in empty.state_dict()}
     with quietly():
@@ -170,15 +170,16 @@ def _loaded(found: CheckpointInfo, config: Any, dtype: Dtype, attention: str) ->
 
 def export_model(place: StoragePath, dtype: Dtype | None = None) -> Any:
     """The module in a Hugging Face folder, on the CPU; one that `raylm export` wrote is whole when config.json is."""
-    from transformers import AutoModelForCausalLM
+    import transformers
 
-    from raylm.model.build import LOADING_ERRORS, quietly
+    from raylm.model.build import LOADING_ERRORS, auto_class_of, quietly
 
     with _local_copy(place) as local, quietly():
         if local is None:
             raise CheckpointError(f"there is nothing at {place.url}", hint=_hint_for_missing(place))
         try:
-            return AutoModelForCausalLM.from_pretrained(
+            config = transformers.AutoConfig.from_pretrained(local, local_files_only=True)
+            return getattr(transformers, auto_class_of(config)).from_pretrained(
                 local,
                 dtype=_torch_dtype(dtype) if dtype else "auto",
                 local_files_only=True,

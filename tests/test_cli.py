@@ -20,7 +20,7 @@ from raylm.cli.progress import Pace, PlainLines, step_words
 from raylm.config.job import Job
 from raylm.errors import DataError, Interrupted, RaylmError, StorageError, TrainingError
 from raylm.humanize import count, duration, size
-from raylm.prep import PrepareProgress
+from raylm.prep.prepare import PrepareProgress
 from raylm.run.events import Resized, StepMetrics, WorkerLost
 
 JOBS = Path(__file__).parent.parent / "jobs"
@@ -194,7 +194,8 @@ def test_preparation_tells_its_pace_and_what_is_left(capsys: pytest.CaptureFixtu
 
 def test_inspect_shows_what_a_data_set_holds(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     from raylm.config.load import load_job
-    from raylm.prep import here, prepare
+    from raylm.prep.prepare import prepare
+    from raylm.prep.tasks import here
 
     (tmp_path / "a.txt").write_text("".join(f"line {number} of the story\n" for number in range(500)) + "\n\n")
     source = f"{{name: story, document: line, glob: '{tmp_path}/a.txt'}}"
@@ -266,9 +267,9 @@ def test_plain_lines_are_few_but_hold_the_ends_and_every_event() -> None:
     lines = PlainLines(100, out=out, every_seconds=5, clock=lambda: now[0])
     for step in range(1, 101):
         now[0] += 0.5
-        lines.on_step(replace(LINE, step=step))
+        lines.show(replace(LINE, step=step))
         if step == 50:
-            lines.on_event(Resized(time="2026-03-01T10:20:30.000Z", step=50, workers=1))
+            lines.show(Resized(time="2026-03-01T10:20:30.000Z", step=50, workers=1))
     said = out.getvalue().splitlines()
     assert said[0].startswith("step 1/100")
     assert said[-1].startswith("step 100/100")
@@ -284,8 +285,8 @@ def test_a_pipe_gets_plain_lines_and_a_terminal_a_bar(monkeypatch: pytest.Monkey
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
     with progress.watching(10) as display:
         assert isinstance(display, progress.Bar)
-        display.on_step(LINE)
-        display.on_event(WorkerLost(time="2026-03-01T10:20:30Z", step=5))
+        display.show(LINE)
+        display.show(WorkerLost(time="2026-03-01T10:20:30Z", step=5))
 
 
 def test_the_next_command_can_be_typed_as_it_stands() -> None:

@@ -146,11 +146,12 @@ def test_sets_are_read_as_they_are_found(tmp_path: Path, kind: str) -> None:
     ("content", "given", "message"),
     [
         (None, {}, r"'quiz': no file matches .*bad\.jsonl"),
-        ('{"text": "a"}\n{"text": ', {}, r"bad\.jsonl, line 2 is not JSON"),
+        ('{"text": "a"}\n{"text": ', {}, r"bad\.jsonl line 2 is not JSON"),
         ('{"body": "some text"}\n', {}, r"holds no text under text; there is: body"),
         ('{"text": "too short"}\n', {}, r"has 8 words or more"),
         ('{"q": "a text", "b": 1}\n', {"columns": ["q", "a"]}, r"has nothing under a; there is: b, q"),
-        (b"\xff\xfe{}", {}, r"line 1 is not UTF-8"),
+        (b'{"text": "\xff"}', {}, r"line 1 is not UTF-8"),
+        (b"\xff\xfe{}", {}, r"bad\.jsonl is no UTF-8 text but UTF-16"),
         ("no table", {"kind": "parquet"}, r"cannot be read as Parquet"),
     ],
 )

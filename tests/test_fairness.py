@@ -23,8 +23,9 @@ from raylm.config.prepare.steps import OperatorSettings
 from raylm.errors import ConfigError, DataError
 from raylm.prep.operators import OperatorContext, OperatorRecord, applied, operator_of
 from raylm.prep.operators.counterfactual import swapped
-from raylm.prep.operators.lexicon import named_terms, word_pairs, words_of
+from raylm.prep.operators.lexicon import named_terms, word_pairs
 from raylm.prep.operators.toxicity import Toxicity, toxicity_operator
+from raylm.prep.operators.words import words_of
 from raylm.prep.report.fairness import EVERYONE, associations, fairness_lines, feelings
 from raylm.prep.split import document_held_out
 from raylm.records import Document

@@ -57,7 +57,7 @@ def test_the_identity_of_a_job_is_pinned() -> None:
         "data.mixture.1.weight",
         "data.mixture.1.weight_schedule",
     ]
-    assert identity.fingerprint == "c930d0b83f885c39"
+    assert identity.fingerprint == "ce0d3bcbd2a2fe2a"
 
 
 def test_every_setting_of_the_optimizer_is_part_of_it() -> None:

@@ -356,8 +356,8 @@ def test_a_model_finds_names(tmp_path: Path) -> None:
     text = "Ann Hill <Bob@host.org> of Acme Works met Bob at 3 High Street, Ulm."
     record = OperatorRecord("personal_data")
     (document,) = build(model=model)([Document("a", text, "s")], record)
-    assert document.text == "[NAME] <[EMAIL]> of [ORGANISATION] met [NAME] at [ADDRESS], Ulm."
-    assert record.changed == {"name": 2, "email": 1, "organisation": 1, "address": 1}
+    assert document.text == "[NAME] <[EMAIL]> of [ORGANIZATION] met [NAME] at [ADDRESS], Ulm."
+    assert record.changed == {"name": 2, "email": 1, "organization": 1, "address": 1}
     assert found(text, PersonalData(kinds=[], model=model, model_kinds=["place"])) == [("place", "Ulm")]
     pseudonymous = PersonalData(model=model, replace_by="pseudonym")
     first = replaced("Ann Hill", find("Ann Hill", pseudonymous), pseudonymous)

@@ -170,7 +170,7 @@ def test_words_are_forgotten_before_they_fill_the_memory(monkeypatch: pytest.Mon
 
     from raylm.prep.operators import spacy_words as words
 
-    monkeypatch.setattr(words, "_REMEMBERED_LETTERS", 500)
+    monkeypatch.setattr(words, "_REMEMBERED_CHARACTERS", 500)
     plain = SpaCyTokenizer("en")
     ours = words.RememberingTokenizer(SpaCyTokenizer("en"))
     for number in range(60):

@@ -1,4 +1,4 @@
-"""A run as it goes on: a bar on a terminal, plain lines elsewhere."""
+"""A run's steps and events as they happen: a bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -14,13 +14,10 @@ from raylm.run.events import Event, StepMetrics, WorkerLost
 
 
 class Display(Protocol):
-    """What watches a run."""
+    """What shows a run."""
 
-    def on_step(self, step: StepMetrics) -> None:
-        """Show one step."""
-
-    def on_event(self, event: Event) -> None:
-        """Show one event."""
+    def show(self, record: StepMetrics | Event) -> None:
+        """Show a step or an event."""
 
 
 class Pace:
@@ -31,32 +28,32 @@ class Pace:
         self._seconds = 0.0
         self._counted = -1
 
-    def take(self, step: StepMetrics) -> None:
+    def take(self, metrics: StepMetrics) -> None:
         """Count one step in."""
         # The first step warms up: it counts only until the second. After that about the last twenty, so that a
         # resize shows soon.
         self._counted += 1
-        self._seconds += (step.step_seconds - self._seconds) / min(20, max(1, self._counted))
+        self._seconds += (metrics.step_seconds - self._seconds) / min(20, max(1, self._counted))
 
     def left_seconds(self, step: int) -> float:
         """Seconds until the last step, if nothing changes."""
         return self._seconds * max(0, self.total_steps - step)
 
 
-def step_words(step: StepMetrics, pace: Pace) -> str:
+def step_words(metrics: StepMetrics, pace: Pace) -> str:
     """One step as a person reads it."""
-    return f"step {step.step}/{pace.total_steps}  lr {step.lr:.2e}  {gauges(step, pace)}"
+    return f"step {metrics.step}/{pace.total_steps}  lr {metrics.lr:.2e}  {gauges(metrics, pace)}"
 
 
-def gauges(step: StepMetrics, pace: Pace) -> str:
+def gauges(metrics: StepMetrics, pace: Pace) -> str:
     """What a person watches: loss, speed, workers and the time left."""
-    loss = step.loss
+    loss = metrics.loss
     return "  ".join(
         [
             f"loss {loss:.4f}" if math.isfinite(loss) else f"loss {loss}",
-            f"{count(step.tokens_per_second)} tokens/s",
-            f"{step.workers} worker{'s' if step.workers != 1 else ''}",
-            f"{duration(pace.left_seconds(step.step))} left",
+            f"{count(metrics.tokens_per_second)} tokens/s",
+            f"{metrics.workers} worker{'s' if metrics.workers != 1 else ''}",
+            f"{duration(pace.left_seconds(metrics.step))} left",
         ]
     )
 
@@ -80,18 +77,17 @@ class PlainLines:
         self._pace, self._out, self._every, self._clock = Pace(total_steps), out or sys.stdout, every_seconds, clock
         self._shown_at: float | None = None
 
-    def on_step(self, step: StepMetrics) -> None:
-        """Show one step."""
-        self._pace.take(step)
+    def show(self, record: StepMetrics | Event) -> None:
+        """Show a step or an event."""
+        if isinstance(record, Event):
+            print(event_words(record), file=self._out, flush=True)
+            return
+        self._pace.take(record)
         now = self._clock()
         due = self._shown_at is None or now - self._shown_at >= self._every
-        if due or step.step == self._pace.total_steps:
+        if due or record.step == self._pace.total_steps:
             self._shown_at = now
-            print(step_words(step, self._pace), file=self._out, flush=True)
-
-    def on_event(self, event: Event) -> None:
-        """Show one event."""
-        print(event_words(event), file=self._out, flush=True)
+            print(step_words(record, self._pace), file=self._out, flush=True)
 
 
 class Bar:
@@ -115,15 +111,14 @@ class Bar:
         with self._progress:
             yield self
 
-    def on_step(self, step: StepMetrics) -> None:
-        """Show one step."""
-        self._pace.take(step)
-        self._progress.update(self._task, completed=step.step, words=gauges(step, self._pace))
-
-    def on_event(self, event: Event) -> None:
-        """Show one event."""
-        self._progress.console.print(event_words(event), markup=False, highlight=False)
-        if isinstance(event, WorkerLost):
+    def show(self, record: StepMetrics | Event) -> None:
+        """Show a step or an event."""
+        if isinstance(record, StepMetrics):
+            self._pace.take(record)
+            self._progress.update(self._task, completed=record.step, words=gauges(record, self._pace))
+            return
+        self._progress.console.print(event_words(record), markup=False, highlight=False)
+        if isinstance(record, WorkerLost):
             self._progress.update(self._task, words="waiting for workers")
 
 

@@ -92,18 +92,16 @@ class LosingANode:
         self._cluster, self._at_step = cluster, at_step
         self._killed = self._back = False
 
-    def on_step(self, step: StepMetrics) -> None:
-        """Watch for the step to kill at."""
-        if not self._killed and step.step >= self._at_step and step.workers > 1:
-            self._killed = True
-            _stage(f"     killing {LOST}, as if its machine were reclaimed without notice")
-            self._cluster.kill(LOST)
+    def take(self, record: StepMetrics | Event) -> None:
+        """Take a step or an event of the run."""
+        from raylm.run.events import GroupStarted, StepMetrics
 
-    def on_event(self, event: Event) -> None:
-        """Watch for the group that stands without the node."""
-        from raylm.run.events import GroupStarted
-
-        if self._killed and not self._back and isinstance(event, GroupStarted):
+        if isinstance(record, StepMetrics):
+            if not self._killed and record.step >= self._at_step and record.workers > 1:
+                self._killed = True
+                _stage(f"     killing {LOST}, as if its machine were reclaimed without notice")
+                self._cluster.kill(LOST)
+        elif self._killed and not self._back and isinstance(record, GroupStarted):
             self._back = True
             _stage("     training goes on; starting another node in its place")
             # In the background: the run must not wait for a node.
@@ -118,7 +116,7 @@ class LosingANode:
 
 def _prepare(job: Job) -> None:
     from raylm.cli.prepare import progress_lines, result_rows
-    from raylm.prep import prepare
+    from raylm.prep.prepare import prepare
 
     _stage("2/5  preparing: the documentation on this machine becomes tokens")
     show(result_rows(prepare(job, progress=progress_lines())))
@@ -130,24 +128,21 @@ def _train(job: Job, loss: LosingANode) -> None:
 
     _stage(f"3/5  training {job.model.preset} for {job.train.steps} steps on two workers")
 
-    def on_step(step: StepMetrics) -> None:
-        display.on_step(step)
-        loss.on_step(step)
-
-    def on_event(event: Event) -> None:
-        display.on_event(event)
-        loss.on_event(event)
-
     with watching(job.train.steps) as display:
-        result = train(job, on_step=on_step, on_event=on_event)
+
+        def both(record: StepMetrics | Event) -> None:
+            display.show(record)
+            loss.take(record)
+
+        result = train(job, on_record=both)
     if result.already_finished:
         click.echo(f"trained already; remove {as_typed(job.run_url)} to see it again")
 
 
 def _look(job: Job) -> str:
     """Evaluate, generate and report, as the commands of these names do; returns where the report is."""
-    from raylm.evaluate import evaluate
-    from raylm.generate import Sampling, generate
+    from raylm.evaluation import evaluate
+    from raylm.generation import Sampling, generate
     from raylm.report import write_report
     from raylm.run.folder import RunFolder
     from raylm.trained import open_trained

@@ -37,7 +37,7 @@ def train(job_file: str, overrides: tuple[str, ...], dry_run: bool) -> None:
     from raylm.train.launch import train as run_train
 
     with terminated_as_interrupted(), watching(job.train.steps) as display:
-        result = run_train(job, on_step=display.on_step, on_event=display.on_event)
+        result = run_train(job, on_record=display.show)
     if result.already_finished:
         click.echo(f"finished already at step {result.step}; raise train.steps to go on")
     run = as_typed(job.run_url)

@@ -108,6 +108,7 @@ def _model(job: Job) -> dict[str, Any]:
     model, config = job.model, job.model.config
     return {
         "method": job.method,
+        "objective": job.objective.model_dump(mode="json"),
         "model.preset": model.preset,
         "model.config": dict(config) if isinstance(config, Mapping) else _content(config),
         "model.path": _content(model.path),

@@ -143,7 +143,8 @@ def _check_tensors(job: Job, data: DatasetManifest, found: CheckpointInfo) -> No
     from raylm.model.build import empty_model, model_config
 
     config = model_config(job.model, data.vocab_size, data.sequence_length, eos_id=data.eos_id)
-    here = {name: tuple(each.shape) for name, each in empty_model(config, job.model.attention).named_parameters()}
+    empty = empty_model(config, job.model.attention, job.objective.auto_class)
+    here = {name: tuple(each.shape) for name, each in empty.named_parameters()}
     held = open_checkpoint(found).fragments
     there = {name: some[0].chunk.shape for (kind, name), some in held.items() if kind in ("master", "frozen")}
     _check_shapes(here, there, found.path.url)

@@ -11,7 +11,7 @@ from raylm.run.identity import identity_of
 from raylm.storage import StoragePath
 
 if TYPE_CHECKING:
-    from raylm.stream.loader import Dataset
+    from raylm.stream.loader import Dataset, StreamSettings
 
 
 def open_datasets(job: Job) -> list[Dataset]:
@@ -20,14 +20,28 @@ def open_datasets(job: Job) -> list[Dataset]:
     from raylm.stream.loader import Dataset
 
     connection = job.object_store.connection()
-    sources = []
+    datasets = []
     for entry in job.mixture:
         folder = StoragePath(entry.path, connection)
         schedule = tuple((change.step, change.weight) for change in entry.weight_schedule)
-        sources.append(
+        datasets.append(
             Dataset(folder=folder, manifest=read_manifest(folder), weight=entry.weight, weight_schedule=schedule)
         )
-    return sources
+    return datasets
+
+
+def stream_settings(job: Job) -> StreamSettings:
+    """What decides the job's batches besides its datasets."""
+    from raylm.objectives import objective_of
+    from raylm.stream.loader import StreamSettings
+
+    return StreamSettings(
+        job.batch,
+        job.data,
+        job.train.seed,
+        document_attention=job.model.document_attention,
+        columns=objective_of(job).columns,
+    )
 
 
 def publish(job: Job, run: RunFolder) -> None:

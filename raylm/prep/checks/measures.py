@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias
 
 from raylm.config.job import Job
+from raylm.prep.languages import language_of
 from raylm.prep.operators.decontaminate.ngrams import NgramHasher
 from raylm.prep.operators.decontaminate.operator import Decontaminate, contaminating, index_in
 from raylm.prep.operators.personal.operator import PersonalData, find
@@ -73,7 +74,7 @@ class Measures:
         if not self._wanted:
             return
         self._documents += 1
-        self._languages[str(document.meta.get("language", "unknown"))] += 1
+        self._languages[language_of(document.meta)] += 1
         if self._is_contaminated is not None:
             self._contaminated += self._is_contaminated(document.text)
         digest = int.from_bytes(hashlib.blake2b(document.text.encode(), digest_size=8).digest(), "big")

@@ -19,8 +19,9 @@ from raylm.errors import ConfigError, DataError
 from raylm.prep.extras import not_installed
 from raylm.prep.operators.base import Operator, per_document
 from raylm.prep.operators.kind import OperatorContext, OperatorKind
-from raylm.prep.operators.lexicon import Lexicon, lines_of, words_of
+from raylm.prep.operators.lexicon import Lexicon, lines_of
 from raylm.prep.operators.record import OperatorRecord
+from raylm.prep.operators.words import words_of
 from raylm.records import Document
 from raylm.storage import Connection
 

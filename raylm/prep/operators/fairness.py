@@ -12,7 +12,6 @@ group of people is worse than none.
 from __future__ import annotations
 
 import functools
-import re
 import zlib
 from collections import Counter
 from collections.abc import Iterable
@@ -25,17 +24,18 @@ from raylm.config.base import Settings
 from raylm.config.paths import PathOrUrl
 from raylm.errors import ConfigError
 from raylm.prep.extras import not_installed
+from raylm.prep.languages import language_of, may_be_english
 from raylm.prep.operators.base import Operator, per_document
 from raylm.prep.operators.kind import OperatorContext, OperatorKind
-from raylm.prep.operators.lexicon import Lexicon, is_english, named_terms, word_pairs, words_of
+from raylm.prep.operators.lexicon import Lexicon, named_terms, word_pairs
 from raylm.prep.operators.record import OperatorRecord
+from raylm.prep.operators.words import SENTENCE_END, words_of
 from raylm.records import Document
 from raylm.storage import Connection
 
 EVERYONE = "everyone"  # stands for all sentences, named groups or not
-_SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
 _BASELINE = 16  # one sentence in so many, by hash, is looked at for the sentiment of all
-_LONGEST = 1000  # letters of a sentence whose sentiment is looked at: the library takes squared time
+_LONGEST = 1000  # characters of a sentence whose sentiment is looked at: the library takes squared time
 _CLEAR = 0.05  # what the library's authors call positive or negative
 
 
@@ -81,9 +81,9 @@ def fairness_operator(settings: Fairness, context: OperatorContext) -> Operator:
     sentiment = _sentiment(frozenset(word for term in terms for word in words_of(term))) if settings.sentiment else None
 
     def look(document: Document, record: OperatorRecord) -> tuple[Document, ...]:
-        record.tally("language", str(document.meta.get("language", "unknown")))
+        record.tally("language", language_of(document.meta))
         mentions: Counter[str] = Counter()
-        if is_english(document.meta):
+        if may_be_english(document.meta):
             mentions = _count(document.text, lists, sentiment, record)
         if not settings.label:
             return (document,)
@@ -108,7 +108,7 @@ def _count(text: str, lists: _Lists, sentiment: _Sentiment | None, record: Opera
     """Count one document; the mentions of each group in it."""
     mentions: Counter[str] = Counter()
     spellings: set[str] = set()
-    for sentence in _SENTENCE_END.split(text):
+    for sentence in SENTENCE_END.split(text):
         words = words_of(sentence)
         spellings.update(lists.spellings.find(words))
         named = Counter(lists.groups.find(words))

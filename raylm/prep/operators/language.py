@@ -17,6 +17,7 @@ from pydantic import Field, field_validator
 
 from raylm.config.base import Settings, Share
 from raylm.prep.extras import not_installed
+from raylm.prep.languages import UNKNOWN_LANGUAGE
 from raylm.prep.operators.base import Operator, per_document
 from raylm.prep.operators.kind import OperatorContext, OperatorKind
 from raylm.prep.operators.record import OperatorRecord
@@ -31,7 +32,6 @@ my myv mzn nah nap nds ne new nl nn no oc or os pa pam pfl pl pms pnb ps pt qu r
 si sk sl so sq sr su sv sw ta te tg th tk tl tr tt tyv ug uk ur uz vec vep vi vls vo wa war wuu xal xmf yi yo yue zh
 """
 CODES = frozenset(_LISTED.split())
-UNKNOWN = "unknown"
 _LABEL = "__label__"
 
 
@@ -40,7 +40,7 @@ class Language(Settings):
 
     keep: list[str] = Field(default_factory=list, description="Languages to keep, such as [en, de]; all when empty.")
     min_score: Share = Field(0.5, description="Documents whose language is less certain are dropped; 0 keeps them.")
-    max_chars: int = Field(2000, gt=0, description="Most letters of a document that are looked at, from its beginning.")
+    max_chars: int = Field(2000, gt=0, description="Most characters of a document that are looked at, its first ones.")
     trust_given: bool = Field(
         False, description="Take the language that a source states, where it does, without a look."
     )
@@ -68,7 +68,7 @@ def language_operator(settings: Language, context: OperatorContext) -> Operator:
         else:
             language, score = identify(document.text[: settings.max_chars])
         if score < settings.min_score:
-            record.tally("language", UNKNOWN)
+            record.tally("language", UNKNOWN_LANGUAGE)
             record.drop("unsure_language", document, f"{language} {score:g}")
             return ()
         record.tally("language", language)
@@ -96,7 +96,7 @@ def identifier() -> Callable[[str], tuple[str, float]]:
         line = " ".join(text.split()).encode("utf-8", "replace").decode()
         labels, scores = model.predict(line)
         if not line or not labels:
-            return UNKNOWN, 0.0
+            return UNKNOWN_LANGUAGE, 0.0
         return str(labels[0]).removeprefix(_LABEL), round(min(1.0, float(scores[0])), 3)
 
     return identify

@@ -35,7 +35,7 @@ class Sample(Settings):
     max_copies: float = Field(
         1.0, ge=1, description="With shares: a scarce group's documents may be repeated this often on average."
     )
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, description="Decides, with a document's id, which documents are kept.")
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:

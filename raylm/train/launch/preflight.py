@@ -25,25 +25,28 @@ class TrainResult:
 def preflight(job: Job, run: StoragePath) -> TrainResult | None:
     """Refuse what cannot work before anything is spent; a run that is finished already gives its result."""
     from raylm.checkpoint.restore import newest
+    from raylm.objectives import objective_of
+    from raylm.stream.reading import reading
     from raylm.train.branching import check_parent
     from raylm.train.sources import open_datasets
 
-    sources = open_datasets(job)
-    lengths = {source.manifest.sequence_length for source in sources}
-    tokenizers = {source.manifest.tokenizer for source in sources}
+    datasets = open_datasets(job)
+    lengths = {dataset.manifest.sequence_length for dataset in datasets}
+    tokenizers = {dataset.manifest.tokenizer for dataset in datasets}
     if len(lengths) > 1 or len(tokenizers) > 1:
         raise ConfigError(
             f"datasets differ in {'sequence length' if len(lengths) > 1 else 'tokenizer'}: "
             f"{sorted(lengths if len(lengths) > 1 else tokenizers)}",
-            hint="prepare all sources with the same prepare.sequence_length and tokenizer",
+            hint="prepare all datasets with the same prepare.sequence_length and tokenizer",
         )
-    run.check_writable(needed_bytes=_state_bytes(job, sources[0].manifest))
+    reading(datasets, objective_of(job).columns)
+    run.check_writable(needed_bytes=_state_bytes(job, datasets[0].manifest))
     folder = RunFolder(run)
     found = newest(folder.checkpoints)
-    now = identity_of(job, [source.manifest for source in sources])
+    now = identity_of(job, [dataset.manifest for dataset in datasets])
     if found is None:
         refuse_other_run(folder, now, allow_changed_data=job.data.allow_changed)
-        check_parent(job, sources[0].manifest)
+        check_parent(job, datasets[0].manifest)
         return None
     check_same_run(found.state.identity, now, url=found.path.url, allow_changed_data=job.data.allow_changed)
     if found.step < job.train.steps:
@@ -53,9 +56,9 @@ def preflight(job: Job, run: StoragePath) -> TrainResult | None:
 
 def _state_bytes(job: Job, manifest: DatasetManifest) -> int:
     """Bytes of one checkpoint: 12 a parameter (fp32 master and two moments)."""
-    from raylm.model.budget import shape_of
+    from raylm.model.flops import shape_of
 
-    return 12 * shape_of(job.model, manifest.vocab_size, manifest.sequence_length).parameters
+    return 12 * shape_of(job.model, manifest.vocab_size, manifest.sequence_length, job.objective.auto_class).parameters
 
 
 def refuse_other_run(folder: RunFolder, now: Identity, *, allow_changed_data: bool) -> None:

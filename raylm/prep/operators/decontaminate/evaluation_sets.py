@@ -1,8 +1,7 @@
-"""Evaluation sets as they are found: comes in a set's settings, leaves its records, each with its texts in order."""
+"""Evaluation sets as they are found: their records, each with its texts in order."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal
 
@@ -11,8 +10,10 @@ from pydantic import Field
 from raylm.config.base import Settings
 from raylm.config.paths import PathOrUrl
 from raylm.errors import DataError
-from raylm.rows import opened
+from raylm.rows import RowFile, read_rows
 from raylm.storage import Connection, StoragePath, find
+
+_MAX_BYTES = 2**31  # of a JSON file, which is read at once: TriviaQA's largest has 2 GB
 
 
 class EvaluationSet(Settings):
@@ -41,7 +42,7 @@ def records(wanted: EvaluationSet, connection: Connection) -> Iterator[list[str]
     keys: set[str] = set()
     for place, _ in files:
         for value in _values(wanted, place):
-            texts = [value] if wanted.kind == "text" else list(texts_under(value, wanted.columns, keys))
+            texts = [value["text"]] if wanted.kind == "text" else list(texts_under(value, wanted.columns, keys))
             if any(text.strip() for text in texts):
                 empty = False
                 yield texts
@@ -83,50 +84,9 @@ def _texts(value: Any) -> Iterator[str]:
             yield from _texts(inner)
 
 
-def _values(wanted: EvaluationSet, place: StoragePath) -> Iterator[Any]:
-    if wanted.kind == "parquet":
-        yield from _rows(wanted, place)
-        return
-    with opened(place) as stream:
-        if wanted.kind == "json":
-            value = _parsed(wanted, stream.read(), place.url)
-            yield from value if isinstance(value, list) else [value]
-            return
-        for number, line in enumerate(stream, 1):
-            where = f"{place.url}, line {number}"
-            if wanted.kind == "text":
-                yield _decoded(wanted, line, where)
-            elif line.strip():
-                yield _parsed(wanted, line, where)
-
-
-def _rows(wanted: EvaluationSet, place: StoragePath) -> Iterator[Any]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    with place.open_read() as stream:
-        try:
-            for batch in pq.ParquetFile(stream).iter_batches(1024, use_threads=False):
-                yield from batch.to_pylist()
-        except (pa.ArrowException, UnicodeDecodeError) as error:
-            raise DataError(
-                f"evaluation set {wanted.name!r}: {place.url} cannot be read as Parquet: {error}",
-                hint="set its `kind`, or fetch the file again",
-            ) from error
-
-
-def _parsed(wanted: EvaluationSet, content: bytes, where: str) -> Any:
+def _values(wanted: EvaluationSet, path: StoragePath) -> Iterator[dict[str, Any]]:
     try:
-        return json.loads(_decoded(wanted, content, where))
-    except (ValueError, RecursionError) as error:
-        hint = "set its `kind` (jsonl: one value a line, json: one a file), or correct this place"
-        raise DataError(f"evaluation set {wanted.name!r}: {where} is not JSON: {error}", hint=hint) from error
-
-
-def _decoded(wanted: EvaluationSet, content: bytes, where: str) -> str:
-    try:
-        return content.decode()
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"evaluation set {wanted.name!r}: {where} is not UTF-8: {error}", hint="write the file again as UTF-8"
-        ) from error
+        for row in read_rows(RowFile(path, max_bytes=_MAX_BYTES), wanted.kind):
+            yield row.value
+    except DataError as error:
+        raise DataError(f"evaluation set {wanted.name!r}: {error.message}", hint=error.hint) from error

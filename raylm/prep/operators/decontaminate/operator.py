@@ -8,8 +8,6 @@ call contamination.
 from __future__ import annotations
 
 import bisect
-import json
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Literal, Self
@@ -30,13 +28,14 @@ from raylm.prep.operators.decontaminate.ngrams import (
 )
 from raylm.prep.operators.kind import OperatorContext, OperatorKind
 from raylm.prep.operators.record import OperatorRecord
+from raylm.prep.operators.words import SENTENCE_GAP
+from raylm.prep.safetensors import from_safetensors, to_safetensors
 from raylm.records import Document
 from raylm.storage import StoragePath
 
 INDEX_NAME = "runs.safetensors"
+_FACTS = "raylm_runs"
 _BEGINNINGS = "beginnings"
-# White space is looked at from its beginning only: at each of its characters, it would take squared time.
-_SENTENCE_GAP = re.compile(r"(?<![^\S\n])[^\S\n]*\n+|(?<=[.!?])[^\S\n]+|(?<=[。！？])[^\S\n]*")
 
 
 class Decontaminate(Settings):
@@ -53,7 +52,7 @@ class Decontaminate(Settings):
         description="Drop the document, cut out the sentences around, or only name the set as `contaminated_by`.",
     )
     min_chars_left: int = Field(
-        200, ge=0, description="With cut: a document of which fewer letters are left is dropped after all."
+        200, ge=0, description="With cut: a document of which fewer characters are left is dropped after all."
     )
 
     @model_validator(mode="after")
@@ -67,7 +66,6 @@ class Decontaminate(Settings):
 def fit_decontaminate(settings: Decontaminate, context: OperatorContext) -> None:
     """Read the evaluation sets and write their index to the folder."""
     import numpy as np
-    from safetensors.numpy import save
 
     hasher = NgramHasher()
     tensors = {}
@@ -82,17 +80,13 @@ def fit_decontaminate(settings: Decontaminate, context: OperatorContext) -> None
             )
         tensors[f"{number}/{_BEGINNINGS}"] = runs.beginnings
         tensors |= {f"{number}/{length}": np.ascontiguousarray(found) for length, found in runs.by_length.items()}
-    told = json.dumps({"sets": [one.name for one in settings.sets], "beginning": _beginning(settings)})
-    (context.fitted() / INDEX_NAME).write_bytes(save(tensors, {"raylm_runs": told}))
+    facts = {"sets": [one.name for one in settings.sets], "beginning": _beginning(settings)}
+    (context.fitted() / INDEX_NAME).write_bytes(to_safetensors(tensors, _FACTS, facts))
 
 
 def index_in(folder: StoragePath) -> NgramIndex:
     """What fit_decontaminate wrote."""
-    from safetensors.numpy import load
-
-    content = (folder / INDEX_NAME).read_bytes()
-    tensors = load(content)
-    facts = json.loads(json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]["raylm_runs"])
+    tensors, facts = from_safetensors((folder / INDEX_NAME).read_bytes(), _FACTS)
     sets = {}
     for number, name in enumerate(facts["sets"]):
         mine = {key.partition("/")[2]: found for key, found in tensors.items() if key.startswith(f"{number}/")}
@@ -142,7 +136,7 @@ def without(text: str, runs: Sequence[tuple[int, int]]) -> str:
     Sentences end with . ! ? and white space, or with a line.
     """
     places = word_places(text)
-    gaps = [match.span() for match in _SENTENCE_GAP.finditer(text)]
+    gaps = [match.span() for match in SENTENCE_GAP.finditer(text)]
     starts = [0, *(stop for _, stop in gaps)]
     stops = [*(start for start, _ in gaps), len(text)]
     taken: set[int] = set()

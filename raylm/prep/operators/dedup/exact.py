@@ -36,7 +36,7 @@ class ExactDuplicates(Settings):
         "document", description="What is compared; a repeated paragraph or line is cut out of its document."
     )
     min_chars: int = Field(
-        32, ge=0, description="Paragraphs and lines of fewer letters are kept however often they come."
+        32, ge=0, description="Paragraphs and lines of fewer characters are kept however often they come."
     )
 
 

@@ -43,7 +43,7 @@ class NearDuplicates(Settings):
     threshold: float = Field(0.8, gt=0, lt=1, description="Jaccard similarity of runs of words that counts as equal.")
     ngram: int = Field(5, ge=1, le=100, description="Words a run.")
     permutations: int = Field(256, ge=16, le=1024, description="Entries of a signature; more: more exact, slower.")
-    seed: int = Field(0, ge=0, lt=2**63)
+    seed: int = Field(0, ge=0, lt=2**63, description="Of the hash functions that make signatures.")
 
 
 class NearDuplicatesBarrier:

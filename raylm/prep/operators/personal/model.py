@@ -1,4 +1,4 @@
-"""Names, addresses and organisations, which no rule finds: a spaCy pipeline with a recognizer of entities."""
+"""Names, addresses and organizations, which no rule finds: a spaCy pipeline with a recognizer of entities."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from raylm.prep.operators.personal.span import Span
 _KINDS = {
     "PERSON": "name",
     "PER": "name",
-    "ORG": "organisation",
-    "ORGANIZATION": "organisation",
+    "ORG": "organization",
+    "ORGANIZATION": "organization",
     "ADDRESS": "address",
     "STREET_ADDRESS": "address",
     "FAC": "address",

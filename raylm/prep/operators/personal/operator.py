@@ -34,7 +34,7 @@ _BEFORE, _AFTER = 16, 40  # characters: letters of a number before its digits, a
 PersonalKind = Literal["email", "phone", "ip", "card", "iban", "national_id", "url"]
 
 
-ModelKind = Literal["name", "address", "organisation", "place"]
+ModelKind = Literal["name", "address", "organization", "place"]
 
 
 NationalId = Literal[
@@ -76,7 +76,7 @@ class PersonalData(Settings):
         None, min_length=1, description="An installed spaCy pipeline, or its folder; it finds what no rule can."
     )
     model_kinds: list[ModelKind] = Field(
-        ["name", "address", "organisation"], min_length=1, description="What is taken from the model, if there is one."
+        ["name", "address", "organization"], min_length=1, description="What is taken from the model, if there is one."
     )
     replace_by: Literal["placeholder", "pseudonym"] = Field(
         "placeholder", description="A pseudonym is made up, and the same wherever the value stands."
