@@ -60,7 +60,7 @@ def train(group: Group, journey: int, stay: Stay, since: int, options: dict[str,
         _scalars.clear()
     engine = build(group, stage=stay.stage, **(options | ({"seed": FRESH_SEED} if since else {})))
     if since:
-        memory.reshard(group, _held, zero_state.wanted(engine.raw), step=since if _held else None)
+        memory.reshard(group, _held, zero_state.state_to_fill(engine.raw), step=since if _held else None)
         zero_state.after_fill(engine.raw, _agreed(group, _scalars))
     losses = {step: take(engine, step).loss_sum / targets(step) for step in range(since, stay.until)}
     untrained = [
@@ -224,7 +224,7 @@ def corrupt(group: Group, stage: int, without: str) -> list[float]:
     held, scalars = memory.snapshot(zero_state.state_to_save(engine.raw)), zero_state.scalars(engine.raw)
     engine.destroy()
     engine = build(group, stage=stage, **options)
-    wanted = [(chunk, tensor) for chunk, tensor in zero_state.wanted(engine.raw) if chunk.kind != without]
+    wanted = [(chunk, tensor) for chunk, tensor in zero_state.state_to_fill(engine.raw) if chunk.kind != without]
     memory.reshard(group, held, wanted)
     if without == "weights":
         zero_state.after_fill(build_nothing(engine), scalars)
@@ -257,7 +257,7 @@ def pieces(group: Group, stage: int, dtype: str, offload: bool) -> list[tuple[Ch
     engine = build(group, stage=stage, dtype=dtype, offload=offload, **EVERYTHING)
     take(engine, 0)
     result = [(chunk.checked(), tensor.numel()) for chunk, tensor in zero_state.state_to_save(engine.raw)]
-    for chunk, tensor in zero_state.wanted(engine.raw):
+    for chunk, tensor in zero_state.state_to_fill(engine.raw):
         assert tensor.dim() == 1
         assert str(tensor.dtype) == f"torch.{chunk.dtype}"
         assert tensor.numel() == chunk.length
@@ -289,14 +289,14 @@ def uncovered(group: Group) -> str:
     from raylm.checkpoint import memory, zero_state
 
     engine = build(group, stage=1)
-    before = [tensor.clone() for _, tensor in zero_state.wanted(engine.raw)]
+    before = [tensor.clone() for _, tensor in zero_state.state_to_fill(engine.raw)]
     held = memory.snapshot(zero_state.state_to_save(engine.raw))
     for _, tensor in held:
         tensor.zero_()
     try:
-        memory.reshard(group, held if group.rank else held[:-1], zero_state.wanted(engine.raw))
+        memory.reshard(group, held if group.rank else held[:-1], zero_state.state_to_fill(engine.raw))
     except CheckpointError as error:
-        after = [tensor for _, tensor in zero_state.wanted(engine.raw)]
+        after = [tensor for _, tensor in zero_state.state_to_fill(engine.raw)]
         assert all(bool((old == new).all()) for old, new in zip(before, after, strict=True))
         return f"{error} / {error.hint}"
     finally:
