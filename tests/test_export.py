@@ -20,9 +20,9 @@ from raylm.config.job import Job
 from raylm.config.load import resolved_yaml
 from raylm.config.prepare.tokenizer import TokenizerSettings
 from raylm.errors import CheckpointError, ConfigError, DataError, RaylmError, StorageError
-from raylm.evaluate import evaluate, tokens_per_byte
-from raylm.export import export
-from raylm.generate import Sampling, choose, decoded, generate
+from raylm.evaluation import evaluate, tokens_per_byte
+from raylm.generation import Sampling, choose, decoded, generate
+from raylm.hf_export import export
 from raylm.prep import tokenizer as tokenizers_
 from raylm.records import MicroBatch
 from raylm.shards import Counts, DatasetManifest, RowFormat, ShardWriter, write_manifest
@@ -482,7 +482,7 @@ def test_a_half_written_export_is_no_model(trained: Trained, tmp_path: Path, mon
     from transformers import AutoModelForCausalLM
 
     out = tmp_path / "out"
-    module = __import__("raylm.export", fromlist=["_put"])
+    module = __import__("raylm.hf_export", fromlist=["_put"])
     put = module._put
     for crash_at in itertools.count():
         calls = iter(range(100))

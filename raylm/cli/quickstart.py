@@ -141,8 +141,8 @@ def _train(job: Job, loss: LosingANode) -> None:
 
 def _look(job: Job) -> str:
     """Evaluate, generate and report, as the commands of these names do; returns where the report is."""
-    from raylm.evaluate import evaluate
-    from raylm.generate import Sampling, generate
+    from raylm.evaluation import evaluate
+    from raylm.generation import Sampling, generate
     from raylm.report import write_report
     from raylm.run.folder import RunFolder
     from raylm.trained import open_trained
