@@ -234,7 +234,9 @@ def test_an_objective_of_ones_own_trains_on_ray_alike_at_any_number_of_workers(w
 
 
 def test_an_objective_of_ones_own_is_in_the_json_schema(weighted: Path) -> None:
-    code = "import json\nfrom raylm.config.job import Job\nfrom raylm.config.load import load_job\nload_job('job.yaml')\n"
+    code = (
+        "import json\nfrom raylm.config.job import Job\nfrom raylm.config.load import load_job\nload_job('job.yaml')\n"
+    )
     schema = json.loads(python(f"{code}print(json.dumps(Job.model_json_schema()))", weighted))
     entry = json.dumps(schema["$defs"]["ObjectiveSettings"])
     assert "row_weighted" in entry
