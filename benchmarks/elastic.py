@@ -162,7 +162,7 @@ def _at(line: dict[str, Any]) -> float:
 
 def floor_seconds() -> float:
     """A fresh process that imports what a worker imports and joins a group."""
-    from raylm.train.context import free_port
+    from raylm.runtime.ports import free_port
 
     began = time.perf_counter()
     subprocess.run(

@@ -8,8 +8,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from raylm.config.job import Job
-from raylm.config.keys import schema_keys
+from raylm.config.keys import schema_keys, settings_in
 from raylm.config.load import load_job, parse_job, resolved_yaml, same_run, with_overrides
+from raylm.config.other_names import OTHER_NAMES
 from raylm.errors import ConfigError
 
 
@@ -341,3 +342,75 @@ def test_a_mistaken_change_by_a_program_is_named(changes: dict[str, object], mes
     with pytest.raises(ConfigError) as caught:
         with_overrides(Job(), changes)
     assert (caught.value.message, caught.value.hint) == (message, hint)
+
+
+@pytest.mark.parametrize(
+    ("key", "meant"),
+    [
+        # What the keys were once called.
+        ("optim.clip", "optim.max_grad_norm"),
+        ("optim.final_ratio", "optim.min_lr_ratio"),
+        ("batch.micro", "batch.micro_batch"),
+        ("where", "cluster"),
+        ("data.deliver", "data.reader"),
+        ("data.sources", "data.mixture"),
+        ("data.accept_changed", "data.allow_changed"),
+        ("data.mixture.0.stages", "data.mixture.0.weight_schedule"),
+        ("prepare.quarantine", "prepare.max_broken_share"),
+        ("prepare.tokenizer.least_count", "prepare.tokenizer.min_frequency"),
+        ("prepare.tokenizer.longest_token", "prepare.tokenizer.max_token_length"),
+        ("prepare.tokenizer.bytes", "prepare.tokenizer.alphabet"),
+        ("prepare.tokenizer.digits", "prepare.tokenizer.split_digits"),
+        ("prepare.tokenizer.normalise", "prepare.tokenizer.normalization"),
+        ("prepare.sources.0.licence", "prepare.sources.0.license"),
+        ("prepare.sources.0.most_bytes", "prepare.sources.0.max_bytes"),
+        ("prepare.sources.0.most_ratio", "prepare.sources.0.max_compression_ratio"),
+        ("prepare.require.tokens.at_least", "prepare.require.tokens.min"),
+        ("prepare.require.language.en.at_most", "prepare.require.language.en.max"),
+        ("prepare.steps.0.normalise", "prepare.steps.0.normalize"),
+        ("prepare.steps.1.exact_duplicates.shortest", "prepare.steps.1.exact_duplicates.min_chars"),
+        ("prepare.steps.1.language.letters", "prepare.steps.1.language.max_chars"),
+        ("prepare.steps.1.sample.most_copies", "prepare.steps.1.sample.max_copies"),
+        ("prepare.steps.1.classifier.most_examples", "prepare.steps.1.classifier.max_examples"),
+        ("prepare.steps.1.toxicity.most", "prepare.steps.1.toxicity.max_share"),
+        ("prepare.steps.1.toxicity.most_model", "prepare.steps.1.toxicity.max_probability"),
+        ("prepare.steps.1.blocklist.at_least", "prepare.steps.1.blocklist.min_matches"),
+        ("prepare.steps.1.blocklist.at_least_share", "prepare.steps.1.blocklist.min_share"),
+        ("prepare.steps.1.decontaminate.words", "prepare.steps.1.decontaminate.ngram"),
+        ("prepare.steps.1.decontaminate.shortest", "prepare.steps.1.decontaminate.min_words"),
+        ("prepare.steps.1.decontaminate.at_least", "prepare.steps.1.decontaminate.min_matches"),
+        ("prepare.steps.1.decontaminate.shortest_left", "prepare.steps.1.decontaminate.min_chars_left"),
+        # What other libraries call them.
+        ("learning_rate", "optim.lr"),
+        ("optim.learning_rate", "optim.lr"),
+        ("train.gradient_accumulation_steps", "batch.micro_batch"),
+        ("per_device_train_batch_size", "batch.micro_batch"),
+        ("max_steps", "train.steps"),
+        ("optimizer", "optim"),
+        ("training", "train"),
+        ("output_dir", "storage"),
+        ("model.gradient_checkpointing", "model.activation_checkpointing"),
+        ("checkpoint.save_total_limit", "checkpoint.keep"),
+        ("prepare.sequence_len", "prepare.sequence_length"),
+    ],
+)
+def test_a_key_by_another_name_is_unknown_and_its_hint_names_ours(key: str, meant: str) -> None:
+    text, value = "", "1"
+    for part in reversed(key.split(".")):
+        value = f"[{value}]" if part == "0" else f"[normalize, {value}]" if part == "1" else f"{{{part}: {value}}}"
+    text = value[1:-1]
+    error = refusal(text)
+    assert f"job.yaml:1: unknown key '{key}'" in error.message
+    assert f"did you mean '{meant}'?" in f"{error.message} {error.hint}"
+
+
+def test_other_names_stand_for_keys_that_are_there_and_hide_none() -> None:
+    keys = set(schema_keys())
+    assert set(OTHER_NAMES) - keys == set()
+    for key, names in OTHER_NAMES.items():
+        section = key.rpartition(".")[0]
+        assert {f"{section}.{name}".lstrip(".") for name in names.split()} & keys == set()
+
+
+def test_every_setting_says_what_it_means() -> None:
+    assert [setting.key for setting in settings_in() if not setting.meaning] == []

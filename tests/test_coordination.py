@@ -14,7 +14,7 @@ import pytest
 from raylm.config.workers import WorkerSettings
 from raylm.errors import DataError, TrainingError
 from raylm.run.events import CheckpointCommitted, Evaluated, Event, StepMetrics
-from raylm.run.log import read_lines
+from raylm.run.lines import read_lines
 from raylm.storage import StoragePath
 from raylm.train.coordination import (
     Assignment,

@@ -372,6 +372,20 @@ def test_a_work_list_is_read_back() -> None:
     assert WorkList.from_json(WorkList({"held_out": 0.1}, units).to_json()) == WorkList({"held_out": 0.1}, units)
 
 
+@pytest.mark.parametrize(("name", "version"), [("plan.json", None), ("worklist.json", 1), ("worklist.json", None)])
+def test_an_unfinished_preparation_of_another_version_is_refused(
+    tmp_path: Path, name: str, version: int | None
+) -> None:
+    (tmp_path / "x.txt").write_text("text")
+    work = tmp_path / "data/_work"
+    work.mkdir(parents=True)
+    written: dict[str, Any] = {"settings": {}, "units": []}
+    (work / name).write_text(json.dumps(written if version is None else written | {"version": version}))
+    with pytest.raises(ConfigError, match=r"_work: .*is of another version of raylm") as caught:
+        run(job(tmp_path / "data", [{"glob": f"{tmp_path}/x.txt"}]))
+    assert "remove the folder" in str(caught.value.hint)
+
+
 # Settings
 
 

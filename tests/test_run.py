@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import socket
 import time
 from pathlib import Path
@@ -12,11 +11,14 @@ import pytest
 
 from raylm.config.job import Job
 from raylm.config.optim import OptimSettings
-from raylm.errors import CheckpointError, ConfigError, DataError, StorageError, TrainingError
-from raylm.run.log import RunLog, read_lines
+from raylm.errors import CheckpointError, ClusterError, ConfigError, DataError, StorageError, TrainingError
+from raylm.run.events import BadLoss, Event, Failed
+from raylm.run.folder import RunFolder
+from raylm.run.log import read_events
 from raylm.storage import StoragePath
+from raylm.stream.lanes import lanes_of
 from raylm.testing.datasets import job_settings, make_data
-from raylm.train.accumulation import lanes_of, micro_batches_per_rank
+from raylm.train.accumulation import micro_batches_per_rank
 from raylm.train.schedule import learning_rate
 
 
@@ -63,51 +65,11 @@ def test_more_workers_than_lanes_is_refused_with_both_numbers() -> None:
         micro_batches_per_rank(4, 5)
 
 
-# --- the run log ------------------------------------------------------------------------------------------------
-
-
-def test_a_replayed_step_stands_once_with_its_last_value(tmp_path: Path) -> None:
-    log = RunLog(StoragePath(str(tmp_path)), audit=True)
-    for step in range(1, 6):
-        log.metric({"step": step, "loss": 1.0})
-        log.audit(step, [(0, step, 0)], attempt=1)
-    log.rewind(3)
-    log.metric({"step": 4, "loss": 2.0})
-    log.audit(4, [(0, 4, 0)], attempt=2)
-    log.flush()
-    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert [(line["step"], line["loss"]) for line in lines] == [(1, 1.0), (2, 1.0), (3, 1.0), (4, 2.0)]
-    audit = [json.loads(line) for line in (tmp_path / "audit" / "audit.jsonl").read_text().splitlines()]
-    assert [(line["step"], line["attempt"]) for line in audit] == [(1, 1), (2, 1), (3, 1), (4, 2)]
-
-
-def test_a_line_cut_by_a_kill_is_dropped_and_the_next_one_is_whole(tmp_path: Path) -> None:
-    log = RunLog(StoragePath(str(tmp_path)))
-    log.metric({"step": 1, "loss": 1.0})
-    with (tmp_path / "metrics.jsonl").open("a") as out:
-        out.write('{"step": 2, "lo')
-    again = RunLog(StoragePath(str(tmp_path)))
-    again.metric({"step": 2, "loss": 0.5})
-    assert [line["step"] for line in read_lines(StoragePath(str(tmp_path / "metrics.jsonl")))] == [1, 2]
-
-
-def test_on_an_object_store_a_flush_makes_the_lines_readable() -> None:
-    place = StoragePath("memory://runlog/run")
-    log = RunLog(place)
-    log.metric({"step": 1, "loss": 1.0})
-    log.event("started", step=0)
-    assert not (place / "metrics.jsonl").exists()
-    log.close()
-    assert [line["step"] for line in read_lines(place / "metrics.jsonl")] == [1]
-    assert [line["event"] for line in read_lines(place / "events.jsonl")] == ["started"]
-    assert (place / "tensorboard").list()
-
-
 # --- sizes --------------------------------------------------------------------------------------------------------
 
 
 def test_slots_count_whole_workers_and_forgive_rounding() -> None:
-    from raylm.train.launch.policies import slots
+    from raylm.runtime.nodes import slots
 
     assert slots({"CPU": 7.9999999, "GPU": 4}, {"CPU": 2, "GPU": 1}) == 4
     assert slots({"CPU": 8}, {"CPU": 2, "GPU": 1}) == 0
@@ -116,7 +78,7 @@ def test_slots_count_whole_workers_and_forgive_rounding() -> None:
 
 def test_a_node_answers_until_its_raylet_is_gone() -> None:
     """Ray calls a killed node alive for a while, and a group placed on it waits for 20 s."""
-    from raylm.train.launch.policies import answers
+    from raylm.runtime.nodes import answers
 
     with socket.create_server(("127.0.0.1", 0)) as raylet:
         node = {"NodeManagerAddress": "127.0.0.1", "NodeManagerPort": raylet.getsockname()[1]}
@@ -162,13 +124,17 @@ def test_what_cannot_work_is_refused_before_anything_starts(job: Job, tmp_path: 
 
 
 def test_a_cluster_that_is_not_there_is_said_at_once(job: Job) -> None:
-    from raylm.train.context import free_port
+    from raylm.runtime.ports import free_port
     from raylm.train.launch import train
 
     began = time.monotonic()
-    with pytest.raises(TrainingError, match=r"no Ray cluster answers at 127\.0\.0\.1"):
+    with pytest.raises(ClusterError, match=r"no Ray cluster answers at 127\.0\.0\.1"):
         train(with_(job, cluster__address=f"127.0.0.1:{free_port()}"))
     assert time.monotonic() - began < 30
+
+
+def events(folder: Path) -> list[Event]:
+    return read_events(RunFolder(StoragePath(str(folder))))
 
 
 def finished_run(job: Job) -> None:
@@ -205,10 +171,8 @@ def test_a_bad_loss_stops_the_run_or_is_skipped_and_recorded(job: Job, tmp_path:
     exploding = with_(job, optim__lr=1e18, optim__warmup_steps=0, optim__max_grad_norm=0.0, train__steps=8)
     with pytest.raises(TrainingError, match=r"step .* gave loss"):
         finished_run(exploding)
-    events = read_lines(StoragePath(str(tmp_path / "runs" / "run" / "events.jsonl")))
-    assert events[-1]["event"] == "failed"
+    assert isinstance(events(tmp_path / "runs" / "run")[-1], Failed)
     again = Job.model_validate({**exploding.model_dump(mode="json"), "name": "skipping"})
-    with pytest.raises(TrainingError, match="th bad step in a row"):
+    with pytest.raises(TrainingError, match="bad steps in a row: 3"):
         finished_run(with_(again, train__bad_loss="skip", train__max_skips=2))
-    events = read_lines(StoragePath(str(tmp_path / "runs" / "skipping" / "events.jsonl")))
-    assert [event["event"] for event in events].count("bad_loss") >= 2
+    assert sum(isinstance(event, BadLoss) for event in events(tmp_path / "runs" / "skipping")) >= 2

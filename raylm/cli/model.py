@@ -101,12 +101,14 @@ def export(run: str, dest: str, endpoint: str | None, region: str | None, anonym
 def report(run: str, output: str | None, endpoint: str | None, region: str | None, anonymous: bool) -> None:
     """Write RUN's history as one HTML page: loss, throughput and workers, and where the time went."""
     from raylm.humanize import duration
-    from raylm.report import describe, read_history, totals, write_report
+    from raylm.report import read_history, totals, write_report
+    from raylm.run.folder import RunFolder
     from raylm.storage import StoragePath
 
     at = connection(endpoint, region, anonymous)
-    page = write_report(StoragePath(run, at), StoragePath(output, at) if output else None)
-    history = read_history(StoragePath(run, at))
+    folder = RunFolder(StoragePath(run, at))
+    page = write_report(folder, StoragePath(output, at) if output else None)
+    history = read_history(folder)
     total = totals(history)
     show(
         [
@@ -116,7 +118,7 @@ def report(run: str, output: str | None, endpoint: str | None, region: str | Non
                 f"{duration(total.useful_seconds)} useful, {duration(total.replayed_seconds)} replayed, "
                 f"{duration(total.idle_seconds)} idle",
             ),
-            ("last", describe(history.events[-1].kind, history.events[-1].fields) if history.events else "-"),
+            ("last", history.events[-1].describe() if history.events else "-"),
             ("page", page.url),
         ]
     )

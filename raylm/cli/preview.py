@@ -42,7 +42,7 @@ def _steps(job: Job) -> list[str]:
 
 def train_rows(job: Job) -> Rows:
     """What `raylm train` would train on, with and into."""
-    from raylm.model.budget import shape_of
+    from raylm.model.flops import shape_of
     from raylm.train.launch.preflight import refuse_other_job
 
     length, data = _data(job)

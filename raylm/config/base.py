@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, JsonValue, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+
+Share: TypeAlias = Annotated[float, Field(ge=0, le=1)]
 
 
 class Settings(BaseModel):
@@ -20,8 +22,3 @@ class Settings(BaseModel):
         if isinstance(value, bool) and annotation in (int, float, int | None, float | None):
             raise ValueError(f"expected a number, got {str(value).lower()}")
         return value
-
-
-def also(*names: str) -> dict[str, JsonValue]:
-    """What other libraries call a setting, for `json_schema_extra`: words for hints, not accepted in a job file."""
-    return {"also": list(names)}

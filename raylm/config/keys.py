@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, get_args, get_origin
@@ -11,6 +12,7 @@ from pydantic.fields import FieldInfo
 
 from raylm.config.base import Settings
 from raylm.config.job import Job
+from raylm.config.other_names import OTHER_NAMES
 from raylm.config.unions import NamedSettings, SettingsByKind, is_union
 
 ENTRY, ANY_NAME = "0", "*"  # stand in a key for the entries of a list and of a mapping
@@ -41,11 +43,16 @@ class Setting:
         return ".".join(part for part in self.key.split(".") if part not in (ENTRY, ANY_NAME))
 
     @property
-    def other_names(self) -> tuple[str, ...]:
-        """What other libraries call it: words for hints, not accepted in a job file."""
-        extra = self.field.json_schema_extra if self.field else None
-        found = extra.get("also", ()) if isinstance(extra, dict) else ()
-        return tuple(str(name) for name in found) if isinstance(found, list) else ()
+    def meaning(self) -> str:
+        """What it does, in one sentence; of a section the first sentence of its class where the field has none."""
+        if self.field is not None and self.field.description:
+            return self.field.description
+        return (inspect.getdoc(self.section) or "").split("\n\n")[0].replace("\n", " ") if self.section else ""
+
+    @property
+    def other_names(self) -> list[str]:
+        """What other libraries call it."""
+        return OTHER_NAMES.get(self.key, "").split()
 
 
 def settings_in(section: type[Settings] = Job, prefix: str = "", kind: str | None = None) -> Iterator[Setting]:

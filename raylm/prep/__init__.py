@@ -1,4 +1,4 @@
-"""Preparation: raw files become documents, tokens and shards, as one resumable Ray Data job."""
+"""Preparation: raw files become documents, tokens and shards, unit by unit in Ray tasks; a killed one goes on."""
 
 from raylm.prep.prepare import PrepareProgress, PrepareReport, prepare
 from raylm.prep.tasks import here, on_ray

@@ -18,6 +18,7 @@ from raylm.prep.units import (
     WorkList,
     capped,
     listed,
+    other_version,
     ranges_of,
     refuse_other_settings,
     shaping_settings,
@@ -27,18 +28,28 @@ from raylm.shards import TOKENIZER_FOLDER
 from raylm.storage import Connection, NotFound, StoragePath
 
 _WORK_LIST = "worklist.json"
+_OLD_WORK_LIST = "plan.json"  # of version 1
 _SHARD_BYTES_PER_RAW_BYTE = 0.3  # 0.22 was measured on English; with some room
 _PASS_BYTES_PER_RAW_BYTE = 0.5  # of the documents between two passes, in zstd; two passes' stand at once
 
 
 def stored_worklist(job: Job, output: StoragePath) -> WorkList | None:
     """The work list that an earlier attempt wrote down; None when there was none."""
+    folder = output / WORK_FOLDER
     try:
-        worklist = WorkList.from_json((output / WORK_FOLDER / _WORK_LIST).read_text())
+        worklist = WorkList.from_json((folder / _WORK_LIST).read_text())
     except NotFound:
+        if (folder / _OLD_WORK_LIST).exists():
+            raise _in(folder, other_version()) from None
         return None
+    except ConfigError as error:
+        raise _in(folder, error) from error
     refuse_other_settings(worklist.settings, shaping_settings(job), output)
     return worklist
+
+
+def _in(folder: StoragePath, error: ConfigError) -> ConfigError:
+    return ConfigError(f"{folder.url}: {error.message}", hint=error.hint)
 
 
 def new_worklist(job: Job, output: StoragePath) -> WorkList:

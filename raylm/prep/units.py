@@ -34,6 +34,17 @@ class Unit:
     pieces: tuple[FileRange, ...]
 
 
+WORK_VERSION = 2  # of what stands under _work; raised with every change of its files
+
+
+def other_version() -> ConfigError:
+    """The error that the work folder was written by another version of raylm."""
+    return ConfigError(
+        "the unfinished preparation in this folder is of another version of raylm",
+        hint="remove the folder, or choose another prepare.output, and prepare it anew",
+    )
+
+
 @dataclass(frozen=True)
 class WorkList:
     """Everything that shapes the result, and the units in order."""
@@ -43,12 +54,14 @@ class WorkList:
 
     def to_json(self) -> str:
         """As it is written down."""
-        return json.dumps(asdict(self), indent=1)
+        return json.dumps({"version": WORK_VERSION} | asdict(self), indent=1)
 
     @classmethod
     def from_json(cls, text: str) -> WorkList:
-        """What to_json wrote."""
+        """What to_json wrote; a ConfigError when another version of raylm did."""
         content = json.loads(text)
+        if content.get("version") != WORK_VERSION:
+            raise other_version()
         units = tuple(
             Unit(unit["number"], unit["source"], tuple(FileRange(**piece) for piece in unit["pieces"]))
             for unit in content["units"]

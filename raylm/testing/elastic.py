@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from raylm.run.folder import RunFolder
-from raylm.run.log import read_lines
+from raylm.run.lines import read_lines
 from raylm.storage import StoragePath
 from raylm.testing.cluster import Cluster
 

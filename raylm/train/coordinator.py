@@ -14,6 +14,7 @@ from dataclasses import replace
 from raylm.config.workers import WorkerSettings
 from raylm.errors import RaylmError, TrainingError
 from raylm.run.events import (
+    AuditLine,
     CheckpointCommitted,
     Event,
     Failed,
@@ -27,8 +28,8 @@ from raylm.run.events import (
     StopRequested,
     Waiting,
     WorkerLost,
-    utc_now,
 )
+from raylm.run.folder import RunFolder
 from raylm.run.log import RunLog
 from raylm.storage import StoragePath
 from raylm.train.coordination import Assignment, FailureHistory, Generation, Reason, RunStatus
@@ -48,7 +49,7 @@ class Coordinator:
         claim: Callable[[], int] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._log = RunLog(run, audit=audit)
+        self._log = RunLog(RunFolder(run), audit=audit)
         self._claim = claim or _counter()
         self._lock = threading.RLock()
         self._membership = Membership(max_failures=workers.max_failures, best_step=self._log.last_step)
@@ -114,15 +115,13 @@ class Coordinator:
             if not self._membership.stepped(generation, metrics.step):
                 return
             self._times.stepped()
-            metrics = replace(metrics, attempt=self._membership.assignment.attempt, time=utc_now())
-            self._log.metric(metrics.to_line())
-            self._feed.add(metrics)
+            self._feed.add(self._log.metric(replace(metrics, attempt=self._membership.assignment.attempt)))
         self._log.flush_if_due()
 
     def report_audit(self, generation: Generation, step: int, rows: Sequence[tuple[int, int, int]]) -> None:
         """Record the (lane, sequence id, epoch) of all that one step trained on."""
         if self._membership.is_current(generation):
-            self._log.audit(step, rows, attempt=self._membership.assignment.attempt)
+            self._log.audit(AuditLine(step=step, attempt=self._membership.assignment.attempt, rows=rows))
 
     def report_event(self, generation: Generation, event: Event) -> None:
         """Record an event of the newest generation."""
@@ -252,11 +251,8 @@ class Coordinator:
             event,
             step=self._membership.last_step if step is None else step,
             workers=self._membership.size if event.workers is None else event.workers,
-            time=utc_now(),
         )
-        line = event.to_line()
-        self._log.event(line.pop("event"), **line)
-        self._feed.add(event)
+        self._feed.add(self._log.event(event))
 
 
 class _Times:

@@ -9,7 +9,7 @@ from typing import Any
 
 from raylm.config.job import Job
 from raylm.run.folder import RunFolder
-from raylm.train.context import free_port
+from raylm.runtime.ports import free_port
 from raylm.train.coordination import Coordination, Member, SilentCoordination
 from raylm.train.coordinator import Coordinator
 from raylm.train.membership import numbered

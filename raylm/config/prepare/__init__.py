@@ -10,8 +10,8 @@ from raylm.config.base import Settings
 from raylm.config.paths import PathOrUrl
 from raylm.config.prepare.requirements import Requirements
 from raylm.config.prepare.sources import SourceSettings
+from raylm.config.prepare.steps import OperatorSettings
 from raylm.config.prepare.tokenizer import TokenizerSettings
-from raylm.config.steps import OperatorSettings
 
 
 class PrepareSettings(Settings):

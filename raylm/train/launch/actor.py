@@ -10,18 +10,9 @@ from typing import Any
 
 from raylm.config.job import Job
 from raylm.run.folder import RunFolder
+from raylm.runtime.ray_internals import draining_nodes, in_concurrency_group
 from raylm.train.coordination import Call, calls
 from raylm.train.coordinator import Coordinator
-
-
-def _in_group(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """ray.method(concurrency_group=…) without importing Ray when this module is."""
-
-    def mark(method: Callable[..., Any]) -> Callable[..., Any]:
-        method.__ray_concurrency_group__ = name  # type: ignore[attr-defined]
-        return method
-
-    return mark
 
 
 class CoordinatorActor(Coordinator):
@@ -35,8 +26,6 @@ class CoordinatorActor(Coordinator):
         threading.Thread(target=self._watch, name="raylm-drains", daemon=True).start()
 
     def _watch(self, period_seconds: float = 0.25) -> None:
-        from raylm.train.launch.policies import draining_nodes
-
         while True:
             time.sleep(period_seconds)
             nodes = draining_nodes()
@@ -52,7 +41,7 @@ def _served(call: Call) -> Callable[..., Any]:
     def served(self: CoordinatorActor, *args: Any, **kwargs: Any) -> Any:
         return method(self, *args, **kwargs)
 
-    return _in_group("log" if call.in_order else "control")(served)
+    return in_concurrency_group("log" if call.in_order else "control")(served)
 
 
 for _call in calls():

@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from raylm.errors import TrainingError
-from raylm.train.context import free_port
+from raylm.runtime.ports import free_port
 from raylm.train.coordination import Member, actor_client
 from raylm.train.worker import work
 
