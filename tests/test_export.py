@@ -361,7 +361,7 @@ def test_evaluating_says_what_is_missing(run: Run, trained: Trained, tmp_path: P
         evaluate(trained, data=str(tmp_path / "data"))
     exported = export(trained, str(tmp_path / "out"))
     with pytest.raises(ConfigError, match="does not say which data it was trained on") as caught:
-        evaluate(exported.place)
+        evaluate(exported.folder)
     assert "--data" in str(caught.value.hint)
 
 
