@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import json
 import math
@@ -21,9 +20,9 @@ from raylm.config.job import Job
 from raylm.config.load import resolved_yaml
 from raylm.config.prepare.tokenizer import TokenizerSettings
 from raylm.errors import CheckpointError, ConfigError, DataError, RaylmError, StorageError
-from raylm.evaluate import evaluate, tokens_per_byte
-from raylm.export import export
-from raylm.generate import Sampling, before_stop, decoded, generate, generate_batch, logits_processors
+from raylm.evaluation import evaluate, tokens_per_byte
+from raylm.generation import Sampling, before_stop, decoded, generate, generate_batch, logits_processors
+from raylm.hf_export import export
 from raylm.prep import tokenizer as tokenizers_
 from raylm.records import MicroBatch
 from raylm.shards import Counts, DatasetManifest, RowFormat, ShardWriter, write_manifest
@@ -499,7 +498,7 @@ def test_a_stop_string_ends_the_text(trained: Trained) -> None:
     whole = "".join(generate(trained, "The worker", settings))
     middle = len(whole) // 2
     end = whole[middle : middle + 2]
-    stopped = "".join(generate(trained, "The worker", dataclasses.replace(settings, stop=(end, "never this"))))
+    stopped = "".join(generate(trained, "The worker", replace(settings, stop=(end, "never this"))))
     assert stopped == whole[: whole.index(end)]
 
 
@@ -587,7 +586,7 @@ def test_a_half_written_export_is_no_model(trained: Trained, tmp_path: Path, mon
     from transformers import AutoModelForCausalLM
 
     out = tmp_path / "out"
-    module = __import__("raylm.export", fromlist=["_put"])
+    module = __import__("raylm.hf_export", fromlist=["_put"])
     put = module._put
     for crash_at in itertools.count():
         calls = iter(range(100))

@@ -21,9 +21,9 @@ FLOORS = (
     ("prep", "stream", "model", "checkpoint"),
     ("objectives",),
     ("trained",),
-    ("tasks", "evaluate", "generate"),
+    ("tasks", "evaluation", "generation"),
     ("train",),
-    ("tune", "export", "report", "deploy"),
+    ("tune", "hf_export", "report", "deploy"),
     ("cli",),
     ("testing",),
 )

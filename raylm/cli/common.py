@@ -49,6 +49,29 @@ def connection_options(command: Command) -> Command:
     return cast(Command, with_connection)
 
 
+def plugin_options(command: Command) -> Command:
+    """Options for commands about settings; handed on as `plugins` and `job_file` for `import_plugins`."""
+    for option in (
+        click.option("--job", "job_file", metavar="JOB", help="Include what this job's plugins register."),
+        click.option(
+            "--plugin", "plugins", multiple=True, metavar="FILE", help="Include what it registers; repeatable."
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def import_plugins(plugins: Sequence[str], job_file: str | None) -> None:
+    """Import the plugins of `plugin_options`."""
+    from raylm.config.load import load_plugins_of
+    from raylm.config.paths import absolute
+    from raylm.plugins import is_file, load_plugins
+
+    if job_file is not None:
+        load_plugins_of(job_file)
+    load_plugins([absolute(name) if is_file(name) else name for name in plugins])
+
+
 def read_job(job_file: str, overrides: Sequence[str]) -> Job:
     """The checked job of `job_options`."""
     from raylm.config.load import load_job

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 
 from raylm.cli.common import Command, connection_options, print_next, print_rows, quiet_logs
-from raylm.generate import Sampling
+from raylm.generation import Sampling
 from raylm.humanize import count
 
 if TYPE_CHECKING:
-    from raylm.evaluate import Evaluation
+    from raylm.evaluation import Evaluation
     from raylm.storage import Connection
 
 RUN = click.argument("run", metavar="RUN")
@@ -27,7 +27,7 @@ RUN = click.argument("run", metavar="RUN")
 def evaluate(run: str, data: tuple[str, ...], sequences: int | None, connection: Connection) -> None:
     """Held-out loss, perplexity and bits per byte of RUN: a run folder, a checkpoint or an export."""
     quiet_logs()
-    from raylm.evaluate import evaluate as run_evaluate
+    from raylm.evaluation import evaluate as run_evaluate
 
     found = run_evaluate(run, data=data or None, sequences=sequences, connection=connection)
     print_rows(evaluation_rows(found))
@@ -75,7 +75,7 @@ def sampling_options(command: Command) -> Command:
 def generate(run: str, prompt: str, sampling: Sampling, connection: Connection) -> None:
     """Continue a prompt with the model of RUN: a run folder, a checkpoint or an export."""
     quiet_logs()
-    from raylm.generate import generate as run_generate
+    from raylm.generation import generate as run_generate
 
     click.echo(prompt, nl=False)
     for part in run_generate(run, prompt, sampling, connection):
@@ -91,7 +91,7 @@ def generate(run: str, prompt: str, sampling: Sampling, connection: Connection) 
 def export(run: str, dest: str, connection: Connection) -> None:
     """Write RUN's model to DEST as a Hugging Face folder: weights as safetensors, tokenizer, generation config."""
     quiet_logs()
-    from raylm.export import export as run_export
+    from raylm.hf_export import export as run_export
 
     run_export(run, dest, connection=connection)
     print_rows([("export", dest)])

@@ -13,7 +13,7 @@ from raylm.cli.common import command_line, job_options, paths_row, print_next, p
 from raylm.humanize import count, duration
 
 if TYPE_CHECKING:
-    from raylm.prep import PrepareProgress, PrepareReport
+    from raylm.prep.prepare import PrepareProgress, PrepareReport
 
 
 @click.command()
@@ -32,7 +32,7 @@ def prepare(job_file: str, overrides: tuple[str, ...], dry_run: bool) -> None:
         print_next(command_line("prepare", job_file, overrides))
         return
     quiet_logs()
-    from raylm.prep import prepare as run_prepare
+    from raylm.prep.prepare import prepare as run_prepare
 
     print_rows(result_rows(run_prepare(job, progress=progress_lines())))
     print_next(command_line("train", job_file, overrides))

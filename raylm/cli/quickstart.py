@@ -116,7 +116,7 @@ class LosingANode:
 
 def _prepare(job: Job) -> None:
     from raylm.cli.prepare import progress_lines, result_rows
-    from raylm.prep import prepare
+    from raylm.prep.prepare import prepare
 
     _stage("2/5  preparing: the documentation on this machine becomes tokens")
     print_rows(result_rows(prepare(job, progress=progress_lines())))
@@ -141,8 +141,8 @@ def _train(job: Job, loss: LosingANode) -> None:
 
 def _look(job: Job) -> str:
     """Evaluate, generate and report, as the commands of these names do; returns where the report is."""
-    from raylm.evaluate import evaluate
-    from raylm.generate import Sampling, generate
+    from raylm.evaluation import evaluate
+    from raylm.generation import Sampling, generate
     from raylm.report import write_report
     from raylm.run.folder import RunFolder
     from raylm.trained import open_trained

@@ -16,10 +16,11 @@ from pydantic import ValidationError
 from raylm import __version__
 from raylm.config.job import Job
 from raylm.config.overrides import apply_change, apply_override, key_of
-from raylm.config.paths import context
+from raylm.config.paths import absolute, context
 from raylm.config.problems import explained
 from raylm.config.yaml_lines import JobDumper, Tree, read_tree
 from raylm.errors import ConfigError
+from raylm.plugins import is_file, load_plugins
 
 Overrides = Sequence[str] | Mapping[str, Any]
 
@@ -41,6 +42,13 @@ def load_job(path: str | Path, overrides: Overrides = ()) -> Job:
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
     return parse_job(text, origin=str(path), overrides=overrides, folder=path.parent)
+
+
+def load_plugins_of(path: str | Path) -> None:
+    """Import the plugins that a job file names, whatever else is in it."""
+    given = read_tree(Path(path).read_text(encoding="utf-8"), str(path)).values.get("plugins")
+    names = [name for name in given if isinstance(name, str)] if isinstance(given, list) else []
+    load_plugins([absolute(name, Path(path).parent) if is_file(name) else name for name in names])
 
 
 def parse_job(text: str, *, origin: str, overrides: Overrides = (), folder: str | Path | None = None) -> Job:

@@ -15,7 +15,7 @@ from typing import Any
 
 from raylm import __version__
 from raylm.errors import StorageError
-from raylm.generate import Sampling
+from raylm.generation import Sampling
 from raylm.storage import Connection, NotFound, StoragePath
 from raylm.trained import EXPORT_RECORD, Dtype, Trained, open_trained
 
