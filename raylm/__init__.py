@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from raylm.hf_export import export as export
     from raylm.prep.operators import register_operator as register_operator
     from raylm.prep.prepare import prepare as prepare
+    from raylm.prep.readers import register_source as register_source
     from raylm.train.launch import train as train
     from raylm.trained import open_trained as open_trained
 
@@ -39,6 +40,7 @@ _PUBLIC = {
     "open_trained": "raylm.trained",
     "prepare": "raylm.prep.prepare",
     "register_operator": "raylm.prep.operators",
+    "register_source": "raylm.prep.readers",
     "train": "raylm.train.launch",
     "with_overrides": "raylm.config.load",
 }
