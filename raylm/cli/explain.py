@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from raylm.cli.common import import_plugins, plugin_options, show
+from raylm.cli.common import import_plugins, plugin_options, print_rows
 
 if TYPE_CHECKING:
     from raylm.config.keys import Setting
@@ -61,7 +61,7 @@ def _one(setting: Setting, kinds: Sequence[str]) -> None:
     rows = [("  takes", type_words(setting.field)), *([("  default", default)] if default else [])]
     if setting.other_names:
         rows.append(("  elsewhere", ", ".join(setting.other_names)))
-    show(rows)
+    print_rows(rows)
 
 
 def _list(settings: Sequence[Setting]) -> None:
