@@ -94,7 +94,7 @@ def manifest(folder: Path) -> dict[str, Any]:
 
 def test_an_operator_of_ones_own_prepares_data_on_ray_and_without_it(shouting: Path) -> None:
     raylm(shouting, "prepare", "job.yaml")
-    code = "from raylm.config.load import load_job\nfrom raylm.prep import here, prepare\n"
+    code = "from raylm import load_job, prepare\nfrom raylm.prep.tasks import here\n"
     python(f"{code}prepare(load_job('job.yaml', ['prepare.output=alone']), session=here)", shouting)
     on_ray, alone = manifest(shouting / "runs/loud/data"), manifest(shouting / "alone")
     assert on_ray["fingerprint"] == alone["fingerprint"]
