@@ -25,10 +25,10 @@ from raylm.config.job import Job
 from raylm.config.load import load_job
 from raylm.deploy.local import LocalCluster, NodeShape
 from raylm.errors import ConfigError, DataError
-from raylm.prep import prepare
 from raylm.prep.checks.measures import Measures, summed
 from raylm.prep.operators import operator_rows
 from raylm.prep.operators.sample import rates_of
+from raylm.prep.prepare import prepare
 from raylm.records import Document
 from raylm.storage import StoragePath
 
@@ -196,7 +196,7 @@ def test_on_four_nodes_of_which_one_is_killed_the_result_is_byte_identical(tmp_p
     script.write_text(
         "import sys\n"
         "from raylm.config.job import Job\n"
-        "from raylm.prep import prepare\n"
+        "from raylm.prep.prepare import prepare\n"
         "job = Job.model_validate_json(sys.stdin.read())\n"
         "prepare(job)\n"
     )
