@@ -23,7 +23,7 @@ from raylm.checkpoint.chunks import Chunk
 from raylm.checkpoint.manifest import BLOCK_BYTES, DTYPES, Manifest, Part, Stored, element_bytes
 from raylm.checkpoint.staging import STAGING
 from raylm.errors import CheckpointError, StorageError
-from raylm.storage import NotFound, StoragePath
+from raylm.storage import NotFound, StoragePath, retried
 
 if TYPE_CHECKING:
     import torch
@@ -271,16 +271,13 @@ def _written_before(save: _Save, header: bytes) -> Part | None:
 
 def _stream(save: _Save, header: bytes) -> tuple[int, tuple[int, ...]]:
     """Write header and staged bytes without joining them; their number and checksums."""
-    for trial in range(WRITE_TRIALS):
+
+    def once() -> tuple[int, tuple[int, ...]]:
         sums = _Checksums()
-        try:
-            written = save.part(save.rank, "safetensors").write_parts(_pieces(header, STAGING.bytes(), sums))
-            return written, sums.close()
-        except StorageError:
-            if trial == WRITE_TRIALS - 1:
-                raise
-            time.sleep(0.5 * 2**trial)
-    raise AssertionError("unreachable")
+        written = save.part(save.rank, "safetensors").write_parts(_pieces(header, STAGING.bytes(), sums))
+        return written, sums.close()
+
+    return retried(once, errors=StorageError, retries=WRITE_TRIALS - 1, first_seconds=0.5)
 
 
 def _pieces(header: bytes, staged: memoryview, sums: _Checksums) -> Iterator[memoryview]:
