@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, ValidationInfo
+from pydantic import BeforeValidator, PlainSerializer, SerializationInfo, ValidationInfo
 
-FOLDER = "folder"  # key of pydantic's validation context: where relative paths start from
+FOLDER = "folder"  # key of pydantic's context: where relative paths start from, read and written
 
 
 class CommandLineText(str):
@@ -32,7 +32,10 @@ class PathMark:
 
 
 def context(folder: str | Path | None) -> dict[str, str]:
-    """What pydantic is handed so that relative paths start from `folder`; the working directory when None."""
+    """What pydantic is handed so that relative paths start from `folder`; the working directory when None.
+
+    Given to `model_dump`, local paths are written relative to it; without it they stay absolute.
+    """
     return {} if folder is None else {FOLDER: absolute(str(folder))}
 
 
@@ -86,10 +89,23 @@ def resolved_module_or_file(value: Any, info: ValidationInfo) -> Any:
     return _resolved(value, info) if is_file else value
 
 
-PathOrUrl = Annotated[str, BeforeValidator(_resolved), PathMark("path or URL")]
+def _written(value: Any, info: SerializationInfo) -> Any:
+    """The path relative to the folder of the context, where one is given: settings that move along with a folder."""
+    folder = info.context.get(FOLDER) if isinstance(info.context, Mapping) else None
+    if folder is None or not isinstance(value, str) or not value.startswith("/"):
+        return value
+    if os.path.commonpath([value, folder]) == "/":
+        return value  # nothing in common: it does not move along
+    relative = os.path.relpath(value, folder)
+    return f"{relative if relative.startswith('..') else f'./{relative}'}{'/' if value.endswith('/') else ''}"
+
+
+_Written = PlainSerializer(_written)
+
+PathOrUrl = Annotated[str, BeforeValidator(_resolved), _Written, PathMark("path or URL")]
 # A name that a library knows, or a path.
-NameOrPath = Annotated[str, BeforeValidator(_resolved_if_path), PathMark("name or path")]
+NameOrPath = Annotated[str, BeforeValidator(_resolved_if_path), _Written, PathMark("name or path")]
 # A Python module by its dotted name, or a file whose name ends in .py.
 ModuleOrFile = Annotated[str, BeforeValidator(resolved_module_or_file), PathMark("module or file")]
 # What paths begin with; a slash at its end stays.
-PathPrefix = Annotated[str, BeforeValidator(_resolved_prefix), PathMark("path or URL")]
+PathPrefix = Annotated[str, BeforeValidator(_resolved_prefix), _Written, PathMark("path or URL")]
