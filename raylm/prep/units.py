@@ -81,7 +81,7 @@ _SHAPES_NOTHING: dict[str, Any] = {
 def shaping_settings(job: Job) -> dict[str, Any]:
     """The settings that decide what the shards hold; where they lie and how fast they come does not count.
 
-    Local paths are relative to the output, so that sources and shards may move together.
+    Paths that were given as relative ones are relative to the output: sources and shards may move together.
     """
     return _shaping(job.prepare, StoragePath(job.shards_url).local_path())
 
