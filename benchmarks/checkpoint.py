@@ -50,30 +50,17 @@ print("seconds", time.perf_counter() - began)
 
 def build(group: Group, preset: str, stage: int, *, universal: bool = False, seed: int = 1) -> Engine:
     """An engine in bf16 that has taken no step; universal adds DeepSpeed's setting for loading such a checkpoint."""
-    from unittest import mock
-
     from raylm.config.model import ModelSettings
     from raylm.config.optim import OptimSettings, ZeroSettings
     from raylm.model.build import build_model
-    from raylm.train import engine
+    from raylm.objectives.causal import Causal
+    from raylm.train.engine import Engine, EngineSettings
 
     settings = ModelSettings(preset=preset)
     model = build_model(settings, vocab_size=VOCABULARY, sequence_length=64, seed=seed)
-    ours = engine.deepspeed_config
-
-    def with_universal(*args: Any, **kwargs: Any) -> dict[str, Any]:
-        return ours(*args, **kwargs) | ({"checkpoint": {"load_universal": True}} if universal else {})
-
-    with mock.patch.object(engine, "deepspeed_config", with_universal):
-        return engine.Engine.build(
-            model,
-            group,
-            zero=ZeroSettings(stage=stage),
-            optim=OptimSettings(),
-            model_settings=settings,
-            micro_batch=1,
-            accumulation=1,
-        )
+    overrides = {"checkpoint": {"load_universal": True}} if universal else {}
+    zero = ZeroSettings(stage=stage)  # type: ignore[arg-type]
+    return Engine.build(model, group, Causal(), EngineSettings(zero, OptimSettings(), 1, 1, overrides=overrides))
 
 
 def step(engine: Engine, number: int) -> None:
@@ -84,7 +71,7 @@ def step(engine: Engine, number: int) -> None:
 
     tokens = np.random.default_rng([number, engine.group.rank]).integers(0, VOCABULARY, (1, 16))
     batch = MicroBatch(engine.group.rank, tokens, tokens, (np.zeros(1, np.int32),), np.zeros(1, int), np.zeros(1, int))
-    engine.step([batch], step=number, seed=0, global_tokens=15 * engine.group.size, lr=1e-3, skip_bad=False)
+    engine.step([batch], step=number, seed=0, global_weight=15 * engine.group.size, lr=1e-3)
 
 
 def together(group: Group) -> None:
@@ -148,19 +135,21 @@ def save(group: Group, preset: str, stage: int, folder: str, repeats: int, place
 def save_ours(engine: Engine, place: StoragePath, number: int, *, asynchronous: bool) -> tuple[float, float]:
     """Seconds that one save held the caller up, and seconds until it had ended."""
     from raylm.checkpoint import zero_state
-    from raylm.checkpoint.save import begin_save
+    from raylm.checkpoint.save import SaveRequest, begin_save
+    from raylm.testing.checkpoints import run_state
 
     group = engine.group
     began = time.perf_counter()
     pending = begin_save(
-        place,
-        step=number,
-        attempt=0,
-        rank=group.rank,
-        world_size=group.size,
-        held=zero_state.state_to_save(engine.raw),
-        scalars=zero_state.scalars(engine.raw),
-        meta={},
+        SaveRequest(
+            place,
+            run_state(number),
+            attempt=0,
+            rank=group.rank,
+            world_size=group.size,
+            scalars=zero_state.scalars(engine.raw),
+        ),
+        zero_state.state_to_save(engine.raw),
         asynchronous=asynchronous,
     )
     stall = time.perf_counter() - began
@@ -198,7 +187,7 @@ def load_ours(
         began = time.perf_counter()
         latest = newest(place)
         assert latest is not None
-        fill(open_checkpoint(latest), zero_state.wanted(engine.raw))
+        fill(open_checkpoint(latest), zero_state.state_to_fill(engine.raw))
         zero_state.after_fill(engine.raw, latest.scalars)
         together(group)
         times.append(slowest(group, time.perf_counter() - began))

@@ -60,7 +60,7 @@ def _kind(folder: str) -> str:
 
 def _documents(request: dict[str, Any], number: int) -> Iterator[Document]:
     source, unit = _unit(request, number)
-    for piece in unit.pieces:
+    for piece in unit.ranges:
         yield from read_range(source, piece, Job().object_store.connection(), Skipped())
 
 

@@ -70,11 +70,16 @@ def open_trained(
     It computes in the type it was trained in unless `dtype` says otherwise, on a GPU where there is one.
     """
     place = StoragePath(place, connection) if isinstance(place, str) else place
-    if (place / _CONFIG).exists():
+    if is_export(place):
         return _open_export(place, dtype)
     found = find_checkpoint(place)
-    around = RunFolder.around(found.place)
+    around = RunFolder.around(found.path)
     return _open_checkpoint(found, around.path if around else None, dtype)
+
+
+def is_export(path: StoragePath) -> bool:
+    """Whether a folder is a Hugging Face model, as `raylm export` writes it."""
+    return (path / _CONFIG).exists()
 
 
 def find_checkpoint(place: StoragePath) -> CheckpointInfo:
@@ -132,26 +137,23 @@ def read_tokenizer(folder: StoragePath) -> Any:
 def _open_checkpoint(found: CheckpointInfo, run: StoragePath | None, dtype: Dtype | None) -> Trained:
     from raylm.model.build import config_from
 
-    meta = found.meta
-    settings = meta.get("model", {})
-    chosen: Dtype = dtype or settings.get("dtype", "fp32")
-    if "model_config" not in meta:
-        raise CheckpointError(f"{found.place.url} does not say what model it is of", hint="it is not of this raylm")
-    config = config_from(meta["model_config"])
-    tokenizer = read_tokenizer(RunFolder(run or found.place).tokenizer)
-    model = _loaded(found, config, chosen, settings.get("attention", "sdpa"))
+    settings = found.state.model
+    chosen: Dtype = dtype or settings.dtype
+    config = config_from(found.state.model_config)
+    tokenizer = read_tokenizer(RunFolder(run or found.path).tokenizer)
+    model = _loaded(found, config, chosen, settings.attention)
     context = getattr(config, "max_position_embeddings", None)
-    return Trained(_placed(model), tokenizer, Info("checkpoint", found.place, run, found.step, chosen, context))
+    return Trained(_placed(model), tokenizer, Info("checkpoint", found.path, run, found.step, chosen, context))
 
 
 def _loaded(found: CheckpointInfo, config: Any, dtype: Dtype, attention: str) -> Any:
     """The module with a checkpoint's weights, built without being initialised first."""
     from raylm.checkpoint.restore import open_checkpoint, weights
-    from raylm.model.build import empty_model, quietly
+    from raylm.model.build import auto_class_of, empty_model, quietly
 
     kind = _torch_dtype(dtype)
     state = weights(open_checkpoint(found), kind)
-    empty = empty_model(config, attention)
+    empty = empty_model(config, attention, auto_class_of(config))
     # Buffers that the module computes itself are saved too where DeepSpeed holds them; only named state is set.
     state = {name: tensor for name, tensor in state.items() if name in empty.state_dict()}
     with quietly():
@@ -160,22 +162,24 @@ def _loaded(found: CheckpointInfo, config: Any, dtype: Dtype, attention: str) ->
         )
     if missing := sorted(report["missing_keys"]):
         raise CheckpointError(
-            f"{found.place.url} lacks {len(missing)} of the model's tensors, e.g. {missing[0]}",
+            f"{found.path.url} lacks {len(missing)} of the model's tensors, e.g. {missing[0]}",
             hint="the checkpoint's manifest names another model than its tensors are of; use another checkpoint",
         )
     return model
 
 
-def _open_export(place: StoragePath, dtype: Dtype | None) -> Trained:
-    """A Hugging Face folder; one that `raylm export` wrote is whole when its config.json is there."""
-    from transformers import AutoModelForCausalLM
+def export_model(place: StoragePath, dtype: Dtype | None = None) -> Any:
+    """The module in a Hugging Face folder, on the CPU; one that `raylm export` wrote is whole when config.json is."""
+    import transformers
 
-    from raylm.model.build import LOADING_ERRORS, quietly
+    from raylm.model.build import LOADING_ERRORS, auto_class_of, quietly
 
     with _local_copy(place) as local, quietly():
-        assert local is not None
+        if local is None:
+            raise CheckpointError(f"there is nothing at {place.url}", hint=_hint_for_missing(place))
         try:
-            model = AutoModelForCausalLM.from_pretrained(
+            config = transformers.AutoConfig.from_pretrained(local, local_files_only=True)
+            return getattr(transformers, auto_class_of(config)).from_pretrained(
                 local,
                 dtype=_torch_dtype(dtype) if dtype else "auto",
                 local_files_only=True,
@@ -185,8 +189,12 @@ def _open_export(place: StoragePath, dtype: Dtype | None) -> Trained:
             raise CheckpointError(
                 f"the model in {place.url} cannot be loaded: {error}", hint="export the run again"
             ) from error
+
+
+def _open_export(place: StoragePath, dtype: Dtype | None) -> Trained:
     import torch
 
+    model = export_model(place, dtype)
     kind: Dtype = "bf16" if model.dtype == torch.bfloat16 else "fp32"
     context = getattr(model.config, "max_position_embeddings", None)
     return Trained(_placed(model), read_tokenizer(place), Info("export", place, None, None, kind, context))

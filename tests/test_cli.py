@@ -13,14 +13,14 @@ from typing import Any
 import pytest
 from test_report import eventful
 
-from raylm.cli.common import again
+from raylm.cli.common import command_line
 from raylm.cli.main import COMMANDS, main, reason_for_people
 from raylm.cli.prepare import progress_lines
 from raylm.cli.progress import Pace, PlainLines, step_words
 from raylm.config.job import Job
 from raylm.errors import DataError, Interrupted, RaylmError, StorageError, TrainingError
 from raylm.humanize import count, duration, size
-from raylm.prep import PrepareProgress
+from raylm.prep.prepare import PrepareProgress
 from raylm.run.events import Resized, StepMetrics, WorkerLost
 
 JOBS = Path(__file__).parent.parent / "jobs"
@@ -194,7 +194,8 @@ def test_preparation_tells_its_pace_and_what_is_left(capsys: pytest.CaptureFixtu
 
 def test_inspect_shows_what_a_data_set_holds(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     from raylm.config.load import load_job
-    from raylm.prep import here, prepare
+    from raylm.prep.prepare import prepare
+    from raylm.prep.tasks import here
 
     (tmp_path / "a.txt").write_text("".join(f"line {number} of the story\n" for number in range(500)) + "\n\n")
     source = f"{{name: story, document: line, glob: '{tmp_path}/a.txt'}}"
@@ -290,7 +291,7 @@ def test_a_pipe_gets_plain_lines_and_a_terminal_a_bar(monkeypatch: pytest.Monkey
 
 def test_the_next_command_can_be_typed_as_it_stands() -> None:
     assert (
-        again("train", "my job.yaml", ["model.config={a: 1}"])
+        command_line("train", "my job.yaml", ["model.config={a: 1}"])
         == "raylm train 'my job.yaml' --set 'model.config={a: 1}'"
     )
 

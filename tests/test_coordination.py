@@ -14,6 +14,7 @@ import pytest
 from raylm.config.workers import WorkerSettings
 from raylm.errors import DataError, TrainingError
 from raylm.run.events import CheckpointCommitted, Evaluated, Event, StepMetrics
+from raylm.run.folder import RunFolder
 from raylm.run.lines import read_lines
 from raylm.storage import StoragePath
 from raylm.train.coordination import (
@@ -40,7 +41,9 @@ class Clock:
 
 
 def coordinator(tmp_path: Path, clock: Clock | None = None, **settings: Any) -> Coordinator:
-    return Coordinator(StoragePath(str(tmp_path)), WorkerSettings(min=1, max=4, **settings), clock=clock or Clock())
+    return Coordinator(
+        RunFolder(StoragePath(str(tmp_path))), WorkerSettings(min=1, max=4, **settings), clock=clock or Clock()
+    )
 
 
 def begun(made: Coordinator, size: int) -> Generation:

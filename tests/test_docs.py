@@ -20,7 +20,7 @@ JOBS = sorted((ROOT / "jobs").glob("*.yaml"))
 
 def blocks() -> list[str]:
     """The fenced blocks of README."""
-    return re.findall(r"^```\n(.*?)^```$", README, flags=re.DOTALL | re.MULTILINE)
+    return re.findall(r"^```\w*\n(.*?)^```$", README, flags=re.DOTALL | re.MULTILINE)
 
 
 def commands(*first: str) -> list[list[str]]:

@@ -51,7 +51,6 @@ def train_rank(rank: int, size: int, address: str, job_file: str) -> None:
 
     from raylm.checkpoint.save import claim_attempt, newest_attempt
     from raylm.config.load import load_job
-    from raylm.storage import StoragePath
     from raylm.train.coordination import Member, SilentCoordination
     from raylm.train.coordinator import Coordinator
     from raylm.train.membership import numbered
@@ -59,11 +58,11 @@ def train_rank(rank: int, size: int, address: str, job_file: str) -> None:
     from raylm.train.worker import work
 
     job = load_job(job_file)
-    run = StoragePath(job.run_url)
+    run = RunFolder.of(job)
     note = Path(job_file).with_suffix(f".{address.rpartition(':')[2]}")
     if rank == 0:
-        publish(job, RunFolder(run))
-        coordinator = Coordinator(run, job.workers, audit=True, claim=lambda: claim_attempt(run / "checkpoints"))
+        publish(job, run)
+        coordinator = Coordinator(run, job.workers, audit=True, claim=lambda: claim_attempt(run.checkpoints))
         assignment = coordinator.begin(size)
         note.write_text(str(assignment.attempt))
         work(job, Member(0, size, assignment, address), coordinator)
@@ -71,7 +70,7 @@ def train_rank(rank: int, size: int, address: str, job_file: str) -> None:
         return
     while not note.exists() or not note.read_text():
         time.sleep(0.01)
-    assignment = numbered(newest_attempt(run / "checkpoints"))
+    assignment = numbered(newest_attempt(run.checkpoints))
     work(job, Member(rank, size, assignment, address), SilentCoordination(assignment))
 
 
@@ -212,7 +211,7 @@ def one_group_after_another(rank: int, size: int, address: str, job_file: str, s
             if metrics.step == self.began_at + 2 and generation < len(sizes):
                 self.request_stop(Reason.GROW)
 
-    coordinator = Impatient(run.path, job.workers, audit=True) if rank == 0 else None
+    coordinator = Impatient(run, job.workers, audit=True) if rank == 0 else None
     coordination: Coordination = coordinator or SilentCoordination(numbered(0))
     if rank == 0:
         publish(job, run)

@@ -15,18 +15,20 @@ import numpy as np
 import pytest
 
 from raylm.checkpoint.chunks import Chunk
-from raylm.checkpoint.save import begin_save, tied_names
+from raylm.checkpoint.save import SaveRequest, begin_save
+from raylm.checkpoint.state import tied_names
 from raylm.config.job import Job
 from raylm.config.load import resolved_yaml
 from raylm.config.prepare.tokenizer import TokenizerSettings
 from raylm.errors import CheckpointError, ConfigError, DataError, RaylmError, StorageError
-from raylm.evaluate import evaluate, tokens_per_byte
-from raylm.export import export
-from raylm.generate import Sampling, choose, decoded, generate
+from raylm.evaluation import evaluate, tokens_per_byte
+from raylm.generation import Sampling, before_stop, decoded, generate, generate_batch, logits_processors
+from raylm.hf_export import export
 from raylm.prep import tokenizer as tokenizers_
 from raylm.records import MicroBatch
 from raylm.shards import Counts, DatasetManifest, RowFormat, ShardWriter, write_manifest
 from raylm.storage import Connection, StoragePath
+from raylm.testing.checkpoints import run_state
 from raylm.testing.ranks import ranks
 from raylm.trained import Trained, open_trained
 
@@ -77,22 +79,9 @@ def make_run(folder: StoragePath, data: Path, *, dtype: str = "fp32", steps: tup
             (Chunk(name, "master", 0, p.numel(), "float32", p.numel(), tuple(p.shape)), p.detach().reshape(-1))
             for name, p in model.named_parameters()
         ]
-        meta = {
-            "progress": {"step": step, "tokens_seen": 0, "sequences_seen": 0},
-            "model_config": config_dict(model.config),
-            "model": job.model.model_dump(mode="json"),
-            "tied": tied_names(model),
-        }
+        state = run_state(step, model_config=config_dict(model.config), model=job.model, tied=tied_names(model))
         saved = begin_save(
-            run / "checkpoints",
-            step=step,
-            attempt=1,
-            rank=0,
-            world_size=1,
-            held=held,
-            scalars={},
-            meta=meta,
-            asynchronous=False,
+            SaveRequest(run / "checkpoints", state, attempt=1, rank=0, world_size=1), held, asynchronous=False
         ).wait(60)
         assert saved.committed
     for parameter in model.parameters():
@@ -190,7 +179,8 @@ def trained_and_saved(group: Any, run: StoragePath, job: Job, vocab_size: int, s
     from raylm.checkpoint import zero_state
     from raylm.config.optim import ZeroSettings
     from raylm.model.build import build_model, config_dict
-    from raylm.train.engine import Engine
+    from raylm.objectives.causal import Causal
+    from raylm.train.engine import Engine, EngineSettings
 
     settings = job.model.model_copy(update={"dtype": dtype})
     model = build_model(settings, vocab_size=vocab_size, sequence_length=LENGTH, seed=1)
@@ -198,28 +188,32 @@ def trained_and_saved(group: Any, run: StoragePath, job: Job, vocab_size: int, s
     engine = Engine.build(
         model,
         group,
-        zero=ZeroSettings(stage=stage),  # type: ignore[arg-type]
-        optim=job.optim,
-        model_settings=settings,
-        micro_batch=2,
-        accumulation=1,
+        Causal(document_attention=settings.document_attention),
+        EngineSettings(
+            ZeroSettings(stage=stage),  # type: ignore[arg-type]
+            job.optim,
+            micro_batch=2,
+            accumulation=1,
+            bf16=dtype == "bf16",
+        ),
     )
     lanes = [lane_batch(group.rank)]
-    engine.step(lanes, step=0, seed=0, global_tokens=2 * group.size * (LENGTH - 1), lr=0.01, skip_bad=False)
+    engine.step(lanes, step=0, seed=0, global_weight=2 * group.size * (LENGTH - 1), lr=0.01)
     begin_save(
-        run / "checkpoints",
-        step=20,
-        attempt=1,
-        rank=group.rank,
-        world_size=group.size,
-        held=zero_state.state_to_save(engine.raw),
-        scalars=zero_state.scalars(engine.raw),
-        meta={"model_config": config, "model": settings.model_dump(mode="json"), "tied": tied_names(engine.model)},
+        SaveRequest(
+            run / "checkpoints",
+            run_state(20, model_config=config, model=settings, tied=tied_names(engine.model)),
+            attempt=1,
+            rank=group.rank,
+            world_size=group.size,
+            scalars=zero_state.scalars(engine.raw),
+        ),
+        zero_state.state_to_save(engine.raw),
         asynchronous=False,
     ).wait(60)
-    total, tokens = engine.evaluate(lanes, 1)
+    held_out = engine.evaluate((lane, True) for lane in lanes)
     engine.destroy()
-    return total / tokens
+    return held_out.loss_sum / held_out.tokens
 
 
 def lane_batch(lane: int) -> MicroBatch:
@@ -231,7 +225,7 @@ def lane_batch(lane: int) -> MicroBatch:
 def test_what_two_workers_saved_is_the_model_that_they_had(run: Run, tmp_path: Path, stage: int, dtype: str) -> None:
     import torch
 
-    from raylm.model.loss import loss_sum, target_tokens
+    from raylm.objectives.cross_entropy import next_token_loss
 
     copied = tmp_path / "made"
     shutil.copytree(run.place.url, copied)
@@ -242,10 +236,10 @@ def test_what_two_workers_saved_is_the_model_that_they_had(run: Run, tmp_path: P
     assert (opened.info.step, opened.info.dtype) == (20, dtype)
     batches = [lane_batch(lane) for lane in range(2)]
     sums = [
-        loss_sum(opened.model, *(torch.from_numpy(array) for array in (batch.tokens, batch.labels)), None).item()
+        next_token_loss(opened.model, *(torch.from_numpy(array) for array in (batch.tokens, batch.labels)), None).item()
         for batch in batches
     ]
-    mine = sum(sums) / sum(target_tokens(batch.labels) for batch in batches)
+    mine = sum(sums) / sum(batch.labels[:, 1:].size for batch in batches)
     assert mine == pytest.approx(theirs, rel=1e-6)
     assert abs(mine - math.log(vocab_size)) > 0.01, "a step must have been made"
 
@@ -277,7 +271,7 @@ def test_tensors_of_another_model_are_refused(run: Run, tmp_path: Path) -> None:
     shutil.copytree(run.place.url, copied)
     manifest = copied / "checkpoints/step-000000010/manifest.json"
     body = json.loads(manifest.read_text())
-    body["meta"]["model_config"]["num_hidden_layers"] = 5
+    body["state"]["model_config"]["num_hidden_layers"] = 5
     manifest.write_text(json.dumps(body))
     assert "lacks 9 of the model's tensors" in str(refused(copied))
 
@@ -286,22 +280,21 @@ def test_tensors_of_another_model_are_refused(run: Run, tmp_path: Path) -> None:
 
 
 def test_held_out_loss_is_that_of_every_document_alone(run: Run, trained: Trained) -> None:
-    from raylm.model.loss import loss_sum, target_tokens
+    from raylm.objectives.cross_entropy import next_token_loss
     from raylm.shards import read_manifest
-    from raylm.stream.loader import Dataset, held_out
+    from raylm.stream.held_out import held_out
+    from raylm.stream.loader import Dataset, StreamSettings
 
     folder = StoragePath(run.job.mixture[0].path)
     manifest = read_manifest(folder)
     total, tokens = 0.0, 0
     import torch
 
-    for round_ in held_out(
-        [Dataset(folder, manifest)], batch=run.job.batch, rank=0, world_size=1, document_attention=True
-    ):
-        for micro in round_:
-            inputs, labels = torch.from_numpy(micro.tokens), torch.from_numpy(micro.labels)
-            total += loss_sum(run.model, inputs, labels, micro.document_starts).item()
-            tokens += target_tokens(micro.labels)
+    for micro, counts in held_out([Dataset(folder, manifest)], StreamSettings(run.job.batch, document_attention=True)):
+        assert counts
+        inputs, labels = torch.from_numpy(micro.tokens), torch.from_numpy(micro.labels)
+        total += next_token_loss(run.model, inputs, labels, micro.document_starts).item()
+        tokens += int((labels[:, 1:] != -100).sum())
     found = evaluate(trained)
     assert (found.tokens, found.sequences, found.step) == (tokens, manifest.held_out_rows, 10)
     assert found.loss == pytest.approx(total / tokens, rel=1e-6)
@@ -357,7 +350,7 @@ def test_evaluating_says_what_is_missing(run: Run, trained: Trained, tmp_path: P
         evaluate(trained, data=str(tmp_path / "data"))
     exported = export(trained, str(tmp_path / "out"))
     with pytest.raises(ConfigError, match="does not say which data it was trained on") as caught:
-        evaluate(exported.place)
+        evaluate(exported.folder)
     assert "--data" in str(caught.value.hint)
 
 
@@ -411,11 +404,17 @@ def test_bytes_that_are_no_character_come_out_as_broken_ones(trained: Trained) -
 def test_sampling_draws_from_what_is_left_in_the_right_shares() -> None:
     import torch
 
+    rows = 2000
     scores = torch.log(torch.tensor([0.1, 0.5, 0.15, 0.25]))
-    source = torch.Generator().manual_seed(0)
 
     def drawn(**settings: Any) -> list[float]:
-        picks = [choose(scores, Sampling(**settings), source) for _ in range(2000)]
+        found = scores.repeat(rows, 1)
+        for processor in logits_processors(Sampling(**settings), 1):
+            if type(processor).__name__ == "SeededChoice":
+                found = torch.cat([processor(None, row[None]) for row in found])
+            else:
+                found = processor(None, found)
+        picks = found.argmax(dim=1).tolist()
         return [picks.count(token) / len(picks) for token in range(4)]
 
     assert drawn(temperature=0) == [0, 1, 0, 0]
@@ -426,8 +425,106 @@ def test_sampling_draws_from_what_is_left_in_the_right_shares() -> None:
     assert drawn(temperature=1, top_p=1) == pytest.approx([0.1, 0.5, 0.15, 0.25], abs=0.04)
 
 
+def test_generating_leaves_pytorchs_own_random_numbers_alone(trained: Trained) -> None:
+    import torch
+
+    before = torch.get_rng_state()
+    first = "".join(generate(trained, "The", Sampling(max_new_tokens=8)))
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(5)
+    assert "".join(generate(trained, "The", Sampling(max_new_tokens=8))) == first
+
+
+def test_a_reader_that_has_enough_ends_the_thread_behind_it(trained: Trained) -> None:
+    import threading
+
+    before = threading.active_count()
+    parts = generate(trained, "The", Sampling(max_new_tokens=100_000, temperature=1.0))
+    next(parts)
+    parts.close()  # type: ignore[attr-defined]
+    assert threading.active_count() == before
+
+
+def test_an_error_while_generating_reaches_the_reader(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*args: Any, **kwargs: Any) -> None:
+        raise ZeroDivisionError("no memory")
+
+    monkeypatch.setattr(trained.model, "forward", broken)
+    with pytest.raises(ZeroDivisionError, match="no memory"):
+        list(generate(trained, "The"))
+
+
+def test_prompts_in_a_batch_get_the_text_that_each_gets_alone(trained: Trained) -> None:
+    prompts = ["The worker", "", "Größe und", "a long prompt " * LENGTH]
+    for settings in (
+        Sampling(temperature=0, max_new_tokens=10),
+        Sampling(temperature=1.0, max_new_tokens=10, seed=3),
+        Sampling(temperature=1.0, max_new_tokens=10, seed=3, stop=("e",)),
+    ):
+        alone = ["".join(generate(trained, prompt, settings)) for prompt in prompts]
+        assert generate_batch(trained, prompts, settings) == alone
+    assert generate_batch(trained, []) == []
+
+
 @pytest.mark.parametrize(
-    "bad", [{"temperature": -1}, {"top_p": 0}, {"top_p": 1.5}, {"top_k": -1}, {"max_new_tokens": 0}], ids=str
+    ("parts", "stop", "expected"),
+    [
+        (["ab", "c\n", "\nd"], ["\n\n"], ["ab", "c"]),
+        (["ab", "c\n", "x\nd"], ["\n\n"], ["ab", "c", "\nx\nd"]),
+        (["one stop two"], ["stop", "one s"], []),
+        (["a", "b"], [], ["a", "b"]),
+        (["aST"], ["STOP"], ["a", "ST"]),
+    ],
+    ids=str,
+)
+def test_text_ends_before_a_stop_string_and_nothing_of_it_is_given_out(
+    parts: list[str], stop: list[str], expected: list[str]
+) -> None:
+    assert [*before_stop(iter(parts), stop)] == expected
+
+
+def test_a_stop_string_ends_the_text(trained: Trained) -> None:
+    settings = Sampling(temperature=1.0, top_p=1.0, max_new_tokens=40, seed=3)
+    whole = "".join(generate(trained, "The worker", settings))
+    middle = len(whole) // 2
+    end = whole[middle : middle + 2]
+    stopped = "".join(generate(trained, "The worker", replace(settings, stop=(end, "never this"))))
+    assert stopped == whole[: whole.index(end)]
+
+
+def test_tokens_that_only_fill_the_embedding_are_never_chosen(trained: Trained) -> None:
+    known = len(trained.tokenizer)
+    few = Trained(trained.model, _Fewer(trained.tokenizer, known // 2), trained.info)
+    settings = Sampling(temperature=5.0, top_p=1.0, max_new_tokens=60, seed=1)
+    text = "".join(generate(few, "The", settings))
+    assert text
+    assert max(few.tokenizer.seen) < known // 2
+
+
+class _Fewer:
+    """A tokenizer that knows only its first tokens."""
+
+    def __init__(self, tokenizer: Any, known: int) -> None:
+        self._tokenizer, self._known, self.seen = tokenizer, known, {0}
+
+    def __len__(self) -> int:
+        return self._known
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tokenizer, name)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return {"input_ids": [1]}
+
+    def decode(self, tokens: list[int], **kwargs: Any) -> str:
+        self.seen |= set(tokens)
+        return str(self._tokenizer.decode(tokens, **kwargs))
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [{"temperature": -1}, {"top_p": 0}, {"top_p": 1.5}, {"top_k": -1}, {"max_new_tokens": 0}, {"stop": ("",)}],
+    ids=str,
 )
 def test_sampling_that_cannot_work_is_refused(bad: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=f"{next(iter(bad))}=.* cannot work"):
@@ -479,7 +576,7 @@ def test_a_half_written_export_is_no_model(trained: Trained, tmp_path: Path, mon
     from transformers import AutoModelForCausalLM
 
     out = tmp_path / "out"
-    module = __import__("raylm.export", fromlist=["_put"])
+    module = __import__("raylm.hf_export", fromlist=["_put"])
     put = module._put
     for crash_at in itertools.count():
         calls = iter(range(100))

@@ -13,16 +13,17 @@ PACKAGE = Path(__file__).parent.parent / "raylm"
 
 # Each floor may import the floors below it; rooms of one floor do not import each other, except within a room.
 FLOORS = (
-    ("errors", "records", "humanize", "html"),
+    ("errors", "records", "strict_json", "humanize", "html"),
     ("storage", "registry", "runtime"),
     ("plugins",),
     ("config", "shards", "rows"),
     ("run",),
     ("prep", "stream", "model", "checkpoint"),
+    ("objectives",),
     ("trained",),
-    ("tasks", "evaluate", "generate"),
+    ("tasks", "evaluation", "generation"),
     ("train",),
-    ("tune", "export", "report", "deploy"),
+    ("tune", "hf_export", "report", "deploy"),
     ("cli",),
     ("testing",),
 )
@@ -36,7 +37,7 @@ DOORS = {
     "gcsfs": ("raylm.storage",),
     "adlfs": ("raylm.storage",),
     "azure": ("raylm.storage", "raylm.testing.servers"),
-    "deepspeed": ("raylm.train.engine", "raylm.checkpoint.zero_state"),
+    "deepspeed": ("raylm.train.deepspeed_internals", "raylm.checkpoint.zero_state"),
     "ray.data": ("raylm.prep", "raylm.stream.ray_data", "raylm.runtime"),
     "ray.train": ("raylm.train.launch", "raylm.runtime"),
     "ray._private": ("raylm.runtime.ray_internals",),

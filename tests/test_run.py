@@ -16,8 +16,9 @@ from raylm.run.events import BadLoss, Event, Failed
 from raylm.run.folder import RunFolder
 from raylm.run.log import read_events
 from raylm.storage import StoragePath
+from raylm.stream.lanes import lanes_of
 from raylm.testing.datasets import job_settings, make_data
-from raylm.train.accumulation import lanes_of, micro_batches_per_rank
+from raylm.train.accumulation import micro_batches_per_rank
 from raylm.train.schedule import learning_rate
 
 
@@ -172,6 +173,6 @@ def test_a_bad_loss_stops_the_run_or_is_skipped_and_recorded(job: Job, tmp_path:
         finished_run(exploding)
     assert isinstance(events(tmp_path / "runs" / "run")[-1], Failed)
     again = Job.model_validate({**exploding.model_dump(mode="json"), "name": "skipping"})
-    with pytest.raises(TrainingError, match="th bad step in a row"):
+    with pytest.raises(TrainingError, match="bad steps in a row: 3"):
         finished_run(with_(again, train__bad_loss="skip", train__max_skips=2))
     assert sum(isinstance(event, BadLoss) for event in events(tmp_path / "runs" / "skipping")) >= 2

@@ -179,10 +179,9 @@ def test_a_program_trains_without_a_cluster_of_its_own(tmp_path: Path, data: Pat
         tmp_path, job_settings(tmp_path / "runs", data, name="notebook", steps=4, workers__max=1, workers__resources={})
     )
     code = f"""if True:
-        from raylm.config.load import load_job, with_overrides
-        from raylm.train.launch import start
-        job = load_job({str(path)!r})
-        runs = [start(job), start(with_overrides(job, {{"name": "second"}}))]
+        import raylm
+        job = raylm.load_job({str(path)!r})
+        runs = [raylm.start(job), raylm.start(raylm.with_overrides(job, {{"name": "second"}}))]
         print([run.result().step for run in runs])
         import ray
         print(ray.is_initialized())

@@ -19,7 +19,8 @@ import yaml
 from raylm.checkpoint.restore import newest
 from raylm.config.job import Job
 from raylm.errors import StorageError
-from raylm.prep import here, prepare
+from raylm.prep.prepare import prepare
+from raylm.prep.tasks import here
 from raylm.run.folder import RunFolder
 from raylm.run.lines import read_lines
 from raylm.storage import Connection, NotFound, StoragePath, find

@@ -6,6 +6,7 @@ import itertools
 import os
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +16,19 @@ from raylm.config.data import DataSettings
 from raylm.config.optim import BatchSettings
 from raylm.errors import DataError
 from raylm.records import Batch, MicroBatch
-from raylm.shards import Counts, DatasetManifest, RowFormat, ShardWriter, write_manifest
+from raylm.shards import (
+    Column,
+    Counts,
+    DatasetManifest,
+    RowFormat,
+    ShardWriter,
+    WantedColumn,
+    write_manifest,
+)
 from raylm.storage import StoragePath
 from raylm.stream import loader, reading
-from raylm.stream.loader import Dataset, Stream, held_out, held_out_turns, order_of
+from raylm.stream.held_out import held_out
+from raylm.stream.loader import Dataset, Stream, StreamSettings, order_of
 from raylm.testing import servers
 from raylm.testing.servers import Faults, S3Server, proxy
 
@@ -27,6 +37,7 @@ VOCABULARY = 5000
 FORMAT = RowFormat(SEQUENCE, VOCABULARY, "t", eos_id=0, group_rows=8)
 BATCH = BatchSettings(sequences=8, micro_batch=2)
 DATA = DataSettings(reader="threads", chunk_rows=8, window_chunks=3)
+SETTINGS = StreamSettings(BATCH, DATA, seed=5)
 
 
 def row_tokens(dataset: int, row: int) -> np.ndarray:
@@ -39,18 +50,39 @@ def row_starts(row: int) -> list[int]:
     return [0, 4, 9][: 1 + row % 3]
 
 
-def write_dataset(folder: Path, shards: Sequence[int], *, number: int = 0, held_out_rows: int = 11) -> Dataset:
+def row_columns(dataset: int, row: int) -> dict[str, np.ndarray]:
+    """What the optional columns of a row hold."""
+    random = np.random.default_rng([dataset, row])
+    length = len(row_tokens(dataset, row))
+    return {"loss_mask": random.integers(0, 2, length), "pair": random.integers(0, 99, 2)}
+
+
+MASK, PAIR = Column("loss_mask", "uint8"), Column("pair", "int32", per="row", shape=(2,))
+WANTED = (WantedColumn("loss_mask", fill=1), WantedColumn("pair", per="row", shape=(2,)))
+
+
+def write_dataset(
+    folder: Path,
+    shards: Sequence[int],
+    *,
+    number: int = 0,
+    held_out_rows: int = 11,
+    columns: tuple[Column, ...] = (),
+) -> Dataset:
     """A folder of shards whose rows are known."""
+    format_ = replace(FORMAT, columns=columns)
     place, row = StoragePath(str(folder)), 0
     written = []
     for shard, rows in enumerate((*shards, held_out_rows)):
-        with ShardWriter(place / f"shard-{shard}.parquet", FORMAT) as writer:
+        with ShardWriter(place / f"shard-{shard}.parquet", format_) as writer:
             for _ in range(rows):
-                writer.add(row_tokens(number, row), row_starts(row))
+                values = row_columns(number, row)
+                more = {column.name: values[column.name] for column in columns}
+                writer.add(row_tokens(number, row), row_starts(row), more)
                 row += 1
         written.append(writer.close())
     manifest = DatasetManifest.of(
-        FORMAT,
+        format_,
         train=written[:-1],
         held_out=written[-1:] if held_out_rows else [],
         counts=Counts(sum(shards) * SEQUENCE),
@@ -76,13 +108,10 @@ def stream(
 ) -> Stream:
     return Stream(
         datasets,
-        batch=BATCH,
-        data=DATA,
-        seed=5,
+        replace(SETTINGS, document_attention=attention),
         rank=rank,
         world_size=world_size,
         start_step=start,
-        document_attention=attention,
     )
 
 
@@ -106,6 +135,8 @@ def same(one: MicroBatch, other: MicroBatch) -> bool:
         and np.array_equal(one.ids, other.ids)
         and np.array_equal(one.epochs, other.epochs)
         and all(np.array_equal(a, b) for a, b in zip(one.document_starts, other.document_starts, strict=True))
+        and one.columns.keys() == other.columns.keys()
+        and all(np.array_equal(values, other.columns[name]) for name, values in one.columns.items())
     )
 
 
@@ -124,7 +155,7 @@ def check_rows(batch: MicroBatch, first_of_b: int, *, attention: bool = False) -
 
 @pytest.mark.parametrize("attention", [False, True])
 def test_batches_hold_the_rows_that_the_order_names(datasets: list[Dataset], attention: bool) -> None:
-    order = order_of(datasets, batch=BATCH, data=DATA, seed=5)
+    order = order_of(datasets, SETTINGS)
     for step, batch in enumerate(take(stream(datasets, attention=attention), 40)):
         assert batch.step == step
         assert [micro.lane for micro in batch.micro_batches] == [0, 1, 2, 3]
@@ -172,10 +203,10 @@ def test_each_block_is_read_once(datasets: list[Dataset], monkeypatch: pytest.Mo
     lock = threading.Lock()
     inner = reading.read_rows
 
-    def counted(folder: StoragePath, shard: object, start: int, stop: int, manifest: DatasetManifest) -> object:
+    def counted(folder: StoragePath, shard: object, start: int, stop: int, *more: object) -> object:
         with lock:
             read.append((shard.path, start, stop))  # type: ignore[attr-defined]
-        return inner(folder, shard, start, stop, manifest)  # type: ignore[arg-type]
+        return inner(folder, shard, start, stop, *more)  # type: ignore[arg-type]
 
     monkeypatch.setattr(reading, "read_rows", counted)
     monkeypatch.setattr(loader, "AHEAD_BYTES", 0)
@@ -215,24 +246,28 @@ def test_a_small_source_is_read_once_and_kept(datasets: list[Dataset], monkeypat
 def test_held_out_is_the_same_at_any_world_size(
     datasets: list[Dataset], world_size: int, sequences: int | None
 ) -> None:
-    def ask(rank: int, size: int) -> list[tuple[MicroBatch, ...]]:
-        return list(held_out(datasets, batch=BATCH, rank=rank, world_size=size, sequences=sequences))
+    def ask(rank: int, size: int) -> list[tuple[MicroBatch, bool]]:
+        return list(held_out(datasets, SETTINGS, rank=rank, world_size=size, sequences=sequences))
 
     whole = ask(0, 1)
-    ids = [int(number) for round_ in whole for micro in round_ for number in micro.ids]
+    assert all(counts for _, counts in whole)
+    ids = [int(number) for micro, _ in whole for number in micro.ids]
     assert len(ids) == len(set(ids)) == min(sequences or 22, 22)
     shares = [ask(rank, world_size) for rank in range(world_size)]
-    for number, round_ in enumerate(whole):
-        dealt = sorted((micro for share in shares for micro in share[number]), key=lambda micro: micro.lane)
-        assert all(same(a, b) for a, b in zip(round_, dealt, strict=True))
-    counts = [sum(len(round_) for round_ in share) for share in shares]
-    assert counts[0] == max(counts) == held_out_turns(datasets, batch=BATCH, world_size=world_size, sequences=sequences)
+    dealt = [micro for share in shares for micro, counts in share if counts]
+    for expected, found in zip(
+        sorted((micro for micro, _ in whole), key=lambda micro: micro.ids[0]),
+        sorted(dealt, key=lambda micro: micro.ids[0]),
+        strict=True,
+    ):
+        assert same(expected, found)
+    assert len({len(share) for share in shares}) == 1, "every rank takes part as often"
 
 
 def test_no_held_out_rows_is_said_plainly(tmp_path: Path) -> None:
     dataset = write_dataset(tmp_path, [9], held_out_rows=0)
     with pytest.raises(DataError, match="no held-out sequences in") as found:
-        list(held_out([dataset], batch=BATCH, rank=0, world_size=1, sequences=4))
+        list(held_out([dataset], SETTINGS, sequences=4))
     assert "prepare.held_out" in (found.value.hint or "")
 
 
@@ -307,3 +342,67 @@ def test_close_ends_the_threads(datasets: list[Dataset]) -> None:
     for thread in readers():
         thread.join(5)
     assert not readers()
+
+
+@pytest.fixture(scope="module")
+def with_columns(tmp_path_factory: pytest.TempPathFactory) -> list[Dataset]:
+    """Two datasets, of which the second has no mask."""
+    folder = tmp_path_factory.mktemp("columns")
+    return [
+        write_dataset(folder / "a", [50, 13, 70], columns=(PAIR, MASK)),
+        write_dataset(folder / "b", [40], number=1, columns=(PAIR,)),
+    ]
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_batches_carry_the_columns_of_their_rows(with_columns: list[Dataset], mixed: bool) -> None:
+    datasets = with_columns if mixed else with_columns[:1]
+    settings = replace(SETTINGS, columns=WANTED)
+    plain = take(stream(datasets), 30)
+    whole = take(Stream(datasets, settings), 30)
+    shares = [take(Stream(datasets, settings, rank=rank, world_size=3, start_step=10), 20) for rank in range(3)]
+    for step, (without, batch) in enumerate(zip(plain, whole, strict=True)):
+        for bare, micro in zip(without.micro_batches, batch.micro_batches, strict=True):
+            assert same(bare, replace(micro, columns={}))
+            check_columns(micro, 133)
+            if step >= 10:
+                share = shares[micro.lane % 3][step - 10]
+                assert any(same(micro, other) for other in share.micro_batches)
+    for micro, _ in held_out(datasets, settings, sequences=9):
+        assert set(micro.columns) == {"loss_mask", "pair"}
+
+
+def check_columns(micro: MicroBatch, first_of_b: int) -> None:
+    assert micro.columns["loss_mask"].dtype == np.uint8
+    for place, number in enumerate(micro.ids.tolist()):
+        dataset, row = (0, number) if number < first_of_b else (1, number - first_of_b)
+        due = row_columns(dataset, row)
+        assert np.array_equal(micro.columns["pair"][place], due["pair"])
+        mask = micro.columns["loss_mask"][place]
+        if dataset == 1:
+            assert mask.all(), "a dataset without the column counts as one of ones"
+        else:
+            assert np.array_equal(mask[: len(due["loss_mask"])], due["loss_mask"])
+
+
+def test_an_optional_column_that_no_dataset_has_is_left_out(datasets: list[Dataset]) -> None:
+    with Stream(datasets, replace(SETTINGS, columns=WANTED[:1])) as batches:
+        assert all(micro.columns == {} for micro in next(batches).micro_batches)
+
+
+def test_a_column_that_a_dataset_lacks_or_holds_otherwise_is_one_error(with_columns: list[Dataset]) -> None:
+    with pytest.raises(DataError, match=r"the objective needs the column 'loss_mask', which .*b lacks") as found:
+        Stream(with_columns, replace(SETTINGS, columns=(WantedColumn("loss_mask"),)))
+    assert "its columns: pair" in found.value.message
+    with pytest.raises(
+        DataError, match=r"column pair holds values of shape \(2,\) per row, where \(\) per token is due"
+    ):
+        Stream(with_columns, replace(SETTINGS, columns=(WantedColumn("pair"),)))
+
+
+def test_held_out_rows_are_read_in_blocks(datasets: list[Dataset], monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = itertools.count()
+    inner = reading.read_rows
+    monkeypatch.setattr(reading, "read_rows", lambda *args: (next(calls), inner(*args))[1])
+    assert len(list(held_out(datasets[:1], SETTINGS))) == 6
+    assert next(calls) == 2  # eight rows in the first global batch, three in the second

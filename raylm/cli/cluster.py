@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from raylm.cli.common import next_step
+from raylm.cli.common import print_next
 
 if TYPE_CHECKING:
     from raylm.deploy.local import LocalCluster, NodeShape
@@ -50,7 +50,7 @@ def up(folder: Path, nodes: int, cpus: int) -> None:
     # The head runs the driver and reads data.
     made.up(nodes, head=NodeShape(cpus=2, slots=0), each=_shape(cpus))
     click.echo(f"address: {made.address}")
-    next_step(f"raylm train JOB --set cluster.address={made.address} --set 'workers.resources={{{SLOT}: 1}}'")
+    print_next(f"raylm train JOB --set cluster.address={made.address} --set 'workers.resources={{{SLOT}: 1}}'")
 
 
 @cluster.command()

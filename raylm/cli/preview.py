@@ -16,7 +16,7 @@ Rows = list[tuple[str, str]]
 def prepare_rows(job: Job) -> Rows:
     """What `raylm prepare` would read and write."""
     settings = job.prepare
-    sources = [f"{source.name} ({source.glob or source.paths or source.kind})" for source in settings.sources]
+    sources = [f"{source.name} ({source.location})" for source in settings.sources]
     trained = f"{settings.tokenizer.trained_kind} of {settings.tokenizer.vocab_size:,}, to be trained"
     tokenizer = settings.tokenizer.path or trained
     workers = f"{settings.workers} at once" if settings.workers else "as many as the machine's CPUs carry"
@@ -42,14 +42,16 @@ def _steps(job: Job) -> list[str]:
 
 def train_rows(job: Job) -> Rows:
     """What `raylm train` would train on, with and into."""
-    from raylm.model.budget import shape_of
-    from raylm.train.launch.preflight import refuse_other_job
+    from raylm.model.flops import shape_of
+    from raylm.run.folder import RunFolder
+    from raylm.run.identity import identity_of
+    from raylm.train.launch.preflight import refuse_other_run
 
     length, data = _data(job)
     shape_of(job.model, job.prepare.tokenizer.vocab_size, length)  # a job without a model, or with none that works
-    run = StoragePath(job.run_url, job.object_store.connection())
-    with contextlib.suppress(StorageError):  # told below
-        refuse_other_job(job, run)
+    with contextlib.suppress(StorageError):  # shown below
+        # The settings alone: the data may not be prepared yet.
+        refuse_other_run(RunFolder.of(job), identity_of(job, []), allow_changed_data=True)
     per_step = job.batch.sequences * length
     workers = f"{job.workers.min} to {job.workers.max}" if job.workers.min < job.workers.max else f"{job.workers.max}"
     interval = "by Young and Daly's formula"
@@ -59,6 +61,7 @@ def train_rows(job: Job) -> Rows:
         interval = f"every {job.checkpoint.every_seconds:g} s"
     return [
         ("model", f"{job.model.preset or job.model.path or 'inline config'}, {job.model.dtype}"),
+        ("starts from", job.init_from.path or "random weights"),
         ("data", data),
         ("batch", f"{job.batch.sequences} sequences, {count(per_step)} tokens, {job.batch.lanes} lanes"),
         ("workers", f"{workers}, {job.workers.cpus:g} CPUs each, ZeRO stage {job.zero.stage}"),
@@ -69,7 +72,11 @@ def train_rows(job: Job) -> Rows:
 
 
 def _data(job: Job) -> tuple[int, str]:
-    """Tokens a sequence, and the shards in words; where there are none yet, what prepare would make."""
+    """Tokens per sequence, and the shards in words; where there are none yet, what prepare would make."""
+    from raylm.objectives import objective_of
+    from raylm.stream.reading import Dataset, reading
+
+    columns = objective_of(job).columns
     tokens, length = 0, job.prepare.sequence_length
     for source in job.mixture:
         place = StoragePath(source.path, job.object_store.connection())
@@ -77,6 +84,7 @@ def _data(job: Job) -> tuple[int, str]:
             manifest = read_manifest(place)
         except (DataError, StorageError) as error:
             return length, f"not to be read: {error.message}"
+        reading([Dataset(place, manifest)], columns)  # an objective whose columns the shards lack
         tokens += manifest.train_tokens
         length = manifest.sequence_length
     where = ", ".join(source.path for source in job.mixture)
@@ -86,18 +94,18 @@ def _data(job: Job) -> tuple[int, str]:
 
 def _raw_rows(job: Job) -> Rows:
     """The sources' files and units, and a guess at their tokens, from their bytes."""
-    from raylm.prep.readers.read import atoms
-    from raylm.prep.units import listed, ranges_of, units_of
+    from raylm.config.prepare.sources import SOURCES
+    from raylm.prep.units import ranges_of, units_of
 
     settings, connection = job.prepare, job.object_store.connection()
-    if any(source.kind == "python-docs" for source in settings.sources):
+    if any(SOURCES.get(source.kind).collect is not None for source in settings.sources):
         return [("tokens", "known when the documentation has been collected")]
     try:
-        files = [(source, listed(source, connection)) for source in settings.sources]
+        files = [(source, SOURCES.get(source.kind).files(source, connection)) for source in settings.sources]
     except DataError as error:
         return [("units", f"none yet: {error.message}")]
-    pieces = (piece for source, found in files for piece in ranges_of(source, found, settings.unit_bytes, atoms))
-    units = units_of(pieces, settings.unit_bytes)
+    ranges = (part for source, found in files for part in ranges_of(source, found, settings.unit_bytes))
+    units = units_of(ranges, settings.unit_bytes)
     total = sum(file_bytes for _, found in files for _, file_bytes in found)
     return [
         ("units", f"{len(units):,}, of {sum(len(found) for _, found in files):,} files with {size(total)}"),

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from raylm.cli.common import as_typed, next_step, quiet_logs, show
+from raylm.cli.common import as_typed, print_next, print_rows, quiet_logs
 from raylm.cli.model import evaluation_rows
 from raylm.errors import RaylmError
 from raylm.humanize import duration
@@ -115,10 +115,10 @@ class LosingANode:
 
 def _prepare(job: Job) -> None:
     from raylm.cli.prepare import progress_lines, result_rows
-    from raylm.prep import prepare
+    from raylm.prep.prepare import prepare
 
     _stage("2/5  preparing: the documentation on this machine becomes tokens")
-    show(result_rows(prepare(job, progress=progress_lines())))
+    print_rows(result_rows(prepare(job, progress=progress_lines())))
 
 
 def _train(job: Job, loss: LosingANode) -> None:
@@ -140,15 +140,15 @@ def _train(job: Job, loss: LosingANode) -> None:
 
 def _look(job: Job) -> str:
     """Evaluate, generate and report, as the commands of these names do; returns where the report is."""
-    from raylm.evaluate import evaluate
-    from raylm.generate import Sampling, generate
+    from raylm.evaluation import evaluate
+    from raylm.generation import Sampling, generate
     from raylm.report import write_report
     from raylm.run.folder import RunFolder
     from raylm.trained import open_trained
 
     _stage("4/5  evaluating and generating, from the last checkpoint")
     trained = open_trained(job.run_url, job.object_store.connection())
-    show(evaluation_rows(evaluate(trained)))
+    print_rows(evaluation_rows(evaluate(trained)))
     for prompt in PROMPTS:
         text = "".join(generate(trained, prompt, Sampling(max_new_tokens=32)))
         click.echo(f"    {' '.join(f'{prompt}{text}'.split())}")
@@ -160,7 +160,7 @@ def _look(job: Job) -> str:
 
 def _what_next(job: Job, page: str) -> None:
     run = as_typed(job.run_url)
-    next_step(
+    print_next(
         f"open {as_typed(page)} in a browser",
         f"raylm generate {run} --prompt 'The function '",
         f"raylm export {run} {run}/export",

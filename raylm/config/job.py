@@ -11,8 +11,10 @@ from raylm.config.checkpoint import CheckpointSettings
 from raylm.config.cluster import ClusterSettings
 from raylm.config.data import DataSettings, MixtureEntry
 from raylm.config.evaluate import EvaluateSettings
+from raylm.config.init_from import InitFromSettings
 from raylm.config.model import ModelSettings
 from raylm.config.object_store import ObjectStore
+from raylm.config.objective import ObjectiveSettings
 from raylm.config.optim import BatchSettings, OptimSettings, TrainSettings, ZeroSettings
 from raylm.config.paths import ModuleOrFile, PathOrUrl, resolved_module_or_file
 from raylm.config.prepare import PrepareSettings
@@ -36,8 +38,14 @@ class Job(Settings):
     prepare: PrepareSettings = Field(default_factory=PrepareSettings, description="Raw text to tokenized shards.")
     data: DataSettings = Field(default_factory=DataSettings, description="What is trained on.")
     model: ModelSettings = Field(default_factory=ModelSettings, description="The network.")
+    init_from: InitFromSettings = Field(
+        default_factory=InitFromSettings, description="Another run, or a model, whose weights training starts from."
+    )
     method: Literal["pretrain"] = Field(
-        "pretrain", description="What is trained, and how: all weights, on the next token."
+        "pretrain", description="What is trained, and how: all weights, from what the model starts with."
+    )
+    objective: ObjectiveSettings = Field(
+        default_factory=lambda: ObjectiveSettings.model_validate("causal"), description="What training minimizes."
     )
     batch: BatchSettings = Field(
         default_factory=BatchSettings, description="The global batch, the same at any number of workers."

@@ -24,7 +24,8 @@ OTHER_NAMES = {
     "model.document_attention": "intra_document_masking doc_mask attn_mask_type packing",
     "model.activation_checkpointing": "gradient_checkpointing activation_checkpoint recompute",
     "model.compile": "torch_compile enable_compile",
-    "method": "task objective",
+    "method": "task",
+    "objective": "loss criterion",
     "batch.sequences": "global_batch_size batch_size train_batch_size global_batch rows",
     "batch.micro_batch": (
         "micro micro_batch_size local_batch_size per_device_train_batch_size "

@@ -197,8 +197,8 @@ def resources_of(current: Pass) -> Resources:
 
 def _read(job: Job, unit: Unit, skipped: Skipped) -> Iterator[Document]:
     (source,) = (source for source in job.prepare.sources if source.name == unit.source)
-    for piece in unit.pieces:
-        yield from read_range(source, piece, job.object_store.connection(), skipped)
+    for part in unit.ranges:
+        yield from read_range(source, part, job.object_store.connection(), skipped)
 
 
 def _store(place: StoragePath, documents: Iterable[Document]) -> None:

@@ -1,6 +1,7 @@
 """The run folder, `<storage>/<name>`: the one module that spells the names in it.
 
 run.yaml          every setting of the run, resolved
+identity.json     what makes a job the same run
 metrics           a line per optimizer step     metrics.jsonl on a file system, metrics/000001.jsonl … elsewhere
 events            a line per event              events.jsonl, events/…
 audit             a line per step of what it was trained on, where `train.audit` is set
@@ -55,6 +56,11 @@ class RunFolder:
     def settings(self) -> StoragePath:
         """The resolved settings of the run, a job file."""
         return self.path / "run.yaml"
+
+    @property
+    def identity(self) -> StoragePath:
+        """What makes a job the same run as this one."""
+        return self.path / "identity.json"
 
     @property
     def metrics(self) -> StoragePath:

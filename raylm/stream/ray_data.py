@@ -47,6 +47,7 @@ BLOCKS_A_TASK = 256
 _MARGIN_SECONDS = 1.5  # of reading left to threads when Ray Data is warm, until its first blocks are there
 _MARGIN_BLOCKS = 1024
 _LENT = 4  # blocks that threads read first when Ray Data is late
+_PREFIX = "column:"  # of an optional column's name in a task's answer
 _RANGE_NUMBERS = 3  # numbers that describe a RowRange
 
 
@@ -289,7 +290,12 @@ class RayDataReader:
             starts = np.frombuffer(buffers["starts"], dtype=np.int32)
             ends = np.cumsum(np.frombuffer(buffers["counts"], dtype=np.int32)).tolist()
             rows = tuple(starts[begin:end] for begin, end in itertools.pairwise([0, *ends]))
-            yield Rows(tokens, rows, np.frombuffer(buffers["lengths"], dtype=np.int32))
+            described = self._datasets[columns["dataset"][number].as_py()]
+            more = {
+                column.name: column.decode(buffers[_PREFIX + column.name], len(tokens), manifest.sequence_length)
+                for column in described.columns
+            }
+            yield Rows(tokens, rows, np.frombuffer(buffers["lengths"], dtype=np.int32), more)
 
 
 class _Closed(Exception):
@@ -348,7 +354,8 @@ def _read(table: pa.Table, *, datasets: Any) -> pa.Table:
     else:
         with ThreadPoolExecutor(min(8, len(described))) as pool:
             read = list(pool.map(lambda block: _read_one(reader, *block), described))
-    return _packed([dataset for dataset, _, _ in described], read)
+    names = sorted({column.name for dataset in known for column in dataset.columns})
+    return _packed([dataset for dataset, _, _ in described], read, names)
 
 
 def _read_one(reader: Reader, dataset: int, row_ranges: bytes, order: bytes) -> Rows | RaylmError:
@@ -361,11 +368,14 @@ def _read_one(reader: Reader, dataset: int, row_ranges: bytes, order: bytes) -> 
         return error
 
 
-def _packed(datasets: list[int], read: list[Rows | RaylmError]) -> pa.Table:
+def _packed(datasets: list[int], read: list[Rows | RaylmError], names: list[str]) -> pa.Table:
     import pyarrow as pa
 
     def column(values: Callable[[Rows], bytes | memoryview]) -> pa.Array:
         return pa.array([b"" if isinstance(rows, RaylmError) else values(rows) for rows in read], pa.large_binary())
+
+    def optional(name: str) -> pa.Array:
+        return column(lambda rows: rows.columns[name].tobytes() if name in rows.columns else b"")
 
     return pa.table(
         {
@@ -374,6 +384,7 @@ def _packed(datasets: list[int], read: list[Rows | RaylmError]) -> pa.Table:
             "starts": column(lambda rows: np.concatenate(rows.document_starts).astype(np.int32).tobytes()),
             "counts": column(lambda rows: np.array([len(row) for row in rows.document_starts], np.int32).tobytes()),
             "lengths": column(lambda rows: rows.lengths.astype(np.int32).tobytes()),
+            **{_PREFIX + name: optional(name) for name in names},
             "error": pa.array(
                 [pickle.dumps(rows) if isinstance(rows, RaylmError) else b"" for rows in read], pa.large_binary()
             ),

@@ -32,7 +32,6 @@ from raylm.run.events import (
 )
 from raylm.run.folder import RunFolder
 from raylm.run.log import RunLog
-from raylm.storage import StoragePath
 from raylm.train.coordination import Assignment, FailureHistory, Generation, Reason, RunStatus
 from raylm.train.feed import Feed
 from raylm.train.membership import Membership
@@ -43,14 +42,14 @@ class Coordinator:
 
     def __init__(
         self,
-        run: StoragePath,
+        run: RunFolder,
         workers: WorkerSettings,
         *,
         audit: bool = False,
         claim: Callable[[], int] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._log = RunLog(RunFolder(run), audit=audit)
+        self._log = RunLog(run, audit=audit)
         self._claim = claim or _counter()
         self._lock = threading.RLock()
         self._membership = Membership(max_failures=workers.max_failures, best_step=self._log.last_step)

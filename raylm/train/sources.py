@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from raylm.config.job import Job
 from raylm.config.load import resolved_yaml
 from raylm.run.folder import RunFolder
+from raylm.run.identity import identity_of
 from raylm.storage import StoragePath
 
 if TYPE_CHECKING:
-    from raylm.stream.loader import Dataset
+    from raylm.stream.loader import Dataset, StreamSettings
 
 
 def open_datasets(job: Job) -> list[Dataset]:
@@ -19,37 +20,36 @@ def open_datasets(job: Job) -> list[Dataset]:
     from raylm.stream.loader import Dataset
 
     connection = job.object_store.connection()
-    sources = []
+    datasets = []
     for entry in job.mixture:
         folder = StoragePath(entry.path, connection)
         schedule = tuple((change.step, change.weight) for change in entry.weight_schedule)
-        sources.append(
+        datasets.append(
             Dataset(folder=folder, manifest=read_manifest(folder), weight=entry.weight, weight_schedule=schedule)
         )
-    return sources
+    return datasets
 
 
-def data_fingerprint(sources: list[Dataset]) -> str:
-    """One name for all the data of a run."""
-    return "+".join(source.manifest.fingerprint for source in sources)
+def stream_settings(job: Job) -> StreamSettings:
+    """What decides the job's batches besides its datasets."""
+    from raylm.objectives import objective_of
+    from raylm.stream.loader import StreamSettings
 
-
-def order_settings(job: Job) -> dict[str, Any]:
-    """Every setting that decides which sequences are in global batch t."""
-    return {
-        "batch.sequences": job.batch.sequences,
-        "batch.micro_batch": job.batch.micro_batch,
-        "train.seed": job.train.seed,
-        "data.chunk_rows": job.data.chunk_rows,
-        "data.window_chunks": job.data.window_chunks,
-        "data.weights": [[s.weight, [[t.step, t.weight] for t in s.weight_schedule]] for s in job.mixture],
-    }
+    return StreamSettings(
+        job.batch,
+        job.data,
+        job.train.seed,
+        document_attention=job.model.document_attention,
+        columns=objective_of(job).columns,
+    )
 
 
 def publish(job: Job, run: RunFolder) -> None:
-    """Write what makes the run folder stand alone: its settings, and the tokenizer of its data."""
+    """Write what makes the run folder stand alone: its settings, which run it is, and the tokenizer of its data."""
     from raylm.shards import TOKENIZER_FOLDER
 
+    identity = identity_of(job, [dataset.manifest for dataset in open_datasets(job)])
+    run.identity.write_bytes(identity.to_json())
     run.settings.write_text(resolved_yaml(job))
     tokenizer = StoragePath(job.mixture[0].path, job.object_store.connection()) / TOKENIZER_FOLDER
     for file in tokenizer.list():

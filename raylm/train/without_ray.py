@@ -28,7 +28,7 @@ def alone(job: Job) -> Coordinator | None:
     if rank == 0:
         publish(job, folder)
         coordinator = Coordinator(
-            folder.path, job.workers, audit=job.train.audit, claim=lambda: claim_attempt(folder.checkpoints)
+            folder, job.workers, audit=job.train.audit, claim=lambda: claim_attempt(folder.checkpoints)
         )
         number = coordinator.begin(size).attempt
     if size > 1:

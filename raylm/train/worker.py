@@ -18,18 +18,17 @@ from raylm.errors import RaylmError, StorageError
 from raylm.records import Batch, Progress, StepReport
 from raylm.run.events import BadLoss, Evaluated, StepMetrics
 from raylm.run.folder import RunFolder
+from raylm.run.identity import identity_of
 from raylm.train.accumulation import micro_batches_per_rank
+from raylm.train.branching import weights_of_export
 from raylm.train.context import ActiveGroup, GroupEnded, RunContext
 from raylm.train.coordination import Coordination, Member, Reason
 from raylm.train.saving import begin_state_save, report_save, restore, save_now, save_schedule_of
-from raylm.train.sources import data_fingerprint, open_datasets
+from raylm.train.sources import open_datasets, stream_settings
 
 if TYPE_CHECKING:
     from raylm.train.engine import Engine
     from raylm.train.group import Group
-
-# Dense bf16 peak in FLOP/s by device name (vendors' data sheets), for MFU.
-PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12, "B200": 2250e12}
 
 
 def work(job: Job, member: Member, coordination: Coordination, *, tidy: bool = True) -> None:
@@ -72,7 +71,7 @@ def prepare_process(job: Job) -> None:
         os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
     import torch
 
-    from raylm.train import engine  # noqa: F401  # loads DeepSpeed and transformers
+    import raylm.train.engine  # noqa: F401  # loads DeepSpeed and transformers
 
     torch.set_num_threads(job.workers.threads or max(1, int(job.workers.cpus)))
 
@@ -84,7 +83,7 @@ def open_run(job: Job, coordination: Coordination) -> RunContext:
         job=job,
         folder=RunFolder.of(job),
         datasets=datasets,
-        data_fingerprint=data_fingerprint(datasets),
+        identity=identity_of(job, [dataset.manifest for dataset in datasets]),
         coordination=coordination,
         save_schedule=save_schedule_of(job, coordination),
     )
@@ -131,8 +130,9 @@ def _form(job: Job, member: Member) -> Group:
 
 def _build(context: RunContext, group: Group) -> Engine:
     """The model as the job describes it, under ZeRO on this group."""
-    from raylm.model.build import build_model
-    from raylm.train.engine import Engine
+    from raylm.model.build import build_model, config_dict
+    from raylm.objectives import objective_of
+    from raylm.train.engine import Engine, EngineSettings
 
     job, manifest = context.job, context.datasets[0].manifest
     model = build_model(
@@ -141,17 +141,11 @@ def _build(context: RunContext, group: Group) -> Engine:
         sequence_length=manifest.sequence_length,
         seed=job.train.seed,
         eos_id=manifest.eos_id,
+        auto_class=job.objective.auto_class,
     )
-    context.model_config = cast(Any, model).config.to_dict()
-    return Engine.build(
-        model,
-        group,
-        zero=job.zero,
-        optim=job.optim,
-        model_settings=job.model,
-        micro_batch=job.batch.micro_batch,
-        accumulation=micro_batches_per_rank(job.batch.lanes, group.size),
-    )
+    weights_of_export(context, model)
+    context.model_config = config_dict(cast(Any, model).config)
+    return Engine.build(model, group, objective_of(job), EngineSettings.of(job, group.size))
 
 
 def _resume(context: RunContext, active: ActiveGroup, phases: Phases) -> None:
@@ -173,22 +167,16 @@ def _train(context: RunContext, active: ActiveGroup) -> None:
     job, member, group = context.job, active.member, active.group
     stream = Stream(
         context.datasets,
-        batch=job.batch,
-        data=job.data,
-        seed=job.train.seed,
+        stream_settings(job),
         rank=member.rank,
         world_size=member.size,
         start_step=context.progress.step,
-        reader=job.data.reader,
-        document_attention=job.model.document_attention,
     )
-    seen: list[Batch] = []
     try:
         with _stop_requests(context, active) as requested:
-            watched = _remember(stream, seen)
-            for report in steps(active.engine, watched, group=group, optim=job.optim, train=job.train):
+            for batch, report in steps(active.engine, stream, optim=job.optim, train=job.train):
                 context.progress = _after(context.progress, report, job)
-                _record(context, active, report, seen.pop())
+                _record(context, active, report, batch)
                 last = report.step >= job.train.steps
                 wish = requested() if active.first else None
                 due = active.first and not last and context.save_schedule.should_save(report.step, time.monotonic())
@@ -207,12 +195,6 @@ def _train(context: RunContext, active: ActiveGroup) -> None:
         _finish(context, active)
     finally:
         stream.close()
-
-
-def _remember(batches: Iterator[Batch], seen: list[Batch]) -> Iterator[Batch]:
-    for batch in batches:
-        seen[:] = [batch]
-        yield batch
 
 
 def _after(progress: Progress, report: StepReport, job: Job) -> Progress:
@@ -245,6 +227,7 @@ def _record(context: RunContext, active: ActiveGroup, report: StepReport, batch:
             workers=active.member.size,
             tokens_seen=context.progress.tokens_seen,
             mfu=_mfu(context, active, report),
+            more=report.metrics,
         ),
     )
     if report.skipped:
@@ -271,41 +254,43 @@ def _mfu(context: RunContext, active: ActiveGroup, report: StepReport) -> float 
 
     if not active.group.device.startswith("cuda"):
         return None
-    from raylm.model.budget import flops_per_token, shape_of
+    from raylm.model.flops import flops_per_token, peak_flops, shape_of
 
-    name = torch.cuda.get_device_name()
-    peak = next((flops for key, flops in PEAK_FLOPS.items() if key in name), None)
+    peak = peak_flops(torch.cuda.get_device_name())
     if peak is None:
         return None
-    manifest = context.datasets[0].manifest
-    shape = shape_of(context.job.model, manifest.vocab_size, manifest.sequence_length)
+    job, manifest = context.job, context.datasets[0].manifest
+    shape = shape_of(job.model, manifest.vocab_size, manifest.sequence_length, job.objective.auto_class)
     per_token = flops_per_token(shape, manifest.sequence_length)
     return per_token * report.tokens / report.seconds / (peak * active.member.size)
 
 
 def _evaluate(context: RunContext, active: ActiveGroup) -> None:
     """Held-out loss over the same sequences at any number of workers."""
-    from raylm.stream.loader import held_out, held_out_turns
+    from raylm.stream.held_out import held_out
 
-    job, member, datasets = context.job, active.member, context.datasets
+    job, member = context.job, active.member
     began = time.monotonic()
-    batches = held_out(
-        datasets,
-        batch=job.batch,
+    dealt = held_out(
+        context.datasets,
+        stream_settings(job),
         rank=member.rank,
         world_size=member.size,
         sequences=job.evaluate.sequences,
-        document_attention=job.model.document_attention,
     )
-    turns = held_out_turns(datasets, batch=job.batch, world_size=member.size, sequences=job.evaluate.sequences)
-    loss_sum, tokens = active.engine.evaluate((micro for round_ in batches for micro in round_), turns)
-    if not tokens:
+    sums = active.engine.evaluate(dealt)
+    if sums.weight <= 0:
         return
-    loss = loss_sum / tokens
+    loss = sums.loss_sum / sums.weight
     context.held_out[context.progress.step] = loss
     if active.first:
-        seconds = round(time.monotonic() - began, 3)
-        evaluated = Evaluated(step=context.progress.step, held_out_loss=loss, tokens=tokens, seconds=seconds)
+        evaluated = Evaluated(
+            step=context.progress.step,
+            held_out_loss=loss,
+            tokens=sums.tokens,
+            seconds=round(time.monotonic() - began, 3),
+            more=sums.means(),
+        )
         context.coordination.report_event(member.generation, evaluated)
 
 

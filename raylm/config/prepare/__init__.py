@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializeAsAny, model_validator
 
 from raylm.config.base import Settings
 from raylm.config.paths import PathOrUrl
@@ -17,8 +17,8 @@ from raylm.config.prepare.tokenizer import TokenizerSettings
 class PrepareSettings(Settings):
     """Raw text to tokenized shards."""
 
-    sources: list[SourceSettings] = Field(
-        default_factory=lambda: [SourceSettings(name="python-docs", kind="python-docs")],
+    sources: list[SerializeAsAny[SourceSettings]] = Field(
+        default_factory=lambda: [SourceSettings.model_validate({"name": "python-docs", "kind": "python-docs"})],
         description="Where documents come from.",
     )
     steps: list[OperatorSettings] = Field(

@@ -22,7 +22,7 @@ class CoordinatorActor(Coordinator):
         from raylm.checkpoint.save import claim_attempt
 
         run = RunFolder.of(job)
-        super().__init__(run.path, job.workers, audit=job.train.audit, claim=lambda: claim_attempt(run.checkpoints))
+        super().__init__(run, job.workers, audit=job.train.audit, claim=lambda: claim_attempt(run.checkpoints))
         threading.Thread(target=self._watch, name="raylm-drains", daemon=True).start()
 
     def _watch(self, period_seconds: float = 0.25) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from raylm.config.job import Job
-from raylm.config.load import parse_job, same_run
 from raylm.errors import ConfigError
 from raylm.run.folder import RunFolder
+from raylm.run.identity import Identity, check_same_run, identity_of, parse_identity
 from raylm.shards import DatasetManifest
 from raylm.storage import StoragePath
 
@@ -25,24 +25,30 @@ class TrainResult:
 def preflight(job: Job, run: StoragePath) -> TrainResult | None:
     """Refuse what cannot work before anything is spent; a run that is finished already gives its result."""
     from raylm.checkpoint.restore import newest
-    from raylm.train.saving import check_meta
-    from raylm.train.sources import data_fingerprint, open_datasets
+    from raylm.objectives import objective_of
+    from raylm.stream.reading import reading
+    from raylm.train.branching import check_parent
+    from raylm.train.sources import open_datasets
 
-    sources = open_datasets(job)
-    lengths = {source.manifest.sequence_length for source in sources}
-    tokenizers = {source.manifest.tokenizer for source in sources}
+    datasets = open_datasets(job)
+    lengths = {dataset.manifest.sequence_length for dataset in datasets}
+    tokenizers = {dataset.manifest.tokenizer for dataset in datasets}
     if len(lengths) > 1 or len(tokenizers) > 1:
         raise ConfigError(
             f"datasets differ in {'sequence length' if len(lengths) > 1 else 'tokenizer'}: "
             f"{sorted(lengths if len(lengths) > 1 else tokenizers)}",
-            hint="prepare all sources with the same prepare.sequence_length and tokenizer",
+            hint="prepare all datasets with the same prepare.sequence_length and tokenizer",
         )
-    run.check_writable(needed_bytes=_state_bytes(job, sources[0].manifest))
-    found = newest(RunFolder(run).checkpoints)
-    refuse_other_job(job, run)
+    reading(datasets, objective_of(job).columns)
+    run.check_writable(needed_bytes=_state_bytes(job, datasets[0].manifest))
+    folder = RunFolder(run)
+    found = newest(folder.checkpoints)
+    now = identity_of(job, [dataset.manifest for dataset in datasets])
     if found is None:
+        refuse_other_run(folder, now, allow_changed_data=job.data.allow_changed)
+        check_parent(job, datasets[0].manifest)
         return None
-    check_meta(found.meta, job, data_fingerprint(sources), found.place.url)
+    check_same_run(found.state.identity, now, url=found.path.url, allow_changed_data=job.data.allow_changed)
     if found.step < job.train.steps:
         return None
     return TrainResult(job.run_url, found.step, last_loss(run), already_finished=True)
@@ -50,29 +56,22 @@ def preflight(job: Job, run: StoragePath) -> TrainResult | None:
 
 def _state_bytes(job: Job, manifest: DatasetManifest) -> int:
     """Bytes of one checkpoint: 12 a parameter (fp32 master and two moments)."""
-    from raylm.model.budget import shape_of
+    from raylm.model.flops import shape_of
 
-    return 12 * shape_of(job.model, manifest.vocab_size, manifest.sequence_length).parameters
+    return 12 * shape_of(job.model, manifest.vocab_size, manifest.sequence_length, job.objective.auto_class).parameters
 
 
-def refuse_other_job(job: Job, run: StoragePath) -> None:
-    """Raise a ConfigError when the run folder holds a run that these settings would not go on with."""
-    folder = RunFolder(run)
-    if not folder.has_trained() or not folder.settings.exists():
+def refuse_other_run(folder: RunFolder, now: Identity, *, allow_changed_data: bool) -> None:
+    """Raise when the folder holds steps of a run that is not the job's."""
+    if not folder.has_trained():
         return
-    try:
-        old = parse_job(folder.settings.read_text(), origin=folder.settings.url)
-    except ConfigError as error:
+    if not folder.identity.exists():
         raise ConfigError(
-            f"{run.url} holds a run that this version cannot read: {error.message}",
-            hint="use another name, or move that folder away",
-        ) from error
-    differing = same_run(old, job)
-    if differing:
-        raise ConfigError(
-            f"{run.url} holds a run of another job: {'; '.join(differing)}",
-            hint="set these back to resume that run, or choose another name",
+            f"{folder.url} holds a run of another version of raylm: there is no {folder.identity.name}",
+            hint="resume it with the raylm that wrote it, use another name, or move that folder away",
         )
+    then = parse_identity(folder.identity.read_bytes(), folder.identity.url)
+    check_same_run(then, now, url=folder.url, allow_changed_data=allow_changed_data)
 
 
 def last_loss(run: StoragePath) -> float | None:
