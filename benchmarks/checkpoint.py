@@ -89,29 +89,24 @@ def step(engine: Engine, number: int) -> None:
 
 def together(group: Group) -> None:
     """Wait for the other ranks, so that a clock started now measures the work and not their delay."""
-    from raylm.train.group import all_reduce_sum
-
-    all_reduce_sum(group, [0.0])
+    group.barrier()
 
 
 def slowest(group: Group, seconds: float) -> float:
     """The longest of the ranks' times."""
-    from raylm.train.group import all_reduce_sum
-
     mine = [seconds if rank == group.rank else 0.0 for rank in range(group.size)]
-    return max(all_reduce_sum(group, mine))
+    return max(group.all_reduce_sum(mine))
 
 
 def digest(engine: Engine) -> list[float]:
     """Sums over all ranks of what they own, by kind: equal when the state is the same."""
     from raylm.checkpoint import zero_state
     from raylm.checkpoint.chunks import KINDS
-    from raylm.train.group import all_reduce_sum
 
     sums = dict.fromkeys(KINDS, 0.0)
     for chunk, tensor in zero_state.state_to_save(engine.raw):
         sums[chunk.kind] += float(tensor.double().square().sum())
-    return all_reduce_sum(engine.group, list(sums.values()))
+    return engine.group.all_reduce_sum(list(sums.values()))
 
 
 def save(group: Group, preset: str, stage: int, folder: str, repeats: int, place: StoragePath) -> dict[str, Any]:

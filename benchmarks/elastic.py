@@ -57,8 +57,8 @@ import os, sys
 os.environ["TORCHDYNAMO_DISABLE"] = "1"
 import torch, deepspeed, ray.train, raylm.train.worker, raylm.train.engine, raylm.stream.loader
 from transformers import LlamaForCausalLM
-from raylm.train.group import form_group
-form_group(address=sys.argv[1], rank=0, size=1, generation=1, timeout_seconds=60)
+from raylm.train.group import Rendezvous, form_group
+form_group(Rendezvous(address=sys.argv[1], rank=0, size=1, generation=1, timeout_seconds=60))
 """
 
 

@@ -27,8 +27,9 @@ from raylm.prep.operators import OperatorRecord, applied, barrier_of, operator_o
 from raylm.prep.operators.barrier import gathered  # noqa: E402
 from raylm.prep.operators.dedup.decisions import read_decisions, write_table  # noqa: E402
 from raylm.prep.passes import passes_of  # noqa: E402
-from raylm.prep.readers.read import read_range_of_file  # noqa: E402
-from raylm.prep.units import FileRange, Unit  # noqa: E402
+from raylm.prep.ranges import FileRange  # noqa: E402
+from raylm.prep.readers.read import read_range  # noqa: E402
+from raylm.prep.units import Unit  # noqa: E402
 from raylm.records import Document  # noqa: E402
 from raylm.storage import StoragePath  # noqa: E402
 
@@ -60,7 +61,7 @@ def _kind(folder: str) -> str:
 def _documents(request: dict[str, Any], number: int) -> Iterator[Document]:
     source, unit = _unit(request, number)
     for piece in unit.pieces:
-        yield from read_range_of_file(source, piece, Job().object_store.connection(), Skipped())
+        yield from read_range(source, piece, Job().object_store.connection(), Skipped())
 
 
 def _unit(request: dict[str, Any], number: int) -> tuple[SourceSettings, Unit]:
@@ -94,7 +95,7 @@ def tokenize(request: dict[str, Any], number: int) -> str:
     from raylm.prep.pack import pack_unit
 
     job = job_of(request)
-    result = pack_unit(job, StoragePath(job.shards_url), passes_of([]), _unit(request, number)[1])
+    result = pack_unit(job, StoragePath(job.shards_url), passes_of([])[-1], _unit(request, number)[1])
     return str(result.counts["documents"] + result.counts["held_out_documents"])
 
 

@@ -104,32 +104,21 @@ def write_shards(folder: Path, case: Case) -> None:
     """Random rows: their content costs a step nothing."""
     import numpy as np
 
-    from raylm.shards import ShardWriter, make_manifest, token_dtype, write_manifest
+    from raylm.shards import Counts, DatasetManifest, RowFormat, ShardWriter, write_manifest
     from raylm.storage import StoragePath
 
     numbers = np.random.default_rng(0)
-    dtype, rows = token_dtype(case.vocabulary), 1024
+    format_, rows = RowFormat(case.length, case.vocabulary, "none", eos_id=0), 1024
     shards = {}
     for split, count in (("train", rows), ("held-out", 1)):
         place = StoragePath(str(folder / f"{split}.parquet"))
-        with ShardWriter(place, case.length, dtype, tokenizer="none") as writer:
+        with ShardWriter(place, format_) as writer:
             for _ in range(count):
-                writer.add(numbers.integers(0, case.vocabulary, case.length).astype(dtype), [0])
+                writer.add(numbers.integers(0, case.vocabulary, case.length).astype(format_.dtype), [0])
             shards[split] = [writer.close()]
-    write_manifest(
-        StoragePath(str(folder)),
-        make_manifest(
-            sequence_length=case.length,
-            vocab_size=case.vocabulary,
-            tokenizer="none",
-            eos_id=0,
-            train=shards["train"],
-            held_out=shards["held-out"],
-            train_tokens=rows * case.length,
-            held_out_tokens=case.length,
-            held_out_bytes=case.length,
-        ),
-    )
+    counts = Counts(rows * case.length, case.length, case.length)
+    manifest = DatasetManifest.of(format_, train=shards["train"], held_out=shards["held-out"], counts=counts)
+    write_manifest(StoragePath(str(folder)), manifest)
 
 
 def settings_of(case: Case) -> tuple[Any, Any, Any, Any]:
@@ -219,14 +208,12 @@ def bare_loop(group: Group, case: Case) -> Iterator[None]:
 
 def measure(group: Group, case: Case, folder: str) -> Timing:
     """Let the loops take turns; collective over the group."""
-    from raylm.train.group import all_reduce_sum
-
     reports, watched, waits, engine = raylm_loop(group, case, folder)
     bare = bare_loop(group, case)
     seconds: dict[str, list[float]] = {name: [] for name in ("raylm", "bare", "data", "engine", "busy", "bare_busy")}
 
     def block(name: str) -> tuple[float, float]:
-        all_reduce_sum(group, [0])
+        group.barrier()
         began, busy = time.perf_counter(), time.process_time()
         for _ in itertools.islice(reports if name == "raylm" else bare, case.block):
             pass

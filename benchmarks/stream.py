@@ -152,32 +152,20 @@ def make_peers() -> bool:
 
 def write_data(folder: Path, rows: int, *, peers: bool) -> None:
     """The same rows as shards, as a flat file, and in each peer's own format."""
-    from raylm.shards import ShardWriter, make_manifest, write_manifest
+    from raylm.shards import Counts, DatasetManifest, RowFormat, ShardWriter, write_manifest
     from raylm.storage import StoragePath
 
     folder.mkdir()
     tokens = some_tokens(rows)
     tokens.tofile(folder / "tokens.bin")
     place, shards = StoragePath(str(folder / "raylm")), []
+    format_ = RowFormat(ROW, VOCABULARY, "", eos_id=0)
     for number, part in enumerate(np.array_split(tokens, 8)):
-        with ShardWriter(place / f"{number}.parquet", ROW, "uint16") as writer:
+        with ShardWriter(place / f"{number}.parquet", format_) as writer:
             for row in part:
                 writer.add(row, [0, ROW // 3, ROW // 2])
         shards.append(writer.close())
-    write_manifest(
-        place,
-        make_manifest(
-            sequence_length=ROW,
-            vocab_size=VOCABULARY,
-            tokenizer="",
-            eos_id=0,
-            train=shards,
-            held_out=[],
-            train_tokens=rows * ROW,
-            held_out_tokens=0,
-            held_out_bytes=0,
-        ),
-    )
+    write_manifest(place, DatasetManifest.of(format_, train=shards, held_out=[], counts=Counts(rows * ROW)))
     if peers:
         request = {"reader": "write", "root": str(folder), "tokens": str(folder / "tokens.bin"), "row": ROW}
         run(PEERS_VENV / "bin" / "python", {**request, "scratch": str(folder.parent)})

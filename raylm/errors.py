@@ -33,9 +33,20 @@ def _rebuild(kind: type[RaylmError], message: str, hint: str | None) -> RaylmErr
 
 
 class ConfigError(RaylmError):
-    """A job file or a flag says something that cannot work."""
+    """A job file or a flag says something that cannot work; `key` is the setting to change, where it is one."""
 
     exit_code = 2
+
+    def __init__(self, message: str, *, hint: str | None = None, key: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.key = key
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_rebuild_config_error, (type(self), self.message, self.hint, self.key))
+
+
+def _rebuild_config_error(kind: type[ConfigError], message: str, hint: str | None, key: str | None) -> ConfigError:
+    return kind(message, hint=hint, key=key)
 
 
 class DataError(RaylmError):

@@ -17,9 +17,10 @@ from raylm.config.job import Job
 from raylm.config.load import parse_job
 from raylm.config.optim import BatchSettings
 from raylm.errors import ConfigError, DataError
+from raylm.run.folder import RunFolder
 from raylm.shards import DatasetManifest, read_manifest
 from raylm.storage import Connection, NotFound, StoragePath
-from raylm.trained import SETTINGS, Dtype, Trained, open_trained
+from raylm.trained import Dtype, Trained, open_trained
 
 if TYPE_CHECKING:
     import numpy as np
@@ -112,7 +113,7 @@ def _job_of(trained: Trained) -> Job | None:
     run = trained.info.run
     if run is None:
         return None
-    settings = run / SETTINGS
+    settings = RunFolder(run).settings
     try:
         return parse_job(settings.read_text(), origin=settings.url)
     except NotFound:
@@ -131,8 +132,8 @@ def _sources(
         named = [(source.path, source.weight) for source in job.mixture]
         connection = job.object_store.connection()
         run = trained.info.run
-        if named[0][0] == f"{job.run_url}/data" and run is not None and (run / "data").exists():
-            named, connection = [(f"{run.url}/data", 1.0)], run.connection  # the run's folder may have been moved
+        if named[0][0] == RunFolder.of(job).data.url and run is not None and RunFolder(run).data.exists():
+            named, connection = [(RunFolder(run).data.url, 1.0)], run.connection  # the run's folder may have been moved
     else:
         raise ConfigError(
             f"{trained.info} does not say which data it was trained on", hint="name a prepared folder with --data"

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from raylm.errors import CheckpointError
+from raylm.run.folder import CHECKPOINTS, RunFolder
 from raylm.storage import Connection, NotFound, StoragePath
 
 if TYPE_CHECKING:
@@ -22,9 +23,6 @@ if TYPE_CHECKING:
 
     from raylm.checkpoint.restore import CheckpointInfo
 
-CHECKPOINTS = "checkpoints"
-TOKENIZER = "tokenizer"
-SETTINGS = "run.yaml"
 EXPORT_RECORD = "raylm_export.json"
 _CONFIG = "config.json"
 
@@ -75,8 +73,8 @@ def open_trained(
     if (place / _CONFIG).exists():
         return _open_export(place, dtype)
     found = find_checkpoint(place)
-    run = _run_of(found.place)
-    return _open_checkpoint(found, run, dtype)
+    around = RunFolder.around(found.place)
+    return _open_checkpoint(found, around.path if around else None, dtype)
 
 
 def find_checkpoint(place: StoragePath) -> CheckpointInfo:
@@ -92,11 +90,12 @@ def find_checkpoint(place: StoragePath) -> CheckpointInfo:
             f"the checkpoint {place.url} was never committed: it has no manifest.json",
             hint="name the run's folder to get its newest committed checkpoint",
         )
-    folder = place if place.name == CHECKPOINTS else place / CHECKPOINTS
+    run = RunFolder(place)
+    folder = place if place.name == CHECKPOINTS else run.checkpoints
     if (found := newest(folder)) is not None:
         return found
     steps = len(step_folders(folder))
-    if steps or (place / SETTINGS).exists() or folder.exists():
+    if steps or run.settings.exists() or folder.exists():
         folders = f"{steps} folder{'' if steps == 1 else 's'}, none committed"
         raise CheckpointError(
             f"no complete checkpoint in {place.url} ({folders})",
@@ -139,7 +138,7 @@ def _open_checkpoint(found: CheckpointInfo, run: StoragePath | None, dtype: Dtyp
     if "model_config" not in meta:
         raise CheckpointError(f"{found.place.url} does not say what model it is of", hint="it is not of this raylm")
     config = config_from(meta["model_config"])
-    tokenizer = read_tokenizer((run or found.place) / TOKENIZER)
+    tokenizer = read_tokenizer(RunFolder(run or found.place).tokenizer)
     model = _loaded(found, config, chosen, settings.get("attention", "sdpa"))
     context = getattr(config, "max_position_embeddings", None)
     return Trained(_placed(model), tokenizer, Info("checkpoint", found.place, run, found.step, chosen, context))
@@ -206,13 +205,6 @@ def _torch_dtype(dtype: Dtype) -> torch.dtype:
     return torch.bfloat16 if dtype == "bf16" else torch.float32
 
 
-def _run_of(checkpoint: StoragePath) -> StoragePath | None:
-    """The run folder around a checkpoint, where it still stands in one."""
-    above, _, _ = checkpoint.url.rpartition("/")
-    run, _, name = above.rpartition("/")
-    return StoragePath(run, checkpoint.connection) if name == CHECKPOINTS and run else None
-
-
 def _is_prepared_data(place: StoragePath) -> bool:
     try:
         content = json.loads((place / "manifest.json").read_bytes())
@@ -225,7 +217,9 @@ def _hint_for_missing(place: StoragePath) -> str:
     local = place.local_path()
     if local is None or not local.parent.is_dir():
         return "check the path; a run's folder is <storage>/<name>"
-    runs = [entry.name for entry in sorted(local.parent.iterdir()) if (entry / SETTINGS).exists()]
+    runs = [
+        entry.name for entry in sorted(local.parent.iterdir()) if RunFolder(StoragePath(str(entry))).settings.exists()
+    ]
     return f"runs in {local.parent}: {', '.join(runs[:8])}" if runs else "check the path; a run is <storage>/<name>"
 
 

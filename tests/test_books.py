@@ -13,12 +13,12 @@ from pydantic import ValidationError
 
 from raylm.config.prepare.sources import SourceSettings
 from raylm.prep.checks.skipped import Skipped
-from raylm.prep.readers import compressed
+from raylm.prep.ranges import FileRange
 from raylm.prep.readers.books.front_matter import by_heading
 from raylm.prep.readers.books.xhtml import blocks_of
-from raylm.prep.readers.read import read_range_of_file
-from raylm.prep.units import FileRange
+from raylm.prep.readers.read import read_range
 from raylm.records import Document
+from raylm.rows import compressed
 from raylm.storage import Connection
 
 CONTAINER = (
@@ -128,7 +128,7 @@ def epub3(path: Path) -> Path:
 def read(path: Path, **settings: Any) -> tuple[list[Document], Skipped]:
     source = SourceSettings.model_validate({"name": "x", "kind": "book", "glob": str(path), **settings})
     skipped = Skipped()
-    return list(read_range_of_file(source, FileRange(str(path), path.stat().st_size), Connection(), skipped)), skipped
+    return list(read_range(source, FileRange(str(path), path.stat().st_size), Connection(), skipped)), skipped
 
 
 ABOUT = {"title": "The Quiet House", "author": "A. Writer; B. Second", "language": "en"}

@@ -178,7 +178,7 @@ def test_an_attempt_after_a_kill_goes_on_with_the_model_that_is_there(tmp_path: 
     wanted = job(tmp_path / "data", sources, steps=steps, held_out=0.0)
 
     def stop_at_tokenizer(progress: Any) -> None:
-        if progress.stage == "training the tokenizer":
+        if progress.phase == "training the tokenizer":
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -203,7 +203,7 @@ def test_wrong_files_are_named_before_any_unit(tmp_path: Path, change: dict[str,
     settings = {key: value.format(tmp_path) if isinstance(value, str) else value for key, value in settings.items()}
     with pytest.raises(DataError, match=message):
         run(job(tmp_path / "data", corpus(tmp_path / "raw"), steps=[{"classifier": settings}]))
-    assert not (tmp_path / "data/_work/stage-0").exists()
+    assert not (tmp_path / "data/_work/pass-0").exists()
 
 
 @pytest.mark.parametrize("settings", ["{}", "{good: a}", "{good: a, bad: b, model: c}"])

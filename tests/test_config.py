@@ -131,7 +131,7 @@ def test_flags_carry_yaml_types_and_reach_into_lists() -> None:
             "data.mixture.0.path=c",
         ],
     )
-    assert [source.path for source in job.data.mixture] == ["c", "b"]
+    assert [entry.path for entry in job.data.mixture] == [str(Path("c").absolute()), str(Path("b").absolute())]
     assert job.data.mixture[1].weight == 2.0
     assert job.train.audit is True
     assert job.model.config == {"hidden_size": 8}
@@ -227,3 +227,73 @@ def test_data_may_move_but_its_mixture_may_not_change() -> None:
     assert same_run(old, mixed) == ["data.mixture.0.weight: 1.0 in the run, now 2.0"]
     fewer = parse_job("data: {mixture: [{path: a}]}", origin="d")
     assert "data.mixture.1.weight: 1.0 in the run, now None" in same_run(old, fewer)
+
+
+PATHS = """storage: ../runs
+data: {mixture: [{path: shards/a}, {path: s3://bucket/b}, {path: /srv/c}, {path: ~/d}]}
+model: {path: model}
+prepare:
+  output: out
+  tokenizer: {path: ./tokenizer}
+  sources:
+  - {name: a, glob: "raw/**/*.txt"}
+  - {name: b, paths: files.txt, prefix: raw/}
+  steps:
+  - toxicity: {words: words.txt, model: judge}
+  - blocklist: {domain_files: [domains.txt], url_word_files: [url.txt], word_files: [words.txt]}
+  - fairness: {groups: groups.txt, occupations: jobs.txt}
+  - counterfactual: {pairs: pairs.txt, names: names.txt}
+  - classifier: {model: quality.safetensors}
+  - classifier: {good: "good/*.txt", bad: [bad.txt]}
+  - decontaminate: {sets: [{name: s, glob: "sets/*.jsonl"}]}
+  - personal_data: {model: ./ner}
+  - personal_data: {model: en_core_web_sm}
+"""
+
+
+def test_relative_paths_start_from_the_job_files_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "jobs"
+    folder.mkdir()
+    (folder / "job.yaml").write_text(PATHS)
+    monkeypatch.chdir("/")
+    job = load_job(folder / "job.yaml")
+    assert job.storage == str(tmp_path / "runs")
+    assert job.run_url == str(tmp_path / "runs" / "run")
+    local, *others = (entry.path for entry in job.mixture)
+    assert local == str(folder / "shards" / "a")
+    assert others == ["s3://bucket/b", "/srv/c", str(Path.home() / "d")]
+    assert job.model.path == str(folder / "model")
+    named = {
+        *(job.prepare.output, job.prepare.tokenizer.path, job.prepare.sources[0].glob, job.prepare.sources[1].paths),
+        *(text for step in job.prepare.steps for text in texts_of(step.settings.model_dump(mode="json"))),
+    }
+    expected = "out tokenizer raw/**/*.txt files.txt words.txt judge domains.txt url.txt groups.txt jobs.txt pairs.txt "
+    expected += "names.txt quality.safetensors good/*.txt bad.txt sets/*.jsonl ner"
+    assert {str(folder / name) for name in expected.split()} <= named
+    assert job.prepare.sources[1].prefix == f"{folder}/raw/"
+    assert job.prepare.steps[-1].settings.model_dump()["model"] == "en_core_web_sm"
+    monkeypatch.chdir(tmp_path)
+    assert load_job("jobs/job.yaml") == job
+    assert parse_job(resolved_yaml(job), origin="run.yaml", folder=tmp_path / "elsewhere") == job
+
+
+def texts_of(value: object) -> list[str]:
+    if isinstance(value, str):
+        return [value]
+    entries = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return [text for entry in entries for text in texts_of(entry)]
+
+
+def test_relative_paths_on_the_command_line_and_in_programs_start_from_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "jobs").mkdir()
+    (tmp_path / "jobs" / "job.yaml").write_text("storage: runs\ndata: {path: a}\nprepare: {sources: [{glob: x}]}\n")
+    monkeypatch.chdir(tmp_path)
+    flags = ["storage=mine", "data.mixture=[{path: a}, {path: s3://x/b}]", "data.path=null", "prepare.sources.0.glob=y"]
+    job = load_job("jobs/job.yaml", flags)
+    assert job.storage == str(tmp_path / "mine")
+    assert [entry.path for entry in job.mixture] == [str(tmp_path / "a"), "s3://x/b"]
+    assert job.prepare.sources[0].glob == str(tmp_path / "y")
+    assert Job.model_validate({"storage": "mine"}).storage == job.storage
+    assert Job().storage == str(tmp_path / "runs")

@@ -27,10 +27,11 @@ from raylm.prep import here, prepare
 from raylm.prep.checks.quarantine import Quarantine
 from raylm.prep.checks.skipped import Skipped
 from raylm.prep.passes import UnitLog, UnitResult
-from raylm.prep.readers import compressed
-from raylm.prep.readers.read import atoms, read_range_of_file
-from raylm.prep.units import FileRange, Plan, Unit, listed, ranges_of
+from raylm.prep.ranges import FileRange
+from raylm.prep.readers.read import atoms, read_range
+from raylm.prep.units import Unit, WorkList, listed, ranges_of
 from raylm.records import Document
+from raylm.rows import compressed
 from raylm.storage import Connection, StoragePath
 from raylm.testing.external import external_data, needs_data
 
@@ -43,8 +44,8 @@ def read(path: Path, kind: str, piece: FileRange | None = None, **settings: Any)
     source = SourceSettings.model_validate({"name": "x", "kind": kind, "glob": str(path), **settings})
     skipped = Skipped()
     piece = piece or FileRange(str(path), path.stat().st_size)
-    documents = list(read_range_of_file(source, piece, Connection(), skipped))
-    quarantine = Quarantine(Plan({}, (Unit(0, "x", (piece,)),)), 0.5)
+    documents = list(read_range(source, piece, Connection(), skipped))
+    quarantine = Quarantine(WorkList({}, (Unit(0, "x", (piece,)),)), 0.5)
     quarantine.add(UnitResult(0, "x", UnitLog(skipped)))
     quarantine.check_all()
     return documents, skipped
@@ -191,7 +192,7 @@ def test_pages_carry_what_the_archive_says_of_them(tmp_path: Path) -> None:
     assert documents[3].meta == about
     path.write_bytes(b"".join(records)[:-100])
     source = SourceSettings(name="x", kind="warc", glob=str(path))
-    found = list(read_range_of_file(source, FileRange(str(path), path.stat().st_size), Connection(), Skipped()))
+    found = list(read_range(source, FileRange(str(path), path.stat().st_size), Connection(), Skipped()))
     assert found == documents[:3], "the page that waited for its language is not lost where the file is cut"
 
 
@@ -243,7 +244,7 @@ def test_wat_files_give_titles_and_descriptions(tmp_path: Path) -> None:
     path.write_bytes(b"".join(map(gzip.compress, records)))
     source = SourceSettings(name="x", kind="wat", glob=str(path))
     skipped = Skipped()
-    documents = list(read_range_of_file(source, FileRange(str(path), path.stat().st_size), Connection(), skipped))
+    documents = list(read_range(source, FileRange(str(path), path.stat().st_size), Connection(), skipped))
     assert texts(documents) == ["Rivers of the north\n\nAbout rivers.", "About rivers.", "Lakes"]
     date = {"date": "2026-01-01T00:00:00Z", "links": 3}
     assert [document.meta for document in documents] == [
@@ -389,7 +390,7 @@ def test_texts_of_zeros_and_control_characters_are_set_aside(tmp_path: Path) -> 
     path.write_text(f"{start}bad \0 line\n\x01\x02\x03\nwith \x1b[31mcolour\x1b[0m on a line of some length\n")
     source = SourceSettings(name="x", glob=str(path), document="line")
     skipped = Skipped()
-    documents = list(read_range_of_file(source, FileRange(str(path), path.stat().st_size), Connection(), skipped))
+    documents = list(read_range(source, FileRange(str(path), path.stat().st_size), Connection(), skipped))
     assert len(documents) == 501
     assert skipped.counts() == {"skipped_broken_record": 2}
     assert skipped.examples["broken_record"][0] == (
@@ -529,9 +530,7 @@ def hub(folder: Path, split: str = "train", unit_bytes: int = 10**6, **settings:
         {"name": "x", "kind": "huggingface", "glob": str(folder), "split": split, **settings}
     )
     pieces = [piece for _, piece, _ in ranges_of(source, listed(source, Connection()), unit_bytes, atoms)]
-    return [
-        document.text for piece in pieces for document in read_range_of_file(source, piece, Connection(), Skipped())
-    ]
+    return [document.text for piece in pieces for document in read_range(source, piece, Connection(), Skipped())]
 
 
 def put(folder: Path, name: str, *rows: str) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from raylm.run.folder import RunFolder
 from raylm.testing.ranks import Ranks
 from raylm.testing.scenarios import Action, Outcome, job_settings, make_data, read_outcome, run_elastic, write_job
 
@@ -59,7 +60,7 @@ def train_rank(rank: int, size: int, address: str, job_file: str) -> None:
     run = StoragePath(job.run_url)
     note = Path(job_file).with_suffix(f".{address.rpartition(':')[2]}")
     if rank == 0:
-        publish(job, run)
+        publish(job, RunFolder(run))
         coordinator = Coordinator(run, job.workers, audit=True, claim=lambda: claim_attempt(run / "checkpoints"))
         attempt = coordinator.begin(size)
         note.write_text(str(attempt))

@@ -299,12 +299,11 @@ def test_a_plan_that_cannot_be_run_is_an_error(pool: Ranks) -> None:
 
 
 def alone_at_the_table(rank: int, size: int, address: str) -> str:
-    from raylm.errors import TrainingError
-    from raylm.train.group import form_group
+    from raylm.train.group import GroupBroken, Rendezvous, form_group
 
     try:
-        form_group(address=address, rank=0, size=2, generation=1, timeout_seconds=1)
-    except TrainingError as error:
+        form_group(Rendezvous(address, rank=0, size=2, generation=1, timeout_seconds=1))
+    except GroupBroken as error:
         return f"{error} | {error.hint}"
     return "formed"
 
@@ -317,15 +316,15 @@ def test_a_group_that_nobody_joins_says_so_in_time(pool: Ranks) -> None:
 
 
 def reform(rank: int, size: int, address: str, generations: int) -> list[float]:
-    from raylm.train.group import all_reduce_sum, form_group, leave_group, single
+    from raylm.train.group import Rendezvous, form_group, leave_group, single
 
     sums = []
     for generation in range(generations):
-        group = form_group(address=address, rank=rank, size=size, generation=generation, timeout_seconds=60)
-        sums += all_reduce_sum(group, [rank + generation, 0.5])
+        group = form_group(Rendezvous(address, rank, size, generation, timeout_seconds=60))
+        sums += group.all_reduce_sum([rank + generation, 0.5])
         leave_group(group)
     group = single()
-    sums += all_reduce_sum(group, [7])
+    sums += group.all_reduce_sum([7])
     leave_group(group)
     leave_group(group)  # leaving twice is no error
     return sums
@@ -338,7 +337,7 @@ def test_groups_follow_one_another_in_one_process_at_one_address(pool: Ranks) ->
 
 def test_an_address_must_name_a_port() -> None:
     from raylm.errors import TrainingError
-    from raylm.train.group import form_group
+    from raylm.train.group import Rendezvous, form_group
 
     with pytest.raises(TrainingError, match="must be host:port, not 'nowhere'"):
-        form_group(address="nowhere", rank=0, size=1, generation=0, timeout_seconds=1)
+        form_group(Rendezvous("nowhere", rank=0, size=1, generation=0, timeout_seconds=1))

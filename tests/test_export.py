@@ -7,7 +7,7 @@ import json
 import math
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,7 @@ from raylm.export import export
 from raylm.generate import Sampling, choose, decoded, generate
 from raylm.prep import tokenizer as tokenizers_
 from raylm.records import MicroBatch
-from raylm.shards import ShardWriter, make_manifest, write_manifest
+from raylm.shards import Counts, DatasetManifest, RowFormat, ShardWriter, write_manifest
 from raylm.storage import Connection, StoragePath
 from raylm.testing.ranks import ranks
 from raylm.trained import Trained, open_trained
@@ -111,25 +111,16 @@ def make_data(folder: StoragePath) -> int:
         starts.append(len(tokens))
         tokens += [*tokenizer.encode(text).ids, facts.eos_id]
     shards = []
+    format_ = RowFormat(LENGTH, facts.vocab_size, facts.fingerprint, facts.eos_id)
     rows = [range(first, first + LENGTH) for first in range(0, len(tokens), LENGTH)]
     for name, part in (("held_out/0.parquet", rows[:7]), ("held_out/1.parquet", rows[7:])):
-        writer = ShardWriter(folder / name, LENGTH, "uint16", path=name, tokenizer=facts.fingerprint)
+        writer = ShardWriter(folder / name, format_, name=name)
         for row in part:
             first = [0, *(start - row.start for start in starts if row.start < start < row.stop)]
             writer.add(np.array(tokens[row.start : row.stop], dtype=np.uint16), np.array(first, dtype=np.int32))
         shards.append(writer.close())
-    manifest = make_manifest(
-        sequence_length=LENGTH,
-        vocab_size=facts.vocab_size,
-        tokenizer=facts.fingerprint,
-        eos_id=facts.eos_id,
-        train=[],
-        held_out=shards,
-        train_tokens=0,
-        held_out_tokens=len(tokens),
-        held_out_bytes=sum(len(text.encode()) for text in TEXTS),
-    )
-    write_manifest(folder, manifest)
+    counts = Counts(0, len(tokens), sum(len(text.encode()) for text in TEXTS))
+    write_manifest(folder, DatasetManifest.of(format_, train=[], held_out=shards, counts=counts))
     return facts.vocab_size
 
 
@@ -331,17 +322,8 @@ def test_batches_do_not_change_the_loss_and_fewer_sequences_are_fewer(trained: T
 
 def test_bytes_of_several_sources_count_by_what_was_read() -> None:
     def manifest(tokens: int, text_bytes: int) -> Any:
-        return make_manifest(
-            sequence_length=8,
-            vocab_size=300,
-            tokenizer="t",
-            eos_id=0,
-            train=[],
-            held_out=[],
-            train_tokens=0,
-            held_out_tokens=tokens,
-            held_out_bytes=text_bytes,
-        )
+        rows = RowFormat(8, 300, "t", eos_id=0)
+        return DatasetManifest.of(rows, train=[], held_out=[], counts=Counts(0, tokens, text_bytes))
 
     short, long = manifest(100, 200), manifest(300, 1500)
     assert tokens_per_byte([short, long], [1, 1], whole=True) == 400 / 1700
@@ -362,19 +344,13 @@ def test_evaluating_says_what_is_missing(run: Run, trained: Trained, tmp_path: P
     with pytest.raises(DataError, match="no prepared data in"):
         evaluate(trained, data=str(tmp_path))
     shutil.copytree(run.job.mixture[0].path, tmp_path / "data")
-    manifest = json.loads((tmp_path / "data/manifest.json").read_text())
     from raylm.shards import parse_manifest
 
     made = parse_manifest((tmp_path / "data/manifest.json").read_bytes(), "x")
     write_manifest(
         StoragePath(str(tmp_path / "data")),
-        make_manifest(
-            **{
-                key: getattr(made, key)
-                for key in manifest
-                if key not in ("format", "version", "fingerprint", "dtype", "vocab_size")
-            },
-            vocab_size=5000,
+        DatasetManifest.of(
+            replace(made.rows, vocab_size=5000), train=made.train, held_out=made.held_out, counts=Counts(0, 1, 1)
         ),
     )
     with pytest.raises(DataError, match=r"has a vocabulary of 5000, the model in .* one of"):

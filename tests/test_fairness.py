@@ -100,7 +100,7 @@ def test_a_wrong_list_is_named_before_any_unit(tmp_path: Path, written: str, mes
     for settings in ({"words": f"{tmp_path}/words.txt"}, {"words": f"{tmp_path}/none.txt"}):
         with pytest.raises(DataError, match=message if "words.txt" in settings["words"] else "no list of words"):
             run(job(tmp_path / "data", sources, steps=[{"toxicity": settings}]))
-    assert not (tmp_path / "data/_work/stage-0").exists()
+    assert not (tmp_path / "data/_work/pass-0").exists()
 
 
 def test_a_models_score_counts_beside_the_words() -> None:

@@ -15,7 +15,8 @@ PACKAGE = Path(__file__).parent.parent / "raylm"
 FLOORS = (
     ("errors", "records", "humanize", "html"),
     ("storage", "registry"),
-    ("config", "shards"),
+    ("plugins",),
+    ("config", "shards", "rows"),
     ("run",),
     ("prep", "stream", "model", "checkpoint"),
     ("trained",),
@@ -47,6 +48,7 @@ HEAVY = ("torch", "ray", "transformers", "deepspeed", "tokenizers", "pandas")
 LIGHT = (
     "raylm.config.load",
     "raylm.registry",
+    "raylm.plugins",
     "raylm.errors",
     "raylm.records",
     "raylm.storage",

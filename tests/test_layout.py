@@ -119,10 +119,10 @@ NOTICE_SECONDS = 30.0
 def survive(rank: int, size: int, address: str, stage: int) -> Any:
     """Train on three ranks, of which the last kills itself in the midst of step 4; the others go on without it."""
     from raylm.checkpoint import memory, zero_state
-    from raylm.train.group import form_group, leave_group
+    from raylm.train.group import GroupBroken, Rendezvous, form_group, leave_group
 
     losses: dict[int, float] = {}
-    group = form_group(address=address, rank=rank, size=size, generation=0, timeout_seconds=NOTICE_SECONDS)
+    group = form_group(Rendezvous(address, rank, size, generation=0, timeout_seconds=NOTICE_SECONDS))
     engine = build(group, stage=stage)
     for step in range(4):
         losses[step] = take(engine, step).loss_sum / targets(step)
@@ -131,12 +131,12 @@ def survive(rank: int, size: int, address: str, stage: int) -> Any:
     if rank == 2:
         engine.model.register_forward_hook(lambda *_: os.kill(os.getpid(), signal.SIGKILL))
     began = time.monotonic()
-    with pytest.raises(RuntimeError):
+    with pytest.raises(GroupBroken):
         take(engine, 4)
     engine.destroy()
     leave_group(group)
     seconds = time.monotonic() - began
-    group = form_group(address=address, rank=rank, size=size - 1, generation=1, timeout_seconds=60)
+    group = form_group(Rendezvous(address, rank, size - 1, generation=1, timeout_seconds=60))
     engine = build(group, stage=stage, seed=FRESH_SEED)
     memory.reshard(group, held, zero_state.wanted(engine.raw), step=4)
     zero_state.after_fill(engine.raw, scalars)

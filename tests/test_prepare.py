@@ -29,12 +29,13 @@ from raylm.config.prepare.sources import SourceSettings
 from raylm.errors import ConfigError, DataError, StorageError
 from raylm.prep import PrepareProgress, PrepareReport, here, prepare
 from raylm.prep.checks.skipped import Skipped
+from raylm.prep.ranges import FileRange
 from raylm.prep.readers import python_docs
-from raylm.prep.readers.read import read_range_of_file
+from raylm.prep.readers.read import read_range
 from raylm.prep.report.inspect import inspect_dataset
 from raylm.prep.split import is_held_out
 from raylm.prep.tokenizer import load
-from raylm.prep.units import FileRange, Plan, differences
+from raylm.prep.units import WorkList, differences
 from raylm.shards import read_manifest, read_rows
 from raylm.storage import Connection, StoragePath
 from raylm.testing.external import external_data
@@ -228,7 +229,7 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "data/train").mkdir(parents=True)
     (tmp_path / "data/train/mine.parquet").write_text("precious")
     (tmp_path / "x.txt").write_text("text")
-    with pytest.raises(ConfigError, match="already holds train, but no plan and no manifest"):
+    with pytest.raises(ConfigError, match="already holds train, but no work list and no manifest"):
         run(job(tmp_path / "data", [{"glob": f"{tmp_path}/x.txt"}]))
     assert (tmp_path / "data/train/mine.parquet").read_text() == "precious"
 
@@ -236,10 +237,10 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
 def test_progress_is_told(corpus: tuple[list[dict[str, Any]], list[str]], tmp_path: Path) -> None:
     told: list[PrepareProgress] = []
     report = run(job(tmp_path / "data", corpus[0]), progress=told.append)
-    assert list(dict.fromkeys(one.stage for one in told)) == [
+    assert list(dict.fromkeys(one.phase for one in told)) == [
         "listing the sources", "training the tokenizer", "tokenizing", "writing the manifest",
     ]  # fmt: skip
-    last = [one for one in told if one.stage == "tokenizing"][-1]
+    last = [one for one in told if one.phase == "tokenizing"][-1]
     assert last.done == last.total
     assert (last.documents, last.tokens) == (report.documents, report.tokens) == (300, report.tokens)
 
@@ -311,7 +312,7 @@ def test_killed_on_ray_and_finished_without_it_the_result_is_byte_identical(
     assert child.stdin is not None
     child.stdin.write(wanted.model_dump_json())
     child.stdin.close()
-    while child.poll() is None and len((output / "_work/stage-0/units").list()) < 3:
+    while child.poll() is None and len((output / "_work/pass-0/units").list()) < 3:
         time.sleep(0.02)
     child.kill()
     child.wait()
@@ -326,8 +327,8 @@ def test_input_that_changed_under_an_unfinished_job_is_named(tmp_path: Path) -> 
     path.write_text("one\ntwo\n" * 50)
     wanted = job(tmp_path / "data", [{"glob": str(path), "document": "line"}], unit_bytes=100)
 
-    def two(task: Any, numbers: Any) -> Iterator[str]:
-        yield from map(task, numbers[:2])
+    def two(task: Any, items: Any, resources: Any = None) -> Iterator[str]:
+        yield from map(task, items[:2])
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -352,23 +353,23 @@ def test_cut_anywhere_pieces_hold_each_document_once(tmp_path: Path, document: s
         path.write_bytes(newline.join(lines).encode() + (newline.encode() if chance.random() < 0.5 else b""))
         size = path.stat().st_size
         source = SourceSettings.model_validate({"glob": str(path), "document": document})
-        whole = [one.id for one in read_range_of_file(source, FileRange(str(path), size), Connection(), Skipped())]
+        whole = [one.id for one in read_range(source, FileRange(str(path), size), Connection(), Skipped())]
         cuts_of = itertools.combinations(range(1, size), 2) if size < 40 else itertools.pairwise(range(1, size, 7))
         for cuts in cuts_of:
             bounds = [0, *cuts, size]
             pieces = [FileRange(str(path), size, start, stop) for start, stop in itertools.pairwise(bounds)]
-            found = [one.id for piece in pieces for one in read_range_of_file(source, piece, Connection(), Skipped())]
+            found = [one.id for piece in pieces for one in read_range(source, piece, Connection(), Skipped())]
             assert found == whole, (path.read_bytes(), bounds)
 
 
-def test_a_plan_is_read_back() -> None:
+def test_a_work_list_is_read_back() -> None:
     from raylm.prep.units import units_of
 
     units = units_of(
         [("a", FileRange("x", 10, 0, 5), 5), ("a", FileRange("x", 10, 5, 10, 3), 5), ("b", FileRange("y", 1), 1)], 9
     )
     assert [len(unit.pieces) for unit in units] == [1, 1, 1]
-    assert Plan.from_json(Plan({"held_out": 0.1}, units).to_json()) == Plan({"held_out": 0.1}, units)
+    assert WorkList.from_json(WorkList({"held_out": 0.1}, units).to_json()) == WorkList({"held_out": 0.1}, units)
 
 
 # Settings
@@ -610,15 +611,15 @@ def test_an_endpoint_that_nobody_serves_is_said_soon(tmp_path: Path) -> None:
             run(wanted)
         assert "object_store.endpoint" in str(caught.value.hint)
         assert time.monotonic() - began < 15
-    assert not (tmp_path / "data/_work/plan.json").exists()
+    assert not (tmp_path / "data/_work/worklist.json").exists()
 
 
 def test_shards_on_disks_of_other_nodes_are_noticed(tmp_path: Path) -> None:
     (tmp_path / "x.txt").write_text("text\n" * 100)
     wanted = job(tmp_path / "data", [{"glob": f"{tmp_path}/x.txt", "document": "line"}], unit_bytes=200)
 
-    def elsewhere(task: Any, numbers: Any) -> Iterator[str]:
-        for result in map(task, numbers):
+    def elsewhere(task: Any, items: Any, resources: Any = None) -> Iterator[str]:
+        for result in map(task, items):
             (tmp_path / "data" / json.loads(result)["train"]["path"]).unlink()
             yield result
 

@@ -340,7 +340,7 @@ def test_a_cluster_that_is_not_there_is_said_at_once(job: Job) -> None:
 
     began = time.monotonic()
     with pytest.raises(TrainingError, match=r"no Ray cluster answers at 127\.0\.0\.1"):
-        train(with_(job, where__address=f"127.0.0.1:{free_port()}"))
+        train(with_(job, cluster__address=f"127.0.0.1:{free_port()}"))
     assert time.monotonic() - began < 30
 
 
@@ -367,7 +367,7 @@ def test_a_run_folder_is_resumed_by_its_own_job_only(job: Job, tmp_path: Path) -
     assert sorted(path.name for path in (tmp_path / "runs" / "run").rglob("*")) == before
     assert (
         preflight(
-            with_(job, data__path=str(tmp_path / "other"), data__accept_changed=True, train__steps=6),
+            with_(job, data__path=str(tmp_path / "other"), data__allow_changed=True, train__steps=6),
             StoragePath(job.run_url),
         )
         is None
@@ -375,7 +375,7 @@ def test_a_run_folder_is_resumed_by_its_own_job_only(job: Job, tmp_path: Path) -
 
 
 def test_a_bad_loss_stops_the_run_or_is_skipped_and_recorded(job: Job, tmp_path: Path) -> None:
-    exploding = with_(job, optim__lr=1e18, optim__warmup_steps=0, optim__clip=0.0, train__steps=8)
+    exploding = with_(job, optim__lr=1e18, optim__warmup_steps=0, optim__max_grad_norm=0.0, train__steps=8)
     with pytest.raises(TrainingError, match=r"step .* gave loss"):
         finished_run(exploding)
     events = read_lines(StoragePath(str(tmp_path / "runs" / "run" / "events.jsonl")))

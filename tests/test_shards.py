@@ -14,11 +14,13 @@ import pytest
 
 from raylm.errors import DataError
 from raylm.shards import (
+    Column,
+    Counts,
     DatasetManifest,
+    RowFormat,
     Shard,
     ShardWriter,
     check_shards,
-    make_manifest,
     read_manifest,
     read_rows,
     token_dtype,
@@ -29,6 +31,7 @@ from raylm.testing.servers import S3Server
 
 SEQUENCE = 32
 VOCABULARY = 1000
+FORMAT = RowFormat(SEQUENCE, VOCABULARY, "t", eos_id=0)
 
 
 def row(number: int) -> np.ndarray:
@@ -40,7 +43,7 @@ def starts(number: int) -> list[int]:
 
 
 def write(folder: StoragePath, rows: int, path: str = "train/a.parquet", short: int | None = None) -> Shard:
-    with ShardWriter(folder / path, SEQUENCE, "uint16", path=path, tokenizer="t", eos_id=0) as writer:
+    with ShardWriter(folder / path, FORMAT, name=path) as writer:
         for number in range(rows):
             cut = short if number == rows - 1 else None
             writer.add(row(number)[:cut], starts(number) if cut is None else [0])
@@ -48,17 +51,7 @@ def write(folder: StoragePath, rows: int, path: str = "train/a.parquet", short: 
 
 
 def manifest_of(*shards: Shard) -> DatasetManifest:
-    return make_manifest(
-        sequence_length=SEQUENCE,
-        vocab_size=VOCABULARY,
-        tokenizer="t",
-        eos_id=0,
-        train=shards,
-        held_out=(),
-        train_tokens=0,
-        held_out_tokens=0,
-        held_out_bytes=0,
-    )
+    return DatasetManifest.of(FORMAT, train=shards, held_out=(), counts=Counts())
 
 
 @pytest.fixture(params=["local", "memory", "moto"])
@@ -123,7 +116,7 @@ def test_a_writer_that_fails_leaves_no_shard(folder: StoragePath) -> None:
 
 
 def write_and_fail(folder: StoragePath) -> None:
-    with ShardWriter(folder / "train/a.parquet", SEQUENCE, "uint16") as writer:
+    with ShardWriter(folder / "train/a.parquet", FORMAT) as writer:
         for number in range(64 * 20):
             writer.add(row(number), [0])
         raise ZeroDivisionError
@@ -150,8 +143,9 @@ def test_the_manifest_is_read_back(folder: StoragePath) -> None:
         (b'{"format": "raylm-sh', r"is not JSON \(20 bytes; truncated\?\)"),
         (b'{"vocab": 1}', "is not a manifest of raylm shards"),
         (b"[]", "is not a manifest of raylm shards"),
-        (b'{"format": "raylm-shards", "version": 99}', "has version 99; this raylm reads version 1"),
-        (b'{"format": "raylm-shards", "version": 1}', "lacks or misspells 'fingerprint'"),
+        (b'{"format": "raylm-shards", "version": 99}', "has version 99; this raylm reads version 2"),
+        (b'{"format": "raylm-shards", "version": 1}', "has version 1; this raylm reads version 2"),
+        (b'{"format": "raylm-shards", "version": 2}', "lacks or misspells 'fingerprint'"),
     ],
 )
 def test_a_bad_manifest_is_named(tmp_path: Path, content: bytes, message: str) -> None:
@@ -233,7 +227,7 @@ def test_a_shard_of_another_data_set_is_refused(folder: StoragePath) -> None:
     for change, message in (
         ({"tokenizer": "other"}, "its tokenizer is 't', the manifest says 'other'"),
         ({"sequence_length": 64}, "its sequence_length is 32, the manifest says 64"),
-        ({"dtype": "uint32"}, "its dtype is 'uint16', the manifest says 'uint32'"),
+        ({"vocab_size": 2**17}, "its dtype is 'uint16', the manifest says 'uint32'"),
     ):
         with pytest.raises(DataError, match=message):
             read_rows(folder, shard, 0, 1, replace(manifest_of(shard), **change))
@@ -249,3 +243,95 @@ def test_a_flipped_page_is_not_served(folder: StoragePath) -> None:
     (folder / shard.path).write_bytes(bytes(content))
     with pytest.raises(DataError, match="cannot be read"):
         read_rows(folder, shard, 0, 10, manifest_of(shard))
+
+
+WITH_COLUMNS = replace(
+    FORMAT,
+    columns=(
+        Column("loss_mask", "uint8"),
+        Column("score", "float32", per="row"),
+        Column("features", "float32", per="row", shape=(3, 2)),
+        Column("spans", "int32", shape=(2,)),
+    ),
+)
+
+
+def values(number: int, length: int = SEQUENCE) -> dict[str, np.ndarray]:
+    random = np.random.default_rng(number)
+    return {
+        "loss_mask": random.integers(0, 2, length),
+        "score": np.float32(number / 7),
+        "features": random.random((3, 2), dtype=np.float32),
+        "spans": random.integers(-5, 5, (length, 2)),
+    }
+
+
+def write_columns(folder: StoragePath, rows: int) -> DatasetManifest:
+    with ShardWriter(folder / "a.parquet", WITH_COLUMNS) as writer:
+        for number in range(rows - 1):
+            writer.add(row(number), starts(number), values(number))
+        writer.add(row(rows - 1)[:5], [0], values(rows - 1, 5))
+    return DatasetManifest.of(WITH_COLUMNS, train=[writer.close()], held_out=(), counts=Counts())
+
+
+def test_columns_come_back_as_they_were_written(folder: StoragePath) -> None:
+    write_manifest(folder, write_columns(folder, 140))
+    manifest = read_manifest(folder)
+    assert manifest.columns == WITH_COLUMNS.columns
+    for wanted in (manifest.columns, manifest.columns[2:], manifest.columns[:1], ()):
+        for start, stop in ((0, 140), (63, 66), (139, 140), (70, 70)):
+            rows = read_rows(folder, manifest.train[0], start, stop, manifest, wanted)
+            assert list(rows.columns) == [column.name for column in wanted]
+            for column in wanted:
+                found = rows.columns[column.name]
+                assert found.dtype == column.dtype
+                assert found.shape == (stop - start, *column.row_shape(SEQUENCE))
+                for offset, number in enumerate(range(start, stop)):
+                    length = 5 if number == 139 else SEQUENCE
+                    due = values(number, length)[column.name]
+                    if column.per == "token":
+                        assert not found[offset][length:].any()
+                        np.testing.assert_array_equal(found[offset][:length], due)
+                    else:
+                        np.testing.assert_array_equal(found[offset], due)
+            if start < min(stop, 139):
+                np.testing.assert_array_equal(rows.tokens[0], row(start))
+
+
+def test_columns_are_part_of_what_a_dataset_is(tmp_path: Path) -> None:
+    folder = StoragePath(str(tmp_path))
+    manifest = write_columns(folder, 3)
+    assert manifest.fingerprint != replace_columns(manifest, manifest.columns[:3]).fingerprint
+    with pytest.raises(DataError, match=r"its columns is .* the manifest says"):
+        read_rows(folder, manifest.train[0], 0, 1, replace_columns(manifest, manifest.columns[:3]))
+
+
+def replace_columns(manifest: DatasetManifest, columns: tuple[Column, ...]) -> DatasetManifest:
+    rows = replace(manifest.rows, columns=columns)
+    return DatasetManifest.of(rows, train=manifest.train, held_out=(), counts=Counts())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"loss_mask": None}, "a row has the columns score, features, spans; this dataset's are loss_mask, score"),
+        ({"extra": 1}, "this dataset's are loss_mask"),
+        ({"loss_mask": np.full(SEQUENCE, 300)}, "column loss_mask: a value does not fit uint8"),
+        ({"loss_mask": np.zeros(3)}, r"column loss_mask: values of shape \(3,\), where \(32,\) is due"),
+        ({"features": np.zeros((2, 3))}, r"column features: values of shape \(2, 3\), where \(3, 2\) is due"),
+    ],
+)
+def test_a_row_whose_columns_do_not_fit_is_refused(tmp_path: Path, changes: dict[str, object], message: str) -> None:
+    given = {name: value for name, value in {**values(0), **changes}.items() if value is not None}
+    writing = ShardWriter(StoragePath(str(tmp_path / "a.parquet")), WITH_COLUMNS)
+    with pytest.raises(ValueError, match=message), writing as writer:
+        writer.add(row(0), [0], given)
+    assert not (tmp_path / "a.parquet").exists()
+
+
+@pytest.mark.parametrize("name", ["tokens", "Loss", "a-b", ""])
+def test_a_column_has_a_name_of_its_own(name: str) -> None:
+    with pytest.raises(ValueError, match="cannot be called"):
+        Column(name, "uint8")
+    with pytest.raises(ValueError, match="the same name"):
+        RowFormat(SEQUENCE, VOCABULARY, "t", 0, columns=(Column("a", "uint8"), Column("a", "int32")))

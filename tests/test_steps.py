@@ -81,7 +81,7 @@ def test_repeated_lines_are_cut_out(tmp_path: Path) -> None:
 
 
 def test_ranges_of_hashes_find_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from raylm.prep.operators import exact_duplicates
+    from raylm.prep.operators.dedup import exact as exact_duplicates
 
     run(stepped(tmp_path, ["exact_duplicates"], output="one"))
     monkeypatch.setattr(exact_duplicates, "_RANGE_ROWS", 7)
@@ -133,11 +133,11 @@ def test_steps_go_on_where_they_stopped(tmp_path: Path) -> None:
     for stop in range(1, 60, 4):
         left = iter(range(stop))
 
-        def some(task: Any, numbers: Any, left: Any = left) -> Any:
-            for number in numbers:
+        def some(task: Any, items: Any, resources: Any = None, left: Any = left) -> Any:
+            for item in items:
                 if next(left, None) is None:
                     raise KeyboardInterrupt
-                yield task(number)
+                yield task(item)
 
         try:
             prepare(wanted, session=lambda _, some=some: contextlib.nullcontext(some))
@@ -166,7 +166,7 @@ def killed_and_finished(folder: Path, writes: Iterator[int]) -> int:
     return kills + 1
 
 
-def test_killed_in_any_stage_the_result_is_byte_identical(tmp_path: Path) -> None:
+def test_killed_in_any_pass_the_result_is_byte_identical(tmp_path: Path) -> None:
     whole = stepped(tmp_path, STAGED, output="whole", unit_bytes=1500)
     run(whole)
     kills = killed_and_finished(tmp_path, iter((1, 20, 30, 41, 3, 30)))
@@ -214,7 +214,7 @@ def test_on_four_nodes_of_which_one_is_killed_the_result_is_byte_identical(tmp_p
             assert child.stdin is not None
             child.stdin.write(json.dumps(wanted.model_dump(mode="json") | where))
             child.stdin.close()
-            units = StoragePath(str(tmp_path / "cut")) / "_work/stage-0/units"
+            units = StoragePath(str(tmp_path / "cut")) / "_work/pass-0/units"
             while child.poll() is None and not units.list():
                 time.sleep(0.05)
             assert child.poll() is None, "it was still at work when the node died"

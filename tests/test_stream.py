@@ -15,7 +15,7 @@ from raylm.config.data import DataSettings
 from raylm.config.optim import BatchSettings
 from raylm.errors import DataError
 from raylm.records import Batch, MicroBatch
-from raylm.shards import DatasetManifest, ShardWriter, make_manifest, write_manifest
+from raylm.shards import Counts, DatasetManifest, RowFormat, ShardWriter, write_manifest
 from raylm.storage import StoragePath
 from raylm.stream import loader, reading
 from raylm.stream.loader import Dataset, Stream, held_out, held_out_turns, order_of
@@ -24,6 +24,7 @@ from raylm.testing.servers import Faults, S3Server, proxy
 
 SEQUENCE = 16
 VOCABULARY = 5000
+FORMAT = RowFormat(SEQUENCE, VOCABULARY, "t", eos_id=0, group_rows=8)
 BATCH = BatchSettings(sequences=8, micro_batch=2)
 DATA = DataSettings(reader="threads", chunk_rows=8, window_chunks=3)
 
@@ -43,22 +44,16 @@ def write_dataset(folder: Path, shards: Sequence[int], *, number: int = 0, held_
     place, row = StoragePath(str(folder)), 0
     written = []
     for shard, rows in enumerate((*shards, held_out_rows)):
-        with ShardWriter(place / f"shard-{shard}.parquet", SEQUENCE, "uint16", 8, tokenizer="t") as writer:
+        with ShardWriter(place / f"shard-{shard}.parquet", FORMAT) as writer:
             for _ in range(rows):
                 writer.add(row_tokens(number, row), row_starts(row))
                 row += 1
         written.append(writer.close())
-    manifest = make_manifest(
-        sequence_length=SEQUENCE,
-        vocab_size=VOCABULARY,
-        tokenizer="t",
-        eos_id=0,
+    manifest = DatasetManifest.of(
+        FORMAT,
         train=written[:-1],
         held_out=written[-1:] if held_out_rows else [],
-        train_tokens=sum(shards) * SEQUENCE,
-        held_out_tokens=0,
-        held_out_bytes=0,
-        group_rows=8,
+        counts=Counts(sum(shards) * SEQUENCE),
     )
     write_manifest(place, manifest)
     return Dataset(place, manifest, weight=number + 1.0)
@@ -267,7 +262,7 @@ def spoil(path: Path, damage: str) -> None:
     elif damage == "foreign":
         path.write_bytes(os.urandom(len(content)))
     else:
-        with ShardWriter(StoragePath(str(path)), SEQUENCE, "uint16", 8, tokenizer="t") as writer:
+        with ShardWriter(StoragePath(str(path)), FORMAT) as writer:
             for row in range(20):
                 writer.add(row_tokens(0, 30 + row) * 0 + VOCABULARY, row_starts(30 + row))
 

@@ -623,7 +623,7 @@ def test_a_bad_tokenizer_is_found_before_the_documents_are_cleaned(tmp_path: Pat
     job = Job.model_validate({"name": "a", "storage": str(tmp_path / "runs"), "prepare": settings})
     said: list[str] = []
     with pytest.raises(DataError, match=r"bad.model is no tokenizer"):
-        prepare(job, session=here, progress=lambda progress: said.append(progress.stage))
+        prepare(job, session=here, progress=lambda progress: said.append(progress.phase))
     assert said == ["listing the sources", "copying the tokenizer"]
     good = job.prepare.tokenizer.model_copy(update={"path": None, "vocab_size": 300})
     other = job.model_copy(update={"prepare": job.prepare.model_copy(update={"tokenizer": good})})

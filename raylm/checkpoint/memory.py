@@ -9,10 +9,9 @@ import bisect
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from raylm.checkpoint.chunks import Chunk
@@ -29,6 +28,11 @@ class Members(Protocol):
     def rank(self) -> int: ...
     @property
     def size(self) -> int: ...
+    def all_gather_objects(self, value: Any) -> list[Any]:
+        """Every rank's value, in rank order, on all of them."""
+
+    def exchange(self, sending: Sequence[tuple[int, Tensor]], receiving: Sequence[tuple[int, Tensor]]) -> None:
+        """Send tensors to ranks and fill others from ranks, all at once; returns when all have arrived."""
 
 
 @dataclass(frozen=True)
@@ -134,10 +138,7 @@ def _fill(
 
 def _one_step(group: Members, step: int | None) -> None:
     """Pieces of two steps cover the state as well as those of one, and would be mixed without a sound."""
-    if group.size == 1:
-        return
-    steps: list[int | None] = [None] * group.size
-    dist.all_gather_object(steps, step)
+    steps: list[int | None] = group.all_gather_objects(step)
     if len(different := {number for number in steps if number is not None}) > 1:
         raise CheckpointError(
             f"ranks hold the state of different steps: {sorted(different)}",
@@ -146,11 +147,7 @@ def _one_step(group: Members, step: int | None) -> None:
 
 
 def _everyones(group: Members, held: list[Chunk], wanted: list[Chunk]) -> list[tuple[list[Chunk], list[Chunk]]]:
-    if group.size == 1:
-        return [(held, wanted)]
-    gathered: list[tuple[list[Chunk], list[Chunk]] | None] = [None] * group.size
-    dist.all_gather_object(gathered, (held, wanted))
-    return [pair for pair in gathered if pair is not None]
+    return group.all_gather_objects((held, wanted))
 
 
 def _exchange(
@@ -171,22 +168,20 @@ def _exchange(
     }
     received = 0
     for turn in range(max((len(queue) for queue in queues.values()), default=0)):
-        arriving, waiting, sending = [], [], []
+        arriving: list[tuple[int, list[Move], Tensor]] = []
+        sending: list[tuple[int, Tensor]] = []
         for (source, target), queue in queues.items():
             if turn >= len(queue):
                 continue
             batch = queue[turn]
             if source == group.rank:
-                sending.append(torch.cat([_bytes(_part(held[m.held][1], m.held_at, m.length)) for m in batch]))
-                waiting.append(dist.isend(sending[-1], dst=target))
+                message = torch.cat([_bytes(_part(held[m.held][1], m.held_at, m.length)) for m in batch])
+                sending.append((target, message))
             else:
                 total = sum(m.length * _itemsize(index[source][m.held].dtype) for m in batch)
                 buffer = torch.empty(total, dtype=torch.uint8)
-                waiting.append(dist.irecv(buffer, src=source))
                 arriving.append((source, batch, buffer))
-        for work in waiting:
-            if work is not None:
-                work.wait()
+        group.exchange(sending, [(source, buffer) for source, _, buffer in arriving])
         for source, batch, buffer in arriving:
             _unpack(buffer, batch, index[source], wanted)
             received += buffer.numel()

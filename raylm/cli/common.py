@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -49,6 +50,19 @@ def read_job(job_file: str, overrides: Sequence[str]) -> Job:
     from raylm.config.load import load_job
 
     return load_job(job_file, overrides)
+
+
+def paths_row(job_file: str) -> tuple[str, str]:
+    """The row of a dry run that says where relative paths start from."""
+    from raylm.config.paths import absolute
+
+    return "paths", f"in {job_file} relative to {Path(absolute(job_file)).parent}, in --set to the working directory"
+
+
+def as_typed(path: str) -> str:
+    """A path as a person would type it: from the working directory, where it lies below."""
+    here = Path.cwd()
+    return str(Path(path).relative_to(here)) if Path(path).is_relative_to(here) else path
 
 
 def again(command: str, job_file: str, overrides: Sequence[str]) -> str:

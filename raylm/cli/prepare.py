@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from raylm.cli.common import again, job_options, next_step, quiet_logs, read_job, show
+from raylm.cli.common import again, job_options, next_step, paths_row, quiet_logs, read_job, show
 from raylm.humanize import count, duration
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def prepare(job_file: str, overrides: tuple[str, ...], dry_run: bool) -> None:
     if dry_run:
         from raylm.cli.preview import prepare_rows
 
-        show(prepare_rows(job))
+        show([*prepare_rows(job), paths_row(job_file)])
         next_step(again("prepare", job_file, overrides))
         return
     quiet_logs()
@@ -61,17 +61,17 @@ def result_rows(result: PrepareReport) -> list[tuple[str, str]]:
 def progress_lines(
     every_seconds: float = 2.0, clock: Callable[[], float] = time.monotonic
 ) -> Callable[[PrepareProgress], None]:
-    """A listener that prints each new stage, and within a stage a line every few seconds with rate and time left."""
+    """A listener that prints each new phase, and within a phase a line every few seconds with rate and time left."""
     told: dict[str, float] = {}
     began: dict[str, tuple[float, PrepareProgress]] = {}
 
     def tell(progress: PrepareProgress) -> None:
         now = clock()
-        at, first = began.setdefault(progress.stage, (now, progress))
-        if now - told.get(progress.stage, float("-inf")) < every_seconds and progress.done < progress.total:
+        at, first = began.setdefault(progress.phase, (now, progress))
+        if now - told.get(progress.phase, float("-inf")) < every_seconds and progress.done < progress.total:
             return
-        told[progress.stage] = now
-        words = progress.stage
+        told[progress.phase] = now
+        words = progress.phase
         if progress.total > 1:
             words += f": {progress.done} of {progress.total}"
         if progress.documents:

@@ -43,14 +43,13 @@ def _steps(job: Job) -> list[str]:
 def train_rows(job: Job) -> Rows:
     """What `raylm train` would train on, with and into."""
     from raylm.model.budget import shape_of
-    from raylm.train.launch.preflight import anchored, refuse_other_job
+    from raylm.train.launch.preflight import refuse_other_job
 
     length, data = _data(job)
     shape_of(job.model, job.prepare.tokenizer.vocab_size, length)  # a job without a model, or with none that works
-    made = anchored(job)
-    run = StoragePath(made.run_url, made.object_store.connection())
+    run = StoragePath(job.run_url, job.object_store.connection())
     with contextlib.suppress(StorageError):  # told below
-        refuse_other_job(made, run)
+        refuse_other_job(job, run)
     per_step = job.batch.sequences * length
     workers = f"{job.workers.min} to {job.workers.max}" if job.workers.min < job.workers.max else f"{job.workers.max}"
     interval = "by Young and Daly's formula"
@@ -117,10 +116,11 @@ def _state(folder: StoragePath) -> str:
 
 def _progress(job: Job) -> str:
     from raylm.checkpoint.restore import newest
+    from raylm.run.folder import RunFolder
 
-    run = StoragePath(job.run_url, job.object_store.connection())
+    run = RunFolder.of(job)
     try:
-        found = newest(run / "checkpoints")
+        found = newest(run.checkpoints)
     except StorageError as error:
         return f"{run.url} (cannot be read now: {error.message})"
     return run.url if found is None else f"{run.url} (goes on from step {found.step})"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from raylm.cli.common import next_step, quiet_logs, show
+from raylm.cli.common import as_typed, next_step, quiet_logs, show
 from raylm.cli.model import evaluation_rows
 from raylm.errors import RaylmError
 from raylm.humanize import duration
@@ -143,7 +143,7 @@ def _train(job: Job, loss: LosingANode) -> None:
             on_event=lambda line: both(display, line, event=True),
         )
     if result.already_finished:
-        click.echo(f"trained already; remove {job.run_url} to see it again")
+        click.echo(f"trained already; remove {as_typed(job.run_url)} to see it again")
 
 
 def _look(job: Job) -> str:
@@ -167,10 +167,11 @@ def _look(job: Job) -> str:
 
 
 def _what_next(job: Job, page: str) -> None:
+    run = as_typed(job.run_url)
     next_step(
-        f"open {page} in a browser",
-        f"raylm generate {job.run_url} --prompt 'The function '",
-        f"raylm export {job.run_url} {job.run_url}/export",
+        f"open {as_typed(page)} in a browser",
+        f"raylm generate {run} --prompt 'The function '",
+        f"raylm export {run} {run}/export",
         "raylm plan jobs/pretrain-125m.yaml",
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from raylm.cli.common import again, job_options, next_step, quiet_logs, read_job, show
+from raylm.cli.common import again, as_typed, job_options, next_step, paths_row, quiet_logs, read_job, show
 
 
 @click.command()
@@ -19,7 +19,7 @@ def train(job_file: str, overrides: tuple[str, ...], dry_run: bool) -> None:
     if dry_run:
         from raylm.cli.preview import train_rows
 
-        show(train_rows(job))
+        show([*train_rows(job), paths_row(job_file)])
         next_step(again("train", job_file, overrides))
         return
     quiet_logs()
@@ -30,10 +30,9 @@ def train(job_file: str, overrides: tuple[str, ...], dry_run: bool) -> None:
         result = run_train(job, on_step=display.on_step, on_event=display.on_event)
     if result.already_finished:
         click.echo(f"finished already at step {result.step}; raise train.steps to go on")
-    show([("steps", f"{result.step:,}"), ("loss", _loss(result.loss)), ("run", job.run_url)])
-    next_step(
-        f"raylm evaluate {job.run_url}", f"raylm generate {job.run_url} --prompt 'The '", f"raylm report {job.run_url}"
-    )
+    run = as_typed(job.run_url)
+    show([("steps", f"{result.step:,}"), ("loss", _loss(result.loss)), ("run", run)])
+    next_step(f"raylm evaluate {run}", f"raylm generate {run} --prompt 'The '", f"raylm report {run}")
 
 
 def _loss(loss: float | None) -> str:

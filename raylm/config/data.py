@@ -7,6 +7,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from raylm.config.base import Settings
+from raylm.config.paths import PathOrUrl
 
 
 class WeightAt(Settings):
@@ -19,7 +20,7 @@ class WeightAt(Settings):
 class MixtureEntry(Settings):
     """One folder of shards and its share of the mixture."""
 
-    path: str = Field(description="Folder with manifest.json.")
+    path: PathOrUrl = Field(description="Folder with manifest.json.")
     weight: float = Field(1.0, gt=0, description="Share of the mixture; weights need not sum to 1.")
     weight_schedule: list[WeightAt] = Field(default_factory=list, description="Other weights from given steps on.")
 
@@ -27,7 +28,7 @@ class MixtureEntry(Settings):
 class DataSettings(Settings):
     """What is trained on."""
 
-    path: str | None = Field(None, description="Folder of shards; short for one source.")
+    path: PathOrUrl | None = Field(None, description="Folder of shards; short for one source.")
     mixture: list[MixtureEntry] = Field(default_factory=list, description="Several folders with weights.")
     reader: Literal["ray", "threads"] = Field(
         "ray", description="Who reads shards after the first steps: Ray Data tasks, or threads in each worker."

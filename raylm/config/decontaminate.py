@@ -7,13 +7,14 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from raylm.config.base import Settings
+from raylm.config.paths import PathOrUrl
 
 
 class EvaluationSet(Settings):
     """Texts that a model will be judged by."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9._-]+$", description="Its name in reasons and reports.")
-    glob: str = Field(description="Files, on any fsspec URL, plain or compressed.")
+    glob: PathOrUrl = Field(description="Files, on any fsspec URL, plain or compressed.")
     kind: Literal["jsonl", "json", "parquet", "text"] = Field(
         "jsonl", description="json: one value a file. text: one text a line."
     )

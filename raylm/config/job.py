@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, model_validator
 
 from raylm.config.base import Settings
 from raylm.config.checkpoint import CheckpointSettings
@@ -14,16 +14,24 @@ from raylm.config.evaluate import EvaluateSettings
 from raylm.config.model import ModelSettings
 from raylm.config.object_store import ObjectStore
 from raylm.config.optim import BatchSettings, OptimSettings, TrainSettings, ZeroSettings
+from raylm.config.paths import ModuleOrFile, PathOrUrl, resolved_module_or_file
 from raylm.config.prepare import PrepareSettings
 from raylm.config.workers import WorkerSettings
 from raylm.errors import ConfigError
+from raylm.plugins import Carried, carried, load_plugins
 
 
 class Job(Settings):
     """One job file."""
 
     name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Name of the run folder.")
-    storage: str = Field("runs", min_length=1, description="Folder or URL under which the run folder stands.")
+    plugins: list[ModuleOrFile] = Field(
+        default_factory=list,
+        description="Modules, or Python files, that register operators, sources or objectives of your own.",
+    )
+    storage: PathOrUrl = Field(
+        "runs", min_length=1, validate_default=True, description="Folder or URL under which the run folder stands."
+    )
     object_store: ObjectStore = Field(default_factory=ObjectStore)
     prepare: PrepareSettings = Field(default_factory=PrepareSettings)
     data: DataSettings = Field(default_factory=DataSettings)
@@ -38,6 +46,19 @@ class Job(Settings):
     evaluate: EvaluateSettings = Field(default_factory=EvaluateSettings)
     cluster: ClusterSettings = Field(default_factory=ClusterSettings)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _plugins_first(cls, values: Any, info: ValidationInfo) -> Any:
+        # What they register is needed to check the rest.
+        given = values.get("plugins") if isinstance(values, dict) else None
+        if isinstance(given, list) and all(isinstance(name, str) for name in given):
+            load_plugins([resolved_module_or_file(name, info) for name in given])
+        return values
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The plugins are imported before the settings are unpickled whose classes they hold.
+        return (_unpickled, (carried(self.plugins), self.__getstate__()))
+
     @model_validator(mode="after")
     def _lanes_carry_workers(self) -> Self:
         lanes = self.batch.lanes
@@ -47,6 +68,7 @@ class Job(Settings):
                 f"workers.max={self.workers.max} exceeds the {lanes} lanes of a global batch "
                 f"(batch.sequences={self.batch.sequences} / batch.micro_batch={self.batch.micro_batch})",
                 hint=f"raise batch.sequences, lower batch.micro_batch, or set workers.max to {lanes} or less",
+                key="workers.max",
             )
         return self
 
@@ -66,3 +88,9 @@ class Job(Settings):
         if self.data.mixture:
             return list(self.data.mixture)
         return [MixtureEntry(path=self.data.path or self.shards_url)]
+
+
+def _unpickled(_: Carried, state: dict[str, Any]) -> Job:
+    job = Job.__new__(Job)
+    job.__setstate__(state)
+    return job

@@ -6,7 +6,6 @@ The file and the flags are all there is: no environment variable changes a setti
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from pydantic import ValidationError
 from raylm import __version__
 from raylm.config.job import Job
 from raylm.config.overrides import apply_override
+from raylm.config.paths import context
 from raylm.config.problems import explained
 from raylm.config.yaml_lines import JobDumper, read_tree
 from raylm.errors import ConfigError
@@ -35,22 +35,25 @@ def load_job(path: str | Path, overrides: Sequence[str] = ()) -> Job:
         raise ConfigError(f"{path} is not UTF-8 text (byte {error.start})", hint="save the file as UTF-8") from error
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
-    return parse_job(text, origin=str(path), overrides=overrides)
+    return parse_job(text, origin=str(path), overrides=overrides, folder=path.parent)
 
 
-def parse_job(text: str, *, origin: str, overrides: Sequence[str] = ()) -> Job:
-    """Check the text of a job file; `origin` is the name that errors give it."""
+def parse_job(text: str, *, origin: str, overrides: Sequence[str] = (), folder: str | Path | None = None) -> Job:
+    """Check the text of a job file; `origin` is the name that errors give it.
+
+    Relative paths in the text start from `folder`, the working directory when None.
+    """
     tree = read_tree(text, origin)
     for override in overrides:
         apply_override(tree, override)
     try:
-        return Job.model_validate(tree.values)
+        return Job.model_validate(tree.values, context=context(folder))
     except ValidationError as error:
         raise explained(error, tree) from error
     except ConfigError as error:
-        # A check over several sections: its message opens with the key to change, the place is ours to add.
-        key = tuple(re.split(r"[=\s]", error.message, maxsplit=1)[0].split("."))
-        raise ConfigError(f"{tree.place(key)}: {error.message}", hint=error.hint) from error
+        # A check over several sections: the place is ours to add.
+        key = tuple(error.key.split(".")) if error.key else ()
+        raise ConfigError(f"{tree.place(key)}: {error.message}", hint=error.hint, key=error.key) from error
 
 
 def resolved_yaml(job: Job) -> str:

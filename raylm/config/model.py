@@ -7,6 +7,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from raylm.config.base import Settings
+from raylm.config.paths import PathOrUrl
 
 PRESETS = ("tiny", "llama-25m", "llama-125m", "llama-350m", "llama-1b", "llama-3b", "llama-7b")
 
@@ -17,8 +18,8 @@ class ModelSettings(Settings):
     preset: Literal["tiny", "llama-25m", "llama-125m", "llama-350m", "llama-1b", "llama-3b", "llama-7b"] | None = Field(
         None, description="A Llama-style decoder of this size."
     )
-    config: str | dict[str, Any] | None = Field(None, description="A transformers config: a path, or inline.")
-    path: str | None = Field(None, description="A local Hugging Face folder whose weights training starts from.")
+    config: PathOrUrl | dict[str, Any] | None = Field(None, description="A transformers config: a path, or inline.")
+    path: PathOrUrl | None = Field(None, description="A local Hugging Face folder whose weights training starts from.")
     dtype: Literal["fp32", "bf16"] = Field("bf16", description="Weights and activations; masters stay fp32.")
     attention: Literal["sdpa", "eager"] = Field("sdpa", description="Attention implementation.")
     document_attention: bool = Field(False, description="Tokens attend within their own document only.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from raylm.config.paths import typed
 from raylm.config.yaml_lines import Key, Tree, read_tree, shown
 from raylm.errors import ConfigError
 
@@ -22,7 +23,7 @@ def apply_override(tree: Tree, override: str) -> None:
     node: Any = tree.values
     for depth, part in enumerate(parts[:-1]):
         node = _enter(node, part, parts[: depth + 1], flag)
-    _assign(node, parts, value_tree.values["value"], flag)
+    _assign(node, parts, typed(value_tree.values["value"]), flag)
     key: Key = tuple(int(part) if part.isdigit() else part for part in parts)
     for known in [known for known in tree.places if known[: len(key)] == key]:
         del tree.places[known]  # the flag replaced what stood on those lines

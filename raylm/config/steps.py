@@ -17,10 +17,11 @@ from pydantic import (
 from raylm.config.base import Settings
 from raylm.config.decontaminate import Decontaminate
 from raylm.config.languages import CODES
+from raylm.config.paths import NameOrPath, PathOrUrl
 from raylm.config.quality import Quality
 
 Share = Annotated[float, Field(ge=0, le=1)]
-Globs = Annotated[list[str], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
+Globs = Annotated[list[PathOrUrl], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
 
 
 class ExactDuplicates(Settings):
@@ -138,7 +139,7 @@ class PersonalData(Settings):
     national_ids: list[NationalId] = Field(
         default_factory=lambda: list(get_args(NationalId)), description="Countries' numbers for people."
     )
-    model: str | None = Field(
+    model: NameOrPath | None = Field(
         None, min_length=1, description="An installed spaCy pipeline, or its folder; it finds what no rule can."
     )
     model_kinds: list[ModelKind] = Field(
@@ -174,7 +175,7 @@ class Classifier(Settings):
     bad: Globs = Field(default_factory=list, description="Files of examples of what is not wanted.")
     column: str = Field("text", description="For jsonl, csv, parquet and arrow: the column that holds the text.")
     document: Literal["file", "line", "block"] = Field("line", description="For text: what one example is.")
-    model: str | None = Field(None, description="In place of examples: the file of a classifier trained before.")
+    model: PathOrUrl | None = Field(None, description="In place of examples: the file of a classifier trained before.")
     threshold: Share | None = Field(None, description="Drop documents whose score is below this.")
     pareto: float | None = Field(
         None,
@@ -201,11 +202,11 @@ class Classifier(Settings):
 class Toxicity(Settings):
     """A score of toxic language, by a list of words and, where one is given, by a model."""
 
-    words: str | None = Field(
+    words: PathOrUrl | None = Field(
         None, description="File of words or phrases, one a line, with a weight after a tab; English when not set."
     )
     max_share: Share = Field(0.01, description="Weight of toxic words in all words that a document may have.")
-    model: str | None = Field(None, description="Folder of a transformers model that classifies sequences.")
+    model: PathOrUrl | None = Field(None, description="Folder of a transformers model that classifies sequences.")
     label: str = Field("toxic", description="The model's label whose probability is the score.")
     max_probability: Share = Field(0.5, description="Probability that a document may have.")
     action: Literal["drop", "label"] = Field("drop", description="Drop what is above, or only write the scores.")
@@ -214,9 +215,11 @@ class Toxicity(Settings):
 class Fairness(Settings):
     """Counts who is written about, and how, for the report; drops nothing."""
 
-    groups: str | None = Field(None, description="File of `property/group: term, term` lines; English when not set.")
-    occupations: str | None = Field(None, description="File of `name: form, form` lines; English when not set.")
-    sentiment: bool = Field(True, description="DatasetSample at the sentiment of sentences that name a group.")
+    groups: PathOrUrl | None = Field(
+        None, description="File of `property/group: term, term` lines; English when not set."
+    )
+    occupations: PathOrUrl | None = Field(None, description="File of `name: form, form` lines; English when not set.")
+    sentiment: bool = Field(True, description="Look at the sentiment of sentences that name a group.")
     label: list[str] = Field(
         default_factory=list,
         description="Properties (gender, ...) whose most named group is written to the metadata: dominant_gender is "
@@ -229,10 +232,10 @@ class Counterfactual(Settings):
 
     share: Share = Field(0.5, description="Share of the documents with such words that get a copy, by hash.")
     replace: bool = Field(False, description="The swapped document takes the original's place.")
-    pairs: str | None = Field(
+    pairs: PathOrUrl | None = Field(
         None, description="File of `masculine feminine` pairs; those of the package when not set."
     )
-    names: str | None = Field(None, description="File of pairs of first names to swap as well.")
+    names: PathOrUrl | None = Field(None, description="File of pairs of first names to swap as well.")
     seed: int = Field(0, ge=0)
 
 
@@ -240,11 +243,11 @@ class Blocklist(Settings):
     """Drop documents from unwanted places, or with unwanted words. Files hold an entry a line, # begins a comment."""
 
     domains: list[str] = Field(default_factory=list, description="Domains; each blocks its subdomains too.")
-    domain_files: list[str] = Field(default_factory=list, description="Files of domains, on any fsspec URL.")
+    domain_files: list[PathOrUrl] = Field(default_factory=list, description="Files of domains, on any fsspec URL.")
     url_words: list[str] = Field(default_factory=list, description="Words between the punctuation of a URL.")
-    url_word_files: list[str] = Field(default_factory=list, description="Files of such words.")
+    url_word_files: list[PathOrUrl] = Field(default_factory=list, description="Files of such words.")
     words: list[str] = Field(default_factory=list, description="Words and phrases in the text, in any case.")
-    word_files: list[str] = Field(default_factory=list, description="Files of such words and phrases.")
+    word_files: list[PathOrUrl] = Field(default_factory=list, description="Files of such words and phrases.")
     min_matches: int = Field(1, ge=1, description="Drop a text in which listed words come this often, or more.")
     min_share: Share = Field(0.0, description="And only if they come at least this often for each of its words.")
     whole_words: bool = Field(

@@ -40,6 +40,7 @@ for _tag, _pattern, _first in (
     for _kind in (JobLoader, JobDumper):
         _kind.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", _pattern, list(_first))
 JobLoader.add_implicit_resolver("tag:yaml.org,2002:null", _NULL, [""])
+JobDumper.add_multi_representer(str, yaml.SafeDumper.represent_str)
 
 
 @dataclass(frozen=True)

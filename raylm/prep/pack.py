@@ -1,6 +1,6 @@
-"""One unit of preparation: its documents are split, tokenized and packed into at most one shard a side.
+"""One unit of preparation: its documents are split, tokenized and packed into at most one shard per side.
 
-Comes in: a `Unit`. Leaves: shards under train/ and held_out/. Doing a unit again gives the same bytes, so that it does
+Its shards lie under train/ and held_out/. Doing a unit again gives the same bytes, so that it does
 not matter how often, or where, a task is started over.
 """
 
@@ -24,24 +24,24 @@ from raylm.prep.tokenizer import TokenizerFacts, partial_and_unknown
 from raylm.prep.tokenizer import load as load_tokenizer
 from raylm.prep.units import Unit
 from raylm.records import Document
-from raylm.shards import TOKENIZER_FOLDER, Shard, ShardWriter, token_dtype
+from raylm.shards import TOKENIZER_FOLDER, RowFormat, Shard, ShardWriter, token_dtype
 from raylm.storage import StoragePath
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-TOKENIZE = "tokenize"  # what comes after the last step, in its record
+TOKENIZE = "tokenize"  # what comes after the last operator, as its record is named
 # Text handed to the tokenizer at once. With 4 MB, memory for its answers was mapped anew each time: 5 % slower.
 _BATCH_BYTES = 500_000
 _PACKED_ROWS = 256  # rows cut at once
 
 
-def pack_unit(job: Job, output: StoragePath, stages: Sequence[Pass], unit: Unit) -> UnitResult:
-    """Take the unit through the last of these stages and pack what it leaves."""
+def pack_unit(job: Job, output: StoragePath, current: Pass, unit: Unit) -> UnitResult:
+    """Take the unit through the last pass and pack what it leaves."""
     log = UnitLog()
-    packed = pack_documents(job, output, unit.number, pass_documents(job, output, stages, unit, log))
-    log.steps.append(packed.record)
+    packed = pack_documents(job, output, unit.number, pass_documents(job, output, current, unit, log))
+    log.records.append(packed.record)
     counts = packed.counts
     fertility = {language: one.to_dict() for language, one in sorted(packed.fertility.items())}
     shards = (packed.shards[False], packed.shards[True])
@@ -112,7 +112,7 @@ class _Tokens:
 def _tokens(encodings: Sequence[Any], facts: TokenizerFacts) -> _Tokens:
     import numpy as np
 
-    # One array of all: making one a document takes longer than filling it when documents are short.
+    # One array of all: making one per document takes longer than filling it when documents are short.
     lengths = np.fromiter(map(len, encodings), dtype=np.int64, count=len(encodings)) + 1
     ends = np.cumsum(lengths) - 1
     text = np.ones(lengths.sum(), dtype=bool)
@@ -185,8 +185,7 @@ class _Packer:
         self._path = f"{side}/{number:06d}.parquet"
         self._output = output
         self._sequence_length = sequence_length
-        self._facts = facts
-        self._dtype = token_dtype(facts.vocab_size)
+        self._rows = RowFormat(sequence_length, facts.vocab_size, facts.fingerprint, facts.eos_id)
         self._stack = contextlib.ExitStack()
         self._writer: ShardWriter | None = None
         self._documents: list[_Tokens] = []
@@ -203,14 +202,7 @@ class _Packer:
         """Append documents."""
         if self._writer is None:
             self._writer = self._stack.enter_context(
-                ShardWriter(
-                    self._output / self._path,
-                    self._sequence_length,
-                    self._dtype,
-                    path=self._path,
-                    tokenizer=self._facts.fingerprint,
-                    eos_id=self._facts.eos_id,
-                )
+                ShardWriter(self._output / self._path, self._rows, name=self._path)
             )
         self._documents.append(tokens)
         self._held += len(tokens.ids)

@@ -1,7 +1,7 @@
-"""The way of documents through the steps, in stages: a step that has to see all documents ends a stage.
+"""The documents of a unit in passes through the operators: an operator that has to see all documents ends a pass.
 
-Comes in: a unit. A stage before the last writes the unit's documents and what its barrier gathers of them; the last
-one hands them to the packer. Doing a unit's stage again gives the same, so it does not matter who does it how often.
+A pass before the last writes the unit's documents and what its barrier gathers of them; the last one hands them to the
+packer. Taking a unit through a pass again gives the same bytes, so it does not matter who does it how often.
 """
 
 from __future__ import annotations
@@ -18,39 +18,41 @@ from raylm.prep.checks.skipped import Skipped
 from raylm.prep.operators import Barrier, OperatorRecord, applied, barrier_of, operator_of
 from raylm.prep.operators.barrier import gathered
 from raylm.prep.operators.dedup.decisions import write_table
-from raylm.prep.readers.read import read_range_of_file
+from raylm.prep.operators.kind import Resources, most_of
+from raylm.prep.readers.read import read_range
 from raylm.prep.units import Unit
 from raylm.records import Document
 from raylm.shards import Shard
 from raylm.storage import NotFound, StoragePath
 
 WORK_FOLDER = "_work"
-FITTED_FOLDER = "fitted"  # what steps learn before the units; it stays beside the shards that it shaped
+FITTED_FOLDER = "fitted"  # what operators learn before the units; it stays beside the shards that it shaped
 _WRITTEN_BYTES = 4_000_000  # text written at once
 
 
 @dataclass(frozen=True)
 class Pass:
-    """Steps that are done in one pass over a unit; `barrier` ends it, and is None in the last stage.
+    """Operators that a unit's documents go through at once; `barrier` ends it, and is None in the last pass.
 
-    first: the number of its first step in the job.
+    first: the number of its first operator in the job. before: the pass whose documents it takes; None reads sources.
     """
 
     number: int
     first: int
-    steps: tuple[OperatorSettings, ...]
+    operators: tuple[OperatorSettings, ...]
     barrier: OperatorSettings | None
+    before: Pass | None = None
 
     def documents(self, output: StoragePath) -> StoragePath:
-        """The folder of what the stage's units leave for the next stage."""
+        """The folder of what the pass's units leave for the next pass."""
         return self._folder(output) / "documents"
 
     def gathered(self, output: StoragePath) -> StoragePath:
-        """The folder that the stage's barrier works on."""
+        """The folder that the pass's barrier works on."""
         return self._folder(output) / "gathered"
 
-    def units(self, output: StoragePath) -> StoragePath:
-        """The folder of markers: one says that a unit has been through the stage, and what it gave."""
+    def markers(self, output: StoragePath) -> StoragePath:
+        """The folder of markers: one says that a unit has been through the pass, and what it gave."""
         return self._folder(output) / "units"
 
     def resolved(self, output: StoragePath) -> StoragePath:
@@ -58,73 +60,70 @@ class Pass:
         return self._folder(output) / "resolved.json"
 
     def _folder(self, output: StoragePath) -> StoragePath:
-        return output / WORK_FOLDER / f"stage-{self.number}"
+        return output / WORK_FOLDER / f"pass-{self.number}"
 
 
 @dataclass
 class UnitLog:
-    """What reading a unit left out, and what each step of a stage did to it."""
+    """What reading a unit left out, and what each operator of a pass did to it."""
 
     skipped: Skipped = field(default_factory=Skipped)
-    steps: list[OperatorRecord] = field(default_factory=list)
+    records: list[OperatorRecord] = field(default_factory=list)
 
-    def step(self, settings: OperatorSettings | None) -> OperatorRecord:
-        """A fresh record for the next step."""
-        assert settings is not None  # only the last stage has no barrier, and nothing comes after it
-        self.steps.append(OperatorRecord(settings.name))
-        return self.steps[-1]
+    def record_of(self, settings: OperatorSettings) -> OperatorRecord:
+        """A fresh record for the next operator."""
+        self.records.append(OperatorRecord(settings.name))
+        return self.records[-1]
 
     def to_dict(self) -> dict[str, Any]:
         """As a marker holds it."""
-        return {"skipped": self.skipped.to_dict(), "steps": [record.to_dict() for record in self.steps]}
+        return {"skipped": self.skipped.to_dict(), "records": [record.to_dict() for record in self.records]}
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> UnitLog:
         """What to_dict gave."""
         return cls(
-            Skipped.from_dict(content["skipped"]), [OperatorRecord.from_dict(record) for record in content["steps"]]
+            Skipped.from_dict(content["skipped"]), [OperatorRecord.from_dict(record) for record in content["records"]]
         )
 
 
 def passes_of(steps: Sequence[OperatorSettings]) -> tuple[Pass, ...]:
-    """The steps cut after each one that has to see all documents; the last stage has none of those."""
-    stages: list[Pass] = []
+    """The job's steps cut after each one that has to see all documents; the last pass has none of those."""
+    passes: list[Pass] = []
     run: list[OperatorSettings] = []
     for number, step in enumerate(steps):
         if barrier_of(step) is None:
             run.append(step)
         else:
-            stages.append(Pass(len(stages), number - len(run), tuple(run), step))
+            passes.append(Pass(len(passes), number - len(run), tuple(run), step, passes[-1] if passes else None))
             run = []
-    return (*stages, Pass(len(stages), len(steps) - len(run), tuple(run), None))
+    return (*passes, Pass(len(passes), len(steps) - len(run), tuple(run), None, passes[-1] if passes else None))
 
 
-def fitted(output: StoragePath, number: int, step: OperatorSettings) -> StoragePath:
+def fitted_folder(output: StoragePath, number: int, step: OperatorSettings) -> StoragePath:
     """The folder of what the job's step of this number learned before the units."""
     return output / FITTED_FOLDER / f"{number:02d}-{step.name}"
 
 
-def pass_documents(
-    job: Job, output: StoragePath, stages: Sequence[Pass], unit: Unit, log: UnitLog
-) -> Iterator[Document]:
-    """The unit's documents as they leave the last of these stages' steps; the stages before it are done."""
-    stage = stages[-1]
-    if stage.number == 0:
+def pass_documents(job: Job, output: StoragePath, current: Pass, unit: Unit, log: UnitLog) -> Iterator[Document]:
+    """The unit's documents as they leave the operators of a pass; the passes before it are done."""
+    before = current.before
+    if before is None:
         documents = _read(job, unit, log.skipped)
     else:
-        before = stages[-2]
+        assert before.barrier is not None  # passes_of cut there because of it
         kept = _stored(before.documents(output) / f"{unit.number:06d}.parquet", unit.source)
-        record = log.step(before.barrier)
+        record = log.record_of(before.barrier)
         documents = barrier_in(before).applied(kept, before.gathered(output), unit.number, record)
-    for number, settings in enumerate(stage.steps, stage.first):
-        step = operator_of(settings, job.object_store.connection(), fitted(output, number, settings))
-        documents = applied(step, documents, log.step(settings))
+    for number, settings in enumerate(current.operators, current.first):
+        operator = operator_of(settings, job.object_store.connection(), fitted_folder(output, number, settings))
+        documents = applied(operator, documents, log.record_of(settings))
     return documents
 
 
 @dataclass(frozen=True)
 class UnitResult:
-    """What a stage made of a unit.
+    """What a pass made of a unit.
 
     Only of the last one: counts of documents, bytes and tokens a side, shards, measures for prepare.require, and
     how finely texts are cut in each language.
@@ -153,51 +152,54 @@ class UnitResult:
         return cls(**content | {"log": UnitLog.from_dict(content["log"])})
 
 
-def marker(output: StoragePath, stage: Pass, number: int) -> StoragePath:
-    """The file that says that a unit has been through a stage."""
-    return stage.units(output) / f"{number:06d}.json"
+def marker(output: StoragePath, current: Pass, number: int) -> StoragePath:
+    """The file that says that a unit has been through a pass."""
+    return current.markers(output) / f"{number:06d}.json"
 
 
-def finished(output: StoragePath, stage: Pass, number: int) -> UnitResult | None:
-    """What the stage made of the unit, if it is done."""
+def finished(output: StoragePath, current: Pass, number: int) -> UnitResult | None:
+    """What the pass made of the unit, if it is done."""
     try:
-        return UnitResult.from_json(marker(output, stage, number).read_text())
+        return UnitResult.from_json(marker(output, current, number).read_text())
     except NotFound:
         return None
 
 
-def clean_unit(job: Job, output: StoragePath, stages: Sequence[Pass], unit: Unit) -> UnitResult:
-    """Take the unit through the last of these stages, which a barrier ends."""
-    stage = stages[-1]
-    assert stage.barrier is not None  # the last stage is packed instead
+def clean_unit(job: Job, output: StoragePath, current: Pass, unit: Unit) -> UnitResult:
+    """Take the unit through a pass that a barrier ends."""
     log = UnitLog()
-    gatherer = barrier_in(stage).gatherer()
+    gatherer = barrier_in(current).gatherer()
 
     def seen() -> Iterator[Document]:
-        for document in pass_documents(job, output, stages, unit, log):
+        for document in pass_documents(job, output, current, unit, log):
             gatherer.add(document)
             yield document
 
-    _store(stage.documents(output) / f"{unit.number:06d}.parquet", seen())
-    write_table(gathered(stage.gathered(output), unit.number), gatherer.table())
+    _store(current.documents(output) / f"{unit.number:06d}.parquet", seen())
+    write_table(gathered(current.gathered(output), unit.number), gatherer.table())
     return UnitResult(unit.number, unit.source, log)
 
 
-def barrier_in(stage: Pass) -> Barrier:
-    """The barrier at the stage's end."""
-    barrier = barrier_of(stage.barrier) if stage.barrier is not None else None
+def barrier_in(current: Pass) -> Barrier:
+    """The barrier at the pass's end."""
+    barrier = barrier_of(current.barrier) if current.barrier is not None else None
     assert barrier is not None  # passes_of cut here because of it
     return barrier
+
+
+def resources_of(current: Pass) -> Resources:
+    """What a task takes up that carries a unit through the pass."""
+    return most_of(())
 
 
 def _read(job: Job, unit: Unit, skipped: Skipped) -> Iterator[Document]:
     (source,) = (source for source in job.prepare.sources if source.name == unit.source)
     for piece in unit.pieces:
-        yield from read_range_of_file(source, piece, job.object_store.connection(), skipped)
+        yield from read_range(source, piece, job.object_store.connection(), skipped)
 
 
 def batches(documents: Iterable[Document], max_bytes: int) -> Iterator[list[Document]]:
-    """Neighbouring documents, together about this many letters."""
+    """Neighbouring documents, together about this many characters."""
     batch: list[Document] = []
     held = 0
     for document in documents:

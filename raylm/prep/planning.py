@@ -1,4 +1,4 @@
-"""Comes in: a job's sources as they are found. Leaves: the plan, the same one for every attempt."""
+"""Comes in: a job's sources as they are found. Leaves: the work list, the same one for every attempt."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from raylm.config.prepare.sources import SourceSettings
 from raylm.errors import ConfigError, DataError
 from raylm.prep.checks.skipped import Skipped
 from raylm.prep.passes import FITTED_FOLDER, WORK_FOLDER, passes_of
+from raylm.prep.ranges import FileRange
 from raylm.prep.readers.python_docs import documents as python_docs
-from raylm.prep.readers.read import atoms, read_range_of_file
+from raylm.prep.readers.read import atoms, read_range
 from raylm.prep.units import (
-    FileRange,
-    Plan,
+    WorkList,
     capped,
     listed,
     ranges_of,
@@ -26,27 +26,27 @@ from raylm.prep.units import (
 from raylm.shards import TOKENIZER_FOLDER
 from raylm.storage import Connection, NotFound, StoragePath
 
-_PLAN = "plan.json"
+_WORK_LIST = "worklist.json"
 _SHARD_BYTES_PER_RAW_BYTE = 0.3  # 0.22 was measured on English; with some room
-_STAGE_BYTES_PER_RAW_BYTE = 0.5  # of the documents between two stages, in zstd; two stages' stand at once
+_PASS_BYTES_PER_RAW_BYTE = 0.5  # of the documents between two passes, in zstd; two passes' stand at once
 
 
-def plan_of_before(job: Job, output: StoragePath) -> Plan | None:
-    """The plan that an attempt before wrote down; None when there was none."""
+def stored_worklist(job: Job, output: StoragePath) -> WorkList | None:
+    """The work list that an earlier attempt wrote down; None when there was none."""
     try:
-        plan = Plan.from_json((output / WORK_FOLDER / _PLAN).read_text())
+        worklist = WorkList.from_json((output / WORK_FOLDER / _WORK_LIST).read_text())
     except NotFound:
         return None
-    refuse_other_settings(plan.settings, shaping_settings(job), output)
-    return plan
+    refuse_other_settings(worklist.settings, shaping_settings(job), output)
+    return worklist
 
 
-def new_plan(job: Job, output: StoragePath) -> Plan:
+def new_worklist(job: Job, output: StoragePath) -> WorkList:
     """List the sources, cut them into units, and write that down."""
     taken = {"train", "held_out", TOKENIZER_FOLDER, FITTED_FOLDER} & {child.name for child in output.list()}
     if taken:
         raise ConfigError(
-            f"{output.url} already holds {', '.join(sorted(taken))}, but no plan and no manifest of raylm",
+            f"{output.url} already holds {', '.join(sorted(taken))}, but no work list and no manifest of raylm",
             hint="choose another prepare.output, or empty that folder",
         )
     output.check_writable()
@@ -55,10 +55,10 @@ def new_plan(job: Job, output: StoragePath) -> Plan:
         raise DataError("the sources hold no document", hint="check prepare.sources: every file is empty")
     raw_bytes = sum((piece.stop or piece.size) - piece.start for unit in units for piece in unit.pieces)
     between = min(2, len(passes_of(job.prepare.steps)) - 1)
-    output.check_writable(int(raw_bytes * (_SHARD_BYTES_PER_RAW_BYTE + between * _STAGE_BYTES_PER_RAW_BYTE)))
-    plan = Plan(shaping_settings(job), units)
-    (output / WORK_FOLDER / _PLAN).write_text(plan.to_json())
-    return plan
+    output.check_writable(int(raw_bytes * (_SHARD_BYTES_PER_RAW_BYTE + between * _PASS_BYTES_PER_RAW_BYTE)))
+    worklist = WorkList(shaping_settings(job), units)
+    (output / WORK_FOLDER / _WORK_LIST).write_text(worklist.to_json())
+    return worklist
 
 
 def _all_pieces(job: Job, output: StoragePath) -> Iterator[tuple[str, FileRange, int]]:
@@ -76,7 +76,7 @@ def _all_pieces(job: Job, output: StoragePath) -> Iterator[tuple[str, FileRange,
 
 def _counter(source: SourceSettings, connection: Connection) -> Callable[[FileRange, int], int]:
     def count(piece: FileRange, most: int) -> int:
-        return sum(1 for _ in itertools.islice(read_range_of_file(source, piece, connection, Skipped()), most))
+        return sum(1 for _ in itertools.islice(read_range(source, piece, connection, Skipped()), most))
 
     return count
 

@@ -1,9 +1,9 @@
-"""`raylm prepare`: raw text becomes a data set of tokenized shards, and a killed attempt goes on where it stopped.
+"""`raylm prepare`: raw text becomes a dataset of tokenized shards, and a killed attempt goes on where it stopped.
 
-Comes in: a `Job`. Leaves: shards, a tokenizer folder, what steps learned (fitted/), card.md, report.html, skipped.json
-and, last of all, unless the data set misses one of prepare.require's rules, manifest.json. Before that the output
-folder holds _work/ with the plan, markers of what was learned, and for each stage its markers, one a finished unit, and
-what it hands to the next; it goes when the manifest stands.
+The output folder gets shards, a tokenizer folder, what operators learned (fitted/), card.md, report.html, skipped.json
+and, last of all, unless the dataset misses one of prepare.require's rules, manifest.json. Before that it holds _work/
+with the work list, markers of what was learned, and for each pass its markers, one per finished unit, and what it hands
+to the next pass; it goes when the manifest stands.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import functools
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from raylm.config.job import Job
@@ -32,19 +32,20 @@ from raylm.prep.passes import (
     barrier_in,
     clean_unit,
     finished,
-    fitted,
+    fitted_folder,
     marker,
     pass_documents,
     passes_of,
+    resources_of,
 )
-from raylm.prep.planning import new_plan, plan_of_before
+from raylm.prep.planning import new_worklist, stored_worklist
 from raylm.prep.report.publish import REPORT_NAME, check_shared, manifest_of, no_documents, verdicts_on, write_record
 from raylm.prep.split import document_held_out
 from raylm.prep.tasks import Session, on_ray
 from raylm.prep.tokenizer import import_tokenizer, sample, write_tokenizer
 from raylm.prep.tokenizer import load as load_tokenizer
 from raylm.prep.tokenizer import train as train_tokenizer
-from raylm.prep.units import Plan, Unit, refuse_other_settings, shaping_settings
+from raylm.prep.units import Unit, WorkList, refuse_other_settings, shaping_settings
 from raylm.shards import MANIFEST_NAME, TOKENIZER_FOLDER, DatasetManifest, read_manifest, write_manifest
 from raylm.storage import StoragePath
 
@@ -54,9 +55,9 @@ _SAMPLED_UNITS = 64  # a tokenizer is trained on parts of this many units, evenl
 
 @dataclass(frozen=True)
 class PrepareProgress:
-    """How far a preparation is: its stage in words, and units, documents and tokens of that stage so far."""
+    """How far a preparation is: its phase in words, and units, documents and tokens of that phase so far."""
 
-    stage: str
+    phase: str
     done: int = 0
     total: int = 0
     documents: int = 0
@@ -83,6 +84,18 @@ class PrepareReport:
 ProgressCallback = Callable[[PrepareProgress], None]
 
 
+@dataclass(frozen=True)
+class Preparation:
+    """What every part of one attempt works with: the job, where it writes, what it has to do, and who does it."""
+
+    job: Job
+    output: StoragePath
+    worklist: WorkList
+    passes: tuple[Pass, ...]
+    progress: ProgressCallback
+    run: Runner
+
+
 def prepare(
     job: Job,
     *,
@@ -96,32 +109,25 @@ def prepare(
     the result do not depend on how often the job was killed, nor on how many tasks ran at once.
     """
     began = clock()
-    tell = progress or (lambda _: None)
+    progress = progress or (lambda _: None)
     output = StoragePath(job.shards_url, job.object_store.connection())
     done = _finished_manifest(job, output)
     if done is not None:
         (output / WORK_FOLDER).remove()
         return _report(done, output, clock() - began, already_done=True)
-    plan = plan_of_before(job, output)
-    if plan is None:
-        tell(PrepareProgress("listing the sources"))
-        plan = new_plan(job, output)
-    stages = passes_of(job.prepare.steps)
-    _make_ready(job, output, plan, stages, tell)
-    logs: list[list[UnitLog]] = []
+    worklist = stored_worklist(job, output)
+    if worklist is None:
+        progress(PrepareProgress("listing the sources"))
+        worklist = new_worklist(job, output)
     with session(job) as run:
-        for stage in stages[:-1]:
-            results, _ = _stage(job, output, plan, stages[: stage.number + 1], tell, run)
-            logs.append([result.log for result in results])
-            _resolve(output, plan, stages[: stage.number + 1], tell, run)
-        _make_tokenizer(job, output, plan, stages, tell)
-        results, resumed = _stage(job, output, plan, stages, tell, run)
-        logs.append([result.log for result in results])
-    tell(PrepareProgress("writing the manifest", len(plan.units), len(plan.units)))
+        preparation = Preparation(job, output, worklist, passes_of(job.prepare.steps), progress, run)
+        _make_ready(preparation)
+        results, resumed, logs = _all_passes(preparation)
+    progress(PrepareProgress("writing the manifest", len(worklist.units), len(worklist.units)))
     manifest = manifest_of(job, output, results, logs)
     check_shared(output, manifest)
     verdicts = verdicts_on(job, manifest, results, logs)
-    write_record(job, output, manifest, plan, logs, verdicts)
+    write_record(job, output, manifest, worklist, logs, verdicts)
     refuse_unmet(verdicts, (output / REPORT_NAME).url)
     write_manifest(output, manifest)
     (output / WORK_FOLDER).remove()
@@ -136,122 +142,149 @@ def _finished_manifest(job: Job, output: StoragePath) -> DatasetManifest | None:
     return manifest
 
 
-def _stage(
-    job: Job, output: StoragePath, plan: Plan, stages: Sequence[Pass], tell: ProgressCallback, run: Runner
-) -> tuple[list[UnitResult], int]:
-    """Take all units through the last of these stages: results in the plan's order, and how many were there before."""
-    stage = stages[-1]
-    stored = {child.name for child in stage.units(output).list()}
-    done: dict[int, UnitResult] = {}
-    for unit in plan.units:
-        if f"{unit.number:06d}.json" in stored and (result := _finished(job, output, stage, unit.number)) is not None:
-            done[unit.number] = result
+def _all_passes(preparation: Preparation) -> tuple[list[UnitResult], int, list[list[UnitLog]]]:
+    """Results of the last pass, how many of them an earlier attempt had, and the logs of every pass's units."""
+    logs: list[list[UnitLog]] = []
+    *before, last = preparation.passes
+    for current in before:
+        results, _ = _do_pass(preparation, current)
+        logs.append([result.log for result in results])
+        _resolve(preparation, current)
+    _make_tokenizer(preparation)
+    results, resumed = _do_pass(preparation, last)
+    return results, resumed, [*logs, [result.log for result in results]]
+
+
+def _do_pass(preparation: Preparation, current: Pass) -> tuple[list[UnitResult], int]:
+    """Take all units through a pass: results in the work list's order, and how many were there before."""
+    job, output, units = preparation.job, preparation.output, preparation.worklist.units
+    done = _done_before(preparation, current)
     resumed = len(done)
-    words = _words(stage)
-    tell(_progress(words, done.values(), len(plan.units)))
-    quarantine = Quarantine(plan, job.prepare.max_broken_share)
+    totals = _Totals(_words(current), len(units))
+    quarantine = Quarantine(preparation.worklist, job.prepare.max_broken_share)
     for result in done.values():
+        totals.add(result)
         quarantine.add(result)
-    left = [unit.number for unit in plan.units if unit.number not in done]
+    preparation.progress(totals.progress())
+    left = [unit for unit in units if unit.number not in done]
+    task = functools.partial(_do_unit, job, output, current.number)
     try:
         # Of what earlier attempts set aside, too much may be broken by today's settings.
-        for answer in run(functools.partial(_do, job, output, tuple(stages), _by_number(plan)), left) if left else ():
+        for answer in preparation.run(task, left, resources_of(current)) if left else ():
             result = UnitResult.from_json(answer)
             done[result.number] = result
-            tell(_progress(words, done.values(), len(plan.units)))
+            totals.add(result)
+            preparation.progress(totals.progress())
             quarantine.add(result)
             quarantine.check_files(result.source)
         quarantine.check_all()
     except DataError:
         # Files may be mended when it is tried again.
         for number in quarantine.damaged_units:
-            marker(output, stage, number).remove()
+            marker(output, current, number).remove()
         raise
-    return [done[unit.number] for unit in plan.units], resumed
+    return [done[unit.number] for unit in units], resumed
 
 
-def _do(job: Job, output: StoragePath, stages: Sequence[Pass], units: Mapping[int, Unit], number: int) -> str:
-    """One unit's way through the last of these stages, unless another attempt has done it."""
-    result = _finished(job, output, stages[-1], number)
+def _done_before(preparation: Preparation, current: Pass) -> dict[int, UnitResult]:
+    """What earlier attempts made of units in this pass, by the units' numbers."""
+    job, output = preparation.job, preparation.output
+    stored = {child.name for child in current.markers(output).list()}
+    done: dict[int, UnitResult] = {}
+    for unit in preparation.worklist.units:
+        if marker(output, current, unit.number).name in stored:
+            result = _finished(job, output, current, unit.number)
+            if result is not None:
+                done[unit.number] = result
+    return done
+
+
+def _do_unit(job: Job, output: StoragePath, number: int, unit: Unit) -> str:
+    """One unit's way through the job's pass of this number, unless another attempt has done it."""
+    current = passes_of(job.prepare.steps)[number]
+    result = _finished(job, output, current, unit.number)
     if result is None:
-        do = pack_unit if stages[-1].barrier is None else clean_unit
-        result = do(job, output, stages, units[number])
-        marker(output, stages[-1], number).write_text(result.to_json())
+        do = pack_unit if current.barrier is None else clean_unit
+        result = do(job, output, current, unit)
+        marker(output, current, unit.number).write_text(result.to_json())
     return result.to_json()
 
 
-def _finished(job: Job, output: StoragePath, stage: Pass, number: int) -> UnitResult | None:
+def _finished(job: Job, output: StoragePath, current: Pass, number: int) -> UnitResult | None:
     """What was made of the unit before, if it says all that the job's rules want to know by now."""
-    result = finished(output, stage, number)
-    if result is not None and stage.barrier is None and not wanted(job) <= result.measures.keys():
+    result = finished(output, current, number)
+    if result is not None and current.barrier is None and not wanted(job) <= result.measures.keys():
         return None
     return result
 
 
-def _resolve(output: StoragePath, plan: Plan, stages: Sequence[Pass], tell: ProgressCallback, run: Runner) -> None:
-    """Let the barrier at the end of the last of these stages decide; what only the stage before needed goes."""
-    stage = stages[-1]
-    assert stage.barrier is not None  # the last stage of a job has none, and is packed
-    if not stage.resolved(output).exists():
-        tell(PrepareProgress(f"deciding on {stage.barrier.name.replace('_', ' ')}"))
-        barrier_in(stage).resolve(stage.gathered(output), [unit.number for unit in plan.units], run)
-        stage.resolved(output).write_text("{}")
-    if len(stages) > 1:
-        stages[-2].documents(output).remove()
-        stages[-2].gathered(output).remove()
+def _resolve(preparation: Preparation, current: Pass) -> None:
+    """Let the barrier at the pass's end decide; what only the pass before needed goes."""
+    output = preparation.output
+    assert current.barrier is not None  # only the last pass has none, and it is packed
+    if not current.resolved(output).exists():
+        preparation.progress(PrepareProgress(f"deciding on {current.barrier.name.replace('_', ' ')}"))
+        numbers = [unit.number for unit in preparation.worklist.units]
+        barrier_in(current).resolve(current.gathered(output), numbers, preparation.run)
+        current.resolved(output).write_text("{}")
+    if current.before is not None:
+        current.before.documents(output).remove()
+        current.before.gathered(output).remove()
 
 
-def _make_ready(job: Job, output: StoragePath, plan: Plan, stages: Sequence[Pass], tell: ProgressCallback) -> None:
+def _make_ready(preparation: Preparation) -> None:
     """Do what is done once before any unit, unless an earlier attempt has done it."""
     try:
-        if job.prepare.tokenizer.path:  # a wrong one is better found before hours of cleaning than after
-            _make_tokenizer(job, output, plan, stages, tell)
-        _fit_operators(job, output, tell)
+        if preparation.job.prepare.tokenizer.path:  # a wrong one is better found before hours of cleaning than after
+            _make_tokenizer(preparation)
+        _fit_operators(preparation)
     except (ConfigError, DataError):
         # No unit has been done: other settings may be tried in the same folder.
         for name in (FITTED_FOLDER, TOKENIZER_FOLDER, WORK_FOLDER):
-            (output / name).remove()
+            (preparation.output / name).remove()
         raise
 
 
-def _fit_operators(job: Job, output: StoragePath, tell: ProgressCallback) -> None:
+def _fit_operators(preparation: Preparation) -> None:
+    job, output = preparation.job, preparation.output
     if job.prepare.steps:
-        tell(PrepareProgress("making the steps ready"))
+        preparation.progress(PrepareProgress("making the steps ready"))
     for number, step in enumerate(job.prepare.steps):
         done = output / WORK_FOLDER / f"fitted-{number:02d}.json"
         if not done.exists():
-            fit(step, fitted(output, number, step), job.object_store.connection())
+            fit(step, fitted_folder(output, number, step), job.object_store.connection())
             done.write_text("{}")
 
 
-def _make_tokenizer(job: Job, output: StoragePath, plan: Plan, stages: Sequence[Pass], tell: ProgressCallback) -> None:
+def _make_tokenizer(preparation: Preparation) -> None:
+    job, output = preparation.job, preparation.output
     settings = job.prepare.tokenizer
     done = output / WORK_FOLDER / _TOKENIZER_MARKER
     folder = output / TOKENIZER_FOLDER
     if done.exists():
         return
     if settings.path:
-        tell(PrepareProgress("copying the tokenizer"))
+        preparation.progress(PrepareProgress("copying the tokenizer"))
         import_tokenizer(StoragePath(settings.path, job.object_store.connection()), folder, settings)
     else:
-        tell(PrepareProgress("training the tokenizer"))
-        texts = _tokenizer_texts(job, output, plan, stages)
-        write_tokenizer(folder, train_tokenizer(texts, settings))
+        preparation.progress(PrepareProgress("training the tokenizer"))
+        write_tokenizer(folder, train_tokenizer(_tokenizer_texts(preparation), settings))
     _, facts = load_tokenizer(folder)
     done.write_text(json.dumps({"fingerprint": facts.fingerprint}))
 
 
-def _tokenizer_texts(job: Job, output: StoragePath, plan: Plan, stages: Sequence[Pass]) -> Iterator[str]:
+def _tokenizer_texts(preparation: Preparation) -> Iterator[str]:
     """Texts spread evenly over the units; held-out documents are not looked at."""
-    step = -(-len(plan.units) // _SAMPLED_UNITS)
-    chosen = plan.units[::step]
+    job, units = preparation.job, preparation.worklist.units
+    step = -(-len(units) // _SAMPLED_UNITS)
+    chosen = units[::step]
     max_bytes = -(-job.prepare.tokenizer.sample_bytes // len(chosen))
-    quarantine = Quarantine(plan, job.prepare.max_broken_share)
+    quarantine = Quarantine(preparation.worklist, job.prepare.max_broken_share)
     empty, logs = True, []
     for unit in chosen:
         log = UnitLog()
         logs.append(log)
-        documents = pass_documents(job, output, stages, unit, log)
+        documents = pass_documents(job, preparation.output, preparation.passes[-1], unit, log)
         texts = (document.text for document in documents if not document_held_out(document, job.prepare.held_out))
         for text in sample(texts, max_bytes):
             empty = False
@@ -264,23 +297,34 @@ def _tokenizer_texts(job: Job, output: StoragePath, plan: Plan, stages: Sequence
         raise no_documents(logs)
 
 
-def _by_number(plan: Plan) -> dict[int, Unit]:
-    return {unit.number: unit for unit in plan.units}
-
-
-def _words(stage: Pass) -> str:
-    names = [step.name.replace("_", " ") for step in stage.steps]
-    if stage.barrier is None:
+def _words(current: Pass) -> str:
+    names = [step.name.replace("_", " ") for step in current.operators]
+    if current.barrier is None:
         return ", ".join([*names, "tokenizing"])
-    return ", ".join([*names, f"looking at documents for {stage.barrier.name.replace('_', ' ')}"])
+    return ", ".join([*names, f"looking at documents for {current.barrier.name.replace('_', ' ')}"])
 
 
-def _progress(words: str, results: Iterable[UnitResult], total: int) -> PrepareProgress:
-    done = list(results)
-    # Every stage ends with a record: of tokenizing, or of its last step; without steps, of what was read.
-    documents = sum(one.log.steps[-1].kept if one.log.steps else one.log.skipped.documents for one in done)
-    tokens = sum(one.counts.get("tokens", 0) + one.counts.get("held_out_tokens", 0) for one in done)
-    return PrepareProgress(words, len(done), total, documents, tokens)
+@dataclass
+class _Totals:
+    """Adds up the units of a pass as they come in."""
+
+    phase: str
+    total: int
+    done: int = 0
+    documents: int = 0
+    tokens: int = 0
+
+    def add(self, result: UnitResult) -> None:
+        """Take in one more unit."""
+        self.done += 1
+        # Every pass ends with a record: of tokenizing, or of its last operator; without one, of what was read.
+        records = result.log.records
+        self.documents += records[-1].kept if records else result.log.skipped.documents
+        self.tokens += result.counts.get("tokens", 0) + result.counts.get("held_out_tokens", 0)
+
+    def progress(self) -> PrepareProgress:
+        """How far the pass is."""
+        return PrepareProgress(self.phase, self.done, self.total, self.documents, self.tokens)
 
 
 def _report(

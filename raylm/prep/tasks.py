@@ -1,4 +1,4 @@
-"""Work on units runs as Ray Data tasks: numbers come in, results leave as they are done.
+"""Work on many items, such as the units of a preparation, as Ray tasks: results leave as they are done.
 
 A Ray is started on this machine, and stopped again, where none is running and no address is given.
 """
@@ -9,71 +9,116 @@ import contextlib
 import logging
 import os
 import pickle
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from raylm.config.job import Job
-from raylm.errors import RaylmError
-from raylm.prep.operators.barrier import Runner, Task
+from raylm.errors import ConfigError, RaylmError
+from raylm.prep.operators.barrier import Item, Runner, Task
+from raylm.prep.operators.kind import Resources
+from raylm.prep.passes import passes_of, resources_of
 
 Session: TypeAlias = Callable[[Job], contextlib.AbstractContextManager[Runner]]
 
-_MOST_BLOCKS = 10_000  # more units than this share Ray Data blocks
-_OBJECT_STORE_BYTES = 256 * 2**20  # of a Ray started here: only unit numbers and counts travel
+_RETRIES = 30  # of a task whose node or process went; more than a cluster of spot nodes takes from one unit
+_QUEUED = 2  # tasks submitted for each that the cluster can run at once: the next begins without asking here
+_OBJECT_STORE_BYTES = 256 * 2**20  # of a Ray started here: only units and counts travel
 
 
 @contextlib.contextmanager
 def here(job: Job) -> Iterator[Runner]:
     """Tasks one after the other in this process, without Ray."""
-    yield lambda task, numbers: map(task, numbers)
+
+    def run(task: Task[Item], items: Sequence[Item], resources: Resources | None = None) -> Iterator[str]:
+        return map(task, items)
+
+    yield run
 
 
 @contextlib.contextmanager
 def on_ray(job: Job) -> Iterator[Runner]:
-    """Ray Data tasks of one CPU each, as many at once as prepare.workers or the cluster allow."""
+    """Ray tasks, as many at once as prepare.workers or the cluster allow; one takes one CPU unless it asks for more."""
     with contextlib.ExitStack() as stack:
         started = False
 
-        def run(task: Task, numbers: Sequence[int]) -> Iterator[str]:
+        def run(task: Task[Item], items: Sequence[Item], resources: Resources | None = None) -> Iterator[str]:
             nonlocal started
-            if not started:  # a finished stage needs no Ray
+            if not started:  # a finished pass needs no Ray
                 stack.enter_context(_ray(job))
+                for one in passes_of(job.prepare.steps):  # before any unit: the last pass may be hours away
+                    _refuse_unmet(resources_of(one))
                 started = True
-            yield from _mapped(job, task, numbers)
+            yield from _results(job, task, items, resources or Resources())
 
         yield run
 
 
-def _mapped(job: Job, task: Task, numbers: Sequence[int]) -> Iterator[str]:
+def _results(job: Job, task: Task[Item], items: Sequence[Item], resources: Resources) -> Iterator[str]:
+    """Results in the order in which they are done; tasks that are still at work when nobody wants more are canceled."""
     import ray
-    import ray.data
 
-    # The task may hold a plan that names a hundred thousand files: it is stored once, not sent with each number.
-    stored = ray.put(task)
-    items = [{"number": number} for number in numbers]
-    dataset = ray.data.from_items(items, override_num_blocks=min(len(items), _MOST_BLOCKS)).map(
-        _task,
-        fn_args=(stored,),
-        num_cpus=1,
-        compute=ray.data.TaskPoolStrategy(size=job.prepare.workers),
+    _refuse_unmet(resources)
+    # Stored once, not sent with each item. The job comes first: it brings the plugins that the task may need.
+    stored = ray.put((job, ray.cloudpickle.dumps(task)))
+    remote = ray.remote(_run).options(
+        max_retries=_RETRIES, scheduling_strategy="SPREAD", name="raylm-prepare", **resources.ray_options()
     )
-    dataset.context.enable_progress_bars = False
-    with _lost_tasks():
-        for row in dataset.iter_rows():
-            if row["error"]:
-                raise pickle.loads(row["error"])
-            yield row["result"]
+    left = iter(items)
+    running: list[Any] = []
+    try:
+        with _lost_tasks():
+            while True:
+                most = job.prepare.workers or _QUEUED * max(1, _at_once(resources, ray.nodes()))
+                while len(running) < most and (item := next(left, None)) is not None:
+                    running.append(remote.remote(stored, item))
+                if not running:
+                    return
+                done, running = ray.wait(running, num_returns=1)
+                for result, error in ray.get(done):
+                    if error:
+                        raise pickle.loads(error)
+                    yield result
+    finally:
+        for one in running:
+            ray.cancel(one)
 
 
-def _task(row: dict[str, Any], stored: Any) -> dict[str, Any]:
-    """One number; an error for people travels as a value, so that it arrives without Ray's wrapping."""
+def _run(stored: tuple[Job, bytes], item: Any) -> tuple[str, bytes]:
+    """One item; an error for people travels as a value, so that it arrives without Ray's wrapping."""
+    _, task = stored
+    try:
+        return pickle.loads(task)(item), b""
+    except RaylmError as error:
+        return "", pickle.dumps(error)
+
+
+def _at_once(resources: Resources, nodes: Sequence[Mapping[str, Any]]) -> int:
+    """How many such tasks these nodes can run at the same time."""
+    wanted = resources.amounts()
+    return sum(
+        min((int(node["Resources"].get(name, 0) // amount) for name, amount in wanted.items()), default=1)
+        for node in nodes
+        if node["Alive"]
+    )
+
+
+def _refuse_unmet(resources: Resources) -> None:
+    """Raise a ConfigError when no node can ever run such a task: Ray would wait for one without end."""
     import ray
 
-    task: Task = ray.get(stored) if isinstance(stored, ray.ObjectRef) else stored
-    try:
-        return {"result": task(row["number"]), "error": b""}
-    except RaylmError as error:
-        return {"result": "", "error": pickle.dumps(error)}
+    nodes = ray.nodes()
+    if _at_once(resources, nodes):
+        return
+    wanted = ", ".join(f"{amount:g} {name}" for name, amount in resources.amounts().items())
+    there = [
+        ", ".join(f"{node['Resources'].get(name, 0):g} {name}" for name in resources.amounts())
+        for node in nodes
+        if node["Alive"]
+    ]
+    raise ConfigError(
+        f"a task of this preparation needs {wanted}, and no node has that: {'; '.join(there) or 'there is none'}",
+        hint="start a node that has it before `raylm prepare`, or let the step ask for less",
+    )
 
 
 @contextlib.contextmanager
@@ -95,9 +140,7 @@ def _lost_tasks() -> Iterator[None]:
 @contextlib.contextmanager
 def _ray(job: Job) -> Iterator[None]:
     import ray
-    import ray.data  # first: importing it sets the levels of its loggers
 
-    logging.getLogger("ray.data").setLevel(logging.ERROR)  # it warns that progress bars are off
     if ray.is_initialized():
         yield
         return

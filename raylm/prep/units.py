@@ -1,6 +1,6 @@
 """What preparation will do, decided before it starts: input files are cut and grouped into units of about equal size.
 
-Comes in: the listing of each source. Leaves: a `Plan` that is written down before any work, so that a later attempt
+Comes in: the listing of each source. Leaves: a `WorkList` that is written down before any work, so that a later attempt
 does exactly the same. A unit is what one task prepares, one shard holds, and one restart repeats.
 """
 
@@ -19,24 +19,10 @@ from raylm.config.job import Job
 from raylm.config.prepare import PrepareSettings
 from raylm.config.prepare.sources import SourceSettings
 from raylm.errors import ConfigError, DataError
-from raylm.prep.checks.skipped import BrokenFile
-from raylm.prep.readers.compressed import COMPRESSED, opened
-from raylm.prep.readers.huggingface import kind_of, split_files
+from raylm.prep.ranges import Atom, FileRange
+from raylm.rows import COMPRESSED, BrokenFile, opened, split_files
+from raylm.rows.huggingface import file_kind
 from raylm.storage import Connection, NotFound, StoragePath, find
-
-
-@dataclass(frozen=True)
-class FileRange:
-    """A part of an input file: bytes, or row groups for Parquet, from `start` to `stop` (None: to the end).
-
-    `size` is the file's length when it was listed; `limit` is the most documents to take.
-    """
-
-    url: str
-    size: int
-    start: int = 0
-    stop: int | None = None
-    limit: int | None = None
 
 
 @dataclass(frozen=True)
@@ -49,7 +35,7 @@ class Unit:
 
 
 @dataclass(frozen=True)
-class Plan:
+class WorkList:
     """Everything that shapes the result, and the units in order."""
 
     settings: dict[str, Any]
@@ -60,7 +46,7 @@ class Plan:
         return json.dumps(asdict(self), indent=1)
 
     @classmethod
-    def from_json(cls, text: str) -> Plan:
+    def from_json(cls, text: str) -> WorkList:
         """What to_json wrote."""
         content = json.loads(text)
         units = tuple(
@@ -121,13 +107,16 @@ def as_found(source: SourceSettings, place: StoragePath) -> SourceSettings:
     """The source as this file of it is read: one of kind huggingface takes the file's own kind."""
     if source.kind != "huggingface":
         return source
-    return source.model_copy(update={"kind": kind_of(place), "document": "line"})
+    return source.model_copy(update={"kind": file_kind(place), "document": "line"})
 
 
 def listed(source: SourceSettings, connection: Connection) -> list[tuple[StoragePath, int]]:
     """The source's files in order; a DataError when there is none."""
     if source.kind == "huggingface":
-        return split_files(source, connection)
+        try:
+            return split_files(StoragePath(str(source.glob), connection), source.split, source.config)
+        except DataError as error:
+            raise DataError(f"source {source.name!r}: {error.message}", hint=error.hint) from error
     if source.paths is not None:
         return _from_list(source, StoragePath(source.paths, connection), connection)
     assert source.glob is not None  # the schema asks for one of them
@@ -175,15 +164,6 @@ def units_of(pieces: Iterable[tuple[str, FileRange, int]], unit_bytes: int) -> t
         groups[-1][1].append(piece)
         filled += size
     return tuple(Unit(number, source, tuple(group)) for number, (source, group) in enumerate(groups))
-
-
-@dataclass(frozen=True)
-class Atom:
-    """A part of a file that is not cut further: from `start` to `stop` in the file's own terms, and its bytes."""
-
-    start: int
-    stop: int
-    size: int
 
 
 def ranges_of(

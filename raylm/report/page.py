@@ -22,6 +22,7 @@ from raylm.report.charts import (
     step_axis,
     time_axis,
 )
+from raylm.run.folder import RunFolder
 from raylm.run.history import (
     MARKED,
     STARTS,
@@ -58,7 +59,7 @@ MOST_DOTS = 50
 
 def write_report(run: StoragePath, output: StoragePath | None = None) -> StoragePath:
     """Write the run folder's history as report.html there, or to `output`; returns where the page is."""
-    target = output or run / "report.html"
+    target = output or RunFolder(run).report
     target.write_text(render(read_history(run)))
     return target
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from raylm.errors import ConfigError, DataError
 from raylm.humanize import duration, size
+from raylm.run.folder import RunFolder
 from raylm.storage import StoragePath
 
 # How an attempt begins: with nothing saved, or from a checkpoint.
@@ -104,7 +105,7 @@ class Totals:
 
 def read_history(run: StoragePath) -> History:
     """Read a run folder; a half-written last line, as a killed writer leaves, is passed over."""
-    metrics, events = _lines(run / "metrics.jsonl"), _lines(run / "events.jsonl")
+    metrics, events = _lines(RunFolder(run).metrics), _lines(RunFolder(run).events)
     if not metrics and not events:
         raise DataError(
             f"nothing to report: {run.url} has neither metrics.jsonl nor events.jsonl",
@@ -262,7 +263,7 @@ def _planned(run: StoragePath) -> int | None:
     """How many steps the run was to have, as its run.yaml says; None when that cannot be told."""
     from raylm.config.load import parse_job
 
-    file = run / "run.yaml"
+    file = RunFolder(run).settings
     if not file.exists():
         return None
     try:

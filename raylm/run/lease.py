@@ -20,6 +20,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 
 from raylm.errors import StorageError, TrainingError
+from raylm.run.folder import RunFolder
 from raylm.storage import NotFound, StoragePath
 
 log = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ class Lease:
         gone_seconds: float = GONE_SECONDS,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self._run, self._file = run, run / "driver.json"
+        self._run, self._file = run, RunFolder(run).lease
         self._beat_seconds, self._gone_seconds, self._sleep = beat_seconds, gone_seconds, sleep
         self._me = _this_process()
         self._ended = threading.Event()

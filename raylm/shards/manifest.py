@@ -1,26 +1,31 @@
-"""The manifest that makes a folder of shards a data set: what it holds, where it came from, and its fingerprint."""
+"""The manifest that makes a folder of shards a dataset: what it holds, where it came from, and its fingerprint."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, replace
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 from raylm.errors import DataError
+from raylm.shards.columns import Column
 from raylm.storage import NotFound, StoragePath
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
 MANIFEST_NAME = "manifest.json"
 TOKENIZER_FOLDER = "tokenizer"
 GROUP_ROWS = 64
 FORMAT = "raylm-shards"
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One file of rows; `path` is relative to the data set's folder."""
+    """One file of rows; `path` is relative to the dataset's folder."""
 
     path: str
     rows: int
@@ -29,18 +34,71 @@ class Shard:
 
 
 @dataclass(frozen=True)
-class DatasetManifest:
-    """What a data set is: its rows in order, their shape, and what they were made from.
+class RowFormat:
+    """What every row of a dataset looks like; `tokenizer` is its fingerprint."""
 
-    held_out_bytes: UTF-8 bytes of the held-out text. sources: counts by source name. settings: what preparation was
-    asked for. steps: what each step dropped and changed. fertility: counts of text and tokens by source and language.
+    sequence_length: int
+    vocab_size: int
+    tokenizer: str
+    eos_id: int
+    group_rows: int = GROUP_ROWS
+    columns: tuple[Column, ...] = ()
+
+    def __post_init__(self) -> None:
+        names = [column.name for column in self.columns]
+        if len(names) != len(set(names)):
+            raise ValueError(f"columns have the same name: {', '.join(names)}")
+
+    @property
+    def dtype(self) -> str:
+        """The type of a stored token."""
+        return token_dtype(self.vocab_size)
+
+    def described(self) -> dict[str, Any]:
+        """What a shard says of itself, as JSON gives it back."""
+        values = {
+            "sequence_length": self.sequence_length,
+            "dtype": self.dtype,
+            "group_rows": self.group_rows,
+            "tokenizer": self.tokenizer,
+            "columns": [{**asdict(column), "shape": list(column.shape)} for column in self.columns],
+        }
+        return {"format": FORMAT, "version": VERSION, **values}
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How much a dataset holds; `held_out_bytes`: UTF-8 bytes of the held-out text."""
+
+    train_tokens: int = 0
+    held_out_tokens: int = 0
+    held_out_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a dataset was made from.
+
+    sources: counts by source name. settings: what preparation was asked for. steps: what each step dropped and
+    changed. fertility: counts of text and tokens by source and language.
+    """
+
+    sources: dict[str, dict[str, int]] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+    steps: tuple[dict[str, Any], ...] = ()
+    fertility: dict[str, dict[str, dict[str, int]]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class DatasetManifest:
+    """What a dataset is: its rows in order, their format, and what they were made from (see Counts and Origin).
+
     `fingerprint` covers everything that shapes the rows, and neither paths nor times.
     """
 
     fingerprint: str
     sequence_length: int
     vocab_size: int
-    dtype: str
     tokenizer: str
     eos_id: int
     group_rows: int
@@ -49,10 +107,49 @@ class DatasetManifest:
     train_tokens: int
     held_out_tokens: int
     held_out_bytes: int
+    columns: tuple[Column, ...] = ()
     sources: dict[str, dict[str, int]] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
     steps: tuple[dict[str, Any], ...] = ()
     fertility: dict[str, dict[str, dict[str, int]]] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        rows: RowFormat,
+        *,
+        train: Iterable[Shard],
+        held_out: Iterable[Shard],
+        counts: Counts,
+        origin: Origin = Origin(),
+    ) -> DatasetManifest:
+        """The manifest of these shards, with its fingerprint."""
+        made = cls(
+            fingerprint="",
+            sequence_length=rows.sequence_length,
+            vocab_size=rows.vocab_size,
+            tokenizer=rows.tokenizer,
+            eos_id=rows.eos_id,
+            group_rows=rows.group_rows,
+            train=tuple(train),
+            held_out=tuple(held_out),
+            **vars(counts),
+            columns=rows.columns,
+            **vars(origin),
+        )
+        return replace(made, fingerprint=fingerprint(made))
+
+    @property
+    def rows(self) -> RowFormat:
+        """The format of the rows."""
+        return RowFormat(
+            self.sequence_length, self.vocab_size, self.tokenizer, self.eos_id, self.group_rows, self.columns
+        )
+
+    @property
+    def dtype(self) -> str:
+        """The type of a stored token."""
+        return token_dtype(self.vocab_size)
 
     @property
     def train_rows(self) -> int:
@@ -70,40 +167,30 @@ def token_dtype(vocab_size: int) -> str:
     return "uint16" if vocab_size <= 2**16 else "uint32"
 
 
-def fingerprint(
-    *,
-    sequence_length: int,
-    vocab_size: int,
-    dtype: str,
-    tokenizer: str,
-    eos_id: int,
-    group_rows: int,
-    train: Sequence[Shard],
-    held_out: Sequence[Shard],
-) -> str:
+def fingerprint(manifest: DatasetManifest) -> str:
     """A digest of everything that shapes the rows; equal inputs give equal fingerprints on any machine."""
-    shaped = [VERSION, sequence_length, vocab_size, dtype, tokenizer, eos_id, group_rows]
-    digests = [[[shard.rows, shard.sha256] for shard in shards] for shards in (train, held_out)]
-    return hashlib.sha256(json.dumps([shaped, digests]).encode()).hexdigest()[:32]
+    shaped = [manifest.rows.described(), manifest.vocab_size, manifest.eos_id]
+    digests = [[[shard.rows, shard.sha256] for shard in shards] for shards in (manifest.train, manifest.held_out)]
+    return hashlib.sha256(json.dumps([shaped, digests], sort_keys=True).encode()).hexdigest()[:32]
 
 
 def write_manifest(folder: StoragePath, manifest: DatasetManifest) -> None:
-    """Make the shards in this folder a data set; call it last."""
+    """Make the shards in this folder a dataset; call it last."""
     content = {"format": FORMAT, "version": VERSION, **asdict(manifest)}
     (folder / MANIFEST_NAME).write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
 
 
 def read_manifest(folder: StoragePath) -> DatasetManifest:
-    """The manifest of the data set in this folder; a DataError says what is wrong with it."""
-    place = folder / MANIFEST_NAME
+    """The manifest of the dataset in this folder; a DataError says what is wrong with it."""
+    path = folder / MANIFEST_NAME
     try:
-        raw = place.read_bytes()
+        raw = path.read_bytes()
     except NotFound as error:
         raise DataError(
             f"no prepared data in {folder.url}: there is no {MANIFEST_NAME}",
             hint="run `raylm prepare` with this job (it goes on where it stopped), or correct data.path",
         ) from error
-    return parse_manifest(raw, place.url)
+    return parse_manifest(raw, path.url)
 
 
 def parse_manifest(raw: bytes, url: str) -> DatasetManifest:
@@ -121,15 +208,10 @@ def parse_manifest(raw: bytes, url: str) -> DatasetManifest:
             hint="prepare the data again, or use the raylm that wrote it",
         )
     try:
-        content = {"steps": (), "fertility": {}, **content}  # younger than the format
-        values = {item.name: content[item.name] for item in fields(DatasetManifest)}
-        values["steps"] = tuple(values["steps"])
-        for side in ("train", "held_out"):
-            values[side] = tuple(Shard(**shard) for shard in values[side])
-        manifest = DatasetManifest(**values)
-        expected = _fingerprint_of(manifest)
-    except (KeyError, TypeError) as error:
-        raise DataError(f"{url} lacks or misspells {error}", hint=rewrite) from error
+        manifest = _adapter().validate_json(raw)
+    except ValueError as error:
+        raise DataError(f"{url} lacks or misspells {_first_fault(error)}", hint=rewrite) from error
+    expected = fingerprint(manifest)
     if expected != manifest.fingerprint:
         raise DataError(
             f"{url} was changed after it was written: fingerprint {manifest.fingerprint}, content {expected}",
@@ -138,53 +220,18 @@ def parse_manifest(raw: bytes, url: str) -> DatasetManifest:
     return manifest
 
 
-def _fingerprint_of(manifest: DatasetManifest) -> str:
-    return fingerprint(
-        sequence_length=manifest.sequence_length,
-        vocab_size=manifest.vocab_size,
-        dtype=manifest.dtype,
-        tokenizer=manifest.tokenizer,
-        eos_id=manifest.eos_id,
-        group_rows=manifest.group_rows,
-        train=manifest.train,
-        held_out=manifest.held_out,
-    )
+@cache
+def _adapter() -> TypeAdapter[DatasetManifest]:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(DatasetManifest)
 
 
-def make_manifest(
-    *,
-    sequence_length: int,
-    vocab_size: int,
-    tokenizer: str,
-    eos_id: int,
-    train: Iterable[Shard],
-    held_out: Iterable[Shard],
-    train_tokens: int,
-    held_out_tokens: int,
-    held_out_bytes: int,
-    group_rows: int = GROUP_ROWS,
-    sources: dict[str, dict[str, int]] | None = None,
-    settings: dict[str, Any] | None = None,
-    steps: Iterable[dict[str, Any]] = (),
-    fertility: dict[str, dict[str, dict[str, int]]] | None = None,
-) -> DatasetManifest:
-    """A manifest with its fingerprint and dtype filled in."""
-    manifest = DatasetManifest(
-        fingerprint="",
-        sequence_length=sequence_length,
-        vocab_size=vocab_size,
-        dtype=token_dtype(vocab_size),
-        tokenizer=tokenizer,
-        eos_id=eos_id,
-        group_rows=group_rows,
-        train=tuple(train),
-        held_out=tuple(held_out),
-        train_tokens=train_tokens,
-        held_out_tokens=held_out_tokens,
-        held_out_bytes=held_out_bytes,
-        sources=sources or {},
-        settings=settings or {},
-        steps=tuple(steps),
-        fertility=fertility or {},
-    )
-    return DatasetManifest(**{**manifest.__dict__, "fingerprint": _fingerprint_of(manifest)})
+def _first_fault(error: ValueError) -> str:
+    """Where pydantic met the first fault, and what it was."""
+    from pydantic import ValidationError
+
+    if not isinstance(error, ValidationError):
+        return str(error)
+    first = error.errors()[0]
+    return f"{'.'.join(str(part) for part in first['loc'])!r}: {first['msg']}"

@@ -6,52 +6,42 @@ import contextlib
 import hashlib
 import io
 import json
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from raylm.shards.manifest import FORMAT, GROUP_ROWS, VERSION, Shard
+from raylm.errors import RaylmError
+from raylm.shards.manifest import FORMAT, RowFormat, Shard
 from raylm.storage import StoragePath
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike, NDArray
+
+log = logging.getLogger(__name__)
 
 _BUFFERED_GROUPS = 16  # row groups handed to Parquet at once
+_NO_COLUMNS: Mapping[str, ArrayLike] = MappingProxyType({})
 
 
 class ShardWriter:
     """Writes one shard; as a context manager it leaves nothing behind when its block raises.
 
-    `place` must lie under the folder of the manifest; `path` is what the Shard record calls the file (default: its
-    name).
+    `path` must lie under the folder of the manifest; `name` is what the Shard record calls the file (default: the
+    last part of its path).
     """
 
-    def __init__(
-        self,
-        place: StoragePath,
-        sequence_length: int,
-        dtype: str,
-        group_rows: int = GROUP_ROWS,
-        *,
-        path: str | None = None,
-        tokenizer: str = "",
-        eos_id: int = 0,
-    ) -> None:
+    def __init__(self, path: StoragePath, rows: RowFormat, *, name: str | None = None) -> None:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        self._place = place
-        self._path = path or place.name
-        self._sequence_length = sequence_length
-        self._dtype = dtype
-        self._group_rows = group_rows
-        self._eos_id = eos_id
+        self._name = name or path.name
+        self._format = rows
         self._rows = 0
-        self._pending: list[tuple[bytes, NDArray[np.int32], int]] = []
-        self._schema = _schema(sequence_length, dtype, group_rows, tokenizer)
-        self._stack = contextlib.ExitStack()
-        self._hashed = _Hashed(self._stack.enter_context(place.open_write()))
-        try:
+        self._pending: list[tuple[Any, ...]] = []  # tokens, document starts, length, then the optional columns
+        self._schema = _schema(rows)
+        with contextlib.ExitStack() as opening:
+            self._hashed = _Hashed(opening.enter_context(path.open_write()))
             self._parquet = pq.ParquetWriter(
                 pa.PythonFile(self._hashed, mode="w"),
                 self._schema,
@@ -61,45 +51,55 @@ class ShardWriter:
                 write_statistics=False,
                 write_page_checksum=True,
             )
-        except BaseException as error:
-            self._abandon(error)
-            raise
+            self._stack = opening.pop_all()
         self._shard: Shard | None = None
 
     def __enter__(self) -> ShardWriter:
         return self
 
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if error is not None:
-            self._abandon(error)
+            self._abandon(kind, error, trace)
         else:
             self.close()
 
-    def add(self, tokens: NDArray[Any], document_starts: NDArray[Any] | Sequence[int]) -> None:
-        """Append one row; a row shorter than the sequence is padded with the end-of-text token."""
+    def add(
+        self,
+        tokens: NDArray[Any],
+        document_starts: NDArray[Any] | Sequence[int],
+        columns: Mapping[str, ArrayLike] = _NO_COLUMNS,
+    ) -> None:
+        """Append one row; a row shorter than the sequence is padded with the end-of-text token.
+
+        `columns`: a value for each of the dataset's optional columns, those per token as long as `tokens`.
+        """
         import numpy as np
 
-        length = len(tokens)
-        if not 0 < length <= self._sequence_length:
-            raise ValueError(f"a row of {length} tokens does not fit rows of {self._sequence_length}")
-        row = np.full(self._sequence_length, self._eos_id, dtype=self._dtype)
+        rows, length = self._format, len(tokens)
+        if not 0 < length <= rows.sequence_length:
+            raise ValueError(f"a row of {length} tokens does not fit rows of {rows.sequence_length}")
+        if len(columns) != len(rows.columns) or any(column.name not in columns for column in rows.columns):
+            due = ", ".join(column.name for column in rows.columns) or "none"
+            raise ValueError(f"a row has the columns {', '.join(columns) or 'none'}; this dataset's are {due}")
+        row = np.full(rows.sequence_length, rows.eos_id, dtype=rows.dtype)
         row[:length] = tokens
-        self._pending.append((row.tobytes(), np.asarray(document_starts, dtype=np.int32), length))
-        if len(self._pending) == self._group_rows * _BUFFERED_GROUPS:
+        more = [column.encode(columns[column.name], length, rows.sequence_length) for column in rows.columns]
+        self._pending.append((row.tobytes(), np.asarray(document_starts, dtype=np.int32), length, *more))
+        if len(self._pending) == rows.group_rows * _BUFFERED_GROUPS:
             self._flush()
 
     def close(self) -> Shard:
         """Finish the file and make it visible; what was written."""
         if self._shard is not None:
             return self._shard
-        try:
+        with contextlib.ExitStack() as attempt:
+            attempt.push(self._abandon)
             self._flush()
             self._parquet.close()
-        except BaseException as error:
-            self._abandon(error)
-            raise
         self._stack.close()
-        self._shard = Shard(self._path, self._rows, self._hashed.count, self._hashed.digest.hexdigest())
+        self._shard = Shard(self._name, self._rows, self._hashed.count, self._hashed.digest.hexdigest())
         return self._shard
 
     def _flush(self) -> None:
@@ -107,47 +107,45 @@ class ShardWriter:
 
         if not self._pending:
             return
-        rows, starts, lengths = zip(*self._pending, strict=True)
-        width = self._schema.field("tokens").type
-        table = pa.table(
-            [
-                pa.array(rows, type=width),
-                pa.array(starts, type=pa.list_(pa.int32())),
-                pa.array(lengths, type=pa.int32()),
-            ],
-            schema=self._schema,
-        )
-        self._parquet.write_table(table, row_group_size=self._group_rows)
-        self._rows += len(rows)
+        arrays = [
+            pa.array(values, type=field.type)
+            for values, field in zip(zip(*self._pending, strict=True), self._schema, strict=True)
+        ]
+        table = pa.table(arrays, schema=self._schema)
+        self._parquet.write_table(table, row_group_size=self._format.group_rows)
+        self._rows += len(self._pending)
         self._pending.clear()
 
-    def _abandon(self, error: BaseException) -> None:
+    def _abandon(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            return
         # The stream takes the error as its own, so that it gives the file up instead of committing it. Parquet's
         # writer would write its footer when it is collected; let it do so now, into nothing.
         self._hashed.dropped = True
-        with contextlib.suppress(BaseException):
-            self._stack.__exit__(type(error), error, error.__traceback__)
+        try:
+            self._stack.__exit__(kind, error, trace)
+        except (RaylmError, OSError) as second:
+            log.warning("what was written of a shard could not be discarded (%s)", second)
 
 
-def _schema(sequence_length: int, dtype: str, group_rows: int, tokenizer: str) -> Any:
+def _schema(rows: RowFormat) -> Any:
     import numpy as np
     import pyarrow as pa
 
-    described = {
-        "format": FORMAT,
-        "version": VERSION,
-        "sequence_length": sequence_length,
-        "dtype": dtype,
-        "group_rows": group_rows,
-        "tokenizer": tokenizer,
-    }
+    tokens = pa.binary(rows.sequence_length * np.dtype(rows.dtype).itemsize)
     return pa.schema(
         [
-            pa.field("tokens", pa.binary(sequence_length * np.dtype(dtype).itemsize), nullable=False),
+            pa.field("tokens", tokens, nullable=False),
             pa.field("document_starts", pa.list_(pa.int32()), nullable=False),
             pa.field("length", pa.int32(), nullable=False),
+            *(
+                pa.field(column.name, pa.binary(column.row_bytes(rows.sequence_length)), nullable=False)
+                for column in rows.columns
+            ),
         ],
-        metadata={FORMAT: json.dumps(described, sort_keys=True)},
+        metadata={FORMAT: json.dumps(rows.described(), sort_keys=True)},
     )
 
 

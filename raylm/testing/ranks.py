@@ -167,9 +167,9 @@ def _serve(pipe: Connection) -> None:
 def _with_group(
     rank: int, size: int, address: str, generation: int, function: Callable[..., Any], args: tuple[Any, ...]
 ) -> Any:
-    from raylm.train.group import form_group, leave_group
+    from raylm.train.group import Rendezvous, form_group, leave_group
 
-    group = form_group(address=address, rank=rank, size=size, generation=generation, timeout_seconds=60)
+    group = form_group(Rendezvous(address, rank, size, generation, timeout_seconds=60))
     try:
         return function(group, *args)
     finally:

@@ -6,7 +6,6 @@ Leaves: the run folder's own record, read back as an `Outcome`. The driver is `r
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -26,7 +25,9 @@ import psutil
 import yaml
 
 from raylm.deploy.local import SEAT, LocalCluster, NodeShape
-from raylm.shards import ShardWriter, make_manifest, token_dtype, write_manifest
+from raylm.run.folder import RunFolder
+from raylm.run.log import read_lines
+from raylm.shards import Counts, DatasetManifest, RowFormat, ShardWriter, write_manifest
 from raylm.storage import StoragePath
 
 SEQUENCE, VOCABULARY = 64, 512
@@ -77,32 +78,20 @@ class Outcome:
 def make_data(folder: Path, *, rows: int, held_out: int = 16, seed: int = 0) -> Path:
     """A small data set whose tokens a model can learn: noisy counting with a step of its own in each row."""
     random = np.random.default_rng(seed)
-    dtype = token_dtype(VOCABULARY)
+    format_ = RowFormat(SEQUENCE, VOCABULARY, "none", eos_id=0, group_rows=8)
     shards = {}
     for split, count in (("train", rows), ("held-out", held_out)):
         made = []
         for part, start in enumerate(range(0, count, 100)):
-            writer = ShardWriter(
-                StoragePath(str(folder / f"{split}-{part:03d}.parquet")), SEQUENCE, dtype, 8, tokenizer="none"
-            )
+            writer = ShardWriter(StoragePath(str(folder / f"{split}-{part:03d}.parquet")), format_)
             for _ in range(start, min(start + 100, count)):
                 tokens = (random.integers(1, VOCABULARY) + random.integers(1, 4) * np.arange(SEQUENCE)) % VOCABULARY
                 noisy = np.where(random.random(SEQUENCE) < 0.1, random.integers(1, VOCABULARY, SEQUENCE), tokens)
-                writer.add(noisy.astype(dtype), [0])
+                writer.add(noisy.astype(format_.dtype), [0])
             made.append(writer.close())
         shards[split] = made
-    manifest = make_manifest(
-        sequence_length=SEQUENCE,
-        vocab_size=VOCABULARY,
-        tokenizer="none",
-        eos_id=0,
-        train=shards["train"],
-        held_out=shards["held-out"],
-        train_tokens=rows * SEQUENCE,
-        held_out_tokens=held_out * SEQUENCE,
-        held_out_bytes=held_out * SEQUENCE,
-        group_rows=8,
-    )
+    counts = Counts(rows * SEQUENCE, held_out * SEQUENCE, held_out * SEQUENCE)
+    manifest = DatasetManifest.of(format_, train=shards["train"], held_out=shards["held-out"], counts=counts)
     write_manifest(StoragePath(str(folder)), manifest)
     return folder
 
@@ -152,13 +141,9 @@ def environment() -> dict[str, str]:
 
 
 def read_outcome(run: Path, seconds: float = 0.0, driver_log: str = "", acts: Sequence[dict[str, Any]] = ()) -> Outcome:
-    def lines(name: str) -> list[dict[str, Any]]:
-        path = run / name
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-    return Outcome(
-        lines("metrics.jsonl"), lines("events.jsonl"), lines("audit/audit.jsonl"), seconds, driver_log, list(acts)
-    )
+    folder = RunFolder(StoragePath(str(run)))
+    metrics, events, audit = (read_lines(file) for file in (folder.metrics, folder.events, folder.audit))
+    return Outcome(metrics, events, audit, seconds, driver_log, list(acts))
 
 
 def run_alone(job: Path, *, workers: int = 1, timeout_seconds: float = 300) -> Outcome:
@@ -299,7 +284,7 @@ def run_elastic(
 def _last(run: Path) -> tuple[int, int]:
     """The last finished step and the size of its group."""
     try:
-        line = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
-    except (OSError, IndexError, ValueError):
+        line = read_lines(RunFolder(StoragePath(str(run))).metrics)[-1]
+    except IndexError:
         return 0, 0
     return line["step"], line["workers"]

@@ -24,10 +24,6 @@ class LeaveGroup(Exception):
     """The attempt ends on purpose, with its state saved; not an error of the run."""
 
 
-class PeerLost(Exception):
-    """The group could not be formed because somebody did not come; worth another attempt."""
-
-
 class Desk(Protocol):
     """How a worker talks to the coordinator, wherever that lives."""
 

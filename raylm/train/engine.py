@@ -20,7 +20,6 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -29,7 +28,7 @@ from raylm.config.optim import OptimSettings, ZeroSettings
 from raylm.errors import TrainingError
 from raylm.model.loss import IGNORED, loss_sum, target_tokens
 from raylm.records import MicroBatch
-from raylm.train.group import Group, all_reduce_sum
+from raylm.train.group import Group
 
 LossSum = Callable[[Any, Tensor, Tensor, Sequence[NDArray[np.int32]] | None], Tensor]
 
@@ -85,7 +84,8 @@ class Engine:
             elements=_elements(trained),
         )
         optimizer = _adamw(trained, optim)
-        raw, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config, dist_init_required=False)
+        with group.watched():
+            raw, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config, dist_init_required=False)
         if type(raw.optimizer).__name__ == "FP16_UnfusedOptimizer":
             # Its constructor takes a step with zero gradients, which decays the masters and counts as one.
             raw.optimizer.refresh_fp32_params()
@@ -122,8 +122,9 @@ class Engine:
             options["lr"] = lr
         # DeepSpeed averages over ranks; the mean over the global batch's tokens is a sum over ranks.
         scale = self.group.size / global_tokens
-        total = self._accumulate(self._micro_steps(micro_batches), step, seed, scale)
-        norm, skipped = self._update()
+        with self.group.watched():
+            total = self._accumulate(self._micro_steps(micro_batches), step, seed, scale)
+            norm, skipped = self._update()
         result = StepResult(float(total), norm, skipped)
         if skipped and not skip_bad:
             raise TrainingError(
@@ -139,7 +140,7 @@ class Engine:
         total, tokens = 0.0, 0
         self.raw.eval()
         try:
-            with torch.no_grad():
+            with torch.no_grad(), self.group.watched():
                 for _ in range(count):
                     # Under stage 3 every rank takes part in every gather, so one without a batch runs an empty one.
                     batch = next(batches, None) or _EMPTY
@@ -147,7 +148,7 @@ class Engine:
                     tokens += target_tokens(batch.labels)
         finally:
             self.raw.train()
-        total, summed_tokens = all_reduce_sum(self.group, [total, tokens])
+        total, summed_tokens = self.group.all_reduce_sum([total, tokens])
         return total, int(summed_tokens)
 
     def destroy(self) -> None:
@@ -178,8 +179,7 @@ class Engine:
             # for other ranks, and the optimizer refuses NaN on every rank by a path that also clears what was gathered.
             loss = loss * torch.where(loss.isfinite(), 1.0, math.nan).to(loss.dtype)
             self.raw.backward(loss * scale, scale_wrt_gas=False)
-        if self.group.size > 1:
-            dist.all_reduce(total)  # after the gradients: before them, every rank would wait for the slowest forward
+        self.group.all_reduce(total)  # after the gradients: before them, every rank would wait for the slowest forward
         return total
 
     def _update(self) -> tuple[float, bool]:

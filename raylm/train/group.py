@@ -1,7 +1,7 @@
 """The process group: who is in it, formed and left as often as workers come and go within one living process.
 
-Comes in: an address at which the workers meet, a rank, a size and a generation. Leaves: a `Group`. Every collective
-that training makes goes through torch's default group, which is this one; DeepSpeed adopts it.
+Every collective that training makes is a method of `Group`, which raises `GroupBroken` when a peer is lost. The group
+is torch's default group, and DeepSpeed adopts it; around its calls, `Group.watched` translates what they raise.
 """
 
 from __future__ import annotations
@@ -9,22 +9,46 @@ from __future__ import annotations
 import gc
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from raylm.errors import TrainingError
 
 Backend = Literal["gloo", "nccl"]
 
 
+class GroupBroken(TrainingError):
+    """The group could not be formed or lost a member: this group is over, and the run may go on in another."""
+
+
+@dataclass(frozen=True)
+class Rendezvous:
+    """Where and as whom a process meets the others. `address` is "host:port"; `generation` counts a run's groups.
+
+    A peer that is silent for `timeout_seconds` counts as lost, now and in every later collective. Rank 0 serves the
+    address unless `serve` says otherwise.
+    """
+
+    address: str
+    rank: int
+    size: int
+    generation: int
+    timeout_seconds: float
+    backend: Backend = "gloo"
+    local_rank: int = 0
+    serve: bool | None = None
+
+
 @dataclass(frozen=True)
 class Group:
-    """This process's place among the workers. `generation` counts the groups that a run has had."""
+    """This process's membership in a group of workers. `generation` counts the groups that a run has had."""
 
     rank: int
     size: int
@@ -32,52 +56,97 @@ class Group:
     device: str
     local_rank: int
 
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Raise GroupBroken for what torch and DeepSpeed raise inside when a peer is lost; other errors pass."""
+        try:
+            yield
+        except RuntimeError as error:
+            if self.size == 1 or not _of_communication(error):
+                raise
+            raise GroupBroken(f"rank {self.rank} lost a peer of generation {self.generation}: {error}") from error
 
-def form_group(
-    *,
-    address: str,
-    rank: int,
-    size: int,
-    generation: int,
-    timeout_seconds: float,
-    backend: Backend = "gloo",
-    local_rank: int = 0,
-    serve: bool | None = None,
-) -> Group:
-    """Meet `size - 1` others at "host:port" and form the group; a peer silent for the timeout counts as lost.
+    def barrier(self) -> None:
+        """Return once every rank has come here."""
+        self.all_reduce_sum([0.0])
 
-    Rank 0 serves the meeting point unless `serve` says otherwise. Keys carry the generation, so that a straggler of
-    an older group, or a newcomer with an old invitation, meets nobody.
+    def all_reduce_sum(self, values: Sequence[float]) -> list[float]:
+        """The element-wise sum of every rank's numbers, the same on all of them."""
+        if self.size == 1:
+            return [float(value) for value in values]
+        numbers = torch.tensor(list(values), dtype=torch.float64)
+        self.all_reduce(numbers)
+        return [float(number) for number in numbers]
+
+    def all_reduce(self, tensor: Tensor) -> None:
+        """Replace a tensor, on the group's device or on the CPU, by the sum of every rank's."""
+        if self.size > 1:
+            with self.watched():
+                dist.all_reduce(tensor)
+
+    def gather(self, tensor: Tensor) -> list[Tensor]:
+        """On rank 0 every rank's tensor, all of one shape, in rank order; nothing elsewhere."""
+        if self.size == 1:
+            return [tensor]
+        tensors = [torch.empty_like(tensor) for _ in range(self.size)] if self.rank == 0 else None
+        with self.watched():
+            dist.gather(tensor, tensors)
+        return tensors or []
+
+    def all_gather_objects(self, value: Any) -> list[Any]:
+        """Every rank's value, in rank order, on all of them; values travel pickled."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        with self.watched():
+            dist.all_gather_object(values, value)
+        return values
+
+    def exchange(self, sending: Sequence[tuple[int, Tensor]], receiving: Sequence[tuple[int, Tensor]]) -> None:
+        """Send CPU tensors to ranks and fill others from ranks, all at once; returns when all have arrived."""
+        with self.watched():
+            pending = [dist.isend(tensor, dst=rank) for rank, tensor in sending]
+            pending += [dist.irecv(tensor, src=rank) for rank, tensor in receiving]
+            for work in pending:
+                if work is not None:
+                    work.wait()
+
+
+def form_group(meeting: Rendezvous) -> Group:
+    """Meet the others and form the group; GroupBroken when somebody does not come in time.
+
+    Keys carry the generation, so that a straggler of an older group, or a newcomer with an old address, meets nobody.
     """
-    host, _, port = address.rpartition(":")
+    rank, size, local_rank, backend = meeting.rank, meeting.size, meeting.local_rank, meeting.backend
+    host, _, port = meeting.address.rpartition(":")
     if not host or not port.isdigit():
-        raise TrainingError(f"a group's address must be host:port, not {address!r}")
-    _tell_environment(host, port, rank, size, local_rank)
+        raise TrainingError(f"a group's address must be host:port, not {meeting.address!r}")
+    _set_environment(host, port, rank, size, local_rank)
     device = _device(backend, local_rank)
-    until = time.monotonic() + timeout_seconds
+    until = time.monotonic() + meeting.timeout_seconds
     while True:
         left = timedelta(seconds=max(1.0, until - time.monotonic()))
         try:
             store = dist.TCPStore(  # type: ignore[attr-defined]
                 host.strip("[]"),
                 int(port),
-                is_master=rank == 0 if serve is None else serve,
+                is_master=rank == 0 if meeting.serve is None else meeting.serve,
                 timeout=left,
                 wait_for_workers=False,
                 multi_tenant=True,  # one process may serve generation after generation on one port
             )
-            meeting = dist.PrefixStore(f"generation-{generation}", store)  # type: ignore[attr-defined]
-            _join(meeting, rank, size, timedelta(seconds=timeout_seconds), backend)
-            return Group(rank, size, generation, device, local_rank)
+            own = dist.PrefixStore(f"generation-{meeting.generation}", store)  # type: ignore[attr-defined]
+            _join(own, rank, size, timedelta(seconds=meeting.timeout_seconds), backend)
+            return Group(rank, size, meeting.generation, device, local_rank)
         except (RuntimeError, OSError) as error:  # torch's DistError and its kind are RuntimeErrors
             _drop_group()
             if isinstance(error, dist.DistNetworkError) and time.monotonic() < until:
                 # Who meets at the old address may have found the old server, just before its owner left it.
                 time.sleep(0.1)
                 continue
-            raise TrainingError(
-                f"rank {rank} could not form generation {generation} of {size} workers at {address} "
-                f"within {timeout_seconds:g} s: {error}",
+            raise GroupBroken(
+                f"rank {rank} could not form generation {meeting.generation} of {size} workers at {meeting.address} "
+                f"within {meeting.timeout_seconds:g} s: {error}",
                 hint="see that every worker started and that workers reach each other on this port",
             ) from error
 
@@ -85,7 +154,7 @@ def form_group(
 def single(*, backend: Backend | None = None) -> Group:
     """A group of this process alone: no port is opened."""
     chosen: Backend = backend or ("nccl" if torch.cuda.is_available() else "gloo")
-    _tell_environment("127.0.0.1", "0", 0, 1, 0)
+    _set_environment("127.0.0.1", "0", 0, 1, 0)
     device = _device(chosen, 0)
     _join(dist.HashStore(), 0, 1, timedelta(minutes=10), chosen)  # type: ignore[attr-defined]
     return Group(0, 1, 0, device, 0)
@@ -101,13 +170,9 @@ def leave_group(group: Group) -> None:
     _drop_group()
 
 
-def all_reduce_sum(group: Group, values: Sequence[float]) -> list[float]:
-    """The element-wise sum of every rank's numbers, the same on all of them."""
-    if group.size == 1:
-        return [float(value) for value in values]
-    numbers = torch.tensor(list(values), dtype=torch.float64)
-    dist.all_reduce(numbers)
-    return [float(number) for number in numbers]
+def _of_communication(error: RuntimeError) -> bool:
+    # gloo's errors are bare RuntimeErrors, which begin with the path of its source file.
+    return isinstance(error, dist.DistError) or "gloo/" in str(error) or "NCCL" in str(error)
 
 
 def _join(store: Any, rank: int, size: int, patience: timedelta, backend: Backend) -> None:
@@ -135,7 +200,7 @@ def _device(backend: Backend, local_rank: int) -> str:
     return f"cuda:{local_rank}"
 
 
-def _tell_environment(host: str, port: str, rank: int, size: int, local_rank: int) -> None:
+def _set_environment(host: str, port: str, rank: int, size: int, local_rank: int) -> None:
     # DeepSpeed reads these even when it is given a group; without them it looks for MPI.
     os.environ.update(
         RANK=str(rank), WORLD_SIZE=str(size), LOCAL_RANK=str(local_rank), MASTER_ADDR=host, MASTER_PORT=port

@@ -10,7 +10,7 @@ from raylm.config.optim import OptimSettings, TrainSettings
 from raylm.errors import TrainingError
 from raylm.model.loss import target_tokens
 from raylm.records import Batch, StepReport
-from raylm.train.group import Group, all_reduce_sum
+from raylm.train.group import Group
 from raylm.train.schedule import learning_rate
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def steps(
             return
         mine = sum(target_tokens(micro.labels) for micro in batch.micro_batches)
         # Gradients are divided by the whole batch's tokens, which no rank knows alone.
-        tokens = int(all_reduce_sum(group, [mine])[0])
+        tokens = int(group.all_reduce_sum([mine])[0])
         lr = learning_rate(optim, step=batch.step, total_steps=train.steps)
         result = engine.step(
             batch.micro_batches, step=batch.step, seed=train.seed, global_tokens=tokens, lr=lr, skip_bad=True

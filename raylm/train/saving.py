@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from raylm.config.job import Job
 from raylm.errors import CheckpointError, RaylmError, StorageError
 from raylm.records import Progress
+from raylm.run.folder import RunFolder
 from raylm.storage import StoragePath
 from raylm.train.context import Desk, LeaveGroup, Session
 from raylm.train.sources import order_settings
@@ -18,6 +19,8 @@ from raylm.train.sources import order_settings
 if TYPE_CHECKING:
     from raylm.checkpoint.save import PendingSave
     from raylm.checkpoint.save_schedule import SaveSchedule
+    from raylm.checkpoint.sources import StateSource
+    from raylm.train.engine import Engine
 
 log = logging.getLogger(__name__)
 
@@ -38,14 +41,13 @@ def save_schedule_of(job: Job, desk: Desk) -> SaveSchedule:
 
 def restore(session: Session) -> str | None:
     """Fill the engine from the newest committed checkpoint; returns its URL, None for a fresh start."""
-    from raylm.checkpoint import zero_state
-    from raylm.checkpoint.restore import fill, newest, open_checkpoint
-    from raylm.train.group import all_reduce_sum
+    from raylm.checkpoint.restore import newest
+    from raylm.checkpoint.sources import StoredCheckpoint
 
-    job, folder = session.job, session.run / "checkpoints"
+    job, folder = session.job, RunFolder(session.run).checkpoints
     # Rank 0 chooses: listings read by several ranks at several moments need not agree.
     found = newest(folder) if session.first else None
-    step = int(all_reduce_sum(session.group, [float(found.step + 1) if found else 0.0])[0]) - 1
+    step = int(session.group.all_reduce_sum([float(found.step + 1) if found else 0.0])[0]) - 1
     if step < 0:
         return None
     if found is None:
@@ -53,12 +55,20 @@ def restore(session: Session) -> str | None:
         if found is None:
             raise CheckpointError(f"rank {session.seat.rank} does not see checkpoint step {step} in {folder.url}")
     check_meta(found.meta, job, session.fingerprint, found.place.url)
-    fill(open_checkpoint(found), zero_state.wanted(session.engine.raw))
-    zero_state.after_fill(session.engine.raw, found.scalars)
+    fill_engine(session.engine, StoredCheckpoint(found))
     session.progress = Progress(**found.meta["progress"])
     session.saved_step = session.progress.step
     session.save_schedule = session.save_schedule.resumed(session.progress.step, time.monotonic())
     return found.place.url
+
+
+def fill_engine(engine: Engine, source: StateSource) -> None:
+    """Give an engine the state that a source holds; collective over the engine's group."""
+    from raylm.checkpoint import zero_state
+
+    with engine.group.watched():
+        source.fill(zero_state.wanted(engine.raw))
+        zero_state.after_fill(engine.raw, source.scalars)
 
 
 def _committed(folder: StoragePath) -> list[Any]:
@@ -92,7 +102,7 @@ def begin_state_save(session: Session, *, asynchronous: bool) -> None:
     job, seat = session.job, session.seat
     settle(session)
     session.pending = begin_save(
-        session.run / "checkpoints",
+        RunFolder(session.run).checkpoints,
         step=session.progress.step,
         attempt=seat.attempt,
         rank=seat.rank,
@@ -121,12 +131,10 @@ def settle(session: Session) -> bool:
     A rank that could not write its part lets nobody wait for it: the save is given up by all, and training goes on
     from the checkpoint before.
     """
-    from raylm.train.group import all_reduce_sum
-
     while True:
         # Rank 0 may have taken its ended save off the desk already; it still takes part.
         done, error = _outcome(session.pending)
-        finished, failed = all_reduce_sum(session.group, [float(done), float(error is not None)])
+        finished, failed = session.group.all_reduce_sum([float(done), float(error is not None)])
         if failed or finished == session.seat.size:
             break
         time.sleep(0.02)
@@ -196,7 +204,10 @@ def _retire(session: Session) -> None:
     settings = session.job.checkpoint
     try:
         apply_retention(
-            session.run / "checkpoints", attempt=session.seat.attempt, newest=settings.keep, best=settings.keep_best
+            RunFolder(session.run).checkpoints,
+            attempt=session.seat.attempt,
+            newest=settings.keep,
+            best=settings.keep_best,
         )
     except RaylmError as error:
         log.warning("old checkpoints could not be removed: %s", error)
@@ -204,15 +215,11 @@ def _retire(session: Session) -> None:
 
 def save_now(session: Session) -> bool:
     """Have the current step committed before returning; tries once more when the first save fails."""
-    from raylm.train.group import all_reduce_sum
-
     for _ in range(2):
         settle(session)
         # Only rank 0 knows what is committed.
-        if all_reduce_sum(session.group, [float(session.first and session.saved_step == session.progress.step)])[0]:
+        if session.group.all_reduce_sum([float(session.first and session.saved_step == session.progress.step)])[0]:
             return True
         begin_state_save(session, asynchronous=False)
     settle(session)
-    return bool(
-        all_reduce_sum(session.group, [float(session.first and session.saved_step == session.progress.step)])[0]
-    )
+    return bool(session.group.all_reduce_sum([float(session.first and session.saved_step == session.progress.step)])[0])

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from raylm.config.job import Job
 from raylm.config.load import resolved_yaml
+from raylm.run.folder import RunFolder
 from raylm.storage import StoragePath
 
 if TYPE_CHECKING:
@@ -45,11 +46,11 @@ def order_settings(job: Job) -> dict[str, Any]:
     }
 
 
-def publish(job: Job, run: StoragePath) -> None:
+def publish(job: Job, run: RunFolder) -> None:
     """Write what makes the run folder stand alone: its settings, and the tokenizer of its data."""
     from raylm.shards import TOKENIZER_FOLDER
 
-    (run / "run.yaml").write_text(resolved_yaml(job))
+    run.settings.write_text(resolved_yaml(job))
     tokenizer = StoragePath(job.mixture[0].path, job.object_store.connection()) / TOKENIZER_FOLDER
     for file in tokenizer.list():
-        (run / TOKENIZER_FOLDER / file.name).write_bytes(file.read_bytes())
+        (run.tokenizer / file.name).write_bytes(file.read_bytes())

@@ -8,7 +8,7 @@ import sys
 from typing import Any
 
 from raylm.config.job import Job
-from raylm.storage import StoragePath
+from raylm.run.folder import RunFolder
 from raylm.train.context import Desk, LocalDesk, SilentDesk, free_port
 from raylm.train.coordinator import Coordinator, Seat
 from raylm.train.sources import publish
@@ -20,14 +20,14 @@ def alone(job: Job) -> Coordinator | None:
     from raylm.checkpoint.save import claim_attempt
 
     rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    run = StoragePath(job.run_url, job.object_store.connection())
+    folder = RunFolder.of(job)
     coordinator: Coordinator | None = None
     desk: Desk = SilentDesk()
     attempt, address = 1, f"127.0.0.1:{free_port()}"
     if rank == 0:
-        publish(job, run)
+        publish(job, folder)
         coordinator = Coordinator(
-            run, job.workers, audit=job.train.audit, claim=lambda: claim_attempt(run / "checkpoints")
+            folder.path, job.workers, audit=job.train.audit, claim=lambda: claim_attempt(folder.checkpoints)
         )
         attempt = coordinator.begin(size)
         desk = LocalDesk(coordinator)

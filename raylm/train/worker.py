@@ -16,11 +16,11 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, cast
 
 from raylm.config.job import Job
-from raylm.errors import RaylmError, StorageError, TrainingError
+from raylm.errors import RaylmError, StorageError
 from raylm.records import Batch, Progress, StepReport
-from raylm.storage import StoragePath
+from raylm.run.folder import RunFolder
 from raylm.train.accumulation import micro_batches_per_rank
-from raylm.train.context import Desk, LeaveGroup, PeerLost, Session
+from raylm.train.context import Desk, LeaveGroup, Session
 from raylm.train.coordinator import STOP, Seat
 from raylm.train.saving import begin_state_save, restore, save_now, save_schedule_of, take_settled
 from raylm.train.sources import data_fingerprint, open_datasets
@@ -39,7 +39,7 @@ def work(job: Job, seat: Seat, desk: Desk, *, tidy: bool = True) -> None:
 
     tidy=False leaves engine and group standing: for a process that ends with the attempt, so that nobody waits.
     """
-    from raylm.train.group import leave_group
+    from raylm.train.group import GroupBroken, leave_group
 
     group: Group | None = None
     session: Session | None = None
@@ -48,6 +48,8 @@ def work(job: Job, seat: Seat, desk: Desk, *, tidy: bool = True) -> None:
         group = _meet(job, seat, marks)
         session = _open(job, seat, desk, group, marks)
         _train(session)
+    except GroupBroken:
+        raise  # another group may go on
     except RaylmError as error:
         desk.ask("fail", seat.attempt, error)
         raise
@@ -66,13 +68,13 @@ def _meet(job: Job, seat: Seat, marks: list[tuple[str, float]]) -> Group:
     import torch
 
     from raylm.train import engine  # noqa: F401  # DeepSpeed and transformers load before anybody waits for anybody
-    from raylm.train.group import form_group
+    from raylm.train.group import Rendezvous, form_group
 
     marks.append(("import", time.monotonic()))
     cuda = torch.cuda.is_available() and job.workers.gpu is not False
     torch.set_num_threads(job.workers.threads or max(1, int(job.workers.cpus)))
-    try:
-        group = form_group(
+    group = form_group(
+        Rendezvous(
             address=seat.address,
             rank=seat.rank,
             size=seat.size,
@@ -81,8 +83,7 @@ def _meet(job: Job, seat: Seat, marks: list[tuple[str, float]]) -> Group:
             backend="nccl" if cuda else "gloo",
             local_rank=seat.local_rank,
         )
-    except TrainingError as error:
-        raise PeerLost(error.message) from error
+    )
     marks.append(("meet", time.monotonic()))
     return group
 
@@ -91,11 +92,10 @@ def _open(job: Job, seat: Seat, desk: Desk, group: Group, marks: list[tuple[str,
     """Build the engine and bring it to the newest committed step."""
     from raylm.model.build import build_model
     from raylm.train.engine import Engine
-    from raylm.train.group import all_reduce_sum
 
     sources = open_datasets(job)
     manifest = sources[0].manifest
-    run = StoragePath(job.run_url, job.object_store.connection())
+    run = RunFolder.of(job).path
     model = build_model(
         job.model,
         vocab_size=manifest.vocab_size,
@@ -128,7 +128,7 @@ def _open(job: Job, seat: Seat, desk: Desk, group: Group, marks: list[tuple[str,
     )
     marks.append(("build", time.monotonic()))
     found = restore(session)
-    all_reduce_sum(group, [0.0])  # nobody steps, and nobody is told of a start, before all hold the state
+    group.barrier()  # nobody steps, and nobody is told of a start, before all hold the state
     marks.append(("restore", time.monotonic()))
     if session.first:
         phases = {name: at - before for (_, before), (name, at) in pairwise(marks)}
@@ -139,7 +139,6 @@ def _open(job: Job, seat: Seat, desk: Desk, group: Group, marks: list[tuple[str,
 def _train(session: Session) -> None:
     """Consume the loop: record, evaluate, save, and leave when asked."""
     from raylm.stream.loader import Stream
-    from raylm.train.group import all_reduce_sum
     from raylm.train.loop import steps
 
     job, seat = session.job, session.seat
@@ -164,7 +163,7 @@ def _train(session: Session) -> None:
                 last = report.step >= job.train.steps
                 wish = 0.0 if not session.first else float(SIGNALS.get(signal() or "", 0))
                 due = session.first and not last and session.save_schedule.should_save(report.step, time.monotonic())
-                code, save = all_reduce_sum(session.group, [wish, float(due)])
+                code, save = session.group.all_reduce_sum([wish, float(due)])
                 if job.evaluate.every_steps and (last or report.step % job.evaluate.every_steps == 0):
                     _evaluate(session)
                 if last:
@@ -226,7 +225,6 @@ def _record(session: Session, report: StepReport, batch: Batch) -> None:
 def _gather_rows(session: Session, batch: Batch) -> list[tuple[int, int, int]]:
     """On rank 0, (lane, sequence id, epoch) of everything the group trained on in this step; empty elsewhere."""
     import torch
-    import torch.distributed as dist
 
     mine = [
         (micro.lane, int(row), int(epoch))
@@ -236,11 +234,8 @@ def _gather_rows(session: Session, batch: Batch) -> list[tuple[int, int, int]]:
     size = session.seat.size
     table = torch.full((micro_batches_per_rank(session.job.batch.lanes, size) * session.job.batch.micro_batch, 3), -1)
     table[: len(mine)] = torch.tensor(mine)
-    tables = [torch.empty_like(table) for _ in range(size)] if session.first else None
-    if size == 1:
-        return mine
-    dist.gather(table, tables)
-    return [(lane, row, epoch) for one in tables or [] for lane, row, epoch in one.tolist() if lane >= 0]
+    tables = session.group.gather(table)
+    return [(lane, row, epoch) for one in tables for lane, row, epoch in one.tolist() if lane >= 0]
 
 
 def _mfu(session: Session, report: StepReport) -> float | None:
@@ -295,15 +290,13 @@ def _evaluate(session: Session) -> None:
 
 def _leave(session: Session, reason: str) -> None:
     """Save what is not saved, tell the coordinator, and end the attempt."""
-    from raylm.train.group import all_reduce_sum
-
     if reason == "stale":
         raise LeaveGroup("a newer attempt has begun")
     save_now(session)
     if session.first:
         session.desk.ask("left", session.seat.attempt, reason, session.progress.step)
     # Nobody raises before rank 0 has committed and told: the first error ends every worker of the group.
-    all_reduce_sum(session.group, [0.0])
+    session.group.barrier()
     if reason != STOP:
         raise LeaveGroup(reason)
 
@@ -311,8 +304,8 @@ def _leave(session: Session, reason: str) -> None:
 def _finish(session: Session) -> None:
     if not save_now(session):
         raise StorageError(
-            f"the finished model of step {session.progress.step} could not be saved in {session.run.url}/checkpoints"
-            + (f": {session.save_failure}" if session.save_failure else ""),
+            f"the finished model of step {session.progress.step} could not be saved in "
+            f"{RunFolder(session.run).checkpoints}" + (f": {session.save_failure}" if session.save_failure else ""),
             hint="mend that; the same command resumes from the newest checkpoint",
         )
     if session.first:

@@ -7,6 +7,7 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from raylm.config.base import Settings
+from raylm.config.paths import PathOrUrl
 from raylm.config.prepare.requirements import Requirements
 from raylm.config.prepare.sources import SourceSettings
 from raylm.config.prepare.tokenizer import TokenizerSettings
@@ -26,7 +27,7 @@ class PrepareSettings(Settings):
     require: Requirements = Field(
         default_factory=Requirements, description="What the data set has to be, or it is not published."
     )
-    output: str | None = Field(None, description="Folder of the shards; <storage>/<name>/data when not set.")
+    output: PathOrUrl | None = Field(None, description="Folder of the shards; <storage>/<name>/data when not set.")
     tokenizer: TokenizerSettings = Field(default_factory=TokenizerSettings)
     sequence_length: int = Field(512, ge=8, le=1_048_576, description="Tokens a row.")
     held_out: float = Field(0.01, ge=0, lt=1, description="Share of documents kept for held-out loss, by hash.")

@@ -7,6 +7,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from raylm.config.base import Settings
+from raylm.config.paths import PathOrUrl, PathPrefix
 
 _CUTS = {"book": ("file", "chapter")}
 _TABLES = ("jsonl", "csv", "parquet", "arrow", "huggingface")
@@ -30,11 +31,11 @@ class SourceSettings(Settings):
         "wikipedia",
         "python-docs",
     ] = Field("text", description="How files are read.")
-    glob: str | None = Field(
+    glob: PathOrUrl | None = Field(
         None, description="Files, on any fsspec URL; for huggingface a folder; not used by python-docs."
     )
-    paths: str | None = Field(None, description="In place of a glob: a file that names one file a line.")
-    prefix: str = Field("", description="For paths: what comes before each line, such as s3://commoncrawl/.")
+    paths: PathOrUrl | None = Field(None, description="In place of a glob: a file that names one file a line.")
+    prefix: PathPrefix = Field("", description="For paths: what comes before each line, such as s3://commoncrawl/.")
     split: str = Field("train", description="For huggingface: the split to read.")
     config: str | None = Field(
         None, description="For huggingface: the configuration, where the folder's README.md names several."

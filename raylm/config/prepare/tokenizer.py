@@ -7,12 +7,13 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from raylm.config.base import Settings
+from raylm.config.paths import PathOrUrl
 
 
 class TokenizerSettings(Settings):
     """The tokenizer: trained on the sources, or loaded from a folder or file."""
 
-    path: str | None = Field(
+    path: PathOrUrl | None = Field(
         None,
         description="A Hugging Face folder, a SentencePiece .model or tiktoken ranks, on any fsspec URL; trained when "
         "not set.",

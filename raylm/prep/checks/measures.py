@@ -18,7 +18,7 @@ from raylm.config.steps import PersonalData
 from raylm.prep.operators.decontaminate.ngrams import NgramHasher
 from raylm.prep.operators.decontaminate.operator import contaminating, index_in
 from raylm.prep.operators.personal import find
-from raylm.prep.passes import fitted
+from raylm.prep.passes import fitted_folder
 from raylm.records import Document
 from raylm.storage import StoragePath
 
@@ -49,7 +49,7 @@ def contamination(job: Job, output: StoragePath) -> Callable[[str], bool]:
     """Whether a text shares runs with an evaluation set, as the job's decontaminate steps count it."""
     hasher = NgramHasher()
     steps = [
-        (step.settings, index_in(fitted(output, number, step)))
+        (step.settings, index_in(fitted_folder(output, number, step)))
         for number, step in enumerate(job.prepare.steps)
         if isinstance(step.settings, Decontaminate)
     ]
@@ -71,7 +71,7 @@ class Measures:
         self._documents = 0
 
     def add(self, document: Document) -> None:
-        """DatasetSample at one more document."""
+        """Look at one more document."""
         if not self._wanted:
             return
         self._documents += 1

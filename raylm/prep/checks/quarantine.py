@@ -5,16 +5,16 @@ from __future__ import annotations
 from raylm.errors import DataError
 from raylm.prep.checks.skipped import BROKEN_FILE, BROKEN_RECORD, Skipped
 from raylm.prep.passes import UnitResult
-from raylm.prep.units import Plan
+from raylm.prep.units import WorkList
 
 
 class Quarantine:
-    """Adds up what the units of a plan set aside; `most` is the share of files, or records, that may be broken."""
+    """Adds up what the units of a work list set aside; `most` is the share of files, or records, that may be broken."""
 
-    def __init__(self, plan: Plan, most: float) -> None:
+    def __init__(self, worklist: WorkList, most: float) -> None:
         self._most = most
         self._files: dict[str, set[str]] = {}
-        for unit in plan.units:
+        for unit in worklist.units:
             self._files.setdefault(unit.source, set()).update(piece.url for piece in unit.pieces)
         self._skipped = {source: Skipped() for source in self._files}
         self.damaged_units: list[int] = []

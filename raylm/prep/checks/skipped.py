@@ -1,4 +1,4 @@
-"""What preparation leaves out: how much for which reason, and a few examples of each.
+"""What reading skips: how much for which reason, and a few examples of each.
 
 Some of it is meant (a redirect, an empty page), some is broken. What is broken is set aside and the run goes on, as
 long as it stays below a share that the job allows.
@@ -18,22 +18,18 @@ BROKEN_FILE = "broken_file"
 BROKEN_RECORD = "broken_record"
 
 
-class BrokenFile(DataError):
-    """A file cannot be read, or not to its end. What came before the damage is kept."""
-
-
 @dataclass
 class Skipped:
-    """Counts by reason; readers note, and the unit's marker keeps them."""
+    """Counts by reason, of what readers skipped; the unit's marker keeps them."""
 
     reasons: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[str]] = field(default_factory=dict)
     files: list[str] = field(default_factory=list)  # the URLs of those that are broken
     hint: str | None = None  # what to do about the first that was broken
-    documents: int = 0  # taken, beside what was left out
+    documents: int = 0  # taken, beside what was skipped
 
-    def note(self, reason: str, url: str = "", position: int | str = "", why: str = "") -> None:
-        """Count one more; with a place, it may be kept as an example."""
+    def skip(self, reason: str, url: str = "", position: int | str = "", why: str = "") -> None:
+        """Count one more; with a URL, it may be kept as an example."""
         self._count(reason, f"{url}#{position}" + (f": {why}" if why else "") if url else "")
 
     def broken_file(self, url: str, error: DataError) -> None:
@@ -48,7 +44,7 @@ class Skipped:
             raise error
 
     def add(self, other: Skipped) -> None:
-        """Take in what another unit left out."""
+        """Take in what another unit skipped."""
         self.reasons.update(other.reasons)
         self.files += other.files
         self.hint = self.hint or other.hint

@@ -1,4 +1,4 @@
-"""Steps that look at all documents before they decide about one: gather in every unit, resolve once, then apply.
+"""Operators that look at all documents before they decide about one: gather in every unit, resolve once, then apply.
 
 A barrier's folder holds what its units gathered (`000012.parquet`) and what was resolved; both can be written again at
 any time with the same bytes, so that a task that is started over changes nothing.
@@ -7,29 +7,36 @@ any time with the same bytes, so that a task that is started over changes nothin
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, TypeVar
 
+from raylm.prep.operators.kind import Resources
 from raylm.prep.operators.record import OperatorRecord
 from raylm.records import Document
 from raylm.storage import StoragePath
 
-# Run a picklable function for each number, in tasks of their own; its answers (JSON) as they come, in any order.
-Task: TypeAlias = Callable[[int], str]
-Runner: TypeAlias = Callable[[Task, Sequence[int]], Iterator[str]]
+Item = TypeVar("Item")
+Task: TypeAlias = Callable[[Item], str]  # picklable; the answer is JSON
+
+
+class Runner(Protocol):
+    """Runs a task for each item, in tasks of their own."""
+
+    def __call__(self, task: Task[Item], items: Sequence[Item], resources: Resources | None = None) -> Iterator[str]:
+        """The answers as they come, in any order. resources: what a task takes up; one CPU when not given."""
 
 
 class Gatherer(Protocol):
     """Takes a unit's documents one by one."""
 
     def add(self, document: Document) -> None:
-        """DatasetSample at the next document of the unit."""
+        """Look at the next document of the unit."""
 
     def table(self) -> Any:
         """What this unit adds to the decision, as a pyarrow Table; called once, at the end."""
 
 
 class Barrier(Protocol):
-    """A step over all documents. A document is known by its unit and its number (from 0) among those gathered there."""
+    """An operator over all documents; one is known by its unit and its number (from 0) among those gathered there."""
 
     def gatherer(self) -> Gatherer:
         """A fresh one for a unit."""

@@ -206,8 +206,9 @@ def _texts(side: str, glob: str, settings: Classifier, connection: Connection) -
     # These read the sources, and stand above the steps; only this step has files of documents of its own.
     from raylm.config.prepare.sources import SourceSettings
     from raylm.prep.checks.skipped import BROKEN_FILE, BROKEN_RECORD, Skipped
-    from raylm.prep.readers.read import read_range_of_file
-    from raylm.prep.units import FileRange, listed
+    from raylm.prep.ranges import FileRange
+    from raylm.prep.readers.read import read_range
+    from raylm.prep.units import listed
 
     source = SourceSettings.model_validate(
         {"name": f"classifier.{side}", "glob": glob, "column": settings.column, "document": settings.document}
@@ -215,9 +216,7 @@ def _texts(side: str, glob: str, settings: Classifier, connection: Connection) -
     for place, size in listed(source, connection):
         skipped = Skipped()
         one = source.model_copy(update={"kind": _kind(place.name)})
-        yield from (
-            document.text for document in read_range_of_file(one, FileRange(place.url, size), connection, skipped)
-        )
+        yield from (document.text for document in read_range(one, FileRange(place.url, size), connection, skipped))
         for reason in (BROKEN_FILE, BROKEN_RECORD):
             if skipped.reasons[reason]:
                 raise DataError(

@@ -64,7 +64,7 @@ def _without_words(
             f"{document.id} is in {language!r}, whose words no installed library tells apart",
             hint="keep fewer languages with the step `language`, or set quality.without_words to keep or drop",
         )
-    record.tally("not quality_operator, for want of words", language)
+    record.tally("not judged, for want of words", language)
     if settings.without_words == "keep":
         return (document,)
     record.drop("language_without_words", document, language)

@@ -101,7 +101,7 @@ class _Sizes:
         self._bytes: Counter[str] = Counter()
 
     def add(self, document: Document) -> None:
-        """DatasetSample at the next document of the unit."""
+        """Look at the next document of the unit."""
         self._bytes[_group(document, self._by)] += len(document.text.encode())
 
     def table(self) -> Any:

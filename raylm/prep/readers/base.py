@@ -1,21 +1,27 @@
-"""What the readers of all kinds give, before it counts as a document."""
+"""What the readers of all kinds are given, and what they give, before it counts as a document."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, BinaryIO, TypeAlias
 
+from raylm.config.prepare.sources import SourceSettings
 from raylm.errors import DataError
+from raylm.prep.checks.skipped import Skipped
 from raylm.prep.extras import not_installed
+from raylm.prep.ranges import FileRange
+from raylm.rows import opened
+from raylm.storage import StoragePath
 
 Meta: TypeAlias = Mapping[str, str | int | float]
 
 
 @dataclass(frozen=True, slots=True)
 class Raw:
-    """A text, perhaps not decoded yet, and what the source says about it.
+    """A text, perhaps bytes of UTF-8 that are not decoded yet, and what the source says about it.
 
     position: the byte, row, record, page or chapter, whatever the kind of file counts in.
     """
@@ -25,13 +31,34 @@ class Raw:
     meta: Meta = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Reading:
+    """A range of a source's file that is being read, and the account of what is skipped of it."""
+
+    source: SourceSettings
+    path: StoragePath
+    range: FileRange
+    skipped: Skipped
+
+    def open(self) -> AbstractContextManager[BinaryIO]:
+        """The file's content, unpacked by the ending of its name."""
+        return opened(self.path, max_compression_ratio=self.source.max_compression_ratio)
+
+    def skip(self, reason: str, position: int | str | None = None, why: str = "") -> None:
+        """Count something that becomes no document; with its position, it may be kept as an example."""
+        if position is None:
+            self.skipped.skip(reason)
+        else:
+            self.skipped.skip(reason, self.path.url, position, why)
+
+
 def known(**values: str | int | None) -> Meta:
     """The metadata of these that there is any of; runs of white space are one blank."""
     tidied = {key: " ".join(value.split()) if isinstance(value, str) else value for key, value in values.items()}
     return {key: value for key, value in tidied.items() if value or value == 0}
 
 
-def taken_along(values: Mapping[str, Any]) -> Meta:
+def metadata_of(values: Mapping[str, Any]) -> Meta:
     """A row's values as metadata: text, numbers and dates, without what is null or no number."""
     found: dict[str, str | int | float] = {}
     for name, value in values.items():
@@ -45,7 +72,7 @@ def taken_along(values: Mapping[str, Any]) -> Meta:
             continue
         if not isinstance(value, str | int | float):
             raise DataError(
-                f"has {type(value).__name__} as {name!r}, which `meta` names; only text and numbers can be taken along",
+                f"has {type(value).__name__} as {name!r}, which `meta` names; only text and numbers can be metadata",
                 hint="take it out of `meta` of this source",
             )
         found[name] = value

@@ -1,8 +1,7 @@
 """WAT files become documents: what Common Crawl noted of each page, as JSON, without the page.
 
-Comes in: an unpacked archive of JSON envelopes, one a record of the crawl. Leaves: for each page that answered, its
-title and description as the text, and address, date, language and the number of its links beside: enough to count
-sites and languages, or to train on titles, without fetching the pages.
+The text is the title and description of each page that answered; address, date, language and the number of its links
+are metadata: enough to count sites and languages, or to train on titles, without fetching the pages.
 """
 
 from __future__ import annotations
@@ -11,33 +10,29 @@ import json
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
-from raylm.config.prepare.sources import SourceSettings
-from raylm.prep.checks.skipped import Skipped
-from raylm.prep.readers.base import Meta, Raw, known, language_tag
+from raylm.prep.readers.base import Meta, Raw, Reading, known, language_tag
 from raylm.prep.readers.warc import LANGUAGES, FoundLanguage, broken, main_language, records, with_languages
-from raylm.storage import StoragePath
 
 
-def envelopes(source: SourceSettings, place: StoragePath, stream: BinaryIO, skipped: Skipped) -> Iterator[Raw]:
-    """The pages that the file tells of, in its order; other records of the crawl are counted."""
-    return with_languages(_envelopes(source, place, stream, skipped))
+def envelopes(reading: Reading) -> Iterator[Raw]:
+    """The pages that the file describes, in its order; other records of the crawl are counted."""
+    with reading.open() as stream:
+        yield from with_languages(_envelopes(reading, stream))
 
 
-def _envelopes(
-    source: SourceSettings, place: StoragePath, stream: BinaryIO, skipped: Skipped
-) -> Iterator[Raw | FoundLanguage]:
-    for number, record in records(place, stream, skipped, wanted=("metadata",), max_bytes=source.max_bytes):
+def _envelopes(reading: Reading, stream: BinaryIO) -> Iterator[Raw | FoundLanguage]:
+    for number, record in records(reading, stream, wanted=("metadata",)):
         try:
             envelope = _Envelope.parsed(record.reader.read())
         except (ValueError, RecursionError) as error:
-            skipped.broken_record(broken(place, number, f"it holds no JSON envelope: {error}"))
+            reading.skipped.broken_record(broken(reading, number, f"it holds no JSON envelope: {error}"))
             continue
         if envelope.kind == "metadata":
-            skipped.note("other_record")
+            reading.skip("other_record")
             if language := envelope.found_language:
                 yield FoundLanguage(envelope.url, language)
         elif (reason := _no_document(envelope)) is not None:
-            skipped.note(reason, place.url, number, envelope.url or "")
+            reading.skip(reason, number, envelope.url or "")
         else:
             yield Raw(number, envelope.text, envelope.about())
 

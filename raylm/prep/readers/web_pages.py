@@ -1,8 +1,7 @@
 """Web archives become documents: the pages of WARC files through HTML extraction, WET conversions as they are.
 
-Comes in: an unpacked archive. Leaves: the text of every page that has some, with its address, date, title and
-language; what is left out is counted by its reason. Resiliparse finds a page's text: 40 times as fast as trafilatura on
-the same pages, and without turning layout tables into text.
+Address, date, title and language of a page are metadata; what is skipped is counted by its reason. Resiliparse finds a
+page's text: 40 times as fast as trafilatura on the same pages, and without turning layout tables into text.
 """
 
 from __future__ import annotations
@@ -12,15 +11,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, BinaryIO, TypeAlias
 
-from raylm.config.prepare.sources import SourceSettings
-from raylm.prep.checks.skipped import Skipped
 from raylm.prep.extras import not_installed
-from raylm.prep.readers.base import Raw, known, language_tag
+from raylm.prep.readers.base import Raw, Reading, known, language_tag
 from raylm.prep.readers.warc import LANGUAGES, FoundLanguage, broken, main_language, records, with_languages
-from raylm.storage import StoragePath
 
 _Extractor: TypeAlias = Callable[[bytes, str | None], "_Page"]
-_Note: TypeAlias = Callable[[str], None]
+_Skip: TypeAlias = Callable[[str], None]
 _HTML = ("text/html", "application/xhtml+xml")
 
 
@@ -33,33 +29,32 @@ class _Page:
     language: str | None = None
 
 
-def pages(source: SourceSettings, place: StoragePath, stream: BinaryIO, skipped: Skipped) -> Iterator[Raw]:
+def pages(reading: Reading) -> Iterator[Raw]:
     """The archive's pages in its order."""
-    return with_languages(_pages(source, place, stream, skipped))
+    with reading.open() as stream:
+        yield from with_languages(_pages(reading, stream))
 
 
-def _pages(
-    source: SourceSettings, place: StoragePath, stream: BinaryIO, skipped: Skipped
-) -> Iterator[Raw | FoundLanguage]:
-    to_page = _extractor(whole=source.extract == "all")
-    readers: dict[str, Callable[[Any, _Extractor, _Note], _Page | None]] = {
+def _pages(reading: Reading, stream: BinaryIO) -> Iterator[Raw | FoundLanguage]:
+    to_page = _extractor(whole=reading.source.extract == "all")
+    readers: dict[str, Callable[[Any, _Extractor, _Skip], _Page | None]] = {
         "response": _response,
         "resource": _resource,
         "conversion": _conversion,
     }
     wanted = (*readers, "metadata")
-    for number, record in records(place, stream, skipped, wanted=wanted, max_bytes=source.max_bytes):
+    for number, record in records(reading, stream, wanted=wanted):
         kind, url = str(record.record_type), record.headers.get("WARC-Target-URI")
         if kind == "metadata":
-            skipped.note("other_record")
+            reading.skip("other_record")
             if language := _found_language(record):
                 yield FoundLanguage(url, language)
             continue
-        note = functools.partial(skipped.note, url=place.url, position=number, why=url or "")
+        skip = functools.partial(reading.skip, position=number, why=url or "")
         try:
-            page = readers[kind](record, to_page, note)
+            page = readers[kind](record, to_page, skip)
         except OSError as error:
-            skipped.broken_record(broken(place, number, str(error)))
+            reading.skipped.broken_record(broken(reading, number, str(error)))
             continue
         if page is not None:
             identified = language_tag(record.headers.get("WARC-Identified-Content-Language"))
@@ -100,43 +95,43 @@ def _decodes(body: bytes, encoding: str) -> bool:
     return True
 
 
-def _response(record: Any, to_page: _Extractor, note: _Note) -> _Page | None:
+def _response(record: Any, to_page: _Extractor, skip: _Skip) -> _Page | None:
     if not record.is_http:
-        note("no_page")
+        skip("no_page")
         return None
     record.parse_http(auto_decode="all", quirks_mode=True)
     headers = record.http_headers
     if headers is None or headers.status_code != 200:
-        note("http_status")
+        skip("http_status")
         return None
-    page = _page(record.http_content_type, record.http_charset, record, to_page, note)
+    page = _page(record.http_content_type, record.http_charset, record, to_page, skip)
     return replace(page, language=page.language or headers.get("Content-Language")) if page is not None else None
 
 
-def _resource(record: Any, to_page: _Extractor, note: _Note) -> _Page | None:
+def _resource(record: Any, to_page: _Extractor, skip: _Skip) -> _Page | None:
     content_type, _, parameters = (record.headers.get("Content-Type") or "").partition(";")
     charset = parameters.partition("charset=")[2].strip(' "') or None
-    return _page(content_type.strip().lower(), charset, record, to_page, note)
+    return _page(content_type.strip().lower(), charset, record, to_page, skip)
 
 
-def _page(content_type: str | None, charset: str | None, record: Any, to_page: _Extractor, note: _Note) -> _Page | None:
+def _page(content_type: str | None, charset: str | None, record: Any, to_page: _Extractor, skip: _Skip) -> _Page | None:
     if content_type not in _HTML:
-        note("no_page")  # pictures, scripts and feeds
+        skip("no_page")  # pictures, scripts and feeds
         return None
     page: _Page = to_page(record.reader.read(), charset)
     if not page.text:
-        note("no_text")
+        skip("no_text")
         return None
     return page
 
 
-def _conversion(record: Any, to_page: _Extractor, note: _Note) -> _Page | None:
+def _conversion(record: Any, to_page: _Extractor, skip: _Skip) -> _Page | None:
     """Text that a crawler made of a page, in UTF-8 by the format's definition."""
     body: bytes = record.reader.read()
     try:
         return _Page(body.decode())
     except UnicodeDecodeError:
-        note("encoding")
+        skip("encoding")
         return None
 
 

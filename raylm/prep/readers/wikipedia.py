@@ -1,7 +1,7 @@
 """Wikipedia's XML dumps become documents: articles with their titles, without templates, tables and references.
 
-Comes in: a dump in any XML encoding, whole, or a run of the streams of a multistream dump. Leaves: each
-article's text under its page id, with title, language and the day of its last change.
+A dump is read whole, or a run of the streams of a multistream dump. An article's id is its page's; title, language and
+the day of its last change are metadata.
 lxml reads the XML four times as fast as mwxml; mwparserfromhell understands the markup, 0.6 MB of it a second.
 """
 
@@ -14,10 +14,9 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, BinaryIO
 
 from raylm.errors import DataError
-from raylm.prep.checks.skipped import BrokenFile, Skipped
 from raylm.prep.extras import not_installed
-from raylm.prep.readers.base import Raw, known, language_tag
-from raylm.prep.readers.compressed import opened
+from raylm.prep.readers.base import Raw, Reading, known, language_tag
+from raylm.rows import BrokenFile, opened
 from raylm.storage import NotFound, StoragePath
 
 _READ_BYTES = 1 << 18
@@ -50,19 +49,16 @@ _DROPPED_TAGS = {
 }
 
 
-def articles(
-    place: StoragePath, stream: BinaryIO, skipped: Skipped, *, max_bytes: int, run: tuple[int, int] | None = None
-) -> Iterator[Raw]:
-    """The articles of a dump; with `run`, `stream` is the stored file and the articles are those of its bytes there."""
+def articles(reading: Reading) -> Iterator[Raw]:
+    """The articles of a dump, or of the streams in the range."""
     to_text = _renderer()
-    parts = _parts(stream) if run is None else _run(place, stream, *run)
-    for page in _pages(place, parts, skipped, max_bytes):
+    for page in _pages(reading, _parts(reading)):
         namespace, title = page.findtext("{*}ns", "0"), page.findtext("{*}title", "")
         identity = int(page.findtext("{*}id", "0"))
         if namespace != "0":
-            skipped.note("namespace")
+            reading.skip("namespace")
         elif page.find("{*}redirect") is not None:
-            skipped.note("redirect")
+            reading.skip("redirect")
         else:
             language = language_tag(page.getroottree().getroot().get(_XML_LANG))
             body = to_text(page.findtext("{*}revision/{*}text") or "")
@@ -70,15 +66,15 @@ def articles(
                 about = known(title=title, date=page.findtext("{*}revision/{*}timestamp"), language=language)
                 yield Raw(identity, f"{title}\n\n{body}", about)
             else:
-                skipped.note("no_text", place.url, identity, title)
+                reading.skip("no_text", identity, title)
 
 
-def stream_begins(place: StoragePath) -> list[int] | None:
+def stream_begins(path: StoragePath) -> list[int] | None:
     """The byte at which each stream of pages of a multistream dump begins; None for a dump without an index beside."""
-    if not place.name.endswith(_MULTISTREAM):
+    if not path.name.endswith(_MULTISTREAM):
         return None
-    folder, _, name = place.url.rpartition("/")
-    index = StoragePath(f"{folder}/{name.removesuffix('.xml.bz2')}-index.txt.bz2", place.connection)
+    folder, _, name = path.url.rpartition("/")
+    index = StoragePath(f"{folder}/{name.removesuffix('.xml.bz2')}-index.txt.bz2", path.connection)
     try:
         with opened(index) as lines:
             # What comes before the first of them names the site and holds no page.
@@ -91,26 +87,32 @@ def stream_begins(place: StoragePath) -> list[int] | None:
         ) from error
 
 
-def _parts(stream: BinaryIO) -> Iterator[bytes]:
-    while part := stream.read(_READ_BYTES):
-        yield part
+def _parts(reading: Reading) -> Iterator[bytes]:
+    """The unpacked XML, a part after the other."""
+    if reading.range.stop is not None:
+        with reading.path.open_read() as stored:
+            yield from _streams(reading.path, stored, reading.range.start, reading.range.stop)
+        return
+    with reading.open() as stream:
+        while part := stream.read(_READ_BYTES):
+            yield part
 
 
-def _run(place: StoragePath, stream: BinaryIO, start: int, stop: int) -> Iterator[bytes]:
+def _streams(path: StoragePath, stream: BinaryIO, start: int, stop: int) -> Iterator[bytes]:
     """Unpacked streams that lie between two bytes, as one XML document."""
     # The dump's head, its first stream, says the language.
-    told = _LANGUAGE.search(_unpacked(place, bz2.BZ2Decompressor(), stream.read(_READ_BYTES)))
+    language = _LANGUAGE.search(_unpacked(path, bz2.BZ2Decompressor(), stream.read(_READ_BYTES)))
     stream.seek(start)
     left = stop - start
     unpacker = bz2.BZ2Decompressor()
-    held = b'<pages xml:lang="%s">' % told[1] if told else b"<pages>"
+    held = b'<pages xml:lang="%s">' % language[1] if language else b"<pages>"
     while left:
         data = stream.read(min(left, _READ_BYTES))
         if not data:
-            raise BrokenFile(f"{place.url} ends {left} bytes before its index says", hint="fetch it again")
+            raise BrokenFile(f"{path.url} ends {left} bytes before its index says", hint="fetch it again")
         left -= len(data)
         while data:
-            held += _unpacked(place, unpacker, data)
+            held += _unpacked(path, unpacker, data)
             data = unpacker.unused_data
             if unpacker.eof:
                 unpacker = bz2.BZ2Decompressor()
@@ -120,14 +122,14 @@ def _run(place: StoragePath, stream: BinaryIO, start: int, stop: int) -> Iterato
     yield held.rstrip().removesuffix(b"</mediawiki>") + b"</pages>"
 
 
-def _unpacked(place: StoragePath, unpacker: bz2.BZ2Decompressor, data: bytes) -> bytes:
+def _unpacked(path: StoragePath, unpacker: bz2.BZ2Decompressor, data: bytes) -> bytes:
     try:
         return unpacker.decompress(data)
     except OSError as error:
-        raise BrokenFile(f"{place.url} cannot be unpacked: {error}", hint="fetch it again") from error
+        raise BrokenFile(f"{path.url} cannot be unpacked: {error}", hint="fetch it again") from error
 
 
-def _pages(place: StoragePath, parts: Iterable[bytes], skipped: Skipped, max_bytes: int) -> Iterator[Any]:
+def _pages(reading: Reading, parts: Iterable[bytes]) -> Iterator[Any]:
     """Each page's element as soon as it is whole; at most one is held."""
     try:
         from lxml import etree
@@ -138,7 +140,7 @@ def _pages(place: StoragePath, parts: Iterable[bytes], skipped: Skipped, max_byt
     parser = etree.XMLPullParser(
         events=("end",), tag="{*}page", resolve_entities=False, no_network=True, huge_tree=True
     )
-    held = 0
+    held, max_bytes, path = 0, reading.source.max_bytes, reading.path
     try:
         for part in itertools.chain(parts, [None]):
             if part is None:
@@ -154,12 +156,12 @@ def _pages(place: StoragePath, parts: Iterable[bytes], skipped: Skipped, max_byt
                     del page.getparent()[0]
             if held > max_bytes:
                 raise BrokenFile(
-                    f"{place.url} holds a page of more than {max_bytes} bytes",
+                    f"{path.url} holds a page of more than {max_bytes} bytes",
                     hint="raise max_bytes of this source if that is right",
                 )
     except etree.XMLSyntaxError as error:
         raise BrokenFile(
-            f"{place.url} is broken XML: {error}", hint="fetch it again; it is truncated or damaged"
+            f"{path.url} is broken XML: {error}", hint="fetch it again; it is truncated or damaged"
         ) from error
 
 

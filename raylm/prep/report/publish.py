@@ -16,8 +16,8 @@ from raylm.prep.report import fertility
 from raylm.prep.report.card import data_card
 from raylm.prep.report.html import data_page
 from raylm.prep.tokenizer import load as load_tokenizer
-from raylm.prep.units import Plan, shaping_settings
-from raylm.shards import TOKENIZER_FOLDER, DatasetManifest, check_shards, make_manifest
+from raylm.prep.units import WorkList, shaping_settings
+from raylm.shards import TOKENIZER_FOLDER, Counts, DatasetManifest, Origin, RowFormat, check_shards
 from raylm.storage import StoragePath
 
 CARD_NAME = "card.md"
@@ -28,11 +28,11 @@ REPORT_NAME = "report.html"
 def manifest_of(
     job: Job, output: StoragePath, results: Sequence[UnitResult], logs: Sequence[Sequence[UnitLog]]
 ) -> DatasetManifest:
-    """The manifest of what the last stage gave; `logs` of all stages' units, in the plan's order."""
+    """The manifest of what the last pass gave; `logs` of all passes' units, in the work list's order."""
     train = [result.train for result in results if result.train is not None]
     held_out = [result.held_out for result in results if result.held_out is not None]
     if not train and not held_out:
-        raise no_documents(log for stage in logs for log in stage)
+        raise no_documents(log for one in logs for log in one)
     if not train:
         raise DataError(
             f"all documents fell to the held-out side (held_out={job.prepare.held_out})",
@@ -44,32 +44,30 @@ def manifest_of(
         for key, value in {**result.counts, **log.skipped.counts()}.items():
             counts[key] = counts.get(key, 0) + value
     _, facts = load_tokenizer(output / TOKENIZER_FOLDER)
-    return make_manifest(
-        sequence_length=job.prepare.sequence_length,
-        vocab_size=facts.vocab_size,
-        tokenizer=facts.fingerprint,
-        eos_id=facts.eos_id,
-        train=train,
-        held_out=held_out,
+    totals = Counts(
         train_tokens=sum(counts["tokens"] for counts in sources.values()),
         held_out_tokens=sum(counts["held_out_tokens"] for counts in sources.values()),
         held_out_bytes=sum(counts["held_out_bytes"] for counts in sources.values()),
+    )
+    origin = Origin(
         sources=sources,
         settings=shaping_settings(job),
-        steps=[_counts(record) for record in operator_records(logs)],
+        steps=tuple(_counts(record) for record in operator_records(logs)),
         fertility=fertility.summed((result.source, result.fertility) for result in results),
     )
+    rows = RowFormat(job.prepare.sequence_length, facts.vocab_size, facts.fingerprint, facts.eos_id)
+    return DatasetManifest.of(rows, train=train, held_out=held_out, counts=totals, origin=origin)
 
 
 def operator_records(logs: Sequence[Sequence[UnitLog]]) -> list[OperatorRecord]:
     """What each step did to all units, in the order of the steps."""
     records: list[OperatorRecord] = []
     for units in logs:
-        stage = [OperatorRecord(record.name) for record in units[0].steps]
+        totals = [OperatorRecord(record.name) for record in units[0].records]
         for log in units:
-            for whole, record in zip(stage, log.steps, strict=True):
+            for whole, record in zip(totals, log.records, strict=True):
                 whole.add(record)
-        records += stage
+        records += totals
     return records
 
 
@@ -96,13 +94,13 @@ def write_record(
     job: Job,
     output: StoragePath,
     manifest: DatasetManifest,
-    plan: Plan,
+    worklist: WorkList,
     logs: Sequence[Sequence[UnitLog]],
     verdicts: Sequence[Verdict],
 ) -> None:
     """Say for a person what the data set is and what was left out of it and dropped, with examples."""
-    skipped = {unit.source: Skipped() for unit in plan.units}
-    for unit, log in zip(plan.units, logs[0], strict=True):
+    skipped = {unit.source: Skipped() for unit in worklist.units}
+    for unit, log in zip(worklist.units, logs[0], strict=True):
         skipped[unit.source].add(log.skipped)
     records = operator_records(logs)
     content = {
@@ -138,7 +136,7 @@ def no_documents(logs: Iterable[UnitLog]) -> DataError:
     examples: list[str] = []
     for log in logs:
         for reasons, shown in [(log.skipped.reasons, log.skipped.examples)] + [
-            (record.dropped, record.examples) for record in log.steps
+            (record.dropped, record.examples) for record in log.records
         ]:
             for reason, count in reasons.items():
                 counts[reason] = counts.get(reason, 0) + count

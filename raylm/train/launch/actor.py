@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from raylm.config.job import Job
-from raylm.storage import StoragePath
+from raylm.run.folder import RunFolder
 from raylm.train.coordinator import Coordinator
 
 
@@ -28,9 +28,9 @@ class CoordinatorActor:
     def __init__(self, job: Job) -> None:
         from raylm.checkpoint.save import claim_attempt
 
-        run = StoragePath(job.run_url, job.object_store.connection())
+        run = RunFolder.of(job)
         self._coordinator = Coordinator(
-            run, job.workers, audit=job.train.audit, claim=lambda: claim_attempt(run / "checkpoints")
+            run.path, job.workers, audit=job.train.audit, claim=lambda: claim_attempt(run.checkpoints)
         )
         threading.Thread(target=self._watch, name="raylm-drains", daemon=True).start()
 

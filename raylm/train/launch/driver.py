@@ -13,12 +13,13 @@ from typing import Any
 
 from raylm.config.job import Job
 from raylm.errors import Interrupted, TrainingError
+from raylm.run.folder import RunFolder
 from raylm.run.lease import Lease
 from raylm.run.log import Line
 from raylm.storage import StoragePath
 from raylm.train.coordinator import STOP
 from raylm.train.launch.actor import CoordinatorActor
-from raylm.train.launch.preflight import TrainResult, anchored, last_loss, preflight
+from raylm.train.launch.preflight import TrainResult, last_loss, preflight
 from raylm.train.launch.ray_train import trainer_of
 
 log = logging.getLogger(__name__)
@@ -41,7 +42,6 @@ def train(job: Job, *, on_step: Listener | None = None, on_event: Listener | Non
     """
     from raylm.train.sources import publish
 
-    job = anchored(job)
     run = StoragePath(job.run_url, job.object_store.connection())
     done = preflight(job, run)
     if done is not None:
@@ -50,7 +50,7 @@ def train(job: Job, *, on_step: Listener | None = None, on_event: Listener | Non
     driver = _Driver(job, run, on_step, on_event)
     lease.take(lost=driver.superseded)
     try:
-        publish(job, run)
+        publish(job, RunFolder(run))
         return _driven(job, driver)
     finally:
         lease.release()

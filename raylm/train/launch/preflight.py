@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from raylm.config.job import Job
 from raylm.config.load import parse_job, same_run
 from raylm.errors import ConfigError
+from raylm.run.folder import RunFolder
 from raylm.shards import DatasetManifest
 from raylm.storage import StoragePath
 
@@ -20,26 +20,6 @@ class TrainResult:
     step: int
     loss: float | None
     already_finished: bool = False
-
-
-def anchored(job: Job) -> Job:
-    """The job with local paths made absolute: workers run in other folders than the driver."""
-
-    def place(path: str | None) -> str | None:
-        return path if path is None or "://" in path else str(Path(path).expanduser().absolute())
-
-    data = job.data.model_copy(
-        update={
-            "path": place(job.data.path),
-            "sources": [s.model_copy(update={"path": place(s.path)}) for s in job.data.mixture],
-        }
-    )
-    config = job.model.config
-    model = job.model.model_copy(
-        update={"path": place(job.model.path), "config": place(config) if isinstance(config, str) else config}
-    )
-    prepare = job.prepare.model_copy(update={"output": place(job.prepare.output)})
-    return job.model_copy(update={"storage": place(job.storage), "data": data, "model": model, "prepare": prepare})
 
 
 def preflight(job: Job, run: StoragePath) -> TrainResult | None:
@@ -58,7 +38,7 @@ def preflight(job: Job, run: StoragePath) -> TrainResult | None:
             hint="prepare all sources with the same prepare.sequence_length and tokenizer",
         )
     run.check_writable(needed_bytes=_state_bytes(job, sources[0].manifest))
-    found = newest(run / "checkpoints")
+    found = newest(RunFolder(run).checkpoints)
     refuse_other_job(job, run)
     if found is None:
         return None
@@ -77,12 +57,11 @@ def _state_bytes(job: Job, manifest: DatasetManifest) -> int:
 
 def refuse_other_job(job: Job, run: StoragePath) -> None:
     """Raise a ConfigError when the run folder holds a run that these settings would not go on with."""
-    # Settings alone are left by a start that never took a step: nothing there could be spoilt.
-    stepped = (run / "metrics.jsonl").exists() or (run / "checkpoints").exists()
-    if not stepped or not (run / "run.yaml").exists():
+    folder = RunFolder(run)
+    if not folder.has_trained() or not folder.settings.exists():
         return
     try:
-        old = parse_job((run / "run.yaml").read_text(), origin=f"{run.url}/run.yaml")
+        old = parse_job(folder.settings.read_text(), origin=folder.settings.url)
     except ConfigError as error:
         raise ConfigError(
             f"{run.url} holds a run that this version cannot read: {error.message}",
@@ -100,5 +79,5 @@ def last_loss(run: StoragePath) -> float | None:
     """The loss of the last step that the run folder's metrics hold."""
     from raylm.run.log import read_lines
 
-    lines = read_lines(run / "metrics.jsonl")
+    lines = read_lines(RunFolder(run).metrics)
     return float(lines[-1]["loss"]) if lines else None

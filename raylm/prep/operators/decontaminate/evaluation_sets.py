@@ -8,7 +8,7 @@ from typing import Any
 
 from raylm.config.decontaminate import EvaluationSet
 from raylm.errors import DataError
-from raylm.prep.readers.compressed import opened
+from raylm.rows import opened
 from raylm.storage import Connection, StoragePath, find
 
 

@@ -83,7 +83,7 @@ class _Hashes:
         self._places: list[tuple[int, int]] = []
 
     def add(self, document: Document) -> None:
-        """DatasetSample at the next document of the unit."""
+        """Look at the next document of the unit."""
         if self._settings.part == "document":
             self._note(document.text, 0)
         else:

@@ -78,7 +78,7 @@ class _Signatures:
         self._signatures: list[NDArray[np.uint32]] = []
 
     def add(self, document: Document) -> None:
-        """DatasetSample at the next document of the unit; one without a word is similar to none."""
+        """Look at the next document of the unit; one without a word is similar to none."""
         self._waiting.append(document.text)
         self._letters += len(document.text)
         if self._letters >= _SIGNED_LETTERS:

@@ -1,7 +1,7 @@
 """Books become documents, whole or by chapter: EPUBs, and text files as Project Gutenberg writes them.
 
-Comes in: a stored file. Leaves: the book's text without front matter, or each of its chapters, with title, author and
-language where the book tells them. What is left out of a book is counted, with its place.
+A document is a book's text without front matter, or each of its chapters, with title, author and language where the
+book names them. What is skipped of a book is counted.
 """
 
 from __future__ import annotations
@@ -9,21 +9,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import BinaryIO
 
-from raylm.config.prepare.sources import SourceSettings
-from raylm.prep.checks.skipped import Skipped
-from raylm.prep.readers.base import Meta, Raw, known, language_tag
-from raylm.prep.readers.binary import refuse_binary
+from raylm.prep.readers.base import Meta, Raw, Reading, known, language_tag
 from raylm.prep.readers.books.epub import Book, Encrypted, Package, TooLarge, opened_book
 from raylm.prep.readers.books.front_matter import TYPES, by_heading, front_matter
 from raylm.prep.readers.books.xhtml import blocks_of
-from raylm.prep.readers.compressed import opened
-from raylm.prep.readers.lines import whole_file
-from raylm.storage import StoragePath
+from raylm.prep.readers.text import whole_file
+from raylm.rows.binary import refuse_binary
 
-_LEAST_CHAPTER = 200  # letters; what is shorter is the title of a part, and goes with the chapter behind it
-_MOST_LEADING = 0.2  # share of a text file that may come before its first chapter and count as front matter
+_MIN_CHAPTER = 200  # characters; what is shorter is the title of a part, and goes with the chapter behind it
+_MAX_LEADING = 0.2  # share of a text file that may come before its first chapter and count as front matter
 _START = re.compile(r"^\s*\*\*\* ?START OF (?:THE|THIS) PROJECT GUTENBERG[^\n]*$", re.I | re.M)
 _END = re.compile(
     r"^\s*(?:\*\*\* ?END OF (?:THE|THIS) PROJECT GUTENBERG|End of (?:the )?Project Gutenberg)", re.I | re.M
@@ -45,54 +40,52 @@ class _Part:
     texts: list[str] = field(default_factory=list)
 
     @property
-    def letters(self) -> int:
+    def characters(self) -> int:
         return sum(map(len, self.texts))
 
 
-def book_texts(source: SourceSettings, place: StoragePath, skipped: Skipped) -> Iterator[Raw]:
+def book_texts(reading: Reading) -> Iterator[Raw]:
     """The texts of one book; its chapters where the source asks for them."""
-    if place.name.lower().endswith(".epub"):
-        with place.open_read() as stored:
-            yield from _epub(source, place, stored, skipped)
+    if reading.path.name.lower().endswith(".epub"):
+        yield from _epub(reading)
         return
-    with opened(place, max_compression_ratio=source.max_compression_ratio) as stream:
-        refuse_binary(place, stream)
-        for raw in whole_file(source, place, stream, skipped):
-            yield from _text(source, place, raw, skipped)
+    with reading.open() as stream:
+        refuse_binary(reading.path, stream)
+        for raw in whole_file(reading, stream):
+            yield from _text(reading, raw)
 
 
-def _epub(source: SourceSettings, place: StoragePath, stored: BinaryIO, skipped: Skipped) -> Iterator[Raw]:
+def _epub(reading: Reading) -> Iterator[Raw]:
     try:
-        with opened_book(source, place, stored) as book:
+        with opened_book(reading) as book:
             package = book.package()
-            parts = list(_parts(source, place, book, package, skipped))
+            parts = list(_parts(reading, book, package))
     except Encrypted as error:
-        skipped.note("encrypted", place.url, 0, str(error))
+        reading.skip("encrypted", 0, str(error))
     except TooLarge as error:
-        skipped.note("too_large", place.url, 0, str(error))
+        reading.skip("too_large", 0, str(error))
     else:
         about = known(title=package.title, author=package.author, language=language_tag(package.language))
-        yield from _documents(source, place, parts, about, skipped)
+        yield from _documents(reading, parts, about)
 
 
-def _parts(
-    source: SourceSettings, place: StoragePath, book: Book, package: Package, skipped: Skipped
-) -> Iterator[_Part]:
+def _parts(reading: Reading, book: Book, package: Package) -> Iterator[_Part]:
     """The book's chapters by its table of contents; by its files where it has none."""
     titles = {(page, anchor): title for page, anchor, title in package.chapters}
-    unwanted = () if source.front_matter else TYPES
+    keeps_front_matter = reading.source.front_matter
+    unwanted = () if keeps_front_matter else TYPES
     part: _Part | None = None
     for page in package.beside:
-        skipped.note("beside_the_text", place.url, page)
+        reading.skip("beside_the_text", page)
     for page in package.pages:
         blocks, dropped = blocks_of(book.read(page), unwanted)
-        if not source.front_matter:
+        if not keeps_front_matter:
             what = front_matter(blocks, package.types.get(page, ""), package.title, first=part is None)
             if what is not None:
-                skipped.note("front_matter", place.url, page, what)
+                reading.skip("front_matter", page, what)
                 continue
         for kind in dropped:
-            skipped.note("front_matter", place.url, page, kind)
+            reading.skip("front_matter", page, kind)
         begins = (page, "") in titles or not titles
         for block in blocks:
             anchor = next((name for name in sorted(block.anchors) if (page, name) in titles), None)
@@ -106,13 +99,11 @@ def _parts(
         yield part
 
 
-def _documents(
-    source: SourceSettings, place: StoragePath, parts: Iterable[_Part], about: Meta, skipped: Skipped
-) -> Iterator[Raw]:
+def _documents(reading: Reading, parts: Iterable[_Part], about: Meta) -> Iterator[Raw]:
     chapters = _joined(parts)
     if not chapters:
-        skipped.note("no_text", place.url, 0, str(about.get("title", "")))
-    elif source.document == "chapter":
+        reading.skip("no_text", 0, str(about.get("title", "")))
+    elif reading.source.document == "chapter":
         for number, part in enumerate(chapters):
             yield Raw(number, "\n\n".join(part.texts), {**about, **known(chapter=part.title)})
     else:
@@ -126,7 +117,7 @@ def _joined(parts: Iterable[_Part]) -> list[_Part]:
     for part in parts:
         part = _Part(part.title, [*waiting, *part.texts])
         waiting = []
-        if part.letters < _LEAST_CHAPTER:
+        if part.characters < _MIN_CHAPTER:
             waiting = part.texts
         else:
             joined.append(part)
@@ -137,7 +128,7 @@ def _joined(parts: Iterable[_Part]) -> list[_Part]:
     return joined
 
 
-def _text(source: SourceSettings, place: StoragePath, raw: Raw, skipped: Skipped) -> Iterator[Raw]:
+def _text(reading: Reading, raw: Raw) -> Iterator[Raw]:
     """A text file's chapters, or all of it; what is no UTF-8 passes on as it is, for the caller to say where."""
     assert isinstance(raw.content, bytes)  # whole_file reads, and does not decode
     try:
@@ -151,20 +142,20 @@ def _text(source: SourceSettings, place: StoragePath, raw: Raw, skipped: Skipped
         head = text[: start.start()]
         language = language_tag(_named_language(_field(head, "Language")))
         about = known(title=_field(head, "Title"), author=_field(head, "Author"), language=language)
-    if not source.front_matter:
-        text = _body(place, text, start, skipped)
+    if not reading.source.front_matter:
+        text = _body(reading, text, start)
     paragraphs = [paragraph.strip("\n") for paragraph in re.split(r"\n\s*\n", text) if paragraph.strip()]
     parts = _by_headings(paragraphs)
-    if not source.front_matter:
-        parts = list(_without_front_matter(place, parts, skipped))
-    yield from _documents(source, place, parts, about, skipped)
+    if not reading.source.front_matter:
+        parts = list(_without_front_matter(reading, parts))
+    yield from _documents(reading, parts, about)
 
 
-def _body(place: StoragePath, text: str, start: re.Match[str] | None, skipped: Skipped) -> str:
+def _body(reading: Reading, text: str, start: re.Match[str] | None) -> str:
     """The text between Project Gutenberg's header and its license."""
     end = _END.search(text, start.end() if start is not None else len(text) // 2)
     for match in filter(None, (start, end)):
-        skipped.note("front_matter", place.url, match.start(), "boilerplate")
+        reading.skip("front_matter", match.start(), "boilerplate")
     return text[start.end() if start is not None else 0 : end.start() if end is not None else len(text)]
 
 
@@ -180,16 +171,16 @@ def _by_headings(paragraphs: Iterable[str]) -> list[_Part]:
     return parts
 
 
-def _without_front_matter(place: StoragePath, parts: list[_Part], skipped: Skipped) -> Iterator[_Part]:
+def _without_front_matter(reading: Reading, parts: list[_Part]) -> Iterator[_Part]:
     """Without what comes before the first chapter, where there are chapters; and without contents, index and such."""
-    first = next((n for n, part in enumerate(parts) if part.letters >= 2 * _LEAST_CHAPTER and _is_chapter(part)), 0)
-    leading = sum(part.letters for part in parts[:first])
-    if leading > _MOST_LEADING * sum(part.letters for part in parts):
+    first = next((n for n, part in enumerate(parts) if part.characters >= 2 * _MIN_CHAPTER and _is_chapter(part)), 0)
+    leading = sum(part.characters for part in parts[:first])
+    if leading > _MAX_LEADING * sum(part.characters for part in parts):
         first = 0
     for number, part in enumerate(parts):
         kind = by_heading(part.title)
         if part.texts and (number < first or kind is not None):
-            skipped.note("front_matter", place.url, number, kind or " ".join(part.texts[0].split())[:60])
+            reading.skip("front_matter", number, kind or " ".join(part.texts[0].split())[:60])
         else:
             yield part
 

@@ -1,4 +1,4 @@
-"""EPUB files are opened and looked through without being believed: comes in a stored file, leaves a `Package`.
+"""EPUB files: what a book says of itself, and its pages, read without being believed.
 
 An EPUB is a zip archive of web pages with a list of them. zipfile and lxml do, 30 MB of text a second: ebooklib 0.20 is
 as fast, but is under the AGPL, unpacks every picture into memory (0.6 GB for an archive of 0.3 MB), and takes a file
@@ -13,14 +13,13 @@ import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, BinaryIO, TypeAlias
+from typing import Any, TypeAlias
 from urllib.parse import unquote
 
-from raylm.config.prepare.sources import SourceSettings
-from raylm.prep.checks.skipped import BrokenFile
+from raylm.prep.readers.base import Reading
 from raylm.prep.readers.books.front_matter import TYPES
 from raylm.prep.readers.books.xhtml import TYPE, parsed
-from raylm.prep.readers.compressed import is_damage, most_unpacked
+from raylm.rows.compressed import BrokenFile, is_damage, max_unpacked
 from raylm.storage import StoragePath
 
 _CONTAINER = "META-INF/container.xml"
@@ -59,10 +58,10 @@ class Package:
 class Book:
     """An open EPUB."""
 
-    def __init__(self, archive: zipfile.ZipFile, place: StoragePath, max_bytes: int) -> None:
+    def __init__(self, archive: zipfile.ZipFile, path: StoragePath, max_bytes: int) -> None:
         self._archive = archive
-        self._place = place
-        self._most_bytes = max_bytes
+        self._path = path
+        self._max_bytes = max_bytes
         self._read_bytes = 0
 
     def read(self, name: str) -> bytes:
@@ -75,8 +74,8 @@ class Book:
             raise Encrypted(f"{name} has a password")
         # zipfile gives no more bytes than the archive declares, and checks that they are those.
         self._read_bytes += info.file_size
-        if self._read_bytes > self._most_bytes:
-            raise TooLarge(f"more than {self._most_bytes} bytes of text")
+        if self._read_bytes > self._max_bytes:
+            raise TooLarge(f"more than {self._max_bytes} bytes of text")
         return self._archive.read(info)
 
     def package(self) -> Package:
@@ -169,33 +168,34 @@ class Book:
         return root
 
     def _broken(self, why: str) -> BrokenFile:
-        return BrokenFile(f"{self._place.url} {why}", hint="fetch it again, or take it out of the glob")
+        return BrokenFile(f"{self._path.url} {why}", hint="fetch it again, or take it out of the glob")
 
 
 @contextlib.contextmanager
-def opened_book(source: SourceSettings, place: StoragePath, stored: BinaryIO) -> Iterator[Book]:
+def opened_book(reading: Reading) -> Iterator[Book]:
     """The EPUB; BrokenFile where the archive is damaged, escapes itself or unpacks to too much."""
+    url = reading.path.url
     try:
-        with zipfile.ZipFile(stored) as archive:
+        with reading.path.open_read() as stored, zipfile.ZipFile(stored) as archive:
             infos = archive.infolist()
             escaping = next((info.filename for info in infos if _escapes(info.filename)), None)
             if escaping is not None:
                 raise BrokenFile(
-                    f"{place.url} holds a path that escapes the archive: {escaping!r}",
+                    f"{url} holds a path that escapes the archive: {escaping!r}",
                     hint="take it out of the glob; it was made to overwrite files",
                 )
-            most = most_unpacked(place, source.max_compression_ratio)
-            if sum(info.file_size for info in infos) > most:
+            max_bytes = max_unpacked(reading.path, reading.source.max_compression_ratio)
+            if sum(info.file_size for info in infos) > max_bytes:
                 raise BrokenFile(
-                    f"{place.url} unpacks to more than {most} bytes: a bomb, or damaged",
+                    f"{url} unpacks to more than {max_bytes} bytes: a bomb, or damaged",
                     hint="raise max_compression_ratio of this source if that is right",
                 )
-            yield Book(archive, place, source.max_bytes)
+            yield Book(archive, reading.path, reading.source.max_bytes)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError) as error:
         if not is_damage(error):
             raise
         raise BrokenFile(
-            f"{place.url} cannot be unpacked: {error}", hint="fetch it again; it is truncated or no EPUB"
+            f"{url} cannot be unpacked: {error}", hint="fetch it again; it is truncated or no EPUB"
         ) from error
 
 
@@ -204,10 +204,10 @@ def _is_read(entry: Any, items: dict[str, Any]) -> bool:
     return entry.get("linear") != "no" and items[entry.get("idref")].get("media-type") in _PAGES
 
 
-def _types(said: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """What each page is, of all that is said about it: where the book's text begins is no front matter."""
+def _types(named: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """What each page is, by all that the book says about it: where the book's text begins is no front matter."""
     found: dict[str, list[str]] = {}
-    for page, words in said:
+    for page, words in named:
         found.setdefault(page, []).extend(words.lower().split())
     front = {page: next((word for word in words if word in TYPES), "") for page, words in found.items()}
     return {page: kind for page, kind in front.items() if kind and _BODY.isdisjoint(found[page])}

@@ -1,7 +1,7 @@
 """What is in a book but not of it: covers, title pages, copyright, contents, dedications, indexes.
 
-Comes in: the beginning of a part of a book. Leaves: which of these it is, or None. A book's own marks come first; by
-words alone only what is short and begins so counts: a lost chapter weighs more than a title page that stays.
+A book's own marks come first; by words alone only what is short and begins so counts: a lost chapter weighs more than a
+title page that stays.
 """
 
 from __future__ import annotations
@@ -40,29 +40,29 @@ _RIGHTS = re.compile(
     r"all rights reserved|\bisbn\b|©|\bcopyright\b|\bfirst published\b|no part of this|library of congress", re.I
 )
 _DEDICATED = re.compile(r"(for|to|in (loving )?memory of|dedicated to)\s", re.I)
-_MOST_LETTERS = 20_000  # of what a heading or a guide calls front matter: some take the whole book for it
-_MOST_OF_RIGHTS = 3000
-_MOST_OF_TITLE = 300
-_MOST_OF_DEDICATION = 150
+_MAX_CHARACTERS = 20_000  # of what a heading or a guide calls front matter: some take the whole book for it
+_MAX_RIGHTS = 3000
+_MAX_TITLE = 300
+_MAX_DEDICATION = 150
 
 
-def front_matter(blocks: Sequence[Block], said: str, title: str, *, first: bool) -> str | None:
-    """What a page is, if no part of the text. said: its type by the book's own list. first: no text came before it."""
-    letters = sum(len(block.text) for block in blocks)
-    if said in TYPES and (letters <= _MOST_LETTERS or said in _LISTS):
-        return said
+def front_matter(blocks: Sequence[Block], marked: str, title: str, *, first: bool) -> str | None:
+    """What a page is, if no part of the text. marked: its type by the book's list. first: no text came before it."""
+    characters = sum(len(block.text) for block in blocks)
+    if marked in TYPES and (characters <= _MAX_CHARACTERS or marked in _LISTS):
+        return marked
     if not blocks:
         return None
-    if (kind := by_heading(blocks[0].text)) is not None and (letters <= _MOST_LETTERS or kind in _LISTS):
+    if (kind := by_heading(blocks[0].text)) is not None and (characters <= _MAX_CHARACTERS or kind in _LISTS):
         return kind
-    if sum(block.linked for block in blocks) > letters / 2:
+    if sum(block.linked for block in blocks) > characters / 2:
         return "toc"
-    whole = "\n".join(block.text for block in blocks) if letters <= _MOST_OF_RIGHTS else ""
+    whole = "\n".join(block.text for block in blocks) if characters <= _MAX_RIGHTS else ""
     if len(set(map(str.lower, (match[0] for match in _RIGHTS.finditer(whole))))) >= 2:
         return "copyright-page"
-    if first and letters <= _MOST_OF_TITLE and title and _plain(blocks[0].text) == _plain(title):
+    if first and characters <= _MAX_TITLE and title and _plain(blocks[0].text) == _plain(title):
         return "titlepage"
-    if first and letters <= _MOST_OF_DEDICATION and not blocks[0].heading and _DEDICATED.match(whole):
+    if first and characters <= _MAX_DEDICATION and not blocks[0].heading and _DEDICATED.match(whole):
         return "dedication"
     return None
 

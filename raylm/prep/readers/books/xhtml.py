@@ -1,4 +1,4 @@
-"""A book's pages become paragraphs: comes in one XHTML file of an EPUB, leave its blocks of text in order."""
+"""The paragraphs of a book's pages: one XHTML file of an EPUB as blocks of text in order."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _OF_XML = (b"amp", b"lt", b"gt", b"quot", b"apos")
 class Block:
     """A paragraph or heading. heading: 1 to 6, 0 for none. anchors: ids that stand in it or before it.
 
-    linked: letters of the text inside links.
+    linked: characters of the text inside links.
     """
 
     text: str
@@ -46,7 +46,7 @@ def parsed(data: bytes) -> Any:
         raise not_installed("reading EPUBs", error) from error
 
     settings = {"remove_comments": True, "remove_pis": True, "no_network": True}
-    # Pages use HTML's names for letters, which XML only knows from a DTD that nobody loads.
+    # Pages use HTML's names for characters, which XML only knows from a DTD that nobody loads.
     data = _ENTITY.sub(_numbered, data)
     try:
         root = etree.fromstring(data, etree.XMLParser(resolve_entities=False, load_dtd=False, **settings))
@@ -60,7 +60,7 @@ def parsed(data: bytes) -> Any:
 
 
 def blocks_of(data: bytes, unwanted: Collection[str]) -> tuple[list[Block], list[str]]:
-    """A page's blocks, without elements whose epub:type (or role) is unwanted; and the types that were left out."""
+    """A page's blocks, without elements whose epub:type (or role) is unwanted; and the types that were skipped."""
     root = parsed(data)
     walk = _Walk(unwanted)
     if root is not None:
@@ -98,7 +98,7 @@ class _Walk:
                 else:
                     self._end(element, name)
                 if element is not root:
-                    self._say(element.tail)
+                    self._add_text(element.tail)
         self._flush()
 
     def _is_skipped(self, element: Any, name: str) -> bool:
@@ -121,7 +121,7 @@ class _Walk:
             self._words.append(" ")
         elif name == "a" and element.get("href"):
             self._links += 1
-        self._say(element.text)
+        self._add_text(element.text)
 
     def _end(self, element: Any, name: str) -> None:
         if name == "a" and element.get("href"):
@@ -129,7 +129,7 @@ class _Walk:
         if name in _BLOCKS:
             self._flush()
 
-    def _say(self, text: str | None) -> None:
+    def _add_text(self, text: str | None) -> None:
         if text:
             self._words.append(text)
             self._linked += len(text.strip()) if self._links else 0
@@ -160,7 +160,7 @@ def _is_utf8(data: bytes) -> bool:
 
 
 def _numbered(match: re.Match[bytes]) -> bytes:
-    letters = html.entities.html5.get(f"{match[1].decode()};")
-    if letters is None or match[1] in _OF_XML:
+    text = html.entities.html5.get(f"{match[1].decode()};")
+    if text is None or match[1] in _OF_XML:
         return match[0]
-    return b"".join(b"&#%d;" % ord(letter) for letter in letters)
+    return b"".join(b"&#%d;" % ord(character) for character in text)

@@ -1,4 +1,4 @@
-"""Files as they are found, plain or compressed: comes in a stored file, leaves a stream of what it holds.
+"""Stored files as streams of what they hold, plain or compressed.
 
 A file that ends too early, or is not of the kind its name says, is an error: nothing is dropped in silence.
 """
@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, cast
 
-from raylm.prep.checks.skipped import BrokenFile
+from raylm.errors import DataError
 from raylm.storage import StoragePath
 
 _READ_BYTES = 1 << 18
@@ -39,8 +39,12 @@ COMPRESSED = tuple(_OPENERS)
 _ALWAYS_UNPACKED = 64_000_000  # bytes, however small the file is
 
 
-class Reader(io.RawIOBase):
-    """A stream of what a function gives: at most as many bytes as it is asked for, none at the end."""
+class BrokenFile(DataError):
+    """A file cannot be read, or not to its end. What came before the damage is kept."""
+
+
+class FunctionStream(io.RawIOBase):
+    """A stream of what a function returns: at most as many bytes as it is asked for, none at the end."""
 
     def __init__(self, read: Callable[[int], bytes]) -> None:
         self._read = read
@@ -59,37 +63,37 @@ def is_damage(error: Exception) -> bool:
     return not isinstance(error, OSError) or error.errno is None
 
 
-def most_unpacked(place: StoragePath, max_compression_ratio: float) -> int:
+def max_unpacked(path: StoragePath, max_compression_ratio: float) -> int:
     """The bytes that a file may unpack to."""
-    return max(int(place.size() * max_compression_ratio), _ALWAYS_UNPACKED)
+    return max(int(path.size() * max_compression_ratio), _ALWAYS_UNPACKED)
 
 
-def _limited(unpacked: Any, most: int, place: StoragePath) -> Reader:
-    """What `unpacked` gives, until it is more than `most` bytes."""
+def _limited(unpacked: Any, max_bytes: int, path: StoragePath) -> FunctionStream:
+    """What `unpacked` holds; BrokenFile when that is more than `max_bytes`."""
     given = 0
 
     def read(wanted: int) -> bytes:
         nonlocal given
         data: bytes = unpacked.read1(wanted)  # what came before damage, then the damage
         given += len(data)
-        if given > most:
+        if given > max_bytes:
             raise BrokenFile(
-                f"{place.url} unpacks to more than {most} bytes: a bomb, or damaged",
+                f"{path.url} unpacks to more than {max_bytes} bytes: a bomb, or damaged",
                 hint="raise max_compression_ratio of this source if that is right",
             )
         return data
 
-    return Reader(read)
+    return FunctionStream(read)
 
 
 @contextlib.contextmanager
-def opened(place: StoragePath, max_compression_ratio: float | None = None) -> Iterator[BinaryIO]:
+def opened(path: StoragePath, max_compression_ratio: float | None = None) -> Iterator[BinaryIO]:
     """A stream of the file's content, unpacked by the ending of its name; BrokenFile where it cannot be unpacked.
 
     max_compression_ratio: unpacked bytes for each stored byte, above which the file counts as broken.
     """
-    opener = next((opener for ending, opener in _OPENERS.items() if place.name.endswith(ending)), None)
-    with place.open_read() as stored:
+    opener = next((opener for ending, opener in _OPENERS.items() if path.name.endswith(ending)), None)
+    with path.open_read() as stored:
         if opener is None:
             # What fsspec opens has no readline of a limited length, and no peek.
             yield stored if isinstance(stored, io.BufferedReader) else io.BufferedReader(cast(Any, stored), _READ_BYTES)
@@ -99,12 +103,12 @@ def opened(place: StoragePath, max_compression_ratio: float | None = None) -> It
                 if max_compression_ratio is None:
                     yield stream
                 else:
-                    most = most_unpacked(place, max_compression_ratio)
-                    yield cast(BinaryIO, io.BufferedReader(_limited(stream, most, place), _READ_BYTES))
+                    max_bytes = max_unpacked(path, max_compression_ratio)
+                    yield cast(BinaryIO, io.BufferedReader(_limited(stream, max_bytes, path), _READ_BYTES))
         except (EOFError, zlib.error, lzma.LZMAError, OSError) as error:
             if not is_damage(error):
                 raise
             raise BrokenFile(
-                f"{place.url} cannot be unpacked: {error}",
-                hint=f"fetch it again; it is truncated or no {place.name.rsplit('.', 1)[-1]} file",
+                f"{path.url} cannot be unpacked: {error}",
+                hint=f"fetch it again; it is truncated or no {path.name.rsplit('.', 1)[-1]} file",
             ) from error

@@ -1,0 +1,95 @@
+"""Paths of a job: types of their own, made absolute when the job is checked.
+
+A relative path in a job file starts from the job file's folder, so that a job means the same wherever it is started
+from. On the command line (`--set`) and in programs, which have no file, it starts from the working directory. What
+is checked is absolute, so that every worker and every task reads the same file. URLs are left as they are.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, ValidationInfo
+
+FOLDER = "folder"  # key of pydantic's validation context: where relative paths start from
+
+
+class CommandLineText(str):
+    """Text typed on the command line: as a path it starts from the working directory, not from the job file."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True)
+class PathMark:
+    """Says in a field's metadata what its text names, for `raylm explain` and the reference of job files."""
+
+    what: str
+
+
+def context(folder: str | Path | None) -> dict[str, str]:
+    """What pydantic is handed so that relative paths start from `folder`; the working directory when None."""
+    return {} if folder is None else {FOLDER: absolute(str(folder))}
+
+
+def typed(value: Any) -> Any:
+    """The value of an override with every text in it marked as typed on the command line."""
+    if isinstance(value, str):
+        return CommandLineText(value)
+    if isinstance(value, dict):
+        return {key: typed(entry) for key, entry in value.items()}
+    return [typed(entry) for entry in value] if isinstance(value, list) else value
+
+
+def absolute(path: str, folder: str | Path | None = None) -> str:
+    """A local path from `folder`, or from the working directory, without `..`; a URL as it is."""
+    if not path or "://" in path:
+        return str(path)
+    # normpath and not Path.resolve: a link is kept as the name that it was given under.
+    return os.path.normpath(Path.cwd() / (folder or "") / Path(path).expanduser())
+
+
+def _folder_for(value: Any, info: ValidationInfo) -> str | None:
+    """Where this value starts from, when it is a relative path."""
+    given = info.context if isinstance(info.context, Mapping) else {}
+    return None if isinstance(value, CommandLineText) else given.get(FOLDER)
+
+
+def _resolved(value: Any, info: ValidationInfo) -> Any:
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    return absolute(value, _folder_for(value, info)) if isinstance(value, str) else value
+
+
+def _resolved_if_path(value: Any, info: ValidationInfo) -> Any:
+    is_path = isinstance(value, os.PathLike) or (isinstance(value, str) and looks_like_a_path(value))
+    return _resolved(value, info) if is_path else value
+
+
+def looks_like_a_path(text: str) -> bool:
+    """Whether a text that may be a name or a path is a path: it has a slash in it, or begins with a dot or a tilde."""
+    return "/" in text or text.startswith((".", "~"))
+
+
+def _resolved_prefix(value: Any, info: ValidationInfo) -> Any:
+    resolved = _resolved(value, info)
+    return f"{resolved}/" if isinstance(value, str) and value.endswith("/") and value != resolved else resolved
+
+
+def resolved_module_or_file(value: Any, info: ValidationInfo) -> Any:
+    """A plugin's file made absolute; a module's name as it is."""
+    is_file = isinstance(value, os.PathLike) or (isinstance(value, str) and value.endswith(".py"))
+    return _resolved(value, info) if is_file else value
+
+
+PathOrUrl = Annotated[str, BeforeValidator(_resolved), PathMark("path or URL")]
+# A name that a library knows, or a path.
+NameOrPath = Annotated[str, BeforeValidator(_resolved_if_path), PathMark("name or path")]
+# A Python module by its dotted name, or a file whose name ends in .py.
+ModuleOrFile = Annotated[str, BeforeValidator(resolved_module_or_file), PathMark("module or file")]
+# What paths begin with; a slash at its end stays.
+PathPrefix = Annotated[str, BeforeValidator(_resolved_prefix), PathMark("path or URL")]

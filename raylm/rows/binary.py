@@ -1,0 +1,37 @@
+"""Binary files that were taken for text.
+
+Bytes below 0x80 are valid UTF-8 whatever they mean, so decoding alone lets archives, models and UTF-16 through.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import BinaryIO, cast
+
+from raylm.rows.compressed import BrokenFile
+from raylm.storage import StoragePath
+
+_PEEKED = 4096  # bytes of a file's beginning
+_KINDS = {
+    b"\x1f\x8b": "a gzip file; its name must end in .gz",
+    b"PK\x03\x04": "a zip archive; unpack it first",
+    b"BZh": "a bzip2 file; its name must end in .bz2",
+    b"\xfd7zXZ": "an xz file; its name must end in .xz",
+    b"\x28\xb5\x2f\xfd": "a zstd file; its name must end in .zst",
+    b"%PDF-": "a PDF",
+    b"PAR1": "a Parquet file; set kind: parquet",
+    b"ARROW1": "an Arrow file; set kind: arrow",
+    b"\xff\xfe": "UTF-16; convert it to UTF-8",
+    b"\xfe\xff": "UTF-16; convert it to UTF-8",
+}
+
+
+def refuse_binary(path: StoragePath, stream: BinaryIO) -> None:
+    """Raise BrokenFile when the file does not begin as text does; the stream stays where it stands, at the start."""
+    # Not read: where a packed file is damaged, what comes before the damage is still to be had.
+    begins: bytes = cast(io.BufferedReader, stream).peek(_PEEKED)[:_PEEKED]
+    kind = next((kind for magic, kind in _KINDS.items() if begins.startswith(magic)), None)
+    if kind is None and b"\0" in begins:
+        kind = f"binary or UTF-16: byte {begins.index(0)} is zero"
+    if kind is not None:
+        raise BrokenFile(f"{path.url} is no UTF-8 text but {kind}", hint="take it out of the glob, or convert it")

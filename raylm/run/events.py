@@ -1,0 +1,384 @@
+"""The records of a run's log: one frozen type per kind of event, one for a step's metrics, one for its audit.
+
+They are written with `to_line` and read with `parse_event`, `StepMetrics.parse` and `AuditLine.parse`, here and
+nowhere else. What a newer version wrote is kept: an unknown kind as an `OtherEvent`, unknown fields in `more`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from datetime import UTC, datetime
+from typing import Any, ClassVar, TypeVar
+
+from raylm.humanize import duration, size
+
+Line = dict[str, Any]
+R = TypeVar("R", bound="Record")
+
+
+def utc_now() -> str:
+    """The time as ISO 8601 with milliseconds, in UTC."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """What every line of the log has in common.
+
+    time: ISO 8601 in UTC, set when it is written. more: fields that this version does not know.
+    """
+
+    step: int = 0
+    time: str = ""
+    more: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def at(self) -> float:
+        """The time in seconds since 1970, NaN when it has none."""
+        try:
+            return datetime.fromisoformat(self.time).timestamp()
+        except ValueError:
+            return math.nan
+
+    def to_line(self) -> Line:
+        """The record as a line of JSON; fields that are None are left out."""
+        known = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "more"}
+        return {key: value for key, value in known.items() if value is not None} | dict(self.more)
+
+    @classmethod
+    def parse(cls: type[R], line: Mapping[str, Any]) -> R:
+        """The record in a line of JSON; ValueError names a field that does not hold what it must."""
+        names = {one.name for one in fields(cls)} - {"more"}
+        known = {key: value for key, value in line.items() if key in names}
+        more = {key: value for key, value in line.items() if key not in names}
+        made = cls(**known, more=more)
+        if not isinstance(made.step, int) or isinstance(made.step, bool):
+            raise ValueError(f"step is {made.step!r}")
+        return made
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepMetrics(Record):
+    """What one optimizer step gave. loss: nats per token over the global batch; seconds and rates are wall time."""
+
+    loss: float = math.nan
+    lr: float = math.nan
+    grad_norm: float = math.nan
+    tokens: int = 0
+    tokens_per_second: float = math.nan
+    step_seconds: float = 0.0
+    workers: int = 0
+    tokens_seen: int = 0
+    mfu: float | None = None
+    attempt: int | None = None
+
+    @classmethod
+    def parse(cls, line: Mapping[str, Any]) -> StepMetrics:
+        """The step in a line; a loss that is not finite may stand there as text."""
+        floats = ("loss", "lr", "grad_norm", "tokens_per_second", "step_seconds")
+        return super().parse({key: float(value) if key in floats else value for key, value in line.items()})
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditLine(Record):
+    """What one step trained on. rows: (lane, sequence id, epoch) of every sequence of the global batch."""
+
+    attempt: int = 0
+    rows: Sequence[Sequence[int]] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event(Record):
+    """Something that happened to a run after `step` steps, while so many workers were in the group."""
+
+    kind: ClassVar[str] = ""
+
+    workers: int | None = None
+
+    @property
+    def name(self) -> str:
+        """The kind as it stands in the log."""
+        return self.kind
+
+    def to_line(self) -> Line:
+        """The event as a line of JSON."""
+        return {"event": self.name, **super().to_line()}
+
+    def describe(self) -> str:
+        """The event in words."""
+        return f"{self.name} at step {self.step}"
+
+    @property
+    def _who(self) -> str:
+        return "workers" if self.workers is None else f"{self.workers} worker{'' if self.workers == 1 else 's'}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class OtherEvent(Event):
+    """An event of a kind that this version does not know."""
+
+    unknown: str = "event"
+
+    @property
+    def name(self) -> str:
+        """The kind as it stands in the log."""
+        return self.unknown
+
+    def to_line(self) -> Line:
+        """The line as it was read."""
+        return {key: value for key, value in super().to_line().items() if key != "unknown"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupStarted(Event):
+    """A worker group holds the state of `step` and trains on: what `Started` and `Resumed` have in common.
+
+    seconds: from the request for workers until then. phases: the same by part. since_loss_seconds: from the end of the
+    group before. steps_lost: steps to train again.
+    """
+
+    attempt: int | None = None
+    seconds: float | None = None
+    since_loss_seconds: float | None = None
+    phases: Mapping[str, float] | None = None
+    steps_lost: int | None = None
+    checkpoint: str | None = None
+
+    @property
+    def _took(self) -> str:
+        return "" if self.seconds is None else f" after {duration(self.seconds)}"
+
+    @property
+    def _replay(self) -> str:
+        lost = self.steps_lost or 0
+        return f", {lost} step{'' if lost == 1 else 's'} to train again" if lost else ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Started(GroupStarted):
+    """A group started with nothing saved."""
+
+    kind = "started"
+
+    def describe(self) -> str:
+        """The event in words."""
+        return f"started with {self._who}{self._took}{self._replay}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resumed(GroupStarted):
+    """A group started from `checkpoint`."""
+
+    kind = "resumed"
+
+    def describe(self) -> str:
+        """The event in words."""
+        return f"resumed at step {self.step} with {self._who}{self._took}{self._replay or ', no step lost'}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resized(Event):
+    """The next group has another number of workers than the one before."""
+
+    kind = "resized"
+
+    workers_before: int | None = None
+
+    def describe(self) -> str:
+        """The event in words."""
+        before = "?" if self.workers_before is None else self.workers_before
+        return f"resized from {before} to {self._who} at step {self.step}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerLost(Event):
+    """Ranks ended with errors. last_committed: the step of the newest checkpoint."""
+
+    kind = "worker_lost"
+
+    ranks: Sequence[int] = ()
+    nodes: Sequence[str] = ()
+    message: str = ""
+    last_committed: int | None = None
+
+    def describe(self) -> str:
+        """The event in words."""
+        who = f"rank {', '.join(map(str, self.ranks))}" if self.ranks else "a worker"
+        last = "none" if self.last_committed is None else self.last_committed
+        return f"lost {who} at step {self.step}; last checkpoint: step {last}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreemptionNotice(Event):
+    """A node that hosts these ranks is about to be reclaimed, in grace_seconds where that is known."""
+
+    kind = "preemption_notice"
+
+    ranks: Sequence[int] = ()
+    grace_seconds: float | None = None
+
+    def describe(self) -> str:
+        """The event in words."""
+        within = "" if self.grace_seconds is None else f", {duration(self.grace_seconds)} left"
+        return f"notice at step {self.step}: a node will be reclaimed{within}; saving"
+
+
+@dataclass(frozen=True, kw_only=True)
+class GrowthPossible(Event):
+    """More workers fit on the cluster than are in the group."""
+
+    kind = "growth_possible"
+
+    def describe(self) -> str:
+        """The event in words."""
+        return f"capacity for more workers at step {self.step}: saving, then growing"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StopRequested(Event):
+    """Somebody asked the run to save and stop."""
+
+    kind = "stop_requested"
+
+    def describe(self) -> str:
+        """The event in words."""
+        return f"asked to stop at step {self.step}: saving"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointCommitted(Event):
+    """A checkpoint counts. seconds: from the start of the save; stall_seconds: what it held training up for."""
+
+    kind = "checkpoint_committed"
+
+    seconds: float | None = None
+    stall_seconds: float | None = None
+    bytes: int | None = None
+
+    def describe(self) -> str:
+        """The event in words."""
+        spent = "" if self.seconds is None else f" in {duration(self.seconds)}"
+        written = "" if self.bytes is None else f", {size(self.bytes)}"
+        return f"checkpoint of step {self.step} committed{spent}{written}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointFailed(Event):
+    """A save was given up; rank: whose part failed, where that is known."""
+
+    kind = "checkpoint_failed"
+
+    message: str = "no reason given"
+    rank: int | None = None
+
+    def describe(self) -> str:
+        """The event in words."""
+        return f"checkpoint of step {self.step} failed: {self.message}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluated(Event):
+    """The held-out loss, in nats per token over so many tokens."""
+
+    kind = "evaluated"
+
+    held_out_loss: float = math.nan
+    tokens: int | None = None
+    seconds: float | None = None
+
+    def describe(self) -> str:
+        """The event in words."""
+        return f"held-out loss {self.held_out_loss:.4f} at step {self.step}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BadLoss(Event):
+    """A step whose loss or gradient was not finite, and whose update was skipped. loss: as text, for it may be NaN."""
+
+    kind = "bad_loss"
+
+    loss: str = "not finite"
+
+    def describe(self) -> str:
+        """The event in words."""
+        return f"step {self.step}: loss {self.loss}, update skipped"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Waiting(Event):
+    """The cluster holds too few workers to go on. fits: how many it holds; per_worker: what each needs."""
+
+    kind = "waiting"
+
+    fits: int = 0
+    needs_workers: int = 1
+    per_worker: Mapping[str, float] = field(default_factory=dict)
+
+    def describe(self) -> str:
+        """The event in words."""
+        each = ", ".join(f"{amount:g} {name}" for name, amount in self.per_worker.items())
+        return (
+            f"waiting at step {self.step}: the cluster has capacity for {self.fits} of the {self.needs_workers} "
+            f"worker{'' if self.needs_workers == 1 else 's'} needed ({each} each)"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failed(Event):
+    """The run ended with an error that no restart can mend."""
+
+    kind = "failed"
+
+    message: str = ""
+
+    def describe(self) -> str:
+        """The event in words."""
+        return f"failed at step {self.step}: {self.message}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finished(Event):
+    """The last step is trained and saved. tokens, sequences: how many were trained on in all."""
+
+    kind = "finished"
+
+    tokens: int | None = None
+    sequences: int | None = None
+
+    def describe(self) -> str:
+        """The event in words."""
+        return f"finished at step {self.step}"
+
+
+EVENTS: dict[str, type[Event]] = {
+    one.kind: one
+    for one in (
+        Started,
+        Resumed,
+        Resized,
+        WorkerLost,
+        PreemptionNotice,
+        GrowthPossible,
+        StopRequested,
+        CheckpointCommitted,
+        CheckpointFailed,
+        Evaluated,
+        BadLoss,
+        Waiting,
+        Failed,
+        Finished,
+    )
+}
+
+
+def parse_event(line: Mapping[str, Any]) -> Event:
+    """The event in a line of JSON; ValueError names a field that does not hold what it must."""
+    rest = {key: value for key, value in line.items() if key != "event"}
+    name = line.get("event")
+    if not isinstance(name, str):
+        raise ValueError("it names no event")
+    if name in EVENTS:
+        return EVENTS[name].parse(rest)
+    return OtherEvent.parse({"unknown": name, **rest})
