@@ -7,13 +7,14 @@ STAMP := $(VENV)/.raylm-ready
 export PATH := $(abspath $(BIN)):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test lint types bench-quick
+.PHONY: help setup quickstart test lint types docs bench-quick
 
 help:
 	@echo 'make setup        the environment in $(VENV), from constraints.txt'
 	@echo 'make quickstart   train a tiny model on this machine, losing a node on the way'
 	@echo 'make test         the default tests'
 	@echo 'make lint types   ruff and mypy'
+	@echo 'make docs         docs/jobs.md and docs/job.schema.json, made from the settings'
 	@echo 'make bench-quick  every benchmark, about a minute each'
 
 setup: $(STAMP)
@@ -39,6 +40,10 @@ lint: setup
 
 types: setup
 	$(BIN)/mypy
+
+docs: setup
+	$(BIN)/raylm schema --markdown > docs/jobs.md
+	$(BIN)/raylm schema > docs/job.schema.json
 
 bench-quick: setup
 	for script in step ray_tax checkpoint stream elastic prepare; do $(BIN)/python benchmarks/$$script.py --quick || exit 1; done

@@ -50,30 +50,17 @@ print("seconds", time.perf_counter() - began)
 
 def build(group: Group, preset: str, stage: int, *, universal: bool = False, seed: int = 1) -> Engine:
     """An engine in bf16 that has taken no step; universal adds DeepSpeed's setting for loading such a checkpoint."""
-    from unittest import mock
-
     from raylm.config.model import ModelSettings
     from raylm.config.optim import OptimSettings, ZeroSettings
     from raylm.model.build import build_model
-    from raylm.train import engine
+    from raylm.objectives.causal import Causal
+    from raylm.train.engine import Engine, EngineSettings
 
     settings = ModelSettings(preset=preset)
     model = build_model(settings, vocab_size=VOCABULARY, sequence_length=64, seed=seed)
-    ours = engine.deepspeed_config
-
-    def with_universal(*args: Any, **kwargs: Any) -> dict[str, Any]:
-        return ours(*args, **kwargs) | ({"checkpoint": {"load_universal": True}} if universal else {})
-
-    with mock.patch.object(engine, "deepspeed_config", with_universal):
-        return engine.Engine.build(
-            model,
-            group,
-            zero=ZeroSettings(stage=stage),
-            optim=OptimSettings(),
-            model_settings=settings,
-            micro_batch=1,
-            accumulation=1,
-        )
+    overrides = {"checkpoint": {"load_universal": True}} if universal else {}
+    zero = ZeroSettings(stage=stage)  # type: ignore[arg-type]
+    return Engine.build(model, group, Causal(), EngineSettings(zero, OptimSettings(), 1, 1, overrides=overrides))
 
 
 def step(engine: Engine, number: int) -> None:
@@ -84,7 +71,7 @@ def step(engine: Engine, number: int) -> None:
 
     tokens = np.random.default_rng([number, engine.group.rank]).integers(0, VOCABULARY, (1, 16))
     batch = MicroBatch(engine.group.rank, tokens, tokens, (np.zeros(1, np.int32),), np.zeros(1, int), np.zeros(1, int))
-    engine.step([batch], step=number, seed=0, global_tokens=15 * engine.group.size, lr=1e-3, skip_bad=False)
+    engine.step([batch], step=number, seed=0, global_weight=15 * engine.group.size, lr=1e-3)
 
 
 def together(group: Group) -> None:

@@ -23,16 +23,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.common import arguments, finish, table
-from raylm.testing.scenarios import (
-    Action,
-    Outcome,
-    environment,
-    job_settings,
-    make_data,
-    run_alone,
-    run_elastic,
-    write_job,
-)
+from raylm.testing.datasets import job_settings, make_data, write_job
+from raylm.testing.elastic import Action, Outcome, environment, run_alone, run_elastic
 
 # Steps long enough for a node to join while they run.
 ROWS, STEPS, SEQUENCES = 480, 40, 48
@@ -78,7 +70,7 @@ def main() -> None:
                 figures |= _sizes(folder, data, reference)
                 continue
             job = _job(folder, data, scenario, options.stage)
-            outcome = run_elastic(job, SCENARIOS[scenario], seats=2)
+            outcome = run_elastic(job, SCENARIOS[scenario], slots=2)
             figures[scenario] = {**compare(outcome, reference), **timing(outcome)}
             print(scenario, figures[scenario], flush=True)
         floor = median([floor_seconds() for _ in range(2 if options.quick else 5)])
@@ -170,7 +162,7 @@ def _at(line: dict[str, Any]) -> float:
 
 def floor_seconds() -> float:
     """A fresh process that imports what a worker imports and joins a group."""
-    from raylm.train.context import free_port
+    from raylm.runtime.ports import free_port
 
     began = time.perf_counter()
     subprocess.run(

@@ -34,8 +34,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT)]
 
 from benchmarks.common import arguments, finish, table  # noqa: E402
-from raylm.config.steps import PersonalData  # noqa: E402
-from raylm.prep.operators.personal import find  # noqa: E402
+from raylm.prep.operators.personal.operator import PersonalData, find  # noqa: E402
 from raylm.testing.external import external_data  # noqa: E402
 
 PEERS_VENV = ROOT / ".venv-peers-pii"
@@ -51,11 +50,11 @@ GOLD = {
     "US_SSN": "national_id",
     "DOMAIN_NAME": "url",
     "PERSON": "name",
-    "ORGANIZATION": "organisation",
+    "ORGANIZATION": "organization",
     "STREET_ADDRESS": "address",
 }
 BY_RULES = ("email", "phone", "ip", "card", "iban", "national_id", "url")
-BY_MODEL = ("name", "organisation", "address")
+BY_MODEL = ("name", "organization", "address")
 
 Found = tuple[int, int, str]  # start, stop, kind
 

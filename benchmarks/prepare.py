@@ -46,8 +46,8 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 from benchmarks import prepare_corpus  # noqa: E402
 from benchmarks.common import arguments, finish, table  # noqa: E402
 from benchmarks.prepare_corpus import Text  # noqa: E402
-from raylm.config.steps import NearDuplicates  # noqa: E402
 from raylm.prep.operators.dedup.minhash import bands_for  # noqa: E402
+from raylm.prep.operators.dedup.near import NearDuplicates  # noqa: E402
 from raylm.testing.external import external_data  # noqa: E402
 
 PEERS_VENV = ROOT / ".venv-peers-prepare"

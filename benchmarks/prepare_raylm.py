@@ -21,7 +21,7 @@ sys.path[:0] = [str(ROOT)]
 
 from raylm.config.job import Job  # noqa: E402
 from raylm.config.prepare.sources import SourceSettings  # noqa: E402
-from raylm.config.steps import NearDuplicates, OperatorSettings  # noqa: E402
+from raylm.config.prepare.steps import OperatorSettings  # noqa: E402
 from raylm.prep.checks.skipped import Skipped  # noqa: E402
 from raylm.prep.operators import OperatorRecord, applied, barrier_of, operator_of  # noqa: E402
 from raylm.prep.operators.barrier import gathered  # noqa: E402
@@ -60,7 +60,7 @@ def _kind(folder: str) -> str:
 
 def _documents(request: dict[str, Any], number: int) -> Iterator[Document]:
     source, unit = _unit(request, number)
-    for piece in unit.pieces:
+    for piece in unit.ranges:
         yield from read_range(source, piece, Job().object_store.connection(), Skipped())
 
 
@@ -166,7 +166,7 @@ def alone(request: dict[str, Any]) -> dict[str, Any]:
     """Near duplicates in this process alone, of texts that are in memory, for datasketch."""
     files = range(request["files"])
     documents = [list(_documents(request, number)) for number in files]
-    barrier = barrier_of(OperatorSettings(near_duplicates=NearDuplicates()))
+    barrier = barrier_of(_settings("near_duplicates"))
     assert barrier is not None
 
     def deduplicated(units: Sequence[list[Document]]) -> list[tuple[int, int]]:

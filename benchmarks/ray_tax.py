@@ -22,7 +22,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.common import arguments, finish, table
 from benchmarks.step import Case, write_shards
-from raylm.testing.scenarios import DRIVER, environment, job_settings, read_outcome, run_alone, write_job
+from raylm.testing.datasets import job_settings, write_job
+from raylm.testing.elastic import DRIVER, environment, read_outcome, run_alone
 
 KINDS = {"torchrun, threads": None, "Ray, threads": "threads", "Ray, Ray Data": "ray"}
 WORKERS, UNCOUNTED = 2, 4

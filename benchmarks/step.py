@@ -28,7 +28,7 @@ from benchmarks.common import arguments, finish, table  # noqa: E402
 from raylm.testing.ranks import ranks  # noqa: E402
 
 if TYPE_CHECKING:
-    from raylm.train.engine import Engine
+    from raylm.train.engine import Engine, EngineSettings
     from raylm.train.group import Group
 
 VOCABULARY = 8192
@@ -104,21 +104,11 @@ def write_shards(folder: Path, case: Case) -> None:
     """Random rows: their content costs a step nothing."""
     import numpy as np
 
-    from raylm.shards import Counts, DatasetManifest, RowFormat, ShardWriter, write_manifest
-    from raylm.storage import StoragePath
+    from raylm.shards import RowFormat
+    from raylm.testing.datasets import write_dataset
 
-    numbers = np.random.default_rng(0)
-    format_, rows = RowFormat(case.length, case.vocabulary, "none", eos_id=0), 1024
-    shards = {}
-    for split, count in (("train", rows), ("held-out", 1)):
-        place = StoragePath(str(folder / f"{split}.parquet"))
-        with ShardWriter(place, format_) as writer:
-            for _ in range(count):
-                writer.add(numbers.integers(0, case.vocabulary, case.length).astype(format_.dtype), [0])
-            shards[split] = [writer.close()]
-    counts = Counts(rows * case.length, case.length, case.length)
-    manifest = DatasetManifest.of(format_, train=shards["train"], held_out=shards["held-out"], counts=counts)
-    write_manifest(StoragePath(str(folder)), manifest)
+    rows = np.random.default_rng(0).integers(0, case.vocabulary, (1025, case.length))
+    write_dataset(folder, RowFormat(case.length, case.vocabulary, "none", eos_id=0), rows[:1024], rows[1024:])
 
 
 def settings_of(case: Case) -> tuple[Any, Any, Any, Any]:
@@ -139,36 +129,41 @@ def raylm_loop(group: Group, case: Case, folder: str) -> tuple[Any, Watched, Wai
     from raylm.config.data import DataSettings
     from raylm.config.optim import TrainSettings
     from raylm.model.build import build_model
+    from raylm.objectives.causal import Causal
     from raylm.shards import read_manifest
     from raylm.storage import StoragePath
-    from raylm.stream.loader import Stream
+    from raylm.stream.loader import Stream, StreamSettings
     from raylm.stream.reading import Dataset
-    from raylm.train.accumulation import micro_batches_per_rank
     from raylm.train.engine import Engine
     from raylm.train.loop import steps
 
-    model, batch, optim, zero = settings_of(case)
+    model, batch, optim, _ = settings_of(case)
     place = StoragePath(folder)
     stream = Stream(
         [Dataset(place, read_manifest(place))],
-        batch=batch,
-        data=DataSettings(path=folder, reader="threads"),
-        seed=0,
+        StreamSettings(batch, DataSettings(path=folder, reader="threads")),
         rank=group.rank,
         world_size=group.size,
     )
     engine = Engine.build(
         build_model(model, vocab_size=case.vocabulary, sequence_length=case.length, seed=0),
         group,
-        zero=zero,
-        optim=optim,
-        model_settings=model,
-        micro_batch=case.micro_batch,
-        accumulation=micro_batches_per_rank(batch.lanes, group.size),
+        Causal(),
+        engine_settings(case, group),
     )
     watched, waits = Watched(engine), Waits(iter(stream))
-    reports = steps(watched, waits, group=group, optim=optim, train=TrainSettings(steps=1_000_000))  # type: ignore[arg-type]
+    reports = steps(watched, waits, optim=optim, train=TrainSettings(steps=1_000_000))  # type: ignore[arg-type]
     return reports, watched, waits, engine
+
+
+def engine_settings(case: Case, group: Group) -> EngineSettings:
+    """The case's, on this group."""
+    from raylm.train.accumulation import micro_batches_per_rank
+    from raylm.train.engine import EngineSettings
+
+    _, batch, optim, zero = settings_of(case)
+    accumulation = micro_batches_per_rank(batch.lanes, group.size)
+    return EngineSettings(zero, optim, case.micro_batch, accumulation, bf16=case.dtype == "bf16")
 
 
 def bare_loop(group: Group, case: Case) -> Iterator[None]:
@@ -179,18 +174,12 @@ def bare_loop(group: Group, case: Case) -> Iterator[None]:
     from raylm.model.build import build_model
     from raylm.train.engine import deepspeed_config
 
-    model, batch, optim, zero = settings_of(case)
+    model, batch, optim, _ = settings_of(case)
     turns = batch.lanes // group.size
     module = build_model(model, vocab_size=case.vocabulary, sequence_length=case.length, seed=0)
     parameters = list(module.parameters())
-    config = deepspeed_config(
-        zero,
-        optim,
-        bf16=case.dtype == "bf16",
-        micro_batch=case.micro_batch,
-        group=group,
-        elements=sum(parameter.numel() for parameter in parameters),
-    )
+    elements = sum(parameter.numel() for parameter in parameters)
+    config = deepspeed_config(engine_settings(case, group), group, elements=elements)
     config |= {"gradient_accumulation_steps": turns, "gradient_clipping": optim.max_grad_norm}
     optimizer = torch.optim.AdamW(
         parameters, lr=optim.lr, betas=optim.betas, eps=optim.eps, weight_decay=optim.weight_decay, fused=True
@@ -260,14 +249,12 @@ def on_gpu(cases: Sequence[Case]) -> list[tuple[Case, Timing, dict[str, Any]]]:
     """Each case in this process alone on one GPU, without Ray; with MFU and the peak of memory."""
     import torch
 
-    from raylm.model.budget import flops_per_token, shape_of
-    from raylm.train.engine import forget_group
+    from raylm.model.flops import flops_per_token, peak_flops, shape_of
+    from raylm.train.deepspeed_internals import forget_group
     from raylm.train.group import leave_group, single
-    from raylm.train.worker import PEAK_FLOPS
 
     name = torch.cuda.get_device_name()
-    # The longest name that fits: an L40S is no L4.
-    peak = next((PEAK_FLOPS[key] for key in sorted(PEAK_FLOPS, key=len, reverse=True) if key in name), None)
+    peak = peak_flops(name)
     results = []
     for case in cases:
         group = single()

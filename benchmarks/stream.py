@@ -152,20 +152,20 @@ def make_peers() -> bool:
 
 def write_data(folder: Path, rows: int, *, peers: bool) -> None:
     """The same rows as shards, as a flat file, and in each peer's own format."""
-    from raylm.shards import Counts, DatasetManifest, RowFormat, ShardWriter, write_manifest
-    from raylm.storage import StoragePath
+    from raylm.shards import RowFormat
+    from raylm.testing.datasets import write_dataset
 
     folder.mkdir()
     tokens = some_tokens(rows)
     tokens.tofile(folder / "tokens.bin")
-    place, shards = StoragePath(str(folder / "raylm")), []
-    format_ = RowFormat(ROW, VOCABULARY, "", eos_id=0)
-    for number, part in enumerate(np.array_split(tokens, 8)):
-        with ShardWriter(place / f"{number}.parquet", format_) as writer:
-            for row in part:
-                writer.add(row, [0, ROW // 3, ROW // 2])
-        shards.append(writer.close())
-    write_manifest(place, DatasetManifest.of(format_, train=shards, held_out=[], counts=Counts(rows * ROW)))
+    write_dataset(
+        folder / "raylm",
+        RowFormat(ROW, VOCABULARY, "", eos_id=0),
+        tokens,
+        tokens[:0],
+        shard_rows=-(-rows // 8),
+        document_starts=(0, ROW // 3, ROW // 2),
+    )
     if peers:
         request = {"reader": "write", "root": str(folder), "tokens": str(folder / "tokens.bin"), "row": ROW}
         run(PEERS_VENV / "bin" / "python", {**request, "scratch": str(folder.parent)})
@@ -186,15 +186,13 @@ def some_tokens(rows: int) -> np.ndarray[Any, Any]:
 @contextlib.contextmanager
 def object_store(folder: Path) -> Iterator[Any]:
     """SeaweedFS, or moto where it cannot be had."""
-    from raylm.testing.servers import CREDENTIALS, moto, seaweed
+    from raylm.testing.servers import CREDENTIALS, ServerMissing, moto, seaweed
 
     os.environ.update(CREDENTIALS)
     with contextlib.ExitStack() as stack:
         try:
             server = stack.enter_context(seaweed(folder / "seaweed"))
-        except BaseException as error:  # pytest's Skipped, when the program is not there
-            if isinstance(error, KeyboardInterrupt):
-                raise
+        except ServerMissing as error:
             print(f"no SeaweedFS ({error}); moto instead", file=sys.stderr)
             server = stack.enter_context(moto(folder / "moto"))
         yield server

@@ -24,11 +24,10 @@ def raylm(asked: Asked, deliver: str = "threads") -> Callable[[], Iterator[Any]]
     """raylm's stream for one worker: int64 tokens and labels, lane by lane."""
     import pyarrow.parquet  # noqa: F401  (imports are not what is measured, for anybody)
 
-    from raylm.config.data import DataSettings
     from raylm.config.optim import BatchSettings
     from raylm.shards import read_manifest
     from raylm.storage import Connection, StoragePath
-    from raylm.stream.loader import Dataset, Stream
+    from raylm.stream.loader import Dataset, Stream, StreamSettings
 
     if asked["endpoint"]:
         import s3fs  # noqa: F401
@@ -37,11 +36,7 @@ def raylm(asked: Asked, deliver: str = "threads") -> Callable[[], Iterator[Any]]
         folder = StoragePath(f"{asked['root']}/raylm", Connection(endpoint=asked["endpoint"], region="us-east-1"))
         return Stream(
             [Dataset(folder, read_manifest(folder))],
-            batch=BatchSettings(sequences=asked["batch"], micro_batch=asked["batch"] // 8),
-            data=DataSettings(),
-            seed=0,
-            rank=0,
-            world_size=1,
+            StreamSettings(BatchSettings(sequences=asked["batch"], micro_batch=asked["batch"] // 8)),
             start_step=asked["start_row"] // asked["batch"],
             reader=deliver,
         )

@@ -47,7 +47,7 @@ class Timing:
 def measure(job: Any, documents: Sequence[Any], rounds: int) -> Timing:
     """Let both take turns on the same documents."""
     from raylm.prep import pack
-    from raylm.prep.passes import batches
+    from raylm.prep.operators.base import batches
     from raylm.prep.tokenizer import load
     from raylm.shards import TOKENIZER_FOLDER
     from raylm.storage import StoragePath

@@ -6,6 +6,7 @@ RaylmError                     exit code 1
 ├── StorageError               4   a place cannot be reached, read or written
 ├── CheckpointError            5   a checkpoint is missing, incomplete, or of another run
 ├── TrainingError              6   training cannot go on: no progress, bad loss, no workers
+├── ClusterError               7   a Ray cluster does not answer, refuses this user, or runs other versions
 └── Interrupted                130 stopped by the user; the run resumes
 """
 
@@ -71,6 +72,12 @@ class TrainingError(RaylmError):
     """Training cannot go on: no progress, a bad loss, no workers."""
 
     exit_code = 6
+
+
+class ClusterError(RaylmError):
+    """A Ray cluster does not answer, refuses this user, or runs other versions."""
+
+    exit_code = 7
 
 
 class Interrupted(RaylmError):

@@ -1,4 +1,4 @@
-"""The data that travels between stages, one frozen type a stage: documents in, checkpoints out.
+"""The data that travels from documents to optimizer steps, one frozen type for each part of the way.
 
 Nothing here imports anything heavy; arrays are numpy's.
 """
@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+IGNORED = -100  # the label of a token that is not trained on
 
 
 @dataclass(frozen=True)
@@ -31,9 +33,10 @@ class Document:
 class MicroBatch:
     """What one lane trains on in one step: `rows` sequences of equal length.
 
-    tokens: (rows, sequence) int64. document_starts: one ascending array of positions a row, the first always 0.
-    labels: (rows, sequence) int64, already aligned with tokens (not shifted); -100 is not trained on.
-    ids: (rows,) int64, the sequence's number over all sources. epochs: (rows,) int64, of the row's own source.
+    tokens: (rows, sequence) int64. document_starts: one ascending array of positions per row, the first always 0.
+    labels: (rows, sequence) int64, already aligned with tokens (not shifted); IGNORED is not trained on.
+    ids: (rows,) int64, the sequence's number over all datasets. epochs: (rows,) int64, of the row's own dataset.
+    columns: optional ones of the datasets, by name: (rows, sequence, …) of one value per token, or (rows, …).
     """
 
     lane: int
@@ -42,6 +45,7 @@ class MicroBatch:
     document_starts: tuple[NDArray[np.int32], ...]
     ids: NDArray[np.int64]
     epochs: NDArray[np.int64]
+    columns: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,10 @@ class Progress:
 
 @dataclass(frozen=True)
 class StepReport:
-    """What one optimizer step gave. `loss` is in nats a token over the whole global batch."""
+    """What one optimizer step gave, as means over the whole global batch's weight (for a causal model nats per token).
+
+    tokens: trained on by all ranks. metrics: the objective's own.
+    """
 
     step: int
     loss: float
@@ -72,4 +79,4 @@ class StepReport:
     tokens: int
     seconds: float
     skipped: bool = False
-    extra: dict[str, float] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)

@@ -147,11 +147,11 @@ def _open_checkpoint(found: CheckpointInfo, run: StoragePath | None, dtype: Dtyp
 def _loaded(found: CheckpointInfo, config: Any, dtype: Dtype, attention: str) -> Any:
     """The module with a checkpoint's weights, built without being initialised first."""
     from raylm.checkpoint.restore import open_checkpoint, weights
-    from raylm.model.build import empty_model, quietly
+    from raylm.model.build import auto_class_of, empty_model, quietly
 
     kind = _torch_dtype(dtype)
     state = weights(open_checkpoint(found), kind)
-    empty = empty_model(config, attention)
+    empty = empty_model(config, attention, auto_class_of(config))
     # Buffers that the module computes itself are saved too where DeepSpeed holds them; only named state is set.
     state = {name: tensor for name, tensor in state.items() if name in empty.state_dict()}
     with quietly():
@@ -168,14 +168,15 @@ def _loaded(found: CheckpointInfo, config: Any, dtype: Dtype, attention: str) ->
 
 def _open_export(place: StoragePath, dtype: Dtype | None) -> Trained:
     """A Hugging Face folder; one that `raylm export` wrote is whole when its config.json is there."""
-    from transformers import AutoModelForCausalLM
+    import transformers
 
-    from raylm.model.build import LOADING_ERRORS, quietly
+    from raylm.model.build import LOADING_ERRORS, auto_class_of, quietly
 
     with _local_copy(place) as local, quietly():
         assert local is not None
         try:
-            model = AutoModelForCausalLM.from_pretrained(
+            config = transformers.AutoConfig.from_pretrained(local, local_files_only=True)
+            model = getattr(transformers, auto_class_of(config)).from_pretrained(
                 local,
                 dtype=_torch_dtype(dtype) if dtype else "auto",
                 local_files_only=True,

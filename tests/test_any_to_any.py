@@ -59,13 +59,13 @@ def train_and_save(group: Group, url: str, stage: int, dtype: str) -> tuple[list
         scalars=zero_state.scalars(engine.raw),
         meta={"tied": tied_names(engine.model)},
     )
-    turns = LANES // group.size
-    lanes = (micro_batch(SAVED_AT, lane) for lane in range(group.rank, LANES, group.size))
-    loss_sum, tokens = engine.evaluate(lanes, turns)
+    assert LANES % group.size == 0
+    lanes = ((micro_batch(SAVED_AT, lane), True) for lane in range(group.rank, LANES, group.size))
+    held_out = engine.evaluate(lanes)
     rest = losses(engine, SAVED_AT)  # while the save is on its way
     assert pending.wait(60).committed == (group.rank == 0)
     engine.destroy()
-    return rest, loss_sum / tokens
+    return rest, held_out.loss_sum / held_out.tokens
 
 
 def resume(group: Group, cases: list[Case]) -> list[list[float]]:
@@ -173,7 +173,7 @@ def first_loss_of(group: Group, url: str) -> float:
     from raylm.checkpoint.restore import newest, open_checkpoint, weights
     from raylm.config.model import ModelSettings
     from raylm.model.build import build_model
-    from raylm.model.loss import loss_sum
+    from raylm.objectives.cross_entropy import next_token_loss
     from raylm.storage import StoragePath
 
     found = newest(StoragePath(url))
@@ -190,5 +190,7 @@ def first_loss_of(group: Group, url: str) -> float:
     with torch.no_grad():
         for lane in range(LANES):
             batch = micro_batch(SAVED_AT, lane)
-            total += float(loss_sum(module, torch.from_numpy(batch.tokens), torch.from_numpy(batch.labels), None))
+            total += float(
+                next_token_loss(module, torch.from_numpy(batch.tokens), torch.from_numpy(batch.labels), None)
+            )
     return total / targets(SAVED_AT)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from test_prepare import documents, job, run
 
-from raylm.config.steps import OperatorSettings
+from raylm.config.prepare.steps import OperatorSettings
 from raylm.errors import ConfigError, DataError
 from raylm.prep.operators import OperatorRecord, applied, operator_of
 from raylm.prep.operators.blocklist import finder, host_of, listed_domain

@@ -15,9 +15,10 @@ import pytest
 
 from raylm.cli.plan import plan_lines
 from raylm.config.job import Job
-from raylm.config.model import PRESETS, ModelSettings
+from raylm.config.model import ModelSettings
 from raylm.config.optim import ZeroSettings
 from raylm.model.budget import STAGES, Plan, activation_bytes, flops_per_token, plan, shape_of
+from raylm.model.presets import SHAPES
 from raylm.testing.ranks import ranks
 
 VOCABULARY, LENGTH, MICRO = 2048, 256, 2
@@ -75,7 +76,8 @@ def test_7b_is_the_known_model_and_fits_as_is_known() -> None:
     assert made.fitting(1) == ()
     assert made.fitting(64) == (1, 2, 3)
     # ZeRO's own figure, 16 bytes a parameter in bf16, is a lower bound of stage 0.
-    assert made.at(0, 64).weights + made.at(0, 64).gradients + made.at(0, 64).optimizer == 16 * made.shape.parameters
+    whole = made.at(0, 64)
+    assert whole.weights_bytes + whole.gradients_bytes + whole.optimizer_bytes == 16 * made.shape.parameters
 
 
 def test_memory_never_grows_with_workers_or_stage() -> None:
@@ -83,17 +85,18 @@ def test_memory_never_grows_with_workers_or_stage() -> None:
     base = Job.model_validate({"model": {"preset": "llama-7b"}, "batch": {"sequences": 64, "micro_batch": 1}})
     made = plan(base, 32000, workers=counts)
     for stage in STAGES:
-        totals = [made.at(stage, count).total for count in counts]
+        totals = [made.at(stage, count).total_bytes for count in counts]
         assert totals == sorted(totals, reverse=True)
     for count in counts:
-        assert made.at(3, count).total < made.at(2, count).total < made.at(1, count).total < made.at(0, count).total
+        totals = [made.at(stage, count).total_bytes for stage in (3, 2, 1, 0)]
+        assert totals[0] < totals[1] < totals[2] < totals[3]
 
 
 def test_offload_moves_the_optimizer_to_the_host() -> None:
     plain, offloaded = seven(), seven(zero={"offload_optimizer": True})
-    assert offloaded.at(2, 64).optimizer == 0
-    assert offloaded.at(2, 64).host_bytes > plain.at(2, 64).optimizer > 0
-    assert offloaded.at(3, 1).total < plain.at(3, 1).total
+    assert offloaded.at(2, 64).optimizer_bytes == 0
+    assert offloaded.at(2, 64).host_bytes > plain.at(2, 64).optimizer_bytes > 0
+    assert offloaded.at(3, 1).total_bytes < plain.at(3, 1).total_bytes
 
 
 def test_recomputing_activations_is_cheaper_to_hold() -> None:
@@ -131,7 +134,7 @@ def test_the_lines_say_which_stage_fits_and_what_to_do_when_none_does() -> None:
 # Against torch.
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", SHAPES)
 @pytest.mark.parametrize("vocabulary", [512, 32000])
 def test_a_presets_parameters_are_torchs(preset: str, vocabulary: int) -> None:
     from raylm.model.build import empty_model, model_config, parameter_count
@@ -162,7 +165,7 @@ def test_activations_are_what_a_backward_pass_holds(dtype: str, switches: dict[s
     import torch
 
     from raylm.model.build import build_model
-    from raylm.model.loss import loss_sum
+    from raylm.objectives.cross_entropy import next_token_loss
 
     settings = ModelSettings(config=SMALL, dtype=dtype, **switches)  # type: ignore[arg-type]
     kind = torch.float32 if dtype == "fp32" else torch.bfloat16
@@ -171,7 +174,7 @@ def test_activations_are_what_a_backward_pass_holds(dtype: str, switches: dict[s
         parameter.grad = torch.zeros_like(parameter)
     tokens = torch.randint(0, vocabulary, (MICRO, LENGTH))
     with metered(model) as meter:
-        loss_sum(model, tokens, tokens, None).backward()  # type: ignore[no-untyped-call]
+        next_token_loss(model, tokens, tokens, None).backward()  # type: ignore[no-untyped-call]
     expected = activation_bytes(settings, shape_of(settings, vocabulary, LENGTH), LENGTH, MICRO)
     assert meter.peak == pytest.approx(expected, rel=0.06)
 
@@ -195,11 +198,11 @@ def _hold_against_plan(dtype: str, workers: int, offload: bool = False) -> None:
     for stage, peak in measured:
         cell = made.at(stage, workers)
         # Here the host is the device.
-        planned = cell.total + cell.host_bytes
+        planned = cell.total_bytes + cell.host_bytes
         facts = f"stage {stage}: measured {peak}, planned {planned}, {cell}"
         assert peak <= planned * 1.03, facts
         # Buckets of a model this small are as big as it is, and need not be full at the peak.
-        assert peak >= (planned - cell.buffers) * 0.97, facts
+        assert peak >= (planned - cell.buffers_bytes) * 0.97, facts
 
 
 def measure(group: Any, dtype: str, stages: tuple[int, ...], offload: bool) -> list[tuple[int, int]]:
@@ -220,17 +223,16 @@ def measure(group: Any, dtype: str, stages: tuple[int, ...], offload: bool) -> l
 
 def _engine(made: Job, stage: int, group: Any, offload: bool = False) -> Any:
     from raylm.model.build import build_model
-    from raylm.train.engine import Engine
+    from raylm.objectives.causal import Causal
+    from raylm.train.engine import Engine, EngineSettings
 
+    zero = ZeroSettings(stage=stage, offload_optimizer=offload)  # type: ignore[arg-type]
     model = build_model(made.model, vocab_size=VOCABULARY, sequence_length=LENGTH, seed=0)
     return Engine.build(
         model,
         group,
-        zero=ZeroSettings(stage=stage, offload_optimizer=offload),  # type: ignore[arg-type]
-        optim=made.optim,
-        model_settings=made.model,
-        micro_batch=MICRO,
-        accumulation=2,
+        Causal(document_attention=made.model.document_attention),
+        EngineSettings(zero, made.optim, micro_batch=MICRO, accumulation=2, bf16=made.model.dtype == "bf16"),
     )
 
 
@@ -247,7 +249,7 @@ def _run(engine: Any, rank: int, world: int, steps: int = 2) -> None:
     count = 2 * world * MICRO * (LENGTH - 1)
     for step in range(steps):
         batches = [lane(rank), lane(rank + world)]
-        engine.step(batches, step=step, seed=0, global_tokens=count, lr=1e-4, skip_bad=False)
+        engine.step(batches, step=step, seed=0, global_weight=count, lr=1e-4)
 
 
 class Meter:
@@ -315,7 +317,9 @@ def test_a_gpus_peak_is_what_the_plan_says(stage: int, checkpointing: bool) -> N
     ).stdout
     peak = int(output.splitlines()[-1])
     cell = gpu_plan(checkpointing).at(stage, 1)
-    assert (cell.total - cell.buffers) * 0.9 <= peak <= cell.total * 1.1, f"measured {peak}, planned {cell}"
+    assert (cell.total_bytes - cell.buffers_bytes) * 0.9 <= peak <= cell.total_bytes * 1.1, (
+        f"measured {peak}, planned {cell}"
+    )
 
 
 def gpu_job(checkpointing: bool) -> Job:

@@ -16,11 +16,11 @@ import pytest
 from test_prepare import content, documents, job, run
 
 from raylm.config.load import load_job
-from raylm.config.steps import Classifier
 from raylm.errors import ConfigError, DataError
-from raylm.prep.operators import OperatorRecord, applied
+from raylm.prep.operators import OperatorContext, OperatorRecord, applied
 from raylm.prep.operators.classifier import (
     MODEL_NAME,
+    Classifier,
     Model,
     area_under_curve,
     classifier_operator,
@@ -61,17 +61,21 @@ def fresh(count: int = 40) -> list[Document]:
     return [Document(str(n), text(GOOD if n % 2 == 0 else BAD, 1000 + n), "x", {"url": "u"}) for n in range(count)]
 
 
+def context(folder: Path) -> OperatorContext:
+    return OperatorContext(Connection(), StoragePath(str(folder)))
+
+
 def fitted(folder: Path, **settings: Any) -> Classifier:
     folder.mkdir(exist_ok=True)
     wanted = Classifier.model_validate({**examples(folder), "buckets": 4096, **settings})
-    fit_classifier(wanted, StoragePath(str(folder / "fitted")), Connection())
+    fit_classifier(wanted, context(folder / "fitted"))
     return wanted
 
 
 def test_good_scores_above_bad_and_bad_is_dropped(tmp_path: Path) -> None:
     settings = fitted(tmp_path, threshold=0.5)
     record = OperatorRecord("classifier")
-    kept = list(applied(classifier_operator(settings, StoragePath(str(tmp_path / "fitted"))), fresh(), record))
+    kept = list(applied(classifier_operator(settings, context(tmp_path / "fitted")), fresh(), record))
     assert [document.id for document in kept] == [str(number) for number in range(0, 40, 2)]
     assert all(0.5 <= float(document.meta["quality"]) <= 1 and document.meta["url"] == "u" for document in kept)
     assert record.dropped == {"low_quality": 20}
@@ -82,9 +86,7 @@ def test_good_scores_above_bad_and_bad_is_dropped(tmp_path: Path) -> None:
 def test_without_a_threshold_it_only_scores(tmp_path: Path) -> None:
     settings = fitted(tmp_path, key="likeness")
     kept = list(
-        applied(
-            classifier_operator(settings, StoragePath(str(tmp_path / "fitted"))), fresh(), OperatorRecord("classifier")
-        )
+        applied(classifier_operator(settings, context(tmp_path / "fitted")), fresh(), OperatorRecord("classifier"))
     )
     assert len(kept) == 40
     assert {"likeness", "url"} == kept[0].meta.keys()
@@ -93,13 +95,13 @@ def test_without_a_threshold_it_only_scores(tmp_path: Path) -> None:
 def test_pareto_keeps_some_of_the_bad_as_the_draw_says(tmp_path: Path) -> None:
     settings = Classifier(model="x", pareto=9)
     (tmp_path / MODEL_NAME).write_bytes(constant(-1.0986).to_bytes())
-    step = classifier_operator(settings, StoragePath(str(tmp_path)))
+    step = classifier_operator(settings, context(tmp_path))
     many = [Document(f"d{number}", "same", "x") for number in range(20_000)]
     kept = [document.id for document in applied(step, many, OperatorRecord("classifier"))]
     # A score of 0.25: the draw must exceed 0.75, which has the chance (1 + 0.75) ** -9.
     assert len(kept) / 20_000 == pytest.approx(1.75**-9, abs=0.002)
     assert kept == [document.id for document in applied(step, many[::-1], OperatorRecord("classifier"))][::-1]
-    other = classifier_operator(Classifier(model="x", pareto=9, seed=1), StoragePath(str(tmp_path)))
+    other = classifier_operator(Classifier(model="x", pareto=9, seed=1), context(tmp_path))
     assert kept != [document.id for document in applied(other, many, OperatorRecord("classifier"))]
 
 

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from raylm.cli.progress import Pace, PlainLines, step_words
 from raylm.config.job import Job
 from raylm.errors import DataError, Interrupted, RaylmError, StorageError, TrainingError
 from raylm.humanize import count, duration, size
-from raylm.prep import PrepareProgress
+from raylm.prep.prepare import PrepareProgress
+from raylm.run.events import Resized, StepMetrics, WorkerLost
 
 JOBS = Path(__file__).parent.parent / "jobs"
 
@@ -192,7 +194,8 @@ def test_preparation_tells_its_pace_and_what_is_left(capsys: pytest.CaptureFixtu
 
 def test_inspect_shows_what_a_data_set_holds(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     from raylm.config.load import load_job
-    from raylm.prep import here, prepare
+    from raylm.prep.prepare import prepare
+    from raylm.prep.tasks import here
 
     (tmp_path / "a.txt").write_text("".join(f"line {number} of the story\n" for number in range(500)) + "\n\n")
     source = f"{{name: story, document: line, glob: '{tmp_path}/a.txt'}}"
@@ -238,16 +241,9 @@ def test_a_missing_run_is_one_error(capsys: pytest.CaptureFixture[str], tmp_path
     assert err.startswith("error: there is nothing at")
 
 
-LINE = {
-    "step": 5,
-    "loss": 2.5,
-    "lr": 1e-3,
-    "grad_norm": 1.0,
-    "tokens": 10,
-    "tokens_per_second": 12_345,
-    "step_seconds": 2.0,
-    "workers": 2,
-}
+LINE = StepMetrics(
+    step=5, loss=2.5, lr=1e-3, grad_norm=1.0, tokens=10, tokens_per_second=12_345, step_seconds=2.0, workers=2
+)
 
 
 def test_a_step_in_words_tells_loss_speed_workers_and_time_left() -> None:
@@ -259,10 +255,10 @@ def test_a_step_in_words_tells_loss_speed_workers_and_time_left() -> None:
 def test_the_time_left_forgets_a_slow_first_step_and_follows_a_resize() -> None:
     pace = Pace(total_steps=1000)
     for seconds in (30.0, 1.0, 1.0):
-        pace.take({**LINE, "step_seconds": seconds})
+        pace.take(replace(LINE, step_seconds=seconds))
     assert pace.left_seconds(0) == 1000
     for _ in range(100):
-        pace.take({**LINE, "step_seconds": 2.0})
+        pace.take(replace(LINE, step_seconds=2.0))
     assert pace.left_seconds(0) == pytest.approx(2000, rel=0.01)
 
 
@@ -271,9 +267,9 @@ def test_plain_lines_are_few_but_hold_the_ends_and_every_event() -> None:
     lines = PlainLines(100, out=out, every_seconds=5, clock=lambda: now[0])
     for step in range(1, 101):
         now[0] += 0.5
-        lines.on_step({**LINE, "step": step})
+        lines.show(replace(LINE, step=step))
         if step == 50:
-            lines.on_event({"event": "resized", "time": "2026-03-01T10:20:30.000Z", "step": 50, "workers": 1})
+            lines.show(Resized(time="2026-03-01T10:20:30.000Z", step=50, workers=1))
     said = out.getvalue().splitlines()
     assert said[0].startswith("step 1/100")
     assert said[-1].startswith("step 100/100")
@@ -289,8 +285,8 @@ def test_a_pipe_gets_plain_lines_and_a_terminal_a_bar(monkeypatch: pytest.Monkey
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
     with progress.watching(10) as display:
         assert isinstance(display, progress.Bar)
-        display.on_step(LINE)
-        display.on_event({"event": "worker_lost", "time": "2026-03-01T10:20:30Z", "step": 5})
+        display.show(LINE)
+        display.show(WorkerLost(time="2026-03-01T10:20:30Z", step=5))
 
 
 def test_the_next_command_can_be_typed_as_it_stands() -> None:

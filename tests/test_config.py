@@ -8,8 +8,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from raylm.config.job import Job
-from raylm.config.load import load_job, parse_job, resolved_yaml, same_run
-from raylm.config.problems import schema_keys
+from raylm.config.keys import schema_keys, settings_in
+from raylm.config.load import load_job, parse_job, resolved_yaml, same_run, with_overrides
+from raylm.config.other_names import OTHER_NAMES
 from raylm.errors import ConfigError
 
 
@@ -297,3 +298,119 @@ def test_relative_paths_on_the_command_line_and_in_programs_start_from_the_worki
     assert job.prepare.sources[0].glob == str(tmp_path / "y")
     assert Job.model_validate({"storage": "mine"}).storage == job.storage
     assert Job().storage == str(tmp_path / "runs")
+
+
+def test_programs_change_a_job_by_dotted_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "job.yaml").write_text("storage: runs\ndata: {mixture: [{path: a}, {path: b}]}\n")
+    job = load_job(tmp_path / "job.yaml")
+    monkeypatch.chdir("/")
+    changed = with_overrides(
+        job,
+        {"optim.lr": 1e-4, "data.mixture.1.path": Path("c"), "model.config": {"hidden_size": 8}, "train.audit": True},
+    )
+    assert (changed.optim.lr, changed.mixture[1].path, changed.model.config) == (1e-4, "/c", {"hidden_size": 8})
+    assert changed.mixture[0] == job.mixture[0]
+    assert changed.storage == job.storage
+    assert with_overrides(job, {}) == job
+    assert with_overrides(changed, {"optim": {}, "model.config": None}).optim == job.optim
+    assert load_job(tmp_path / "job.yaml", {"optim.lr": 1e-4, "storage": "here"}).optim == changed.optim
+    assert load_job(tmp_path / "job.yaml", {"storage": Path("here")}).storage == "/here"
+    assert job == load_job(tmp_path / "job.yaml")  # not changed itself
+
+
+@pytest.mark.parametrize(
+    ("changes", "message", "hint"),
+    [
+        ({"optim.lr": -1}, "override optim.lr=-1: optim.lr: must be greater than 0, got -1", None),
+        ({"optim.lrr": 1}, "override optim.lrr=1: unknown key 'optim.lrr'", "did you mean 'optim.lr'?"),
+        ({"name.x": 1}, "override name.x=1: name is 'run', not a section", None),
+        ({"": 1}, "override '' is not a dotted key", 'for example {"optim.lr": 1e-4}'),
+        (
+            {"data.mixture.0.path": "x"},
+            "override data.mixture.0.path='x': data.mixture is a list of 0, it has no entry '0'",
+            "set data.mixture as a whole",
+        ),
+        (
+            {"workers.max": 64},
+            "override workers.max=64: workers.max=64 exceeds the 8 lanes of a global batch "
+            "(batch.sequences=32 / batch.micro_batch=4)",
+            "raise batch.sequences, lower batch.micro_batch, or set workers.max to 8 or less",
+        ),
+    ],
+)
+def test_a_mistaken_change_by_a_program_is_named(changes: dict[str, object], message: str, hint: str | None) -> None:
+    with pytest.raises(ConfigError) as caught:
+        with_overrides(Job(), changes)
+    assert (caught.value.message, caught.value.hint) == (message, hint)
+
+
+@pytest.mark.parametrize(
+    ("key", "meant"),
+    [
+        # What the keys were once called.
+        ("optim.clip", "optim.max_grad_norm"),
+        ("optim.final_ratio", "optim.min_lr_ratio"),
+        ("batch.micro", "batch.micro_batch"),
+        ("where", "cluster"),
+        ("data.deliver", "data.reader"),
+        ("data.sources", "data.mixture"),
+        ("data.accept_changed", "data.allow_changed"),
+        ("data.mixture.0.stages", "data.mixture.0.weight_schedule"),
+        ("prepare.quarantine", "prepare.max_broken_share"),
+        ("prepare.tokenizer.least_count", "prepare.tokenizer.min_frequency"),
+        ("prepare.tokenizer.longest_token", "prepare.tokenizer.max_token_length"),
+        ("prepare.tokenizer.bytes", "prepare.tokenizer.alphabet"),
+        ("prepare.tokenizer.digits", "prepare.tokenizer.split_digits"),
+        ("prepare.tokenizer.normalise", "prepare.tokenizer.normalization"),
+        ("prepare.sources.0.licence", "prepare.sources.0.license"),
+        ("prepare.sources.0.most_bytes", "prepare.sources.0.max_bytes"),
+        ("prepare.sources.0.most_ratio", "prepare.sources.0.max_compression_ratio"),
+        ("prepare.require.tokens.at_least", "prepare.require.tokens.min"),
+        ("prepare.require.language.en.at_most", "prepare.require.language.en.max"),
+        ("prepare.steps.0.normalise", "prepare.steps.0.normalize"),
+        ("prepare.steps.1.exact_duplicates.shortest", "prepare.steps.1.exact_duplicates.min_chars"),
+        ("prepare.steps.1.language.letters", "prepare.steps.1.language.max_chars"),
+        ("prepare.steps.1.sample.most_copies", "prepare.steps.1.sample.max_copies"),
+        ("prepare.steps.1.classifier.most_examples", "prepare.steps.1.classifier.max_examples"),
+        ("prepare.steps.1.toxicity.most", "prepare.steps.1.toxicity.max_share"),
+        ("prepare.steps.1.toxicity.most_model", "prepare.steps.1.toxicity.max_probability"),
+        ("prepare.steps.1.blocklist.at_least", "prepare.steps.1.blocklist.min_matches"),
+        ("prepare.steps.1.blocklist.at_least_share", "prepare.steps.1.blocklist.min_share"),
+        ("prepare.steps.1.decontaminate.words", "prepare.steps.1.decontaminate.ngram"),
+        ("prepare.steps.1.decontaminate.shortest", "prepare.steps.1.decontaminate.min_words"),
+        ("prepare.steps.1.decontaminate.at_least", "prepare.steps.1.decontaminate.min_matches"),
+        ("prepare.steps.1.decontaminate.shortest_left", "prepare.steps.1.decontaminate.min_chars_left"),
+        # What other libraries call them.
+        ("learning_rate", "optim.lr"),
+        ("optim.learning_rate", "optim.lr"),
+        ("train.gradient_accumulation_steps", "batch.micro_batch"),
+        ("per_device_train_batch_size", "batch.micro_batch"),
+        ("max_steps", "train.steps"),
+        ("optimizer", "optim"),
+        ("training", "train"),
+        ("output_dir", "storage"),
+        ("model.gradient_checkpointing", "model.activation_checkpointing"),
+        ("checkpoint.save_total_limit", "checkpoint.keep"),
+        ("prepare.sequence_len", "prepare.sequence_length"),
+    ],
+)
+def test_a_key_by_another_name_is_unknown_and_its_hint_names_ours(key: str, meant: str) -> None:
+    text, value = "", "1"
+    for part in reversed(key.split(".")):
+        value = f"[{value}]" if part == "0" else f"[normalize, {value}]" if part == "1" else f"{{{part}: {value}}}"
+    text = value[1:-1]
+    error = refusal(text)
+    assert f"job.yaml:1: unknown key '{key}'" in error.message
+    assert f"did you mean '{meant}'?" in f"{error.message} {error.hint}"
+
+
+def test_other_names_stand_for_keys_that_are_there_and_hide_none() -> None:
+    keys = set(schema_keys())
+    assert set(OTHER_NAMES) - keys == set()
+    for key, names in OTHER_NAMES.items():
+        section = key.rpartition(".")[0]
+        assert {f"{section}.{name}".lstrip(".") for name in names.split()} & keys == set()
+
+
+def test_every_setting_says_what_it_means() -> None:
+    assert [setting.key for setting in settings_in() if not setting.meaning] == []

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from test_prepare import job, run
 
-from raylm.config.steps import OperatorSettings
+from raylm.config.prepare.steps import OperatorSettings
 from raylm.errors import DataError
 from raylm.prep.operators import OperatorRecord, applied, operator_of
 from raylm.prep.operators.build import fit
@@ -78,7 +78,7 @@ def test_fewer_words_than_a_run_are_no_contamination(tmp_path: Path) -> None:
     twelve = " ".join(QUESTION.split()[:12])
     kept, _ = decontaminate_operator(tmp_path, [QUESTION], [f"{prose(1)} {twelve} {prose(2)}"])
     assert len(kept) == 1
-    kept, _ = decontaminate_operator(tmp_path, [QUESTION], [f"{prose(1)} {twelve} {prose(2)}"], words=12)
+    kept, _ = decontaminate_operator(tmp_path, [QUESTION], [f"{prose(1)} {twelve} {prose(2)}"], ngram=12)
     assert kept == []
     copied = " ".join(QUESTION.split()[:14])
     kept, _ = decontaminate_operator(tmp_path, [QUESTION], [copied], min_matches=3)
@@ -97,9 +97,9 @@ def test_a_run_goes_from_the_question_into_its_answer(tmp_path: Path) -> None:
     answer = "I will surely be back home again before noon."
     record = {"items": [{"q": "What did the old man say when he left?", "a": answer}]}
     text = "say when he left? I will surely be gone. And so it was."
-    settings: dict[str, Any] = {"set": {"columns": ["q", "a"]}, "words": 8}
+    settings: dict[str, Any] = {"set": {"columns": ["q", "a"]}, "ngram": 8}
     assert decontaminate_operator(tmp_path, [record], [text], **settings)[0] == []
-    assert len(decontaminate_operator(tmp_path, [record], [text], set={"columns": ["a"]}, words=8)[0]) == 1
+    assert len(decontaminate_operator(tmp_path, [record], [text], set={"columns": ["a"]}, ngram=8)[0]) == 1
 
 
 def test_tables_of_numbers_are_not_alike(tmp_path: Path) -> None:
@@ -146,11 +146,12 @@ def test_sets_are_read_as_they_are_found(tmp_path: Path, kind: str) -> None:
     ("content", "given", "message"),
     [
         (None, {}, r"'quiz': no file matches .*bad\.jsonl"),
-        ('{"text": "a"}\n{"text": ', {}, r"bad\.jsonl, line 2 is not JSON"),
+        ('{"text": "a"}\n{"text": ', {}, r"bad\.jsonl line 2 is not JSON"),
         ('{"body": "some text"}\n', {}, r"holds no text under text; there is: body"),
         ('{"text": "too short"}\n', {}, r"has 8 words or more"),
         ('{"q": "a text", "b": 1}\n', {"columns": ["q", "a"]}, r"has nothing under a; there is: b, q"),
-        (b"\xff\xfe{}", {}, r"line 1 is not UTF-8"),
+        (b'{"text": "\xff"}', {}, r"line 1 is not UTF-8"),
+        (b"\xff\xfe{}", {}, r"bad\.jsonl is no UTF-8 text but UTF-16"),
         ("no table", {"kind": "parquet"}, r"cannot be read as Parquet"),
     ],
 )

@@ -142,3 +142,11 @@ def test_constraints_pin_what_the_project_declares() -> None:
     }
     assert {"torch", "ray", "deepspeed", "transformers", "pyarrow", "fsspec", "pydantic", "click"} <= pinned
     assert "torch==2.13.0\n" in (ROOT / "constraints.txt").read_text()
+
+
+def test_the_documentation_lists_every_operator_as_it_describes_itself() -> None:
+    from raylm.prep.operators import operator_rows
+
+    pages = [README, *(page.read_text() for page in sorted((ROOT / "docs").glob("*.md")))]
+    written = {line for page in pages for line in page.splitlines()}
+    assert [name for name, summary in operator_rows() if f"| `{name}` | {summary} |" not in written] == []

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from raylm.testing.scenarios import environment, job_settings, make_data, read_outcome, run_alone, write_job
+from raylm.testing.datasets import job_settings, make_data, write_job
+from raylm.testing.elastic import environment, read_outcome, run_alone
 
 
 @pytest.fixture

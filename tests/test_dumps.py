@@ -20,16 +20,18 @@ import pytest
 from pyarrow import csv
 
 from raylm.config.job import Job
-from raylm.config.load import load_job
-from raylm.config.prepare.sources import SourceSettings
-from raylm.errors import DataError
-from raylm.prep import here, prepare
+from raylm.config.load import load_job, parse_job
+from raylm.config.prepare.sources import SOURCES, SourceSettings
+from raylm.errors import ConfigError, DataError
 from raylm.prep.checks.quarantine import Quarantine
 from raylm.prep.checks.skipped import Skipped
 from raylm.prep.passes import UnitLog, UnitResult
+from raylm.prep.prepare import prepare
 from raylm.prep.ranges import FileRange
-from raylm.prep.readers.read import atoms, read_range
-from raylm.prep.units import Unit, WorkList, listed, ranges_of
+from raylm.prep.readers.listing import list_files
+from raylm.prep.readers.read import read_range
+from raylm.prep.tasks import here
+from raylm.prep.units import Unit, WorkList, ranges_of
 from raylm.records import Document
 from raylm.rows import compressed
 from raylm.storage import Connection, StoragePath
@@ -191,7 +193,7 @@ def test_pages_carry_what_the_archive_says_of_them(tmp_path: Path) -> None:
     about = {"url": "http://a.org/4", "date": "2026-01-01T00:00:00Z", "title": "t"}
     assert documents[3].meta == about
     path.write_bytes(b"".join(records)[:-100])
-    source = SourceSettings(name="x", kind="warc", glob=str(path))
+    source = SourceSettings.model_validate({"name": "x", "kind": "warc", "glob": str(path)})
     found = list(read_range(source, FileRange(str(path), path.stat().st_size), Connection(), Skipped()))
     assert found == documents[:3], "the page that waited for its language is not lost where the file is cut"
 
@@ -242,7 +244,7 @@ def test_wat_files_give_titles_and_descriptions(tmp_path: Path) -> None:
     ]
     path = tmp_path / "a.warc.wat.gz"
     path.write_bytes(b"".join(map(gzip.compress, records)))
-    source = SourceSettings(name="x", kind="wat", glob=str(path))
+    source = SourceSettings.model_validate({"name": "x", "kind": "wat", "glob": str(path)})
     skipped = Skipped()
     documents = list(read_range(source, FileRange(str(path), path.stat().st_size), Connection(), skipped))
     assert texts(documents) == ["Rivers of the north\n\nAbout rivers.", "About rivers.", "Lakes"]
@@ -388,7 +390,7 @@ def test_texts_of_zeros_and_control_characters_are_set_aside(tmp_path: Path) -> 
     path = tmp_path / "a.txt"
     start = "good line\n" * 500
     path.write_text(f"{start}bad \0 line\n\x01\x02\x03\nwith \x1b[31mcolour\x1b[0m on a line of some length\n")
-    source = SourceSettings(name="x", glob=str(path), document="line")
+    source = SourceSettings.model_validate({"name": "x", "glob": str(path), "document": "line"})
     skipped = Skipped()
     documents = list(read_range(source, FileRange(str(path), path.stat().st_size), Connection(), skipped))
     assert len(documents) == 501
@@ -518,8 +520,10 @@ def test_dates_are_taken_along_as_text(tmp_path: Path) -> None:
 
 
 def test_meta_belongs_to_tables() -> None:
-    with pytest.raises(ValueError, match="'warc' has no columns for meta"):
-        SourceSettings.model_validate({"name": "x", "kind": "warc", "glob": "*", "meta": ["url"]})
+    text = "name: a\nprepare:\n  sources:\n  - {name: x, kind: warc, glob: '*', meta: [url]}\n"
+    with pytest.raises(ConfigError, match=r"job\.yaml:4: unknown key 'prepare\.sources\.0\.meta'") as caught:
+        parse_job(text, origin="job.yaml")
+    assert caught.value.hint == "'meta' is a key of kind: arrow or csv or huggingface or jsonl or parquet"
 
 
 # -- folders of Hugging Face ---------------------------------------------------------------------------------------
@@ -529,7 +533,9 @@ def hub(folder: Path, split: str = "train", unit_bytes: int = 10**6, **settings:
     source = SourceSettings.model_validate(
         {"name": "x", "kind": "huggingface", "glob": str(folder), "split": split, **settings}
     )
-    pieces = [piece for _, piece, _ in ranges_of(source, listed(source, Connection()), unit_bytes, atoms)]
+    pieces = [
+        piece for _, piece, _ in ranges_of(source, SOURCES.get(source.kind).files(source, Connection()), unit_bytes)
+    ]
     return [document.text for piece in pieces for document in read_range(source, piece, Connection(), Skipped())]
 
 
@@ -618,18 +624,18 @@ def test_files_are_found_by_a_list_of_paths(tmp_path: Path) -> None:
         (tmp_path / f"{name}.txt").write_text(name)
     paths = tmp_path / "text.paths.gz"
     paths.write_bytes(gzip.compress(b"two.txt\n\none.txt\n"))
-    source = SourceSettings(paths=str(paths), prefix=f"{tmp_path}/")
-    assert [(place.url, size) for place, size in listed(source, Connection())] == [
+    source = SourceSettings.model_validate({"paths": str(paths), "prefix": f"{tmp_path}/"})
+    assert [(place.url, size) for place, size in list_files(source, Connection())] == [
         (f"{tmp_path}/two.txt", 3),
         (f"{tmp_path}/one.txt", 3),
     ]
     paths.write_bytes(gzip.compress(b"two.txt\nfour.txt\n"))
     with pytest.raises(DataError, match=r"four\.txt, line 2 of .*text\.paths\.gz, does not exist"):
-        listed(source, Connection())
+        list_files(source, Connection())
     for content, message in [(b"", "names no file"), (b"\xff\xfe", "is no list of files")]:
         paths.write_bytes(gzip.compress(content))
         with pytest.raises(DataError, match=message):
-            listed(source, Connection())
+            list_files(source, Connection())
 
 
 # -- Wikipedia -----------------------------------------------------------------------------------------------------
@@ -721,8 +727,8 @@ def test_a_multistream_dump_is_cut_between_its_streams(tmp_path: Path, unit_byte
     path, place = write_multistream(tmp_path)
     whole, _ = read(path, "wikipedia")
     assert len(whole) == 25
-    source = SourceSettings(name="x", kind="wikipedia", glob=str(path))
-    pieces = [piece for _, piece, _ in ranges_of(source, [(place, place.size())], unit_bytes, atoms)]
+    source = SourceSettings.model_validate({"name": "x", "kind": "wikipedia", "glob": str(path)})
+    pieces = [piece for _, piece, _ in ranges_of(source, [(place, place.size())], unit_bytes)]
     assert (len(pieces) > 1) == (unit_bytes < place.size())
     parts = [document for piece in pieces for document in read(path, "wikipedia", piece)[0]]
     assert parts == whole
@@ -731,12 +737,12 @@ def test_a_multistream_dump_is_cut_between_its_streams(tmp_path: Path, unit_byte
 def test_without_its_index_a_multistream_dump_is_read_whole(tmp_path: Path) -> None:
     path, place = write_multistream(tmp_path)
     index = tmp_path / "xwiki-20260101-pages-articles-multistream-index.txt.bz2"
-    source = SourceSettings(name="x", kind="wikipedia", glob=str(path))
+    source = SourceSettings.model_validate({"name": "x", "kind": "wikipedia", "glob": str(path)})
     index.write_bytes(bz2.compress(b"no numbers here\n"))
     with pytest.raises(DataError, match=r"index\.txt\.bz2 is no index of a multistream dump"):
-        atoms(source, place)
+        list(ranges_of(source, [(place, place.size())], 100))
     index.unlink()
-    assert [piece for _, piece, _ in ranges_of(source, [(place, place.size())], 100, atoms)] == [
+    assert [piece for _, piece, _ in ranges_of(source, [(place, place.size())], 100)] == [
         FileRange(str(path), place.size())
     ]
 
@@ -844,4 +850,4 @@ def test_the_web_job_on_real_archives_ends_in_shards_that_train_uses(tmp_path: P
     }
     coordinator = alone(job)
     assert coordinator is not None
-    assert coordinator.finished()
+    assert coordinator.status().finished

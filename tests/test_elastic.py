@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from raylm.run.folder import RunFolder
+from raylm.testing.datasets import job_settings, make_data, write_job
+from raylm.testing.elastic import Action, Outcome, read_outcome, run_elastic
 from raylm.testing.ranks import Ranks
-from raylm.testing.scenarios import Action, Outcome, job_settings, make_data, read_outcome, run_elastic, write_job
 
 ROWS, STEPS = 480, 32
 EPOCH_STEPS = ROWS // 24
@@ -50,26 +51,27 @@ def train_rank(rank: int, size: int, address: str, job_file: str) -> None:
 
     from raylm.checkpoint.save import claim_attempt, newest_attempt
     from raylm.config.load import load_job
-    from raylm.storage import StoragePath
-    from raylm.train.context import LocalDesk, SilentDesk
-    from raylm.train.coordinator import Coordinator, Seat
+    from raylm.train.coordination import Member, SilentCoordination
+    from raylm.train.coordinator import Coordinator
+    from raylm.train.membership import numbered
     from raylm.train.sources import publish
     from raylm.train.worker import work
 
     job = load_job(job_file)
-    run = StoragePath(job.run_url)
+    run = RunFolder.of(job)
     note = Path(job_file).with_suffix(f".{address.rpartition(':')[2]}")
     if rank == 0:
-        publish(job, RunFolder(run))
-        coordinator = Coordinator(run, job.workers, audit=True, claim=lambda: claim_attempt(run / "checkpoints"))
-        attempt = coordinator.begin(size)
-        note.write_text(str(attempt))
-        work(job, Seat(0, size, attempt, address), LocalDesk(coordinator))
+        publish(job, run)
+        coordinator = Coordinator(run, job.workers, audit=True, claim=lambda: claim_attempt(run.checkpoints))
+        assignment = coordinator.begin(size)
+        note.write_text(str(assignment.attempt))
+        work(job, Member(0, size, assignment, address), coordinator)
         coordinator.close()
         return
     while not note.exists() or not note.read_text():
         time.sleep(0.01)
-    work(job, Seat(rank, size, newest_attempt(run / "checkpoints"), address), SilentDesk())
+    assignment = numbered(newest_attempt(run.checkpoints))
+    work(job, Member(rank, size, assignment, address), SilentCoordination(assignment))
 
 
 def assert_same_run(outcome: Outcome, reference: Outcome, tolerance: float = TOLERANCE) -> None:
@@ -177,9 +179,78 @@ def long_reference(ranks: Ranks, data: Path, tmp_path_factory: pytest.TempPathFa
     return train(ranks, 1, tmp_path_factory.mktemp("long"), data, **LONG)
 
 
-def elastic(data: Path, folder: Path, actions: list[Action], *, seats: int = 2, **changes: Any) -> Outcome:
+def elastic(data: Path, folder: Path, actions: list[Action], *, slots: int = 2, **changes: Any) -> Outcome:
     settings = job_settings(folder / "runs", data, **{"name": "run", **LONG, **changes})
-    return run_elastic(write_job(folder, settings), actions, seats=seats)
+    return run_elastic(write_job(folder, settings), actions, slots=slots)
+
+
+def one_group_after_another(rank: int, size: int, address: str, job_file: str, sizes: list[int]) -> list[int]:
+    """A living process in groups of these sizes, where it has a rank there; returns the step at which each ended."""
+    import time
+
+    from raylm.config.load import load_job
+    from raylm.train.context import GroupEnded
+    from raylm.train.coordination import Coordination, Generation, Member, Reason, SilentCoordination
+    from raylm.train.coordinator import Coordinator
+    from raylm.train.membership import numbered
+    from raylm.train.sources import publish
+    from raylm.train.worker import Phases, open_run, prepare_process, train_in_group
+
+    job = load_job(job_file)
+    run = RunFolder.of(job)
+
+    class Impatient(Coordinator):
+        """Wants another group two steps after each start, but for the last."""
+
+        def started(self, generation: Generation, **how: Any) -> None:
+            super().started(generation, **how)
+            self.began_at = self.status().step
+
+        def report_metric(self, generation: Generation, metrics: Any) -> None:
+            super().report_metric(generation, metrics)
+            if metrics.step == self.began_at + 2 and generation < len(sizes):
+                self.request_stop(Reason.GROW)
+
+    coordinator = Impatient(run, job.workers, audit=True) if rank == 0 else None
+    coordination: Coordination = coordinator or SilentCoordination(numbered(0))
+    if rank == 0:
+        publish(job, run)
+    prepare_process(job)
+    context = open_run(job, coordination)
+    ended_at = []
+    for number, members in enumerate(sizes, start=1):
+        note = Path(job_file).with_suffix(f".{number}")
+        if coordinator is not None:
+            assert coordinator.begin(members) == numbered(number)
+            coordinator.register(Generation(number), rank, "here", address)
+            note.touch()
+        while not note.exists():
+            time.sleep(0.01)
+        if rank >= members:
+            continue
+        try:
+            train_in_group(context, Member(rank, members, numbered(number), address), Phases())
+        except GroupEnded:
+            assert coordinator is None or coordinator.group_ended({})
+        ended_at.append(context.progress.step)
+    if coordinator is not None:
+        coordinator.close()
+    return ended_at
+
+
+def test_a_process_may_be_a_member_of_one_group_after_another(
+    ranks: Ranks, data: Path, long_reference: Outcome, tmp_path: Path
+) -> None:
+    """2 → 1 → 2 members: engine and group are built anew, the process and what it knows of the run go on."""
+    settings = job_settings(tmp_path / "runs", data, **{"name": "run", **LONG})
+    job = write_job(tmp_path, settings)
+    first, second = ranks.run_bare(one_group_after_another, 2, str(job), [2, 1, 2], seconds=240)
+    outcome = read_outcome(tmp_path / "runs" / "run")
+    assert_same_losses_and_sequences(outcome, long_reference)
+    assert outcome.sizes == [2, 1, 2]
+    assert [event["steps_lost"] for event in outcome.of("resumed")] == [0, 0]
+    assert (len(first), len(second)) == (3, 2)
+    assert first[-1] == second[-1] == LONG["steps"]
 
 
 def test_nodes_and_drivers_come_and_go_and_the_run_is_the_same(

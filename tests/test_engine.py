@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 
 from raylm.config.model import ModelSettings
-from raylm.config.optim import OptimSettings, ZeroSettings
-from raylm.records import MicroBatch
+from raylm.config.optim import OptimSettings, TrainSettings, ZeroSettings
+from raylm.objectives.base import DeviceBatch, LossSums
+from raylm.objectives.causal import Causal
+from raylm.records import Batch, MicroBatch
 from raylm.testing.ranks import Ranks, ranks
 from raylm.train.group import Group
 
@@ -53,7 +55,7 @@ def build(
     seed: int = 1,
     frozen: bool = False,
     clip: float = 0.5,
-    loss: Any = None,
+    loss: Callable[..., Any] | None = None,
     config: dict[str, Any] | None = None,
     **model: Any,
 ) -> Any:
@@ -61,7 +63,7 @@ def build(
     import torch
 
     from raylm.model.build import build_model
-    from raylm.train.engine import Engine
+    from raylm.train.engine import Engine, EngineSettings
 
     settings = ModelSettings(config=INLINE | (config or {}), **({"dtype": "fp32"} | model))
     module = build_model(settings, vocab_size=VOCABULARY, sequence_length=LENGTH, seed=seed)
@@ -73,20 +75,34 @@ def build(
     return Engine.build(
         module,
         group,
-        zero=ZeroSettings(stage=stage, offload_optimizer=offload),
-        optim=OptimSettings(lr=0.01, max_grad_norm=clip),
-        model_settings=settings,
-        micro_batch=MICRO,
-        accumulation=-(-LANES // group.size),
-        **({"loss": loss} if loss else {}),
+        Loss(loss, settings) if loss else Causal(document_attention=settings.document_attention),
+        EngineSettings(
+            ZeroSettings(stage=stage, offload_optimizer=offload),
+            OptimSettings(lr=0.01, max_grad_norm=clip),
+            micro_batch=MICRO,
+            accumulation=-(-LANES // group.size),
+            bf16=settings.dtype == "bf16",
+        ),
     )
 
 
-def take(engine: Any, step: int, *, tokens: int | None = None, skip_bad: bool = False) -> Any:
+class Loss(Causal):
+    """Next-token prediction with a loss of a test's own."""
+
+    def __init__(self, loss: Callable[..., Any], settings: ModelSettings) -> None:
+        super().__init__(document_attention=settings.document_attention)
+        self._loss = loss
+
+    def loss_sums(self, model: Any, batch: DeviceBatch) -> LossSums:
+        starts = batch.document_starts if self._document_attention else None
+        return LossSums(self._loss(model, batch.tokens, batch.labels, starts))
+
+
+def take(engine: Any, step: int, *, tokens: int | None = None) -> Any:
     """One step on this rank's lanes of the global batch."""
     group = engine.group
     mine = [micro_batch(step, lane) for lane in range(group.rank, LANES, group.size)]
-    return engine.step(mine, step=step, seed=3, global_tokens=tokens or targets(step), lr=0.01, skip_bad=skip_bad)
+    return engine.step(mine, step=step, seed=3, global_weight=tokens or targets(step), lr=0.01)
 
 
 def curve(group: Group, cases: list[dict[str, Any]], tokens_times: int = 1) -> list[list[tuple[float, float]]]:
@@ -123,9 +139,9 @@ def test_bf16_keeps_to_fp32_at_any_size_and_stage(pool: Ranks) -> None:
 
 def mean_of_means(model: Any, tokens: Any, labels: Any, starts: Any) -> Any:
     """The loss that a loop gets which averages each micro-batch for itself."""
-    from raylm.model.loss import loss_sum, target_tokens
+    from raylm.objectives.cross_entropy import next_token_loss
 
-    return loss_sum(model, tokens, labels, starts) / max(1, target_tokens(labels)) * 17
+    return next_token_loss(model, tokens, labels, starts) / max(1, int((labels[:, 1:] != -100).sum())) * 17
 
 
 def test_wrong_scales_are_seen(pool: Ranks) -> None:
@@ -169,12 +185,12 @@ BAD_STEP = 2
 
 def spoiled(kind: str, lane: int = 4) -> Any:
     """A loss that is bad in one lane of step BAD_STEP, and so on one rank only."""
-    from raylm.model.loss import loss_sum
+    from raylm.objectives.cross_entropy import next_token_loss
 
     marked = micro_batch(BAD_STEP, lane).tokens
 
     def loss(model: Any, tokens: Any, labels: Any, starts: Any) -> Any:
-        value = loss_sum(model, tokens, labels, starts)
+        value = next_token_loss(model, tokens, labels, starts)
         if (labels != -100).any() and np.array_equal(tokens.numpy(), marked):
             if kind == "gradient":
                 value.register_hook(lambda gradient: gradient * float("nan"))
@@ -201,7 +217,7 @@ def skip(group: Group, kind: str, lane: int, cases: list[dict[str, Any]]) -> lis
         engine = build(group, loss=spoiled(kind, lane), **case)
         good = [take(engine, step) for step in range(BAD_STEP)]
         before = state_of(engine)
-        bad = take(engine, BAD_STEP, skip_bad=True)
+        bad = take(engine, BAD_STEP)
         same = all(bool(np.all(np.array(a == b))) for a, b in zip(before, state_of(engine), strict=True))
         good += [take(engine, step) for step in (BAD_STEP + 1, BAD_STEP + 2)]
         engine.destroy()
@@ -223,11 +239,14 @@ def test_a_bad_step_changes_no_bit_on_any_rank(pool: Ranks, kind: str, lane: int
 
 def stop(group: Group) -> str:
     from raylm.errors import TrainingError
+    from raylm.train.loop import steps
 
     engine = build(group, loss=spoiled("nan"))
+    lanes = range(group.rank, LANES, group.size)
+    batches = (Batch(step, tuple(micro_batch(step, lane) for lane in lanes)) for step in range(STEPS))
     try:
-        for step in range(STEPS):
-            take(engine, step)
+        for _ in steps(engine, batches, optim=OptimSettings(), train=TrainSettings(steps=STEPS)):
+            pass
     except TrainingError as error:
         return f"{error} | {error.hint}"
     finally:
@@ -238,8 +257,9 @@ def stop(group: Group) -> str:
 def test_a_bad_loss_stops_every_rank_with_the_same_words(pool: Ranks) -> None:
     first, second = pool.run(stop, 2)
     assert first == second
-    assert first.startswith("step 2: loss nan a token, gradient norm ")
-    assert first.endswith("nothing was updated | lower optim.lr, or set train.bad_loss to skip")
+    assert first.startswith("step 3 gave loss nan and gradient norm ")
+    assert "| nothing was updated or saved since; lower optim.lr" in first
+    assert first.endswith("or set train.bad_loss=skip to leave such steps out")
 
 
 # -- evaluation, limits --------------------------------------------------------------------------------------------
@@ -249,12 +269,14 @@ def held_out(group: Group, stage: int, batches: int) -> list[Any]:
     """Loss sum and tokens on the same micro-batches, dealt to however many ranks there are."""
     engine = build(group, stage=stage, dropout=0.3)
     before = take(engine, 0)
-    mine = [micro_batch(100, lane) for lane in range(group.rank, batches, group.size)]
-    total, tokens = engine.evaluate(iter(mine), -(-batches // group.size))
+    mine = [(micro_batch(100, lane), True) for lane in range(group.rank, batches, group.size)]
+    others = [(micro_batch(100, 0), False)] * (-(-batches // group.size) - len(mine))
+    found = engine.evaluate(iter([*mine, *others]))
     after = take(engine, 1)
     assert engine.model.training
     engine.destroy()
-    return [total, tokens, before.loss_sum, after.loss_sum]
+    assert found.weight == found.tokens
+    return [found.loss_sum, found.tokens, before.loss_sum, after.loss_sum]
 
 
 def test_evaluation_is_the_same_at_any_size(pool: Ranks) -> None:
@@ -274,14 +296,14 @@ def limits(group: Group) -> list[str]:
 
     engine = build(group)
     before = state_of(engine)
-    nothing = engine.step([micro_batch(0, 0)], step=0, seed=0, global_tokens=0, lr=1.0, skip_bad=False)
+    nothing = engine.step([micro_batch(0, 0)], step=0, seed=0, global_weight=0, lr=1.0)
     assert nothing.skipped is False
     assert all(bool(torch.equal(a, b)) for a, b in zip(before[:-1], state_of(engine)[:-1], strict=True))
     said = []
     for lanes in ([], list(range(LANES + 1))):
         try:
             batches = [micro_batch(0, min(lane, LANES - 1)) for lane in lanes]
-            engine.step(batches, step=0, seed=0, global_tokens=1, lr=1.0, skip_bad=False)
+            engine.step(batches, step=0, seed=0, global_weight=1, lr=1.0)
         except TrainingError as error:
             said.append(str(error))
     engine.destroy()

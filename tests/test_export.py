@@ -20,9 +20,9 @@ from raylm.config.job import Job
 from raylm.config.load import resolved_yaml
 from raylm.config.prepare.tokenizer import TokenizerSettings
 from raylm.errors import CheckpointError, ConfigError, DataError, RaylmError, StorageError
-from raylm.evaluate import evaluate, tokens_per_byte
-from raylm.export import export
-from raylm.generate import Sampling, choose, decoded, generate
+from raylm.evaluation import evaluate, tokens_per_byte
+from raylm.generation import Sampling, choose, decoded, generate
+from raylm.hf_export import export
 from raylm.prep import tokenizer as tokenizers_
 from raylm.records import MicroBatch
 from raylm.shards import Counts, DatasetManifest, RowFormat, ShardWriter, write_manifest
@@ -190,7 +190,8 @@ def trained_and_saved(group: Any, run: StoragePath, job: Job, vocab_size: int, s
     from raylm.checkpoint import zero_state
     from raylm.config.optim import ZeroSettings
     from raylm.model.build import build_model, config_dict
-    from raylm.train.engine import Engine
+    from raylm.objectives.causal import Causal
+    from raylm.train.engine import Engine, EngineSettings
 
     settings = job.model.model_copy(update={"dtype": dtype})
     model = build_model(settings, vocab_size=vocab_size, sequence_length=LENGTH, seed=1)
@@ -198,14 +199,17 @@ def trained_and_saved(group: Any, run: StoragePath, job: Job, vocab_size: int, s
     engine = Engine.build(
         model,
         group,
-        zero=ZeroSettings(stage=stage),  # type: ignore[arg-type]
-        optim=job.optim,
-        model_settings=settings,
-        micro_batch=2,
-        accumulation=1,
+        Causal(document_attention=settings.document_attention),
+        EngineSettings(
+            ZeroSettings(stage=stage),  # type: ignore[arg-type]
+            job.optim,
+            micro_batch=2,
+            accumulation=1,
+            bf16=dtype == "bf16",
+        ),
     )
     lanes = [lane_batch(group.rank)]
-    engine.step(lanes, step=0, seed=0, global_tokens=2 * group.size * (LENGTH - 1), lr=0.01, skip_bad=False)
+    engine.step(lanes, step=0, seed=0, global_weight=2 * group.size * (LENGTH - 1), lr=0.01)
     begin_save(
         run / "checkpoints",
         step=20,
@@ -217,9 +221,9 @@ def trained_and_saved(group: Any, run: StoragePath, job: Job, vocab_size: int, s
         meta={"model_config": config, "model": settings.model_dump(mode="json"), "tied": tied_names(engine.model)},
         asynchronous=False,
     ).wait(60)
-    total, tokens = engine.evaluate(lanes, 1)
+    held_out = engine.evaluate((lane, True) for lane in lanes)
     engine.destroy()
-    return total / tokens
+    return held_out.loss_sum / held_out.tokens
 
 
 def lane_batch(lane: int) -> MicroBatch:
@@ -231,7 +235,7 @@ def lane_batch(lane: int) -> MicroBatch:
 def test_what_two_workers_saved_is_the_model_that_they_had(run: Run, tmp_path: Path, stage: int, dtype: str) -> None:
     import torch
 
-    from raylm.model.loss import loss_sum, target_tokens
+    from raylm.objectives.cross_entropy import next_token_loss
 
     copied = tmp_path / "made"
     shutil.copytree(run.place.url, copied)
@@ -242,10 +246,10 @@ def test_what_two_workers_saved_is_the_model_that_they_had(run: Run, tmp_path: P
     assert (opened.info.step, opened.info.dtype) == (20, dtype)
     batches = [lane_batch(lane) for lane in range(2)]
     sums = [
-        loss_sum(opened.model, *(torch.from_numpy(array) for array in (batch.tokens, batch.labels)), None).item()
+        next_token_loss(opened.model, *(torch.from_numpy(array) for array in (batch.tokens, batch.labels)), None).item()
         for batch in batches
     ]
-    mine = sum(sums) / sum(target_tokens(batch.labels) for batch in batches)
+    mine = sum(sums) / sum(batch.labels[:, 1:].size for batch in batches)
     assert mine == pytest.approx(theirs, rel=1e-6)
     assert abs(mine - math.log(vocab_size)) > 0.01, "a step must have been made"
 
@@ -286,22 +290,21 @@ def test_tensors_of_another_model_are_refused(run: Run, tmp_path: Path) -> None:
 
 
 def test_held_out_loss_is_that_of_every_document_alone(run: Run, trained: Trained) -> None:
-    from raylm.model.loss import loss_sum, target_tokens
+    from raylm.objectives.cross_entropy import next_token_loss
     from raylm.shards import read_manifest
-    from raylm.stream.loader import Dataset, held_out
+    from raylm.stream.held_out import held_out
+    from raylm.stream.loader import Dataset, StreamSettings
 
     folder = StoragePath(run.job.mixture[0].path)
     manifest = read_manifest(folder)
     total, tokens = 0.0, 0
     import torch
 
-    for round_ in held_out(
-        [Dataset(folder, manifest)], batch=run.job.batch, rank=0, world_size=1, document_attention=True
-    ):
-        for micro in round_:
-            inputs, labels = torch.from_numpy(micro.tokens), torch.from_numpy(micro.labels)
-            total += loss_sum(run.model, inputs, labels, micro.document_starts).item()
-            tokens += target_tokens(micro.labels)
+    for micro, counts in held_out([Dataset(folder, manifest)], StreamSettings(run.job.batch, document_attention=True)):
+        assert counts
+        inputs, labels = torch.from_numpy(micro.tokens), torch.from_numpy(micro.labels)
+        total += next_token_loss(run.model, inputs, labels, micro.document_starts).item()
+        tokens += int((labels[:, 1:] != -100).sum())
     found = evaluate(trained)
     assert (found.tokens, found.sequences, found.step) == (tokens, manifest.held_out_rows, 10)
     assert found.loss == pytest.approx(total / tokens, rel=1e-6)
@@ -479,7 +482,7 @@ def test_a_half_written_export_is_no_model(trained: Trained, tmp_path: Path, mon
     from transformers import AutoModelForCausalLM
 
     out = tmp_path / "out"
-    module = __import__("raylm.export", fromlist=["_put"])
+    module = __import__("raylm.hf_export", fromlist=["_put"])
     put = module._put
     for crash_at in itertools.count():
         calls = iter(range(100))

@@ -6,9 +6,11 @@ import csv
 import gzip
 import json
 import math
+import random
 import re
 import string
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +19,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_prepare import content, documents, job, run
 
-from raylm.config.steps import OperatorSettings
+from raylm.config.prepare.steps import OperatorSettings
 from raylm.errors import ConfigError, DataError
-from raylm.prep.operators import OperatorRecord, applied, operator_of
+from raylm.prep.operators import OperatorContext, OperatorRecord, applied, operator_of
 from raylm.prep.operators.counterfactual import swapped
-from raylm.prep.operators.lexicon import named_terms, word_pairs, words_of
-from raylm.prep.operators.toxicity import toxicity
+from raylm.prep.operators.lexicon import named_terms, word_pairs
+from raylm.prep.operators.toxicity import Toxicity, toxicity_operator
+from raylm.prep.operators.words import words_of
 from raylm.prep.report.fairness import EVERYONE, associations, fairness_lines, feelings
 from raylm.prep.split import document_held_out
 from raylm.records import Document
@@ -104,11 +107,14 @@ def test_a_wrong_list_is_named_before_any_unit(tmp_path: Path, written: str, mes
 
 
 def test_a_models_score_counts_beside_the_words() -> None:
-    wanted = OperatorSettings.model_validate({"toxicity": {"max_probability": 0.6}}).toxicity
-    assert wanted is not None
+    wanted = Toxicity(max_probability=0.6)
+
+    def scorer(texts: Sequence[str]) -> list[float]:
+        return [0.71234567 * ("loathe" in text) for text in texts]
+
     record = OperatorRecord("toxicity")
     given = [Document(str(number), text, "x") for number, text in enumerate(["I loathe you", "I like you"])]
-    kept = list(applied(toxicity(wanted, Connection(), lambda text: 0.71234567 * ("loathe" in text)), given, record))
+    kept = list(applied(toxicity_operator(wanted, OperatorContext(Connection()), scorer), given, record))
     assert [document.meta for document in kept] == [{"toxicity": 0.0, "toxicity_model": 0.0}]
     assert record.dropped == {"toxic_by_model": 1}
     assert record.tallies["toxicity_model"] == {"0.7": 1, "0.0": 1}
@@ -151,6 +157,18 @@ def test_a_model_in_a_folder_scores_all_parts_of_a_text(model_folder: Path) -> N
     # Of a long text the worst part counts, whichever the label.
     assert toxic[1] + fine[1] >= 1 - 1e-3
     assert scores("toxic", ["friend " * 14]) != toxic[:1]
+
+
+def test_documents_scored_together_get_the_scores_that_they_get_alone(model_folder: Path) -> None:
+    settings = {"model": str(model_folder), "action": "label", "max_probability": 1}
+    chance = random.Random(3)
+    words = [*string.ascii_lowercase, "you", "fool", "friend"]
+    texts = [" ".join(chance.choices(words, k=chance.randint(1, 60))) for _ in range(150)]
+    together, record = step({"toxicity": settings}, texts)
+    alone = [step({"toxicity": settings}, [text])[0][0] for text in texts]
+    assert [document.meta for document in together] == [document.meta for document in alone]
+    assert len({document.meta["toxicity_model"] for document in together}) > 10
+    assert (record.documents, record.kept) == (150, 150)
 
 
 @pytest.mark.parametrize(

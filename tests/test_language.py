@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from test_prepare import job, run
 
-from raylm.config.languages import CODES
-from raylm.config.steps import OperatorSettings
+from raylm.config.prepare.steps import OperatorSettings
 from raylm.prep.operators import OperatorRecord, applied, operator_of
+from raylm.prep.operators.language import CODES
 from raylm.records import Document
 from raylm.storage import Connection
 

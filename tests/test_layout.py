@@ -119,7 +119,9 @@ NOTICE_SECONDS = 30.0
 def survive(rank: int, size: int, address: str, stage: int) -> Any:
     """Train on three ranks, of which the last kills itself in the midst of step 4; the others go on without it."""
     from raylm.checkpoint import memory, zero_state
+    from raylm.checkpoint.sources import HeldByMembers
     from raylm.train.group import GroupBroken, Rendezvous, form_group, leave_group
+    from raylm.train.saving import fill_engine
 
     losses: dict[int, float] = {}
     group = form_group(Rendezvous(address, rank, size, generation=0, timeout_seconds=NOTICE_SECONDS))
@@ -138,8 +140,7 @@ def survive(rank: int, size: int, address: str, stage: int) -> Any:
     seconds = time.monotonic() - began
     group = form_group(Rendezvous(address, rank, size - 1, generation=1, timeout_seconds=60))
     engine = build(group, stage=stage, seed=FRESH_SEED)
-    memory.reshard(group, held, zero_state.wanted(engine.raw), step=4)
-    zero_state.after_fill(engine.raw, scalars)
+    fill_engine(engine, HeldByMembers(group, held, step=4, scalars=scalars))
     for step in range(4, 8):
         losses[step] = take(engine, step).loss_sum / targets(step)
     engine.destroy()

@@ -11,9 +11,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from raylm.config.model import PRESETS, ModelSettings  # noqa: E402
+from raylm.config.model import ModelSettings  # noqa: E402
 from raylm.errors import ConfigError  # noqa: E402
-from raylm.model import loss as loss_module  # noqa: E402
 from raylm.model.build import (  # noqa: E402
     build_model,
     config_dict,
@@ -21,8 +20,11 @@ from raylm.model.build import (  # noqa: E402
     model_config,
     parameter_count,
 )
-from raylm.model.loss import cross_entropy_sum, loss_sum, position_ids, target_tokens  # noqa: E402
 from raylm.model.presets import SHAPES  # noqa: E402
+from raylm.objectives import cross_entropy as loss_module  # noqa: E402
+from raylm.objectives.causal import Causal  # noqa: E402
+from raylm.objectives.cross_entropy import cross_entropy_sum, next_token_loss, position_ids  # noqa: E402
+from raylm.records import MicroBatch  # noqa: E402
 
 VOCABULARY = 96
 LENGTH = 24
@@ -75,14 +77,14 @@ def masked_at(labels: Any, documents: list[Any]) -> Any:
 def test_packed_documents_give_the_loss_and_gradients_of_each_document_alone(family: str, attention: str) -> None:
     model = build(FAMILIES[family], attention=attention, document_attention=True, dtype="fp32").eval()
     tokens, documents = rows(3), starts([0, 7, 8, 19], [0], [0, 23])
-    packed = loss_sum(model, tokens, masked_at(tokens, documents), documents)
+    packed = next_token_loss(model, tokens, masked_at(tokens, documents), documents)
     packed_gradients = torch.autograd.grad(packed, list(model.parameters()))
     alone = torch.zeros(())
     for row, first in zip(tokens, documents, strict=True):
         for start, stop in zip(first, [*first[1:], LENGTH], strict=True):
             document = row[None, start:stop]
             if document.shape[1] > 1:
-                alone = alone + loss_sum(model, document, document, None)
+                alone = alone + next_token_loss(model, document, document, None)
     alone_gradients = torch.autograd.grad(alone, list(model.parameters()))
     assert packed.item() == pytest.approx(alone.item(), rel=1e-6)
     for got, wanted in zip(packed_gradients, alone_gradients, strict=True):
@@ -92,7 +94,7 @@ def test_packed_documents_give_the_loss_and_gradients_of_each_document_alone(fam
 def test_without_document_attention_a_document_does_see_the_one_before() -> None:
     model, tokens, documents = build().eval(), rows(1), starts([0, 12])
     labels = masked_at(tokens, documents)
-    apart, together = (loss_sum(model, tokens, labels, given).item() for given in (documents, None))
+    apart, together = (next_token_loss(model, tokens, labels, given).item() for given in (documents, None))
     assert abs(apart - together) > 1e-4
 
 
@@ -128,10 +130,10 @@ def test_bf16_logits_are_summed_in_fp32() -> None:
 
 def test_a_micro_batch_without_labels_weighs_exactly_nothing() -> None:
     model, tokens = build(), rows(2)
-    nothing = loss_sum(model, tokens, torch.full_like(tokens, -100), None)
+    nothing = next_token_loss(model, tokens, torch.full_like(tokens, -100), None)
     nothing.backward()
     assert nothing.item() == 0.0
-    assert target_tokens(np.full((2, 8), -100)) == 0
+    assert weight_of(np.full((2, 8), -100)) == 0
     assert all(p.grad is not None and p.grad.count_nonzero() == 0 for p in model.parameters())
 
 
@@ -145,10 +147,18 @@ def test_infinite_scores_of_tokens_that_do_not_count_stay_out_of_the_loss() -> N
     assert torch.isfinite(logits.grad).all()
 
 
+def weight_of(labels: Any) -> float:
+    """What causal language modelling says that a batch of these labels weighs."""
+    rows = len(labels)
+    numbers = np.zeros(rows, np.int64)
+    micro = MicroBatch(0, np.zeros_like(labels), labels, (np.zeros(1, np.int32),) * rows, numbers, numbers)
+    assert Causal().tokens(micro) == Causal().weight(micro)
+    return Causal().weight(micro)
+
+
 def test_the_sum_counts_what_it_is_over() -> None:
     labels = torch.tensor([[5, 1, -100, 2], [-100, -100, 4, -100]])
-    assert target_tokens(labels) == 3
-    assert target_tokens(labels.numpy()) == 3
+    assert weight_of(labels.numpy()) == 3
 
 
 def test_the_same_seed_gives_the_same_weights_whatever_was_drawn_before() -> None:
@@ -170,7 +180,7 @@ def test_recomputed_activations_give_the_same_gradients(family: str) -> None:
     tokens = rows(2)
     for model in (plain, again):
         torch.manual_seed(1)
-        loss_sum(model, tokens, tokens, None).backward()
+        next_token_loss(model, tokens, tokens, None).backward()
     for a, b in zip(plain.parameters(), again.parameters(), strict=True):
         assert torch.equal(a.grad, b.grad)
 
@@ -180,7 +190,7 @@ def test_a_compiled_model_gives_the_same_loss_under_the_same_names() -> None:
     plain, compiled = build(document_attention=True), build(document_attention=True, compile=True)
     tokens, documents = rows(2), starts([0, 9], [0, 3, 20])
     for given in (None, documents):
-        a, b = (loss_sum(model, tokens, tokens, given).item() for model in (plain, compiled))
+        a, b = (next_token_loss(model, tokens, tokens, given).item() for model in (plain, compiled))
         assert a == pytest.approx(b, rel=1e-6)
     assert list(plain.state_dict()) == list(compiled.state_dict())
 
@@ -190,13 +200,13 @@ def test_dropout_follows_the_random_seed_and_is_off_in_evaluation() -> None:
     losses = []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
-        losses.append(loss_sum(model, tokens, tokens, None).item())
+        losses.append(next_token_loss(model, tokens, tokens, None).item())
     assert losses[0] == losses[1] != losses[2]
     model.eval()
-    assert loss_sum(model, tokens, tokens, None).item() == loss_sum(model, tokens, tokens, None).item()
+    assert next_token_loss(model, tokens, tokens, None).item() == next_token_loss(model, tokens, tokens, None).item()
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", SHAPES)
 def test_every_preset_resolves(preset: str) -> None:
     config = model_config(ModelSettings(preset=preset), 1000, 64, eos_id=7)
     assert (config.vocab_size, config.max_position_embeddings, config.eos_token_id) == (1000, 64, 7)

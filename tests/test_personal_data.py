@@ -5,8 +5,10 @@ from __future__ import annotations
 import gzip
 import ipaddress
 import json
+import random
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +19,12 @@ from test_prepare import documents, job, run
 
 from raylm.config.job import Job
 from raylm.config.load import load_job
-from raylm.config.steps import OperatorSettings, PersonalData
+from raylm.config.prepare.steps import OperatorSettings
 from raylm.errors import ConfigError, DataError
-from raylm.prep.operators import OperatorRecord, operator_of
-from raylm.prep.operators.personal import Span, find, replaced
+from raylm.prep.operators import OperatorRecord, applied, operator_of
 from raylm.prep.operators.personal.numbers import luhn
-from raylm.prep.operators.personal.span import Spans
+from raylm.prep.operators.personal.operator import PersonalData, find, replaced
+from raylm.prep.operators.personal.span import Span, Spans
 from raylm.records import Document
 from raylm.storage import Connection, StoragePath
 from raylm.testing.external import external_data, needs_data
@@ -293,8 +295,7 @@ def test_the_step_counts_what_it_replaced(tmp_path: Path) -> None:
 
 def test_pseudonyms_do_not_depend_on_the_process() -> None:
     code = (
-        "from raylm.config.steps import PersonalData\n"
-        "from raylm.prep.operators.personal import find, replaced\n"
+        "from raylm.prep.operators.personal.operator import PersonalData, find, replaced\n"
         "settings = PersonalData(replace_by='pseudonym', seed=7)\n"
         f"text = {' '.join(VALUES.values())!r}\n"
         "print(replaced(text, find(text, settings), settings))"
@@ -354,14 +355,27 @@ def test_a_model_finds_names(tmp_path: Path) -> None:
     model = pipeline(tmp_path)
     text = "Ann Hill <Bob@host.org> of Acme Works met Bob at 3 High Street, Ulm."
     record = OperatorRecord("personal_data")
-    (document,) = build(model=model)(Document("a", text, "s"), record)
-    assert document.text == "[NAME] <[EMAIL]> of [ORGANISATION] met [NAME] at [ADDRESS], Ulm."
-    assert record.changed == {"name": 2, "email": 1, "organisation": 1, "address": 1}
+    (document,) = build(model=model)([Document("a", text, "s")], record)
+    assert document.text == "[NAME] <[EMAIL]> of [ORGANIZATION] met [NAME] at [ADDRESS], Ulm."
+    assert record.changed == {"name": 2, "email": 1, "organization": 1, "address": 1}
     assert found(text, PersonalData(kinds=[], model=model, model_kinds=["place"])) == [("place", "Ulm")]
     pseudonymous = PersonalData(model=model, replace_by="pseudonym")
     first = replaced("Ann Hill", find("Ann Hill", pseudonymous), pseudonymous)
     assert first == replaced("Ann Hill", find("Ann Hill", pseudonymous), pseudonymous)
     assert first not in ("Ann Hill", "[NAME]")
+
+
+def test_texts_that_a_model_reads_together_are_cleaned_as_alone(tmp_path: Path) -> None:
+    model = pipeline(tmp_path)
+    chance = random.Random(5)
+    words = ["Ann Hill", "Bob", "Acme Works", "someone@host.org", "went", "to", "Ulm", "\n", "long " * 9000]
+    texts = [" ".join(chance.choices(words, k=chance.randint(0, 12))) for _ in range(100)]
+    documents = [Document(str(number), text, "s") for number, text in enumerate(texts)]
+    together, alone = OperatorRecord("personal_data"), OperatorRecord("personal_data")
+    cleaned = list(applied(build(model=model), documents, together))
+    assert cleaned == [one for document in documents for one in applied(build(model=model), [document], alone)]
+    assert replace(together, seconds=0) == replace(alone, seconds=0)
+    assert together.changed["name"] > 50
 
 
 def test_a_model_reads_long_texts_in_pieces(tmp_path: Path) -> None:
@@ -375,7 +389,7 @@ def test_a_model_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="spaCy has no model 'en_core_web_huge'"):
         build(model="en_core_web_huge")
     spacy.blank("en").to_disk(tmp_path / "blank")
-    with pytest.raises(ConfigError, match="recognises no entities; it has: nothing"):
+    with pytest.raises(ConfigError, match="recognizes no entities; it has: nothing"):
         build(model=str(tmp_path / "blank"))
 
 

@@ -27,13 +27,14 @@ import pytest
 from raylm.config.job import Job
 from raylm.config.prepare.sources import SourceSettings
 from raylm.errors import ConfigError, DataError, StorageError
-from raylm.prep import PrepareProgress, PrepareReport, here, prepare
 from raylm.prep.checks.skipped import Skipped
+from raylm.prep.prepare import PrepareProgress, PrepareReport, prepare
 from raylm.prep.ranges import FileRange
 from raylm.prep.readers import python_docs
 from raylm.prep.readers.read import read_range
 from raylm.prep.report.inspect import inspect_dataset
 from raylm.prep.split import is_held_out
+from raylm.prep.tasks import here
 from raylm.prep.tokenizer import load
 from raylm.prep.units import WorkList, differences
 from raylm.shards import read_manifest, read_rows
@@ -302,7 +303,7 @@ def test_killed_on_ray_and_finished_without_it_the_result_is_byte_identical(
             """
             import sys
             from raylm.config.job import Job
-            from raylm.prep import prepare
+            from raylm.prep.prepare import prepare
             prepare(Job.model_validate_json(sys.stdin.read()))
             """
         )
@@ -368,8 +369,22 @@ def test_a_work_list_is_read_back() -> None:
     units = units_of(
         [("a", FileRange("x", 10, 0, 5), 5), ("a", FileRange("x", 10, 5, 10, 3), 5), ("b", FileRange("y", 1), 1)], 9
     )
-    assert [len(unit.pieces) for unit in units] == [1, 1, 1]
+    assert [len(unit.ranges) for unit in units] == [1, 1, 1]
     assert WorkList.from_json(WorkList({"held_out": 0.1}, units).to_json()) == WorkList({"held_out": 0.1}, units)
+
+
+@pytest.mark.parametrize(("name", "version"), [("plan.json", None), ("worklist.json", 1), ("worklist.json", None)])
+def test_an_unfinished_preparation_of_another_version_is_refused(
+    tmp_path: Path, name: str, version: int | None
+) -> None:
+    (tmp_path / "x.txt").write_text("text")
+    work = tmp_path / "data/_work"
+    work.mkdir(parents=True)
+    written: dict[str, Any] = {"settings": {}, "units": []}
+    (work / name).write_text(json.dumps(written if version is None else written | {"version": version}))
+    with pytest.raises(ConfigError, match=r"_work: .*is of another version of raylm") as caught:
+        run(job(tmp_path / "data", [{"glob": f"{tmp_path}/x.txt"}]))
+    assert "remove the folder" in str(caught.value.hint)
 
 
 # Settings

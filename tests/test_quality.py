@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from raylm.config.steps import OperatorSettings
+from raylm.config.prepare.steps import OperatorSettings
 from raylm.errors import DataError
 from raylm.prep.operators import OperatorRecord, applied, operator_of
 from raylm.records import Document
@@ -170,7 +170,7 @@ def test_words_are_forgotten_before_they_fill_the_memory(monkeypatch: pytest.Mon
 
     from raylm.prep.operators import spacy_words as words
 
-    monkeypatch.setattr(words, "_REMEMBERED_LETTERS", 500)
+    monkeypatch.setattr(words, "_REMEMBERED_CHARACTERS", 500)
     plain = SpaCyTokenizer("en")
     ours = words.RememberingTokenizer(SpaCyTokenizer("en"))
     for number in range(60):

@@ -10,12 +10,14 @@ from typing import Any
 import pytest
 
 from raylm.errors import DataError
-from raylm.report import describe, read_history, render, totals, write_report
+from raylm.report import read_history, render, totals, write_report
 from raylm.report.charts import Point, grouped, nice_ticks, smoothed
+from raylm.run.events import parse_event
+from raylm.run.folder import RunFolder
 from raylm.storage import StoragePath
 
 
-class RunFolder:
+class Writer:
     """Writes a run's lines at times of a clock that the test turns."""
 
     def __init__(self, folder: Path) -> None:
@@ -46,17 +48,17 @@ class RunFolder:
             }
             self.metrics[step] = {**line, **more}
 
-    def write(self) -> StoragePath:
+    def write(self) -> RunFolder:
         self.folder.mkdir(parents=True, exist_ok=True)
         metrics = [self.metrics[step] for step in sorted(self.metrics)]
         for name, lines in (("metrics.jsonl", metrics), ("events.jsonl", self.events)):
             (self.folder / name).write_text("".join(json.dumps(line) + "\n" for line in lines))
-        return StoragePath(str(self.folder))
+        return RunFolder(StoragePath(str(self.folder)))
 
 
-def eventful(folder: Path) -> RunFolder:
+def eventful(folder: Path) -> Writer:
     """10 steps; a loss after step 10 that throws 4 away; growth at step 20; a night off at 25; 30 steps in all."""
-    run = RunFolder(folder)
+    run = Writer(folder)
     run.event("started", step=0, workers=2, seconds=3.0)
     run.steps(1, 6)
     run.event("checkpoint_committed", step=6, workers=2, seconds=0.5, bytes=2048)
@@ -118,7 +120,7 @@ def test_half_a_last_line_is_passed_over_and_a_broken_one_is_named(tmp_path: Pat
 
 def test_an_empty_folder_is_refused_with_a_hint(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="nothing to report") as caught:
-        read_history(StoragePath(str(tmp_path)))
+        read_history(RunFolder(StoragePath(str(tmp_path))))
     assert "run folder" in str(caught.value.hint)
 
 
@@ -200,7 +202,7 @@ def test_a_loss_that_is_no_number_leaves_the_page_whole(tmp_path: Path, loss: ob
 
 
 def test_a_run_that_only_began_has_a_page(tmp_path: Path) -> None:
-    run = RunFolder(tmp_path)
+    run = Writer(tmp_path)
     run.event("started", step=0, workers=1, seconds=2.0)
     assert "at step 0" in render(read_history(run.write()))
     run.steps(1, 1)
@@ -208,7 +210,7 @@ def test_a_run_that_only_began_has_a_page(tmp_path: Path) -> None:
 
 
 def test_a_long_run_stays_a_small_page(tmp_path: Path) -> None:
-    run = RunFolder(tmp_path)
+    run = Writer(tmp_path)
     run.event("started", step=0, workers=2, seconds=3.0)
     for start in range(1, 20_001, 20):
         run.steps(start, start + 19)
@@ -247,7 +249,7 @@ def test_a_long_run_stays_a_small_page(tmp_path: Path) -> None:
     ],
 )
 def test_events_in_words(kind: str, fields: dict[str, Any], words: str) -> None:
-    assert describe(kind, fields) == words
+    assert parse_event({"event": kind, **fields}).describe() == words
 
 
 def test_grouping_keeps_the_mean_and_the_extremes() -> None:

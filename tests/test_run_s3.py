@@ -7,9 +7,10 @@ from typing import Any
 
 from raylm.checkpoint.restore import newest
 from raylm.config.job import Job
-from raylm.run.log import read_lines
+from raylm.run.folder import RunFolder
+from raylm.run.lines import read_lines
 from raylm.storage import StoragePath
-from raylm.testing.scenarios import job_settings, make_data
+from raylm.testing.datasets import job_settings, make_data
 from raylm.testing.servers import S3Server
 from raylm.train.without_ray import alone
 
@@ -45,13 +46,13 @@ def test_a_run_on_s3_is_the_run_on_disk_and_resumes(seaweed: S3Server, tmp_path:
     found = newest(run / "checkpoints")
     assert found is not None
     assert found.step == 6
-    ours, theirs = read_lines(run / "metrics.jsonl"), read_lines(StoragePath(local.run_url) / "metrics.jsonl")
+    ours, theirs = read_lines(RunFolder(run).metrics), read_lines(RunFolder.of(local).metrics)
     assert [line["step"] for line in ours] == [1, 2, 3, 4, 5, 6]
     assert [line["loss"] for line in ours] == [line["loss"] for line in theirs]
-    events = [event["event"] for event in read_lines(run / "events.jsonl")]
+    events = [event["event"] for event in read_lines(RunFolder(run).events)]
     assert "resumed" in events
     assert events[-1] == "finished"
-    assert len(read_lines(run / "audit" / "audit.jsonl")) == 6
+    assert len(read_lines(RunFolder(run).audit)) == 6
     assert "access_key" not in (run / "run.yaml").read_text()
 
 

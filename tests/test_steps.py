@@ -25,9 +25,10 @@ from raylm.config.job import Job
 from raylm.config.load import load_job
 from raylm.deploy.local import LocalCluster, NodeShape
 from raylm.errors import ConfigError, DataError
-from raylm.prep import prepare
 from raylm.prep.checks.measures import Measures, summed
+from raylm.prep.operators import operator_rows
 from raylm.prep.operators.sample import rates_of
+from raylm.prep.prepare import prepare
 from raylm.records import Document
 from raylm.storage import StoragePath
 
@@ -195,7 +196,7 @@ def test_on_four_nodes_of_which_one_is_killed_the_result_is_byte_identical(tmp_p
     script.write_text(
         "import sys\n"
         "from raylm.config.job import Job\n"
-        "from raylm.prep import prepare\n"
+        "from raylm.prep.prepare import prepare\n"
         "job = Job.model_validate_json(sys.stdin.read())\n"
         "prepare(job)\n"
     )
@@ -231,7 +232,7 @@ def test_on_four_nodes_of_which_one_is_killed_the_result_is_byte_identical(tmp_p
         ("    - sampel: {rate: 0.5}", "job.yaml:4: unknown key 'prepare.steps.0.sampel'"),
         ("    - sample: {rat: 0.5}", "unknown key 'prepare.steps.0.sample.rat'"),
         ("    - sample: {}", "give either rate or shares"),
-        ("    - sample: {rate: 0.5}\n      exact_duplicates: {}", "a step names one thing to do"),
+        ("    - sample: {rate: 0.5}\n      exact_duplicates: {}", "an entry names one operator"),
         ("    - sample: {rate: 1.5}", "prepare.steps.0.sample.rate"),
     ],
 )
@@ -240,6 +241,71 @@ def test_a_wrong_step_is_named_with_its_line(tmp_path: Path, lines: str, message
     with pytest.raises(ConfigError) as caught:
         load_job(str(tmp_path / "job.yaml"))
     assert message in str(caught.value)
+
+
+# What an operator needs that is not there: (its settings, the module to hide, what the error says).
+NOT_INSTALLED: list[tuple[Any, str, str]] = [
+    ({"blocklist": {"words": ["x"]}}, "ahocorasick_rs", "a blocklist of words needs ahocorasick_rs"),
+    ("fairness", "vaderSentiment.vaderSentiment", "step fairness with sentiment needs vaderSentiment"),
+    ("language", "fasttext", "step language needs fasttext"),
+    ({"normalize": {"mojibake": True}}, "ftfy", "normalize with mojibake needs ftfy"),
+    ("personal_data", "phonenumbers", "step personal_data needs phonenumbers"),
+    ({"personal_data": {"kinds": ["iban"]}}, "stdnum.iban", "step personal_data needs stdnum"),
+    ({"personal_data": {"model": "any_model"}}, "spacy", "with model 'any_model' needs spacy"),
+    ("quality", "datatrove.pipeline.filters", "step quality needs datatrove"),
+    ("toxicity", "better_profanity", "toxicity without a list of words needs better_profanity"),
+]
+WRONG_FILES: list[tuple[Any, str]] = [
+    ({"blocklist": {"domain_files": ["{}/none.txt"]}}, "none.txt is no list of words"),
+    ({"blocklist": {"word_files": ["{}/bad.txt"]}}, "bad.txt, line 1: '!!' holds no letter or digit"),
+    ({"classifier": {"model": "{}/bad.txt"}}, "bad.txt is no classifier of raylm"),
+    ({"classifier": {"good": "{}/none.txt", "bad": "{}/none.txt"}}, "classifier.good: no file matches"),
+    ({"counterfactual": {"pairs": "{}/bad.txt"}}, "bad.txt, line 1: '!!' is no pair of words"),
+    ({"decontaminate": {"sets": [{"name": "quiz", "glob": "{}/bad.txt"}]}}, "evaluation set 'quiz': .*is not JSON"),
+    ({"fairness": {"groups": "{}/bad.txt"}}, "bad.txt, line 1: '!!' names no terms"),
+    ({"personal_data": {"model": "{}/none"}}, "spaCy has no model"),
+    ({"personal_data": {"regions": ["XX"]}}, "knows no region 'XX'"),
+    ({"toxicity": {"words": "{}/bad.txt"}}, "bad.txt, line 1: '!!' is no phrase with a weight"),
+    ({"toxicity": {"model": "{}/none"}}, "is no model that transformers can load"),
+]
+
+
+def refused_before_any_unit(folder: Path, step: Any, message: str) -> None:
+    def nobody(task: Any, items: Any, resources: Any = None) -> Iterator[str]:
+        raise AssertionError("a unit was begun")
+
+    wanted = stepped(folder, ["exact_duplicates", step])
+    with pytest.raises((ConfigError, DataError), match=message):
+        prepare(wanted, session=lambda _: contextlib.nullcontext(nobody))
+    assert not (folder / "data/_work").exists(), "other settings may be tried in the same folder"
+
+
+@pytest.mark.parametrize(("step", "module", "message"), NOT_INSTALLED, ids=lambda value: str(value)[:40])
+def test_what_a_step_needs_and_is_not_installed_is_said_before_any_unit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: Any, module: str, message: str
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    for name, loaded in list(sys.modules.items()):  # what was loaded by a test before is not remembered here
+        if name.startswith("raylm.prep.operators.") and loaded is not None:
+            for value in vars(loaded).values():
+                if hasattr(value, "cache_clear"):
+                    value.cache_clear()
+    refused_before_any_unit(tmp_path, step, message)
+
+
+@pytest.mark.parametrize(("step", "message"), WRONG_FILES, ids=lambda value: str(value)[:40])
+def test_a_file_of_a_step_that_is_wrong_is_said_before_any_unit(tmp_path: Path, step: Any, message: str) -> None:
+    (tmp_path / "bad.txt").write_text("!!\n")
+    filled = json.loads(json.dumps(step).replace("{}", str(tmp_path)))
+    refused_before_any_unit(tmp_path, filled, message)
+
+
+def test_every_kind_of_operator_that_needs_something_is_among_those(tmp_path: Path) -> None:
+    def name(step: Any) -> str:
+        return step if isinstance(step, str) else str(next(iter(step)))
+
+    tried = {name(entry[0]) for entry in [*NOT_INSTALLED, *WRONG_FILES]}
+    assert {one for one, _ in operator_rows()} - tried == {"exact_duplicates", "near_duplicates", "sample"}
 
 
 def test_a_step_may_be_written_as_its_name_alone(tmp_path: Path) -> None:

@@ -19,10 +19,12 @@ import yaml
 from raylm.checkpoint.restore import newest
 from raylm.config.job import Job
 from raylm.errors import StorageError
-from raylm.prep import here, prepare
-from raylm.run.log import read_lines
+from raylm.prep.prepare import prepare
+from raylm.prep.tasks import here
+from raylm.run.folder import RunFolder
+from raylm.run.lines import read_lines
 from raylm.storage import Connection, NotFound, StoragePath, find
-from raylm.testing.scenarios import job_settings, make_data
+from raylm.testing.datasets import job_settings, make_data
 from raylm.testing.servers import AZURE_ACCOUNT, AZURE_KEY, AzureServer, Faults, GoogleServer, failing, free_port, proxy
 from raylm.train.without_ray import alone
 
@@ -132,9 +134,9 @@ def test_a_run_on_a_store_is_the_run_on_disk_and_resumes(
     found = newest(run / "checkpoints")
     assert found is not None
     assert found.step == 2
-    ours, theirs = read_lines(run / "metrics.jsonl"), read_lines(StoragePath(local.run_url) / "metrics.jsonl")
+    ours, theirs = read_lines(RunFolder(run).metrics), read_lines(RunFolder.of(local).metrics)
     assert [line["loss"] for line in ours] == [line["loss"] for line in theirs]
-    assert "resumed" in [event["event"] for event in read_lines(run / "events.jsonl")]
+    assert "resumed" in [event["event"] for event in read_lines(RunFolder(run).events)]
     assert not [name for name, data in everything(run).items() if AZURE_KEY.encode() in data]
 
 

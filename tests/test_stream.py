@@ -6,6 +6,7 @@ import itertools
 import os
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,8 @@ from raylm.records import Batch, MicroBatch
 from raylm.shards import Counts, DatasetManifest, RowFormat, ShardWriter, write_manifest
 from raylm.storage import StoragePath
 from raylm.stream import loader, reading
-from raylm.stream.loader import Dataset, Stream, held_out, held_out_turns, order_of
+from raylm.stream.held_out import held_out
+from raylm.stream.loader import Dataset, Stream, StreamSettings, order_of
 from raylm.testing import servers
 from raylm.testing.servers import Faults, S3Server, proxy
 
@@ -27,6 +29,7 @@ VOCABULARY = 5000
 FORMAT = RowFormat(SEQUENCE, VOCABULARY, "t", eos_id=0, group_rows=8)
 BATCH = BatchSettings(sequences=8, micro_batch=2)
 DATA = DataSettings(reader="threads", chunk_rows=8, window_chunks=3)
+SETTINGS = StreamSettings(BATCH, DATA, seed=5)
 
 
 def row_tokens(dataset: int, row: int) -> np.ndarray:
@@ -76,13 +79,10 @@ def stream(
 ) -> Stream:
     return Stream(
         datasets,
-        batch=BATCH,
-        data=DATA,
-        seed=5,
+        replace(SETTINGS, document_attention=attention),
         rank=rank,
         world_size=world_size,
         start_step=start,
-        document_attention=attention,
     )
 
 
@@ -124,7 +124,7 @@ def check_rows(batch: MicroBatch, first_of_b: int, *, attention: bool = False) -
 
 @pytest.mark.parametrize("attention", [False, True])
 def test_batches_hold_the_rows_that_the_order_names(datasets: list[Dataset], attention: bool) -> None:
-    order = order_of(datasets, batch=BATCH, data=DATA, seed=5)
+    order = order_of(datasets, SETTINGS)
     for step, batch in enumerate(take(stream(datasets, attention=attention), 40)):
         assert batch.step == step
         assert [micro.lane for micro in batch.micro_batches] == [0, 1, 2, 3]
@@ -172,10 +172,10 @@ def test_each_block_is_read_once(datasets: list[Dataset], monkeypatch: pytest.Mo
     lock = threading.Lock()
     inner = reading.read_rows
 
-    def counted(folder: StoragePath, shard: object, start: int, stop: int, manifest: DatasetManifest) -> object:
+    def counted(folder: StoragePath, shard: object, start: int, stop: int, *more: object) -> object:
         with lock:
             read.append((shard.path, start, stop))  # type: ignore[attr-defined]
-        return inner(folder, shard, start, stop, manifest)  # type: ignore[arg-type]
+        return inner(folder, shard, start, stop, *more)  # type: ignore[arg-type]
 
     monkeypatch.setattr(reading, "read_rows", counted)
     monkeypatch.setattr(loader, "AHEAD_BYTES", 0)
@@ -215,24 +215,28 @@ def test_a_small_source_is_read_once_and_kept(datasets: list[Dataset], monkeypat
 def test_held_out_is_the_same_at_any_world_size(
     datasets: list[Dataset], world_size: int, sequences: int | None
 ) -> None:
-    def ask(rank: int, size: int) -> list[tuple[MicroBatch, ...]]:
-        return list(held_out(datasets, batch=BATCH, rank=rank, world_size=size, sequences=sequences))
+    def ask(rank: int, size: int) -> list[tuple[MicroBatch, bool]]:
+        return list(held_out(datasets, SETTINGS, rank=rank, world_size=size, sequences=sequences))
 
     whole = ask(0, 1)
-    ids = [int(number) for round_ in whole for micro in round_ for number in micro.ids]
+    assert all(counts for _, counts in whole)
+    ids = [int(number) for micro, _ in whole for number in micro.ids]
     assert len(ids) == len(set(ids)) == min(sequences or 22, 22)
     shares = [ask(rank, world_size) for rank in range(world_size)]
-    for number, round_ in enumerate(whole):
-        dealt = sorted((micro for share in shares for micro in share[number]), key=lambda micro: micro.lane)
-        assert all(same(a, b) for a, b in zip(round_, dealt, strict=True))
-    counts = [sum(len(round_) for round_ in share) for share in shares]
-    assert counts[0] == max(counts) == held_out_turns(datasets, batch=BATCH, world_size=world_size, sequences=sequences)
+    dealt = [micro for share in shares for micro, counts in share if counts]
+    for expected, found in zip(
+        sorted((micro for micro, _ in whole), key=lambda micro: micro.ids[0]),
+        sorted(dealt, key=lambda micro: micro.ids[0]),
+        strict=True,
+    ):
+        assert same(expected, found)
+    assert len({len(share) for share in shares}) == 1, "every rank takes part as often"
 
 
 def test_no_held_out_rows_is_said_plainly(tmp_path: Path) -> None:
     dataset = write_dataset(tmp_path, [9], held_out_rows=0)
     with pytest.raises(DataError, match="no held-out sequences in") as found:
-        list(held_out([dataset], batch=BATCH, rank=0, world_size=1, sequences=4))
+        list(held_out([dataset], SETTINGS, sequences=4))
     assert "prepare.held_out" in (found.value.hint or "")
 
 

@@ -20,9 +20,10 @@ from raylm.errors import DataError
 from raylm.records import Batch
 from raylm.stream import ray_data
 from raylm.stream.lanes import Block
-from raylm.stream.loader import Dataset, Stream, order_of
+from raylm.stream.loader import Dataset, Stream, StreamSettings, order_of
 
 DATA = DataSettings(chunk_rows=8, window_chunks=3)
+SETTINGS = StreamSettings(BATCH, DATA, seed=5, document_attention=True)
 
 
 @pytest.fixture(scope="module")
@@ -58,17 +59,7 @@ def _small_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def stream(datasets: Sequence[Dataset], reader: Any, rank: int = 0, world_size: int = 1, start: int = 0) -> Stream:
-    return Stream(
-        datasets,
-        batch=BATCH,
-        data=DATA,
-        seed=5,
-        rank=rank,
-        world_size=world_size,
-        start_step=start,
-        reader=reader,
-        document_attention=True,
-    )
+    return Stream(datasets, SETTINGS, rank=rank, world_size=world_size, start_step=start, reader=reader)
 
 
 def from_ray(batches: Stream) -> int:
@@ -190,7 +181,7 @@ def fake_executions(monkeypatch: pytest.MonkeyPatch, datasets: list[Dataset], th
 
 def test_a_bad_shard_in_a_read_task_is_one_error(cluster: Any, tmp_path: Path) -> None:
     dataset = write_dataset(tmp_path, [1600, 8])
-    order = order_of([dataset], batch=BATCH, data=DATA, seed=5)
+    order = order_of([dataset], SETTINGS)
     late = next(
         number
         for number, block in enumerate(order.needs(range(4), 0))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from raylm.checkpoint.chunks import Chunk
+from raylm.checkpoint.memory import Members, reshard
 from raylm.checkpoint.restore import CheckpointInfo, fill, open_checkpoint
 
 if TYPE_CHECKING:
@@ -47,3 +48,20 @@ class StoredCheckpoint:
     def fill(self, wanted: Sequence[tuple[Chunk, Tensor]]) -> None:
         """Read the bytes that are needed and fill every destination."""
         fill(open_checkpoint(self.info), wanted)
+
+
+@dataclass(frozen=True)
+class HeldByMembers:
+    """State that the members of a group hold in memory, each some of it: what outlived the group before.
+
+    Every member makes one, with its own share; one that holds nothing takes `step` and `scalars` from another.
+    """
+
+    group: Members
+    held: Sequence[tuple[Chunk, Tensor]]
+    step: int
+    scalars: Mapping[str, int | float]
+
+    def fill(self, wanted: Sequence[tuple[Chunk, Tensor]]) -> None:
+        """Send and receive what each member wants, and fill every destination; collective over the group."""
+        reshard(self.group, self.held, wanted, step=self.step)

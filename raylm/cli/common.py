@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -43,6 +46,29 @@ def connection(endpoint: str | None, region: str | None, anonymous: bool) -> Con
     from raylm.config.object_store import ObjectStore
 
     return ObjectStore(endpoint=endpoint, region=region, anonymous=anonymous).connection()
+
+
+def plugin_options(command: Command) -> Command:
+    """Options for commands about settings; handed on as `plugins` and `job_file` for `import_plugins`."""
+    for option in (
+        click.option("--job", "job_file", metavar="JOB", help="Include what this job's plugins register."),
+        click.option(
+            "--plugin", "plugins", multiple=True, metavar="FILE", help="Include what it registers; repeatable."
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def import_plugins(plugins: Sequence[str], job_file: str | None) -> None:
+    """Import the plugins of `plugin_options`."""
+    from raylm.config.load import load_plugins_of
+    from raylm.config.paths import absolute
+    from raylm.plugins import is_file, load_plugins
+
+    if job_file is not None:
+        load_plugins_of(job_file)
+    load_plugins([absolute(name) if is_file(name) else name for name in plugins])
 
 
 def read_job(job_file: str, overrides: Sequence[str]) -> Job:
@@ -92,3 +118,16 @@ def quiet_logs() -> None:
 
     logging.basicConfig(format="%(message)s", level=logging.ERROR)
     logging.getLogger("raylm").setLevel(logging.WARNING)
+
+
+@contextmanager
+def terminated_as_interrupted() -> Iterator[None]:
+    """SIGTERM ends what runs in this block as Ctrl-C does, which saves and stops."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

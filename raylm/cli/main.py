@@ -20,12 +20,15 @@ COMMANDS = {
     "quickstart": ("raylm.cli.quickstart:quickstart", "Train a tiny model on this machine, losing a node on the way."),
     "prepare": ("raylm.cli.prepare:prepare", "Turn raw text into tokenized shards."),
     "inspect": ("raylm.cli.inspect:inspect", "Show what a prepared data set holds."),
-    "plan": ("raylm.cli.plan:plan", "Say what a job needs: parameters, FLOPs, memory a worker."),
+    "plan": ("raylm.cli.plan:plan", "Say what a job needs: parameters, FLOPs, memory per worker."),
+    "schema": ("raylm.cli.schema:schema", "Print the JSON Schema of job files."),
+    "explain": ("raylm.cli.explain:explain", "Say what a key of a job file takes and does."),
     "train": ("raylm.cli.train:train", "Train, or go on with a run that stopped."),
     "evaluate": ("raylm.cli.model:evaluate", "Held-out loss, perplexity and bits per byte."),
     "generate": ("raylm.cli.model:generate", "Continue a prompt."),
     "export": ("raylm.cli.model:export", "Write a Hugging Face folder."),
     "report": ("raylm.cli.model:report", "Write a run's history as one HTML page."),
+    "completion": ("raylm.cli.completion:completion", "Print what makes a shell complete commands and keys."),
 }
 
 

@@ -11,7 +11,7 @@ from raylm.cli.common import connection, next_step, quiet_logs, reach_options, s
 from raylm.humanize import count
 
 if TYPE_CHECKING:
-    from raylm.evaluate import Evaluation
+    from raylm.evaluation import Evaluation
 
 RUN = click.argument("run", metavar="RUN")
 
@@ -26,7 +26,7 @@ def evaluate(
 ) -> None:
     """Held-out loss, perplexity and bits per byte of RUN: a run folder, a checkpoint or an export."""
     quiet_logs()
-    from raylm.evaluate import evaluate as run_evaluate
+    from raylm.evaluation import evaluate as run_evaluate
 
     found = run_evaluate(
         run, data=data or None, sequences=sequences, connection=connection(endpoint, region, anonymous)
@@ -69,8 +69,8 @@ def generate(
 ) -> None:
     """Continue a prompt with the model of RUN: a run folder, a checkpoint or an export."""
     quiet_logs()
-    from raylm.generate import Sampling
-    from raylm.generate import generate as run_generate
+    from raylm.generation import Sampling
+    from raylm.generation import generate as run_generate
 
     sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, max_new_tokens=max_tokens, seed=seed)
     click.echo(prompt, nl=False)
@@ -87,7 +87,7 @@ def generate(
 def export(run: str, dest: str, endpoint: str | None, region: str | None, anonymous: bool) -> None:
     """Write RUN's model to DEST as a Hugging Face folder: weights as safetensors, tokenizer, generation config."""
     quiet_logs()
-    from raylm.export import export as run_export
+    from raylm.hf_export import export as run_export
 
     run_export(run, dest, connection=connection(endpoint, region, anonymous))
     show([("export", dest)])
@@ -101,12 +101,14 @@ def export(run: str, dest: str, endpoint: str | None, region: str | None, anonym
 def report(run: str, output: str | None, endpoint: str | None, region: str | None, anonymous: bool) -> None:
     """Write RUN's history as one HTML page: loss, throughput and workers, and where the time went."""
     from raylm.humanize import duration
-    from raylm.report import describe, read_history, totals, write_report
+    from raylm.report import read_history, totals, write_report
+    from raylm.run.folder import RunFolder
     from raylm.storage import StoragePath
 
     at = connection(endpoint, region, anonymous)
-    page = write_report(StoragePath(run, at), StoragePath(output, at) if output else None)
-    history = read_history(StoragePath(run, at))
+    folder = RunFolder(StoragePath(run, at))
+    page = write_report(folder, StoragePath(output, at) if output else None)
+    history = read_history(folder)
     total = totals(history)
     show(
         [
@@ -116,7 +118,7 @@ def report(run: str, output: str | None, endpoint: str | None, region: str | Non
                 f"{duration(total.useful_seconds)} useful, {duration(total.replayed_seconds)} replayed, "
                 f"{duration(total.idle_seconds)} idle",
             ),
-            ("last", describe(history.events[-1].kind, history.events[-1].fields) if history.events else "-"),
+            ("last", history.events[-1].describe() if history.events else "-"),
             ("page", page.url),
         ]
     )

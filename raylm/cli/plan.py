@@ -60,8 +60,8 @@ def plan_lines(made: Plan) -> list[str]:
         lines += ["", f"GB per worker, {workers} worker{'s' if workers > 1 else ''}", *_table(made, workers)]
         fitting = made.fitting(workers)
         answer = f"stage {', '.join(map(str, fitting))}" if fitting else "no stage"
-        building = made.at(3, workers).building
-        if building > made.at(3, workers).total:
+        building = made.at(3, workers).building_bytes
+        if building > made.at(3, workers).total_bytes:
             lines.append(f"  stage 3 takes {building / 1e9:.2f} GB while the engine is built: whole weights, then cut")
         lines.append(f"  fits {gpu:g} GB: {answer} ({made.usable_bytes / 1e9:.1f} GB are left for tensors)")
         if not fitting:
@@ -72,13 +72,13 @@ def plan_lines(made: Plan) -> list[str]:
 def _table(made: Plan, workers: int) -> list[str]:
     columns: tuple[str, ...] = ("weights", "gradients", "optimizer", "activations", "buffers", "total")
     if made.offload_optimizer:
-        columns += ("host_bytes",)
-    rows = [["ZeRO", *(name.removesuffix("_bytes") for name in columns), ""]]
+        columns += ("host",)
+    rows = [["ZeRO", *columns, ""]]
     for stage in STAGES:
         cell = made.at(stage, workers)
         mark = "fits" if stage in made.fitting(workers) else "too big"
         chosen = " <- zero.stage" if stage == made.stage else ""
-        rows.append([str(stage), *(f"{getattr(cell, name) / 1e9:.2f}" for name in columns), mark + chosen])
+        rows.append([str(stage), *(f"{getattr(cell, f'{name}_bytes') / 1e9:.2f}" for name in columns), mark + chosen])
     widths = [max(len(row[index]) for row in rows) for index in range(len(rows[0]) - 1)]
     return [
         "  " + "  ".join([*(text.rjust(width) for text, width in zip(row, widths, strict=False)), row[-1]]).rstrip()

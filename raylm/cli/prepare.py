@@ -13,7 +13,7 @@ from raylm.cli.common import again, job_options, next_step, paths_row, quiet_log
 from raylm.humanize import count, duration
 
 if TYPE_CHECKING:
-    from raylm.prep import PrepareProgress, PrepareReport
+    from raylm.prep.prepare import PrepareProgress, PrepareReport
 
 
 @click.command()
@@ -32,7 +32,7 @@ def prepare(job_file: str, overrides: tuple[str, ...], dry_run: bool) -> None:
         next_step(again("prepare", job_file, overrides))
         return
     quiet_logs()
-    from raylm.prep import prepare as run_prepare
+    from raylm.prep.prepare import prepare as run_prepare
 
     show(result_rows(run_prepare(job, progress=progress_lines())))
     next_step(again("train", job_file, overrides))

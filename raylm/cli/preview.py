@@ -16,7 +16,7 @@ Rows = list[tuple[str, str]]
 def prepare_rows(job: Job) -> Rows:
     """What `raylm prepare` would read and write."""
     settings = job.prepare
-    sources = [f"{source.name} ({source.glob or source.paths or source.kind})" for source in settings.sources]
+    sources = [f"{source.name} ({source.location})" for source in settings.sources]
     trained = f"{settings.tokenizer.trained_kind} of {settings.tokenizer.vocab_size:,}, to be trained"
     tokenizer = settings.tokenizer.path or trained
     workers = f"{settings.workers} at once" if settings.workers else "as many as the machine's CPUs carry"
@@ -42,7 +42,7 @@ def _steps(job: Job) -> list[str]:
 
 def train_rows(job: Job) -> Rows:
     """What `raylm train` would train on, with and into."""
-    from raylm.model.budget import shape_of
+    from raylm.model.flops import shape_of
     from raylm.train.launch.preflight import refuse_other_job
 
     length, data = _data(job)
@@ -86,18 +86,18 @@ def _data(job: Job) -> tuple[int, str]:
 
 def _raw_rows(job: Job) -> Rows:
     """The sources' files and units, and a guess at their tokens, from their bytes."""
-    from raylm.prep.readers.read import atoms
-    from raylm.prep.units import listed, ranges_of, units_of
+    from raylm.config.prepare.sources import SOURCES
+    from raylm.prep.units import ranges_of, units_of
 
     settings, connection = job.prepare, job.object_store.connection()
-    if any(source.kind == "python-docs" for source in settings.sources):
+    if any(SOURCES.get(source.kind).collect is not None for source in settings.sources):
         return [("tokens", "known when the documentation has been collected")]
     try:
-        files = [(source, listed(source, connection)) for source in settings.sources]
+        files = [(source, SOURCES.get(source.kind).files(source, connection)) for source in settings.sources]
     except DataError as error:
         return [("units", f"none yet: {error.message}")]
-    pieces = (piece for source, found in files for piece in ranges_of(source, found, settings.unit_bytes, atoms))
-    units = units_of(pieces, settings.unit_bytes)
+    ranges = (part for source, found in files for part in ranges_of(source, found, settings.unit_bytes))
+    units = units_of(ranges, settings.unit_bytes)
     total = sum(file_bytes for _, found in files for _, file_bytes in found)
     return [
         ("units", f"{len(units):,}, of {sum(len(found) for _, found in files):,} files with {size(total)}"),

@@ -1,28 +1,23 @@
-"""Comes in: a run's metrics and events as they happen. Leaves: a bar on a terminal, plain lines elsewhere."""
+"""A run's steps and events as they happen: a bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol, TextIO
+from typing import Protocol, TextIO
 
 from raylm.humanize import count, duration
-from raylm.run.history import describe
-
-Line = Mapping[str, Any]
+from raylm.run.events import Event, StepMetrics, WorkerLost
 
 
 class Display(Protocol):
-    """What watches a run."""
+    """What shows a run."""
 
-    def on_step(self, line: Line) -> None:
-        """Take one metrics line."""
-
-    def on_event(self, line: Line) -> None:
-        """Take one event line."""
+    def show(self, record: StepMetrics | Event) -> None:
+        """Show a step or an event."""
 
 
 class Pace:
@@ -33,41 +28,39 @@ class Pace:
         self._seconds = 0.0
         self._counted = -1
 
-    def take(self, line: Line) -> None:
+    def take(self, metrics: StepMetrics) -> None:
         """Count one step in."""
-        took = float(line["step_seconds"])
         # The first step warms up: it counts only until the second. After that about the last twenty, so that a
         # resize shows soon.
         self._counted += 1
-        self._seconds += (took - self._seconds) / min(20, max(1, self._counted))
+        self._seconds += (metrics.step_seconds - self._seconds) / min(20, max(1, self._counted))
 
     def left_seconds(self, step: int) -> float:
         """Seconds until the last step, if nothing changes."""
         return self._seconds * max(0, self.total_steps - step)
 
 
-def step_words(line: Line, pace: Pace) -> str:
-    """One metrics line as a person reads it."""
-    return f"step {line['step']}/{pace.total_steps}  lr {float(line['lr']):.2e}  {gauges(line, pace)}"
+def step_words(metrics: StepMetrics, pace: Pace) -> str:
+    """One step as a person reads it."""
+    return f"step {metrics.step}/{pace.total_steps}  lr {metrics.lr:.2e}  {gauges(metrics, pace)}"
 
 
-def gauges(line: Line, pace: Pace) -> str:
+def gauges(metrics: StepMetrics, pace: Pace) -> str:
     """What a person watches: loss, speed, workers and the time left."""
-    loss = float(line["loss"])
+    loss = metrics.loss
     return "  ".join(
         [
             f"loss {loss:.4f}" if math.isfinite(loss) else f"loss {loss}",
-            f"{count(float(line['tokens_per_second']))} tokens/s",
-            f"{line['workers']} worker{'s' if line['workers'] != 1 else ''}",
-            f"{duration(pace.left_seconds(line['step']))} left",
+            f"{count(metrics.tokens_per_second)} tokens/s",
+            f"{metrics.workers} worker{'s' if metrics.workers != 1 else ''}",
+            f"{duration(pace.left_seconds(metrics.step))} left",
         ]
     )
 
 
-def event_words(line: Line) -> str:
-    """One event line, with its time of day."""
-    clock = str(line.get("time", ""))[11:19]
-    return f"{clock}  {describe(str(line.get('event')), line)}"
+def event_words(event: Event) -> str:
+    """One event, with its time of day."""
+    return f"{event.time[11:19]}  {event.describe()}"
 
 
 class PlainLines:
@@ -82,20 +75,19 @@ class PlainLines:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._pace, self._out, self._every, self._clock = Pace(total_steps), out or sys.stdout, every_seconds, clock
-        self._told_at: float | None = None
+        self._shown_at: float | None = None
 
-    def on_step(self, line: Line) -> None:
-        """Take one metrics line."""
-        self._pace.take(line)
+    def show(self, record: StepMetrics | Event) -> None:
+        """Show a step or an event."""
+        if isinstance(record, Event):
+            print(event_words(record), file=self._out, flush=True)
+            return
+        self._pace.take(record)
         now = self._clock()
-        due = self._told_at is None or now - self._told_at >= self._every
-        if due or line["step"] == self._pace.total_steps:
-            self._told_at = now
-            print(step_words(line, self._pace), file=self._out, flush=True)
-
-    def on_event(self, line: Line) -> None:
-        """Take one event line."""
-        print(event_words(line), file=self._out, flush=True)
+        due = self._shown_at is None or now - self._shown_at >= self._every
+        if due or record.step == self._pace.total_steps:
+            self._shown_at = now
+            print(step_words(record, self._pace), file=self._out, flush=True)
 
 
 class Bar:
@@ -119,15 +111,14 @@ class Bar:
         with self._progress:
             yield self
 
-    def on_step(self, line: Line) -> None:
-        """Take one metrics line."""
-        self._pace.take(line)
-        self._progress.update(self._task, completed=line["step"], words=gauges(line, self._pace))
-
-    def on_event(self, line: Line) -> None:
-        """Take one event line."""
-        self._progress.console.print(event_words(line), markup=False, highlight=False)
-        if line.get("event") == "worker_lost":
+    def show(self, record: StepMetrics | Event) -> None:
+        """Show a step or an event."""
+        if isinstance(record, StepMetrics):
+            self._pace.take(record)
+            self._progress.update(self._task, completed=record.step, words=gauges(record, self._pace))
+            return
+        self._progress.console.print(event_words(record), markup=False, highlight=False)
+        if isinstance(record, WorkerLost):
             self._progress.update(self._task, words="waiting for workers")
 
 

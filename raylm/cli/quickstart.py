@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import signal
 import tempfile
 import threading
 import time
@@ -11,19 +10,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from raylm.cli.common import as_typed, next_step, quiet_logs, show
+from raylm.cli.common import as_typed, next_step, quiet_logs, show, terminated_as_interrupted
 from raylm.cli.model import evaluation_rows
 from raylm.errors import RaylmError
 from raylm.humanize import duration
 
 if TYPE_CHECKING:
-    from raylm.cli.progress import Display, Line
     from raylm.config.job import Job
     from raylm.deploy.local import LocalCluster, NodeShape
+    from raylm.run.events import Event, StepMetrics
 
 JOB_NAME = "quickstart.yaml"
 LOST = "node-1"
@@ -68,6 +67,7 @@ def quickstart_job(storage: str, steps: int | None = None) -> Job:
 def two_nodes() -> Iterator[LocalCluster]:
     """A head and one node, a worker's seat on each, and this process connected to them."""
     from raylm.deploy.local import LocalCluster
+    from raylm.runtime.connect import LocalRay, connected
 
     _stage("1/5  starting two Ray nodes")
     # Not TMPDIR: Ray's sockets need a short path.
@@ -76,12 +76,10 @@ def two_nodes() -> Iterator[LocalCluster]:
     try:
         cluster.up(1, head=_shape(cpus=2), each=_shape(cpus=1))
         try:
-            cluster.connect()
-            # Ray aborts the process on SIGTERM and would leave the nodes behind; end as on Ctrl-C instead.
-            signal.signal(signal.SIGTERM, signal.default_int_handler)
-            yield cluster
+            # A polite kill would leave the nodes behind; end as on Ctrl-C instead.
+            with terminated_as_interrupted(), connected(cluster.address, LocalRay(cpus=1)):
+                yield cluster
         finally:
-            _disconnect()
             cluster.down()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -94,18 +92,16 @@ class LosingANode:
         self._cluster, self._at_step = cluster, at_step
         self._killed = self._back = False
 
-    def on_step(self, line: Line) -> None:
-        """Take one metrics line."""
-        if not self._killed and line["step"] >= self._at_step and line["workers"] > 1:
-            self._killed = True
-            _stage(f"     killing {LOST}, as if its machine were reclaimed without notice")
-            self._cluster.kill(LOST)
+    def take(self, record: StepMetrics | Event) -> None:
+        """Take a step or an event of the run."""
+        from raylm.run.events import GroupStarted, StepMetrics
 
-    def on_event(self, line: Line) -> None:
-        """Take one event line."""
-        from raylm.run.history import STARTS
-
-        if self._killed and not self._back and line.get("event") in STARTS:
+        if isinstance(record, StepMetrics):
+            if not self._killed and record.step >= self._at_step and record.workers > 1:
+                self._killed = True
+                _stage(f"     killing {LOST}, as if its machine were reclaimed without notice")
+                self._cluster.kill(LOST)
+        elif self._killed and not self._back and isinstance(record, GroupStarted):
             self._back = True
             _stage("     training goes on; starting another node in its place")
             # In the background: the run must not wait for a node.
@@ -120,7 +116,7 @@ class LosingANode:
 
 def _prepare(job: Job) -> None:
     from raylm.cli.prepare import progress_lines, result_rows
-    from raylm.prep import prepare
+    from raylm.prep.prepare import prepare
 
     _stage("2/5  preparing: the documentation on this machine becomes tokens")
     show(result_rows(prepare(job, progress=progress_lines())))
@@ -132,26 +128,23 @@ def _train(job: Job, loss: LosingANode) -> None:
 
     _stage(f"3/5  training {job.model.preset} for {job.train.steps} steps on two workers")
 
-    def both(display: Display, line: dict[str, Any], *, event: bool) -> None:
-        (display.on_event if event else display.on_step)(line)
-        (loss.on_event if event else loss.on_step)(line)
-
     with watching(job.train.steps) as display:
-        result = train(
-            job,
-            on_step=lambda line: both(display, line, event=False),
-            on_event=lambda line: both(display, line, event=True),
-        )
+
+        def both(record: StepMetrics | Event) -> None:
+            display.show(record)
+            loss.take(record)
+
+        result = train(job, on_record=both)
     if result.already_finished:
         click.echo(f"trained already; remove {as_typed(job.run_url)} to see it again")
 
 
 def _look(job: Job) -> str:
     """Evaluate, generate and report, as the commands of these names do; returns where the report is."""
-    from raylm.evaluate import evaluate
-    from raylm.generate import Sampling, generate
+    from raylm.evaluation import evaluate
+    from raylm.generation import Sampling, generate
     from raylm.report import write_report
-    from raylm.storage import StoragePath
+    from raylm.run.folder import RunFolder
     from raylm.trained import open_trained
 
     _stage("4/5  evaluating and generating, from the last checkpoint")
@@ -161,7 +154,7 @@ def _look(job: Job) -> str:
         text = "".join(generate(trained, prompt, Sampling(max_new_tokens=32)))
         click.echo(f"    {' '.join(f'{prompt}{text}'.split())}")
     _stage("5/5  writing the report")
-    page = write_report(StoragePath(job.run_url, job.object_store.connection()))
+    page = write_report(RunFolder.of(job))
     click.echo(page.url)
     return page.url
 
@@ -174,12 +167,6 @@ def _what_next(job: Job, page: str) -> None:
         f"raylm export {run} {run}/export",
         "raylm plan jobs/pretrain-125m.yaml",
     )
-
-
-def _disconnect() -> None:
-    import ray
-
-    ray.shutdown()
 
 
 def _stage(words: str) -> None:

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import click
 
-from raylm.cli.common import again, as_typed, job_options, next_step, paths_row, quiet_logs, read_job, show
+from raylm.cli.common import (
+    again,
+    as_typed,
+    job_options,
+    next_step,
+    paths_row,
+    quiet_logs,
+    read_job,
+    show,
+    terminated_as_interrupted,
+)
 
 
 @click.command()
@@ -26,8 +36,8 @@ def train(job_file: str, overrides: tuple[str, ...], dry_run: bool) -> None:
     from raylm.cli.progress import watching
     from raylm.train.launch import train as run_train
 
-    with watching(job.train.steps) as display:
-        result = run_train(job, on_step=display.on_step, on_event=display.on_event)
+    with terminated_as_interrupted(), watching(job.train.steps) as display:
+        result = run_train(job, on_record=display.show)
     if result.already_finished:
         click.echo(f"finished already at step {result.step}; raise train.steps to go on")
     run = as_typed(job.run_url)

@@ -12,13 +12,19 @@ from raylm.config.base import Settings
 class CheckpointSettings(Settings):
     """When state is saved and what is kept."""
 
-    every_steps: int | None = Field(None, ge=1, description="Save every n steps.")
-    every_seconds: float | None = Field(None, gt=0, description="Save every n seconds; neither: Young/Daly.")
-    asynchronous: bool = Field(True, description="Upload behind the training; only the staging copy stalls it.")
+    every_steps: int | None = Field(None, ge=1, description="Save every so many steps.")
+    every_seconds: float | None = Field(
+        None,
+        gt=0,
+        description="Save every so many seconds; where neither is set, Young and Daly's formula decides.",
+    )
+    asynchronous: bool = Field(
+        True, description="Upload while training goes on; only the copy that is uploaded stalls it."
+    )
     keep: int = Field(2, ge=1, description="Newest checkpoints kept.")
-    keep_best: int = Field(0, ge=0, description="Checkpoints kept for the lowest held-out loss.")
+    keep_best: int = Field(0, ge=0, description="Checkpoints kept besides for the lowest held-out loss.")
     mean_time_between_failures_seconds: float = Field(
-        3600.0, gt=0, description="Young/Daly's first guess, until failures have been seen."
+        3600.0, gt=0, description="First guess in Young and Daly's formula, until failures have been seen."
     )
 
     @model_validator(mode="after")

@@ -10,4 +10,6 @@ from raylm.config.base import Settings
 class ClusterSettings(Settings):
     """Where the job runs."""
 
-    address: str | None = Field(None, description="A running Ray cluster; a local Ray is started when not set.")
+    address: str | None = Field(
+        None, description="A running Ray cluster, as host:port or auto; a Ray of this machine's own when not set."
+    )

@@ -13,8 +13,8 @@ from raylm.config.paths import PathOrUrl
 class WeightAt(Settings):
     """From `step` on, this weight."""
 
-    step: int = Field(ge=0)
-    weight: float = Field(ge=0)
+    step: int = Field(ge=0, description="Optimizer step from which on the weight holds.")
+    weight: float = Field(ge=0, description="Share of the mixture from then on.")
 
 
 class MixtureEntry(Settings):
@@ -28,16 +28,18 @@ class MixtureEntry(Settings):
 class DataSettings(Settings):
     """What is trained on."""
 
-    path: PathOrUrl | None = Field(None, description="Folder of shards; short for one source.")
-    mixture: list[MixtureEntry] = Field(default_factory=list, description="Several folders with weights.")
+    path: PathOrUrl | None = Field(None, description="Folder of shards; short for a mixture of one.")
+    mixture: list[MixtureEntry] = Field(default_factory=list, description="Several folders of shards with weights.")
     reader: Literal["ray", "threads"] = Field(
         "ray", description="Who reads shards after the first steps: Ray Data tasks, or threads in each worker."
     )
     chunk_rows: int = Field(
-        256, ge=1, description="Rows read at once, from one place of a shard; best a multiple of its groups of 64."
+        256, ge=1, description="Rows read at once, next to each other in a shard; best a multiple of its groups of 64."
     )
     window_chunks: int = Field(
-        4, ge=1, description="Chunks whose rows a lane shuffles together; a worker holds a window a lane, and the next."
+        4,
+        ge=1,
+        description="Chunks whose rows a lane shuffles together; a worker holds this window and the next per lane.",
     )
     allow_changed: bool = Field(False, description="Resume although the data's fingerprint changed.")
 

@@ -10,5 +10,5 @@ from raylm.config.base import Settings
 class EvaluateSettings(Settings):
     """Held-out loss during training."""
 
-    every_steps: int | None = Field(None, ge=1, description="Every n steps; not at all when not set.")
+    every_steps: int | None = Field(None, ge=1, description="Evaluate every so many steps; not at all when not set.")
     sequences: int = Field(64, ge=1, description="Held-out sequences, the same at any number of workers.")

@@ -13,6 +13,7 @@ from raylm.config.data import DataSettings, MixtureEntry
 from raylm.config.evaluate import EvaluateSettings
 from raylm.config.model import ModelSettings
 from raylm.config.object_store import ObjectStore
+from raylm.config.objective import ObjectiveSettings
 from raylm.config.optim import BatchSettings, OptimSettings, TrainSettings, ZeroSettings
 from raylm.config.paths import ModuleOrFile, PathOrUrl, resolved_module_or_file
 from raylm.config.prepare import PrepareSettings
@@ -32,19 +33,28 @@ class Job(Settings):
     storage: PathOrUrl = Field(
         "runs", min_length=1, validate_default=True, description="Folder or URL under which the run folder stands."
     )
-    object_store: ObjectStore = Field(default_factory=ObjectStore)
-    prepare: PrepareSettings = Field(default_factory=PrepareSettings)
-    data: DataSettings = Field(default_factory=DataSettings)
-    model: ModelSettings = Field(default_factory=ModelSettings)
-    method: Literal["pretrain"] = Field("pretrain")
-    batch: BatchSettings = Field(default_factory=BatchSettings)
-    optim: OptimSettings = Field(default_factory=OptimSettings)
-    zero: ZeroSettings = Field(default_factory=ZeroSettings)
-    train: TrainSettings = Field(default_factory=TrainSettings)
-    workers: WorkerSettings = Field(default_factory=WorkerSettings)
-    checkpoint: CheckpointSettings = Field(default_factory=CheckpointSettings)
-    evaluate: EvaluateSettings = Field(default_factory=EvaluateSettings)
-    cluster: ClusterSettings = Field(default_factory=ClusterSettings)
+    object_store: ObjectStore = Field(default_factory=ObjectStore, description="How object storage is reached.")
+    prepare: PrepareSettings = Field(default_factory=PrepareSettings, description="Raw text to tokenized shards.")
+    data: DataSettings = Field(default_factory=DataSettings, description="What is trained on.")
+    model: ModelSettings = Field(default_factory=ModelSettings, description="The network.")
+    method: Literal["pretrain"] = Field(
+        "pretrain", description="What is trained, and how: all weights, from what the model starts with."
+    )
+    objective: ObjectiveSettings = Field(
+        default_factory=lambda: ObjectiveSettings.model_validate("causal"), description="What training minimizes."
+    )
+    batch: BatchSettings = Field(
+        default_factory=BatchSettings, description="The global batch, the same at any number of workers."
+    )
+    optim: OptimSettings = Field(default_factory=OptimSettings, description="AdamW and its learning rate.")
+    zero: ZeroSettings = Field(default_factory=ZeroSettings, description="DeepSpeed ZeRO.")
+    train: TrainSettings = Field(default_factory=TrainSettings, description="How long, and what is recorded.")
+    workers: WorkerSettings = Field(default_factory=WorkerSettings, description="The workers and what each needs.")
+    checkpoint: CheckpointSettings = Field(
+        default_factory=CheckpointSettings, description="When state is saved and what is kept."
+    )
+    evaluate: EvaluateSettings = Field(default_factory=EvaluateSettings, description="Held-out loss during training.")
+    cluster: ClusterSettings = Field(default_factory=ClusterSettings, description="Where the job runs.")
 
     @model_validator(mode="before")
     @classmethod

@@ -15,15 +15,21 @@ from pydantic import ValidationError
 
 from raylm import __version__
 from raylm.config.job import Job
-from raylm.config.overrides import apply_override
-from raylm.config.paths import context
+from raylm.config.overrides import apply_change, apply_override, key_of
+from raylm.config.paths import absolute, context
 from raylm.config.problems import explained
-from raylm.config.yaml_lines import JobDumper, read_tree
+from raylm.config.yaml_lines import JobDumper, Tree, read_tree
 from raylm.errors import ConfigError
+from raylm.plugins import is_file, load_plugins
+
+Overrides = Sequence[str] | Mapping[str, Any]
 
 
-def load_job(path: str | Path, overrides: Sequence[str] = ()) -> Job:
-    """Read a job file, apply `a.b=c` overrides in order, and check the result."""
+def load_job(path: str | Path, overrides: Overrides = ()) -> Job:
+    """Read a job file, apply overrides in order, and check the result.
+
+    Overrides are `a.b=c` as on the command line, or a mapping as `with_overrides` takes it.
+    """
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")
@@ -38,21 +44,50 @@ def load_job(path: str | Path, overrides: Sequence[str] = ()) -> Job:
     return parse_job(text, origin=str(path), overrides=overrides, folder=path.parent)
 
 
-def parse_job(text: str, *, origin: str, overrides: Sequence[str] = (), folder: str | Path | None = None) -> Job:
+def load_plugins_of(path: str | Path) -> None:
+    """Import the plugins that a job file names, whatever else is in it."""
+    given = read_tree(Path(path).read_text(encoding="utf-8"), str(path)).values.get("plugins")
+    names = [name for name in given if isinstance(name, str)] if isinstance(given, list) else []
+    load_plugins([absolute(name, Path(path).parent) if is_file(name) else name for name in names])
+
+
+def parse_job(text: str, *, origin: str, overrides: Overrides = (), folder: str | Path | None = None) -> Job:
     """Check the text of a job file; `origin` is the name that errors give it.
 
     Relative paths in the text start from `folder`, the working directory when None.
     """
     tree = read_tree(text, origin)
-    for override in overrides:
-        apply_override(tree, override)
+    _apply(tree, overrides)
+    return _checked(tree, folder)
+
+
+def with_overrides(job: Job, changes: Mapping[str, Any]) -> Job:
+    """The job with other values, by dotted key: `with_overrides(job, {"optim.lr": 1e-4, "name": "b"})`.
+
+    Checked as a job file is; entries of a list are named by number. Relative paths start from the working directory.
+    """
+    tree = Tree(job.model_dump(), {}, "the job")
+    _apply(tree, changes)
+    return _checked(tree, None)
+
+
+def _apply(tree: Tree, overrides: Overrides) -> None:
+    if isinstance(overrides, Mapping):
+        for key, value in overrides.items():
+            apply_change(tree, key, value)
+    else:
+        for override in overrides:
+            apply_override(tree, override)
+
+
+def _checked(tree: Tree, folder: str | Path | None) -> Job:
     try:
         return Job.model_validate(tree.values, context=context(folder))
     except ValidationError as error:
         raise explained(error, tree) from error
     except ConfigError as error:
         # A check over several sections: the place is ours to add.
-        key = tuple(error.key.split(".")) if error.key else ()
+        key = key_of(error.key.split(".")) if error.key else ()
         raise ConfigError(f"{tree.place(key)}: {error.message}", hint=error.hint, key=error.key) from error
 
 

@@ -9,23 +9,27 @@ from pydantic import Field, model_validator
 from raylm.config.base import Settings
 from raylm.config.paths import PathOrUrl
 
-PRESETS = ("tiny", "llama-25m", "llama-125m", "llama-350m", "llama-1b", "llama-3b", "llama-7b")
+PresetName = Literal["tiny", "llama-25m", "llama-125m", "llama-350m", "llama-1b", "llama-3b", "llama-7b"]
 
 
 class ModelSettings(Settings):
     """The network."""
 
-    preset: Literal["tiny", "llama-25m", "llama-125m", "llama-350m", "llama-1b", "llama-3b", "llama-7b"] | None = Field(
-        None, description="A Llama-style decoder of this size."
+    preset: PresetName | None = Field(None, description="A Llama-style decoder of this size.")
+    config: PathOrUrl | dict[str, Any] | None = Field(
+        None, description="A transformers config: the path of its file, or inline."
     )
-    config: PathOrUrl | dict[str, Any] | None = Field(None, description="A transformers config: a path, or inline.")
     path: PathOrUrl | None = Field(None, description="A local Hugging Face folder whose weights training starts from.")
-    dtype: Literal["fp32", "bf16"] = Field("bf16", description="Weights and activations; masters stay fp32.")
-    attention: Literal["sdpa", "eager"] = Field("sdpa", description="Attention implementation.")
+    dtype: Literal["fp32", "bf16"] = Field(
+        "bf16", description="Type of weights and activations; master weights stay fp32."
+    )
+    attention: Literal["sdpa", "eager"] = Field(
+        "sdpa", description="How attention is computed: torch's fused kernels, or step by step."
+    )
     document_attention: bool = Field(False, description="Tokens attend within their own document only.")
     dropout: float = Field(0.0, ge=0, lt=1, description="Attention dropout (where the model has one).")
     activation_checkpointing: bool = Field(False, description="Recompute activations in the backward pass.")
-    compile: bool = Field(False, description="torch.compile the model.")
+    compile: bool = Field(False, description="Run the model through torch.compile.")
 
     @model_validator(mode="after")
     def _one_origin(self) -> Self:

@@ -12,11 +12,11 @@ class ObjectStore(Settings):
     """How to reach object storage. Credentials never stand here: they come from the provider's own chain."""
 
     endpoint: str | None = Field(
-        None, description="URL of an S3- or GCS-compatible server, e.g. http://127.0.0.1:9000."
+        None, description="URL of an S3- or GCS-compatible server, for example http://127.0.0.1:9000."
     )
     region: str | None = Field(None, description="Region name, where the server wants one.")
     anonymous: bool = Field(False, description="Read public buckets without credentials.")
-    retries: int = Field(5, ge=0, description="Times a failed request is tried again, with growing pauses.")
+    retries: int = Field(5, ge=0, description="How often a failed request is tried again, with growing pauses.")
     timeout_seconds: float = Field(30.0, gt=0, description="Longest wait for one request.")
 
     @field_validator("endpoint")

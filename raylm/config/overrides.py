@@ -1,4 +1,4 @@
-"""`--set key=value`: one value of a job changed, by its dotted key."""
+"""One value of a job changed, by its dotted key: `--set key=value`, or a key and a value from a program."""
 
 from __future__ import annotations
 
@@ -20,16 +20,33 @@ def apply_override(tree: Tree, override: str) -> None:
     value_tree = read_tree(f"value: {text}" if "\n" not in text else f"value:\n{text}", flag)
     if set(value_tree.values) != {"value"}:
         raise ConfigError(f"{flag}: the value is not valid YAML", hint="quote it: --set 'key=\"value\"'")
+    _set(tree, parts, typed(value_tree.values["value"]), flag)
+
+
+def apply_change(tree: Tree, key: str, value: Any) -> None:
+    """Put a program's value at a dotted key."""
+    parts = key.split(".")
+    if not all(parts):
+        raise ConfigError(f"override {key!r} is not a dotted key", hint='for example {"optim.lr": 1e-4}')
+    _set(tree, parts, typed(value), f"override {key}={shown(value)}")
+
+
+def _set(tree: Tree, parts: Sequence[str], value: Any, flag: str) -> None:
     node: Any = tree.values
     for depth, part in enumerate(parts[:-1]):
         node = _enter(node, part, parts[: depth + 1], flag)
-    _assign(node, parts, typed(value_tree.values["value"]), flag)
-    key: Key = tuple(int(part) if part.isdigit() else part for part in parts)
+    _assign(node, parts, value, flag)
+    key = key_of(parts)
     for known in [known for known in tree.places if known[: len(key)] == key]:
         del tree.places[known]  # the flag replaced what stood on those lines
     for length in range(1, len(key)):
         tree.places.setdefault(key[:length], flag)
     tree.places[key] = flag
+
+
+def key_of(parts: Sequence[str]) -> Key:
+    """The parts of a dotted key, numbers of entries as numbers."""
+    return tuple(int(part) if part.isdigit() else part for part in parts)
 
 
 def _enter(node: Any, part: str, path: Sequence[str], flag: str) -> Any:

@@ -19,7 +19,7 @@ FOLDER = "folder"  # key of pydantic's validation context: where relative paths 
 
 
 class CommandLineText(str):
-    """Text typed on the command line: as a path it starts from the working directory, not from the job file."""
+    """Text from the command line or a program: as a path it starts from the working directory, not the job file."""
 
     __slots__ = ()
 
@@ -37,9 +37,9 @@ def context(folder: str | Path | None) -> dict[str, str]:
 
 
 def typed(value: Any) -> Any:
-    """The value of an override with every text in it marked as typed on the command line."""
-    if isinstance(value, str):
-        return CommandLineText(value)
+    """The value of an override with every text and path in it marked as typed on the command line."""
+    if isinstance(value, str | os.PathLike):
+        return CommandLineText(os.fspath(value))
     if isinstance(value, dict):
         return {key: typed(entry) for key, entry in value.items()}
     return [typed(entry) for entry in value] if isinstance(value, list) else value

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from raylm.config.job import Job
+from raylm.config.keys import nearest
 from raylm.config.yaml_lines import Key, Tree, dotted, shown
 from raylm.errors import ConfigError
 
@@ -54,7 +53,7 @@ def _problem(details: ErrorDetails, tree: Tree) -> tuple[str, str | None]:
     kind, key, seen = details["type"], _within(details["loc"], tree.values), details["input"]
     place = tree.place(key)
     if kind == "extra_forbidden":
-        return f"{place}: unknown key '{dotted(key)}'", _nearest(key)
+        return f"{place}: unknown key '{dotted(key)}'", nearest(dotted(key), _kind_at(key[:-1], tree.values))
     if kind == "missing":
         return f"{place}: '{dotted(details['loc'])}' is missing", None
     if kind == "value_error":
@@ -82,30 +81,9 @@ def _within(loc: Key, values: Any) -> Key:
     return tuple(key)
 
 
-def _nearest(key: Key) -> str | None:
-    """A hint that names the nearest key: in the same section first, then anywhere in the schema."""
-    known = sorted(schema_keys())
-    section = ".".join("0" if isinstance(part, int) else part for part in key[:-1])
-    here = [name.rpartition(".")[2] for name in known if name.rpartition(".")[0] == section]
-    wrong = str(key[-1])
-    if near := difflib.get_close_matches(wrong, here, 1, 0.6):
-        return f"did you mean '{dotted((*key[:-1], near[0]))}'?"
-    elsewhere = [name for name in known if name.rpartition(".")[2] == wrong]
-    if elsewhere:
-        return f"did you mean '{elsewhere[0]}'?"
-    return f"keys here: {', '.join(here)}" if here else None
-
-
-def schema_keys(model: type[BaseModel] = Job, prefix: str = "") -> Iterator[str]:
-    """Every dotted key that a job file may hold; entries of a list appear as `0`."""
-    for name, field in model.model_fields.items():
-        yield f"{prefix}{name}"
-        for inner, is_list in _models_in(field.annotation):
-            yield from schema_keys(inner, f"{prefix}{name}.0." if is_list else f"{prefix}{name}.")
-
-
-def _models_in(annotation: Any, is_list: bool = False) -> Iterator[tuple[type[BaseModel], bool]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation, is_list
-    for argument in getattr(annotation, "__args__", ()):
-        yield from _models_in(argument, is_list or getattr(annotation, "__origin__", None) is list)
+def _kind_at(key: Key, values: Any) -> str | None:
+    """The `kind` that the entry of that key was given."""
+    for part in key:
+        values = values[part]
+    kind = values.get("kind") if isinstance(values, dict) else None
+    return str(kind) if kind is not None else None

@@ -13,16 +13,22 @@ class WorkerSettings(Settings):
     """The workers and what each needs."""
 
     min: int = Field(1, ge=1, description="Fewest workers that train.")
-    max: int = Field(1, ge=1, description="Most workers.")
-    gpu: bool | None = Field(None, description="One GPU a worker; when not set, if the cluster has any.")
-    cpus: float = Field(1.0, gt=0, description="CPUs a worker reserves.")
+    max: int = Field(1, ge=1, description="Most workers that train.")
+    gpu: bool | None = Field(None, description="One GPU per worker; when not set, if the cluster has any.")
+    cpus: float = Field(1.0, gt=0, description="CPUs reserved per worker.")
     resources: dict[str, Annotated[float, Field(gt=0)]] = Field(
-        default_factory=dict, description="Further Ray resources a worker."
+        default_factory=dict, description="Further Ray resources per worker."
     )
-    threads: int | None = Field(None, ge=1, description="Torch CPU threads a worker; its CPUs when not set.")
-    grow_check_seconds: float = Field(10.0, gt=0, description="How often a larger group is looked for.")
-    max_failures: int = Field(3, ge=0, description="Failures in a row without a committed or finished step.")
-    collective_timeout_seconds: float = Field(120.0, gt=0, description="A peer silent this long counts as lost.")
+    threads: int | None = Field(None, ge=1, description="Torch CPU threads per worker; its CPUs when not set.")
+    grow_check_seconds: float = Field(
+        10.0, gt=0, description="Seconds between two looks whether a larger group is possible."
+    )
+    max_failures: int = Field(
+        3, ge=0, description="Failures in a row, without a committed or finished step between them, that end the run."
+    )
+    collective_timeout_seconds: float = Field(
+        120.0, gt=0, description="A peer that is silent for so many seconds counts as lost."
+    )
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:

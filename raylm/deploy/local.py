@@ -20,8 +20,8 @@ from typing import Any
 import psutil
 
 from raylm.errors import ConfigError, TrainingError
-from raylm.train.context import free_port
-from raylm.train.launch.driver import HEALTH_CHECKS
+from raylm.runtime.ports import free_port
+from raylm.runtime.ray_internals import HEALTH_CHECKS, raylet_node_id
 
 HEAD = "head"
 # Several nodes that start on few processors take their time.
@@ -102,14 +102,6 @@ class LocalCluster:
             added.append(self._up(f"node-{len(self.nodes())}", shape, [f"--address={self.address}"]))
         return added
 
-    def connect(self) -> None:
-        """Make this process a driver of the cluster."""
-        # Read once, when Ray is imported; without it a driver that is given an address sends no token.
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
-        import ray
-
-        ray.init(address=self.address, log_to_driver=False, logging_level="ERROR")
-
     def drain(self, name: str, seconds: float) -> None:
         """Tell Ray that a node will be reclaimed in so many seconds; the node lives on until it is killed."""
         command = [
@@ -156,9 +148,9 @@ class LocalCluster:
                 words = process.cmdline()
             except psutil.NoSuchProcess:
                 continue
-            for word in words:
-                if Path(words[0]).name == "raylet" and word.startswith("--node_id="):
-                    return word.removeprefix("--node_id=")
+            found = raylet_node_id(words)
+            if found is not None:
+                return found
         raise TrainingError(f"{name} has no raylet any more", hint="see the cluster's status")
 
     def _up(self, name: str, shape: NodeShape, flags: Sequence[str]) -> Node:

@@ -1,4 +1,4 @@
-"""What a job's model costs before anything is started: comes in a job, leaves a Plan of sizes. Arithmetic alone.
+"""What a job's model costs before anything is started, by arithmetic alone.
 
 The formulas count what this stack really holds: transformers' modules, raylm's loss, DeepSpeed 0.19's ZeRO engines.
 Tests hold every part against tensors counted in a live run. Not counted: what the allocator wastes and what CUDA and
@@ -9,70 +9,58 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any
 
 from raylm.config.job import Job
 from raylm.config.model import ModelSettings
-from raylm.model.presets import SHAPES
+from raylm.model.flops import ModelShape, flops_per_token, shape_of
 
 STAGES = (0, 1, 2, 3)
 GPU_BYTES = 80_000_000_000
 RESERVE_BYTES = 1_500_000_000  # CUDA context, NCCL channels, cuBLAS workspaces
 RESERVE_SHARE = 0.05  # of the card, to fragmentation
 
-BUCKET_ELEMENTS = 50_000_000  # train/engine.py's gradient bucket
+# Elements of gradient that train/engine.py sends at once. DeepSpeed's default of 5e8 is 2 GB of buffer.
+BUCKET_ELEMENTS = 50_000_000
 LIVE_ELEMENTS = 1_000_000_000  # DeepSpeed's stage3_max_live_parameters and sub_group_size
 REPLICA_BUCKET_ELEMENTS = 500_000_000  # DeepSpeed's all-reduce bucket at stage 0
-CHUNK_ELEMENTS = 1 << 24  # model/loss.py's logits widened at once
-
-
-@dataclass(frozen=True)
-class ModelShape:
-    """The sizes of a decoder. `parameters` counts tied weights once; `looked_up` is the part that is no matrix product.
-
-    `largest` is the biggest single parameter.
-    """
-
-    parameters: int
-    looked_up: int
-    largest: int
-    vocabulary: int
-    hidden: int
-    intermediate: int
-    layers: int
-    query: int
-    key: int
-    heads: int
+# Logits that objectives/cross_entropy.py widens to fp32 at once: 64 MB. Whole ones of 8 x 2048 tokens at 32 000 words
+# are 2.1 GB.
+CHUNK_ELEMENTS = 1 << 24
 
 
 @dataclass(frozen=True)
 class Memory:
     """Bytes on one worker at the peak of a step, by part; `host_bytes` is in the node's memory beside them.
 
-    `buffers` are gradient buckets, weights gathered by stage 3, and what the optimizer's step needs beyond the room
-    that activations leave behind. `building` is held before the first step, when stage 3 cuts up whole weights.
+    `buffers_bytes` are gradient buckets, weights gathered by stage 3, and what the optimizer's step needs beyond what
+    activations leave free. `building_bytes` are held before the first step, when stage 3 cuts up whole weights.
     """
 
     stage: int
     workers: int
-    weights: int
-    gradients: int
-    optimizer: int
-    activations: int
-    buffers: int
-    building: int
+    weights_bytes: int
+    gradients_bytes: int
+    optimizer_bytes: int
+    activations_bytes: int
+    buffers_bytes: int
+    building_bytes: int
     host_bytes: int
 
     @property
-    def total(self) -> int:
+    def total_bytes(self) -> int:
         """All of the device's parts in a step."""
-        return self.weights + self.gradients + self.optimizer + self.activations + self.buffers
+        return (
+            self.weights_bytes
+            + self.gradients_bytes
+            + self.optimizer_bytes
+            + self.activations_bytes
+            + self.buffers_bytes
+        )
 
     @property
-    def needed(self) -> int:
+    def needed_bytes(self) -> int:
         """What the device must have: for a step, or for building the engine where that takes more."""
-        return max(self.total, self.building)
+        return max(self.total_bytes, self.building_bytes)
 
 
 @dataclass(frozen=True)
@@ -108,7 +96,7 @@ class Plan:
 
     def fitting(self, workers: int) -> tuple[int, ...]:
         """The stages that fit the GPU at this number of workers."""
-        return tuple(stage for stage in STAGES if self.at(stage, workers).needed <= self.usable_bytes)
+        return tuple(stage for stage in STAGES if self.at(stage, workers).needed_bytes <= self.usable_bytes)
 
 
 def plan(
@@ -125,7 +113,7 @@ def plan(
     """
     vocabulary = vocab_size or job.prepare.tokenizer.vocab_size
     length = sequence_length or job.prepare.sequence_length
-    shape = shape_of(job.model, vocabulary, length)
+    shape = shape_of(job.model, vocabulary, length, job.objective.auto_class)
     counts = sorted(set(workers or (job.workers.min, job.workers.max)))
     return Plan(
         model=_name(job.model),
@@ -141,37 +129,6 @@ def plan(
         gpu_bytes=gpu_bytes,
         memories=tuple(memory(job, shape, length, stage, count) for count in counts for stage in STAGES),
     )
-
-
-def shape_of(settings: ModelSettings, vocab_size: int, sequence_length: int) -> ModelShape:
-    """The shape of a job's model: a preset's by arithmetic, any other's counted by torch on its meta device."""
-    if settings.preset is None:
-        return _counted_shape(settings.model_dump_json(), vocab_size, sequence_length)
-    preset = SHAPES[settings.preset]
-    hidden, table = preset.hidden, vocab_size * preset.hidden
-    block = 4 * hidden * hidden + 3 * hidden * preset.intermediate + 2 * hidden
-    return ModelShape(
-        parameters=preset.layers * block + hidden + (table if preset.tied else 2 * table),
-        looked_up=0 if preset.tied else table,
-        largest=max(table, hidden * preset.intermediate),
-        vocabulary=vocab_size,
-        hidden=hidden,
-        intermediate=preset.intermediate,
-        layers=preset.layers,
-        query=hidden,
-        key=hidden,
-        heads=preset.heads,
-    )
-
-
-def flops_per_token(shape: ModelShape, sequence_length: int) -> int:
-    """Forward and backward: 6 a matrix parameter and 12 x layers x width x length for attention.
-
-    As in PaLM, appendix B (arXiv:2204.02311): attention is counted whole, not halved for the causal mask, and
-    recomputed activations are not counted. An input embedding that is only looked up multiplies nothing. Of a
-    mixture of experts every expert is counted, which is too many.
-    """
-    return 6 * (shape.parameters - shape.looked_up) + 12 * shape.layers * shape.query * sequence_length
 
 
 def memory(job: Job, shape: ModelShape, sequence_length: int, stage: int, workers: int) -> Memory:
@@ -200,12 +157,12 @@ def memory(job: Job, shape: ModelShape, sequence_length: int, stage: int, worker
     return Memory(
         stage=stage,
         workers=workers,
-        weights=weights,
-        gradients=gradients,
-        optimizer=optimizer,
-        activations=activations,
-        buffers=buffers + max(0, step - activations),
-        building=size * (whole + part) if stage == 3 else 0,
+        weights_bytes=weights,
+        gradients_bytes=gradients,
+        optimizer_bytes=optimizer,
+        activations_bytes=activations,
+        buffers_bytes=buffers + max(0, step - activations),
+        building_bytes=size * (whole + part) if stage == 3 else 0,
         host_bytes=host,
     )
 
@@ -234,13 +191,13 @@ def activation_bytes(settings: ModelSettings, shape: ModelShape, sequence_length
 
 
 def _layer_bytes(settings: ModelSettings, shape: ModelShape, sequence_length: int, size: int) -> int:
-    """What one Llama block keeps a token for its backward pass."""
-    norms = 2 * ((4 + 2 * size) * shape.hidden + 4)  # the input in fp32, normalised, scaled; a scale a token
-    attention = size * (2 * shape.query + 2 * shape.key)  # queries, keys, values and the output
+    """What one Llama block keeps per token for its backward pass."""
+    norms = 2 * ((4 + 2 * size) * shape.hidden + 4)  # the input in fp32, normalised, scaled; a scale per token
+    attention = size * (2 * shape.query_width + 2 * shape.key_width)  # queries, keys, values and the output
     if settings.attention == "eager":
         attention += shape.heads * sequence_length * (4 + (size if size < 4 else 0))  # the scores, in both types
     else:
-        attention += 4 * shape.heads  # one log-sum-exp a head
+        attention += 4 * shape.heads  # one log-sum-exp per head
     return norms + attention + 4 * size * shape.intermediate  # gate, its activation, up, their product
 
 
@@ -276,37 +233,6 @@ def _step_copies(stage: int, wide: bool, shape: ModelShape, part: int) -> int:
     if wide:
         return 4 * part  # gradients flattened
     return 8 * min(shape.largest, part)  # one gradient in fp64, for its norm
-
-
-@lru_cache(maxsize=8)  # MFU asks at every step, and counting builds the module
-def _counted_shape(settings_json: str, vocab_size: int, sequence_length: int) -> ModelShape:
-    from raylm.model.build import empty_model, model_config
-
-    settings = ModelSettings.model_validate_json(settings_json)
-    config = model_config(settings, vocab_size, sequence_length)
-    model = empty_model(config, settings.attention)
-    sizes = [parameter.numel() for parameter in model.parameters()]
-    hidden, heads = int(config.hidden_size), int(config.num_attention_heads)
-    width = int(_first(config, ("head_dim",), hidden // heads))
-    inputs, outputs = model.get_input_embeddings(), model.get_output_embeddings()  # type: ignore[operator]
-    tied = outputs is not None and outputs.weight is inputs.weight
-    return ModelShape(
-        parameters=sum(sizes),
-        looked_up=0 if tied else inputs.weight.numel(),
-        largest=max(sizes),
-        vocabulary=int(config.vocab_size),
-        hidden=hidden,
-        intermediate=int(_first(config, ("intermediate_size", "n_inner", "ffn_dim"), 4 * hidden)),
-        layers=int(config.num_hidden_layers),
-        query=heads * width,
-        key=int(_first(config, ("num_key_value_heads",), heads)) * width,
-        heads=heads,
-    )
-
-
-def _first(config: Any, names: Sequence[str], otherwise: int) -> int:
-    values = (getattr(config, name, None) for name in names)
-    return next((value for value in values if value is not None), otherwise)
 
 
 def _name(settings: ModelSettings) -> str:

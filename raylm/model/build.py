@@ -1,4 +1,4 @@
-"""The network itself: comes in the `model` section of a job, leaves a transformers module on the CPU in fp32.
+"""The network itself: a transformers module on the CPU in fp32, from the `model` section of a job.
 
 The same seed gives the same weights on every machine and at any number of workers. Nothing is ever fetched from a hub.
 """
@@ -10,11 +10,13 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
+import transformers
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
+from transformers import CONFIG_MAPPING, AutoConfig
 from transformers.utils import logging as transformers_logging
 
 from raylm.config.model import ModelSettings
@@ -23,6 +25,19 @@ from raylm.model.presets import preset_config
 
 # What transformers raises over a folder that is missing, broken or of another model.
 LOADING_ERRORS = (OSError, ValueError, RuntimeError, KeyError, SafetensorError)
+
+# What the families' own validators raise over a value.
+CONFIG_ERRORS = (
+    ValueError,
+    TypeError,
+    KeyError,
+    AttributeError,
+    IndexError,
+    ArithmeticError,
+    NotImplementedError,
+    StrictDataclassError,
+)
+CAUSAL = "AutoModelForCausalLM"
 
 _PATH_HINT = "give a folder with config.json and *.safetensors, as `save_pretrained` or `raylm export` writes"
 
@@ -35,13 +50,14 @@ def build_model(
     seed: int,
     eos_id: int | None = None,
     dtype: torch.dtype = torch.float32,
+    auto_class: str = CAUSAL,
 ) -> torch.nn.Module:
-    """The module to train, in training mode, with the switches of `settings` set."""
+    """The module to train, in training mode, with the switches of `settings` set, made by a class of transformers."""
     config = model_config(settings, vocab_size, sequence_length, eos_id=eos_id)
     if settings.path is not None:
-        model = _load_weights(Path(settings.path), config, settings.attention)
+        model = _load_weights(Path(settings.path), config, settings.attention, auto_class)
     else:
-        model = from_scratch(config, settings.attention, seed=seed)
+        model = from_scratch(config, settings.attention, auto_class, seed=seed)
     if settings.document_attention and not _takes_positions(model):
         raise ConfigError(
             f"model type {config.model_type!r} takes no position ids, so model.document_attention cannot work",
@@ -92,7 +108,7 @@ def config_from(mapping: Mapping[str, Any]) -> Any:
         )
     try:
         return AutoConfig.for_model(model_type, **fields)
-    except Exception as error:  # the families' own validators, of several libraries, raise what they like
+    except CONFIG_ERRORS as error:
         raise ConfigError(
             f"the model's config cannot work: {error.__cause__ or error}", hint="correct the values of model.config"
         ) from error
@@ -104,17 +120,23 @@ def config_dict(config: Any) -> dict[str, Any]:
     return values
 
 
-def from_scratch(config: Any, attention: str = "sdpa", *, seed: int) -> torch.nn.Module:
+def from_scratch(config: Any, attention: str = "sdpa", auto_class: str = CAUSAL, *, seed: int) -> torch.nn.Module:
     """A freshly initialised module; the caller's random numbers are left as they were."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # the CPU's only: weights do not depend on the device
-        return _from_config(config, attention)
+        return _from_config(config, attention, auto_class)
 
 
-def empty_model(config: Any, attention: str = "sdpa") -> torch.nn.Module:
+def empty_model(config: Any, attention: str = "sdpa", auto_class: str = CAUSAL) -> torch.nn.Module:
     """The module on the meta device: names and shapes, no memory."""
     with torch.device("meta"):
-        return _from_config(config, attention)
+        return _from_config(config, attention, auto_class)
+
+
+def auto_class_of(config: Any) -> str:
+    """The class of transformers, an Auto class or the family's own, that a saved model's config asks for."""
+    named = [name for name in config.architectures or [] if hasattr(transformers, name)]
+    return named[0] if named else CAUSAL
 
 
 def parameter_count(module: torch.nn.Module) -> int:
@@ -134,30 +156,45 @@ def quietly() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-def _from_config(config: Any, attention: str) -> torch.nn.Module:
-    try:
-        model: torch.nn.Module = AutoModelForCausalLM.from_config(
-            config, attn_implementation=attention, dtype=torch.float32
+def _class(name: str) -> Any:
+    found = getattr(transformers, name, None)
+    if found is None:
+        raise ConfigError(
+            f"the installed transformers has no class {name!r}", hint="correct the auto_class of the objective"
         )
+    return found
+
+
+def _from_config(config: Any, attention: str, name: str) -> torch.nn.Module:
+    made = _class(name)
+    # The Auto classes call this of the family's own class, which has nothing public that takes the attention too.
+    build = made.from_config if name.startswith("Auto") else made._from_config
+    try:
+        model: torch.nn.Module = build(config, attn_implementation=attention, dtype=torch.float32)
     except ValueError as error:
         if "Unrecognized configuration class" in str(error):
             raise ConfigError(
-                f"model type {config.model_type!r} is not a causal language model",
-                hint="use a decoder such as llama, mistral, qwen2 or gpt2",
+                f"model type {config.model_type!r} is not a causal language model"
+                if name == CAUSAL
+                else f"model type {config.model_type!r} has no {name}",
+                hint="use a decoder such as llama, mistral, qwen2 or gpt2"
+                if name == CAUSAL
+                else "use a model type that has, or another objective",
             ) from error
         if "does not support an attention implementation" in str(error):
             raise ConfigError(
                 f"model type {config.model_type!r} has no {attention} attention", hint="set model.attention to eager"
             ) from error
         raise ConfigError(f"a {config.model_type!r} model cannot be built: {error}") from error
+    cast(Any, model).config.architectures = [type(model).__name__]  # as in a saved model: who opens it knows the class
     return model
 
 
-def _load_weights(folder: Path, config: Any, attention: str) -> torch.nn.Module:
+def _load_weights(folder: Path, config: Any, attention: str, name: str) -> torch.nn.Module:
     """Weights from a local folder; every parameter must be there."""
     try:
         with quietly():
-            model, report = AutoModelForCausalLM.from_pretrained(
+            model, report = _class(name).from_pretrained(
                 folder,
                 config=config,
                 attn_implementation=attention,

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from raylm.config.model import PresetName
+
 
 @dataclass(frozen=True)
 class Preset:
@@ -22,7 +24,7 @@ class Preset:
 
 
 # Small models tie: at a vocabulary of 32 000 a second embedding would be up to half of them.
-SHAPES = {
+SHAPES: dict[PresetName, Preset] = {
     "tiny": Preset(hidden=128, intermediate=512, layers=4, heads=4, tied=True),
     "llama-25m": Preset(hidden=384, intermediate=1024, layers=8, heads=6, tied=True),
     "llama-125m": Preset(hidden=768, intermediate=2048, layers=12, heads=12, tied=True),
@@ -33,7 +35,7 @@ SHAPES = {
 }
 
 
-def preset_config(name: str) -> dict[str, Any]:
+def preset_config(name: PresetName) -> dict[str, Any]:
     """The transformers config of a preset, as a plain mapping without `vocab_size`."""
     shape = SHAPES[name]
     return {

@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 from raylm.config.job import Job
 from raylm.prep.checks.measures import Measures
+from raylm.prep.languages import language_of
 from raylm.prep.operators import OperatorRecord
-from raylm.prep.passes import Pass, UnitLog, UnitResult, batches, pass_documents
-from raylm.prep.report.fertility import UNKNOWN_LANGUAGE, Fertility
+from raylm.prep.operators.base import batches
+from raylm.prep.passes import Pass, UnitLog, UnitResult, pass_documents
+from raylm.prep.report.fertility import Fertility
 from raylm.prep.split import document_held_out
 from raylm.prep.tokenizer import TokenizerFacts, partial_and_unknown
 from raylm.prep.tokenizer import load as load_tokenizer
@@ -153,7 +155,7 @@ def _note(
     lengths = Counter((tokens.lengths - 1).tolist())
     for length, count in lengths.items():
         packed.record.tally("tokens of a document, from", str(_power_of_two(length)), count)
-    languages = np.array([str(document.meta.get("language", UNKNOWN_LANGUAGE)) for document in batch])
+    languages = np.array([language_of(document.meta) for document in batch])
     for language in sorted(set(languages.tolist())):
         mine = languages == language
         chosen = tokens.of(mine)

@@ -13,12 +13,13 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from raylm.config.job import Job
-from raylm.config.steps import OperatorSettings
+from raylm.config.prepare.steps import OperatorSettings
 from raylm.prep.checks.skipped import Skipped
-from raylm.prep.operators import Barrier, OperatorRecord, applied, barrier_of, operator_of
+from raylm.prep.operators import Barrier, OperatorRecord, applied, barrier_of, operator_of, resources_for
 from raylm.prep.operators.barrier import gathered
+from raylm.prep.operators.base import batches
 from raylm.prep.operators.dedup.decisions import write_table
-from raylm.prep.operators.kind import Resources, most_of
+from raylm.prep.operators.resources import Resources, most_of
 from raylm.prep.readers.read import read_range
 from raylm.prep.units import Unit
 from raylm.records import Document
@@ -189,27 +190,15 @@ def barrier_in(current: Pass) -> Barrier:
 
 def resources_of(current: Pass) -> Resources:
     """What a task takes up that carries a unit through the pass."""
-    return most_of(())
+    before = current.before.barrier if current.before is not None else None
+    steps = [step for step in (before, *current.operators, current.barrier) if step is not None]
+    return most_of(resources_for(step) for step in steps)
 
 
 def _read(job: Job, unit: Unit, skipped: Skipped) -> Iterator[Document]:
     (source,) = (source for source in job.prepare.sources if source.name == unit.source)
-    for piece in unit.pieces:
-        yield from read_range(source, piece, job.object_store.connection(), skipped)
-
-
-def batches(documents: Iterable[Document], max_bytes: int) -> Iterator[list[Document]]:
-    """Neighbouring documents, together about this many characters."""
-    batch: list[Document] = []
-    held = 0
-    for document in documents:
-        batch.append(document)
-        held += len(document.text)
-        if held >= max_bytes:
-            yield batch
-            batch, held = [], 0
-    if batch:
-        yield batch
+    for part in unit.ranges:
+        yield from read_range(source, part, job.object_store.connection(), skipped)
 
 
 def _store(place: StoragePath, documents: Iterable[Document]) -> None:

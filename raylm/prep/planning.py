@@ -1,4 +1,4 @@
-"""Comes in: a job's sources as they are found. Leaves: the work list, the same one for every attempt."""
+"""The work list of a preparation: its sources listed and cut into units, once for all attempts."""
 
 from __future__ import annotations
 
@@ -7,17 +7,16 @@ import json
 from collections.abc import Callable, Iterator
 
 from raylm.config.job import Job
-from raylm.config.prepare.sources import SourceSettings
+from raylm.config.prepare.sources import SOURCES, SourceSettings
 from raylm.errors import ConfigError, DataError
 from raylm.prep.checks.skipped import Skipped
 from raylm.prep.passes import FITTED_FOLDER, WORK_FOLDER, passes_of
 from raylm.prep.ranges import FileRange
-from raylm.prep.readers.python_docs import documents as python_docs
-from raylm.prep.readers.read import atoms, read_range
+from raylm.prep.readers.read import read_range
 from raylm.prep.units import (
     WorkList,
     capped,
-    listed,
+    other_version,
     ranges_of,
     refuse_other_settings,
     shaping_settings,
@@ -27,18 +26,28 @@ from raylm.shards import TOKENIZER_FOLDER
 from raylm.storage import Connection, NotFound, StoragePath
 
 _WORK_LIST = "worklist.json"
+_OLD_WORK_LIST = "plan.json"  # of version 1
 _SHARD_BYTES_PER_RAW_BYTE = 0.3  # 0.22 was measured on English; with some room
 _PASS_BYTES_PER_RAW_BYTE = 0.5  # of the documents between two passes, in zstd; two passes' stand at once
 
 
 def stored_worklist(job: Job, output: StoragePath) -> WorkList | None:
     """The work list that an earlier attempt wrote down; None when there was none."""
+    folder = output / WORK_FOLDER
     try:
-        worklist = WorkList.from_json((output / WORK_FOLDER / _WORK_LIST).read_text())
+        worklist = WorkList.from_json((folder / _WORK_LIST).read_text())
     except NotFound:
+        if (folder / _OLD_WORK_LIST).exists():
+            raise _in(folder, other_version()) from None
         return None
+    except ConfigError as error:
+        raise _in(folder, error) from error
     refuse_other_settings(worklist.settings, shaping_settings(job), output)
     return worklist
+
+
+def _in(folder: StoragePath, error: ConfigError) -> ConfigError:
+    return ConfigError(f"{folder.url}: {error.message}", hint=error.hint)
 
 
 def new_worklist(job: Job, output: StoragePath) -> WorkList:
@@ -50,10 +59,11 @@ def new_worklist(job: Job, output: StoragePath) -> WorkList:
             hint="choose another prepare.output, or empty that folder",
         )
     output.check_writable()
-    units = units_of(_all_pieces(job, output), job.prepare.unit_bytes)
+    ranges = list(_all_ranges(job, output))
+    units = units_of(ranges, job.prepare.unit_bytes)
     if not units:
         raise DataError("the sources hold no document", hint="check prepare.sources: every file is empty")
-    raw_bytes = sum((piece.stop or piece.size) - piece.start for unit in units for piece in unit.pieces)
+    raw_bytes = sum(size for _, _, size in ranges)
     between = min(2, len(passes_of(job.prepare.steps)) - 1)
     output.check_writable(int(raw_bytes * (_SHARD_BYTES_PER_RAW_BYTE + between * _PASS_BYTES_PER_RAW_BYTE)))
     worklist = WorkList(shaping_settings(job), units)
@@ -61,36 +71,37 @@ def new_worklist(job: Job, output: StoragePath) -> WorkList:
     return worklist
 
 
-def _all_pieces(job: Job, output: StoragePath) -> Iterator[tuple[str, FileRange, int]]:
+def _all_ranges(job: Job, output: StoragePath) -> Iterator[tuple[str, FileRange, int]]:
     connection = job.object_store.connection()
     for source in job.prepare.sources:
-        if source.kind == "python-docs":
-            yield from _spooled(source, output, job.prepare.unit_bytes)
+        kind = SOURCES.get(source.kind)
+        if kind.collect is not None:
+            documents = itertools.islice(kind.collect(source), source.max_documents)
+            yield from _collected(source.name, documents, output, job.prepare.unit_bytes)
             continue
-        pieces = ranges_of(source, listed(source, connection), job.prepare.unit_bytes, atoms)
+        ranges = ranges_of(source, kind.files(source, connection), job.prepare.unit_bytes)
         if source.max_documents is None:
-            yield from pieces
+            yield from ranges
         else:
-            yield from capped(pieces, source.max_documents, _counter(source, connection))
+            yield from capped(ranges, source.max_documents, _counter(source, connection))
 
 
 def _counter(source: SourceSettings, connection: Connection) -> Callable[[FileRange, int], int]:
-    def count(piece: FileRange, most: int) -> int:
-        return sum(1 for _ in itertools.islice(read_range(source, piece, connection, Skipped()), most))
+    def count(part: FileRange, max_documents: int) -> int:
+        return sum(1 for _ in itertools.islice(read_range(source, part, connection, Skipped()), max_documents))
 
     return count
 
 
-def _spooled(source: SourceSettings, output: StoragePath, unit_bytes: int) -> Iterator[tuple[str, FileRange, int]]:
-    """Write this machine's documentation as JSON lines: other nodes, or a later attempt, may have other packages."""
-    lines = (
-        json.dumps({"id": name, "text": text}).encode() + b"\n"
-        for name, text in itertools.islice(python_docs(), source.max_documents)
-    )
+def _collected(
+    source: str, documents: Iterator[tuple[str, str]], output: StoragePath, unit_bytes: int
+) -> Iterator[tuple[str, FileRange, int]]:
+    """Write documents of this machine as JSON lines: other nodes, or a later attempt, may have others."""
+    lines = (json.dumps({"id": name, "text": text}).encode() + b"\n" for name, text in documents)
     for number, part in enumerate(_parts(lines, unit_bytes)):
-        place = output / WORK_FOLDER / f"{source.name}-{number:06d}.jsonl"
-        written = place.write_parts(part)
-        yield source.name, FileRange(place.url, written), written
+        path = output / WORK_FOLDER / f"{source}-{number:06d}.jsonl"
+        written = path.write_parts(part)
+        yield source, FileRange(path.url, written), written
 
 
 def _parts(lines: Iterator[bytes], max_bytes: int) -> Iterator[Iterator[bytes]]:

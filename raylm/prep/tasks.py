@@ -1,12 +1,11 @@
 """Work on many items, such as the units of a preparation, as Ray tasks: results leave as they are done.
 
-A Ray is started on this machine, and stopped again, where none is running and no address is given.
+A Ray is started on this machine, and stopped again, where no address is given; a Ray job's own cluster is joined.
 """
 
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,8 +14,9 @@ from typing import Any, TypeAlias
 from raylm.config.job import Job
 from raylm.errors import ConfigError, RaylmError
 from raylm.prep.operators.barrier import Item, Runner, Task
-from raylm.prep.operators.kind import Resources
+from raylm.prep.operators.resources import Resources
 from raylm.prep.passes import passes_of, resources_of
+from raylm.runtime.connect import LocalRay, connected
 
 Session: TypeAlias = Callable[[Job], contextlib.AbstractContextManager[Runner]]
 
@@ -44,7 +44,8 @@ def on_ray(job: Job) -> Iterator[Runner]:
         def run(task: Task[Item], items: Sequence[Item], resources: Resources | None = None) -> Iterator[str]:
             nonlocal started
             if not started:  # a finished pass needs no Ray
-                stack.enter_context(_ray(job))
+                local = LocalRay(os.cpu_count() or 1, object_store_bytes=_OBJECT_STORE_BYTES)
+                stack.enter_context(connected(job.cluster.address, local))
                 for one in passes_of(job.prepare.steps):  # before any unit: the last pass may be hours away
                     _refuse_unmet(resources_of(one))
                 started = True
@@ -135,27 +136,3 @@ def _lost_tasks() -> Iterator[None]:
             f"preparation stopped: {type(error).__name__}: {error}",
             hint="run it again: finished units stay; if memory ran out, lower prepare.unit_bytes or prepare.workers",
         ) from error
-
-
-@contextlib.contextmanager
-def _ray(job: Job) -> Iterator[None]:
-    import ray
-
-    if ray.is_initialized():
-        yield
-        return
-    if job.cluster.address:
-        ray.init(address=job.cluster.address, log_to_driver=False, logging_level=logging.WARNING)
-    else:
-        ray.init(
-            address="local",
-            num_cpus=os.cpu_count(),
-            include_dashboard=False,
-            object_store_memory=_OBJECT_STORE_BYTES,
-            log_to_driver=False,
-            logging_level=logging.WARNING,
-        )
-    try:
-        yield
-    finally:
-        ray.shutdown()

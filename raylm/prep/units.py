@@ -7,7 +7,6 @@ does exactly the same. A unit is what one task prepares, one shard holds, and on
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
@@ -17,21 +16,31 @@ from pydantic import ValidationError
 
 from raylm.config.job import Job
 from raylm.config.prepare import PrepareSettings
-from raylm.config.prepare.sources import SourceSettings
-from raylm.errors import ConfigError, DataError
-from raylm.prep.ranges import Atom, FileRange
-from raylm.rows import COMPRESSED, BrokenFile, opened, split_files
-from raylm.rows.huggingface import file_kind
-from raylm.storage import Connection, NotFound, StoragePath, find
+from raylm.config.prepare.sources import SOURCES, SourceSettings
+from raylm.errors import ConfigError
+from raylm.prep.ranges import FileRange, Part
+from raylm.rows import BrokenFile
+from raylm.storage import StoragePath
 
 
 @dataclass(frozen=True)
 class Unit:
-    """Pieces of one source that become one shard a side."""
+    """Ranges of one source's files that become one shard a side."""
 
     number: int
     source: str
-    pieces: tuple[FileRange, ...]
+    ranges: tuple[FileRange, ...]
+
+
+WORK_VERSION = 2  # of what stands under _work; raised with every change of its files
+
+
+def other_version() -> ConfigError:
+    """The error that the work folder was written by another version of raylm."""
+    return ConfigError(
+        "the unfinished preparation in this folder is of another version of raylm",
+        hint="remove the folder, or choose another prepare.output, and prepare it anew",
+    )
 
 
 @dataclass(frozen=True)
@@ -43,14 +52,16 @@ class WorkList:
 
     def to_json(self) -> str:
         """As it is written down."""
-        return json.dumps(asdict(self), indent=1)
+        return json.dumps({"version": WORK_VERSION} | asdict(self), indent=1)
 
     @classmethod
     def from_json(cls, text: str) -> WorkList:
-        """What to_json wrote."""
+        """What to_json wrote; a ConfigError when another version of raylm did."""
         content = json.loads(text)
+        if content.get("version") != WORK_VERSION:
+            raise other_version()
         units = tuple(
-            Unit(unit["number"], unit["source"], tuple(FileRange(**piece) for piece in unit["pieces"]))
+            Unit(unit["number"], unit["source"], tuple(FileRange(**part) for part in unit["ranges"]))
             for unit in content["units"]
         )
         return cls(content["settings"], units)
@@ -103,128 +114,47 @@ def refuse_other_settings(there: dict[str, Any], wanted: dict[str, Any], output:
         )
 
 
-def as_found(source: SourceSettings, place: StoragePath) -> SourceSettings:
-    """The source as this file of it is read: one of kind huggingface takes the file's own kind."""
-    if source.kind != "huggingface":
-        return source
-    return source.model_copy(update={"kind": file_kind(place), "document": "line"})
-
-
-def listed(source: SourceSettings, connection: Connection) -> list[tuple[StoragePath, int]]:
-    """The source's files in order; a DataError when there is none."""
-    if source.kind == "huggingface":
-        try:
-            return split_files(StoragePath(str(source.glob), connection), source.split, source.config)
-        except DataError as error:
-            raise DataError(f"source {source.name!r}: {error.message}", hint=error.hint) from error
-    if source.paths is not None:
-        return _from_list(source, StoragePath(source.paths, connection), connection)
-    assert source.glob is not None  # the schema asks for one of them
-    files = [(StoragePath(place.url, connection), size) for place, size in find(source.glob, connection.quick)]
-    if not files:
-        raise DataError(
-            f"source {source.name!r}: no file matches {source.glob}",
-            hint="check the path and the wildcards (`*` stays within a folder, `**/` crosses folders)",
-        )
-    return files
-
-
-def _from_list(source: SourceSettings, place: StoragePath, connection: Connection) -> list[tuple[StoragePath, int]]:
-    try:
-        with opened(place) as stream:
-            names = [line.decode().strip() for line in stream]
-    except (NotFound, UnicodeDecodeError) as error:
-        raise DataError(
-            f"source {source.name!r}: {place.url} is no list of files: {error}",
-            hint="paths must be a text file, plain or compressed, with one path a line",
-        ) from error
-    files = [StoragePath(f"{source.prefix}{name}", connection) for name in names if name]
-    if not files:
-        raise DataError(f"source {source.name!r}: {place.url} names no file", hint="correct the list, or use a glob")
-    found = []
-    for number, file in enumerate(files, 1):
-        try:
-            found.append((file, file.size()))
-        except NotFound as error:
-            raise DataError(
-                f"source {source.name!r}: {file.url}, line {number} of {place.url}, does not exist",
-                hint="check `prefix` of this source, or take the line out",
-            ) from error
-    return found
-
-
-def units_of(pieces: Iterable[tuple[str, FileRange, int]], unit_bytes: int) -> tuple[Unit, ...]:
-    """Group consecutive (source, piece, bytes) of one source until a unit is full."""
+def units_of(ranges: Iterable[tuple[str, FileRange, int]], unit_bytes: int) -> tuple[Unit, ...]:
+    """Group consecutive (source, range, bytes) of one source until a unit is full."""
     groups: list[tuple[str, list[FileRange]]] = []
     filled = 0
-    for source, piece, size in pieces:
+    for source, part, size in ranges:
         if not groups or groups[-1][0] != source or filled + size > unit_bytes:
             groups.append((source, []))
             filled = 0
-        groups[-1][1].append(piece)
+        groups[-1][1].append(part)
         filled += size
     return tuple(Unit(number, source, tuple(group)) for number, (source, group) in enumerate(groups))
 
 
 def ranges_of(
-    source: SourceSettings,
-    files: Iterable[tuple[StoragePath, int]],
-    unit_bytes: int,
-    atoms: Callable[[SourceSettings, StoragePath], list[Atom] | None],
+    source: SourceSettings, files: Iterable[tuple[StoragePath, int]], unit_bytes: int
 ) -> Iterator[tuple[str, FileRange, int]]:
-    """Cut files larger than a unit where their kind allows it; `atoms` tells between which parts."""
-    for place, size in files:
-        source = as_found(source, place)
-        whole = FileRange(place.url, size)
-        lines = source.kind == "jsonl" or (source.kind == "text" and source.document != "file")
-        if size <= unit_bytes:
+    """(source, range, bytes) of the files; those larger than a unit are cut where their kind allows it."""
+    kind = SOURCES.get(source.kind)
+    for path, size in files:
+        whole = FileRange(path.url, size)
+        parts: list[Part] | None = None
+        if size > unit_bytes:
+            with contextlib.suppress(BrokenFile):  # whoever reads it sets it aside
+                parts = kind.cut(source, path, size, unit_bytes)
+        if parts is None:
             yield source.name, whole, size
-        elif lines and not place.name.endswith(COMPRESSED):
-            parts = -(-size // unit_bytes)
-            cuts = [size * part // parts for part in range(parts + 1)]
-            for start, stop in itertools.pairwise(cuts):
-                yield source.name, replace(whole, start=start, stop=stop), stop - start
-        elif (parts_there := _atoms(atoms, source, place)) is not None:
-            for start, stop, held in _runs(parts_there, unit_bytes):
-                yield source.name, replace(whole, start=start, stop=stop), held
-        else:
-            yield source.name, whole, size
-
-
-def _atoms(
-    atoms: Callable[[SourceSettings, StoragePath], list[Atom] | None], source: SourceSettings, place: StoragePath
-) -> list[Atom] | None:
-    try:
-        return atoms(source, place)
-    except BrokenFile:
-        return None  # whoever reads it sets it aside
+        for start, stop, held in parts or ():
+            yield source.name, replace(whole, start=start, stop=stop), held
 
 
 def capped(
-    pieces: Iterable[tuple[str, FileRange, int]], most: int, count: Callable[[FileRange, int], int]
+    ranges: Iterable[tuple[str, FileRange, int]], max_documents: int, count: Callable[[FileRange, int], int]
 ) -> Iterator[tuple[str, FileRange, int]]:
-    """The first pieces that hold `most` documents; `count` says how many a piece has, up to a number."""
-    left = most
-    for source, piece, size in pieces:
+    """The first ranges that hold `max_documents`; `count` says how many a range has, up to a number."""
+    left = max_documents
+    for source, part, size in ranges:
         if left == 0:
             return
-        found = count(piece, left)
+        found = count(part, left)
         left -= found
-        yield source, replace(piece, limit=found), size
-
-
-def _runs(atoms: Iterable[Atom], most: int) -> Iterator[tuple[int, int, int]]:
-    """Neighbouring parts joined until they hold `most` bytes, as (start, stop, bytes)."""
-    run: list[Atom] = []
-    held = 0
-    for atom in atoms:
-        if run and held + atom.size > most:
-            yield run[0].start, run[-1].stop, held
-            run, held = [], 0
-        run.append(atom)
-        held += atom.size
-    if run:
-        yield run[0].start, run[-1].stop, held
+        yield source, replace(part, limit=found), size
 
 
 def _short(value: object) -> str:

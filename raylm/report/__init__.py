@@ -1,6 +1,6 @@
-"""Comes in: a run folder's metrics and events. Leaves: one HTML page, and the same history as plain records."""
+"""A run folder's history as one HTML page, and as plain records."""
 
 from raylm.report.page import render, write_report
-from raylm.run.history import History, Totals, describe, read_history, totals
+from raylm.run.history import History, Totals, read_history, totals
 
-__all__ = ["History", "Totals", "describe", "read_history", "render", "totals", "write_report"]
+__all__ = ["History", "Totals", "read_history", "render", "totals", "write_report"]

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from html import escape
 
 from raylm.humanize import duration
-from raylm.run.history import finite
 
 WIDTH, HEIGHT = 1000, 190
 LEFT, RIGHT, TOP, BOTTOM = 62, 14, 22, 24
@@ -263,3 +262,8 @@ def _path(places: Sequence[tuple[float, float]], *, stairs: bool) -> str:
     words = [f"M{x:.1f},{y:.1f}"] if rest else [f"M{x:.1f},{y:.1f}h0.01"]
     words += [f"H{x:.1f}V{y:.1f}" if stairs else f"L{x:.1f},{y:.1f}" for x, y in rest]
     return "".join(words)
+
+
+def finite(values: Sequence[float]) -> list[float]:
+    """The values that are numbers."""
+    return [value for value in values if math.isfinite(value)]

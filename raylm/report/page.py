@@ -22,22 +22,34 @@ from raylm.report.charts import (
     step_axis,
     time_axis,
 )
-from raylm.run.folder import RunFolder
-from raylm.run.history import (
-    MARKED,
-    STARTS,
+from raylm.run.events import (
+    BadLoss,
+    CheckpointCommitted,
+    Evaluated,
     Event,
-    History,
-    Step,
-    Totals,
-    describe,
-    read_history,
-    stops,
-    thrown_away,
-    totals,
+    Failed,
+    Finished,
+    GroupStarted,
+    GrowthPossible,
+    PreemptionNotice,
+    Resized,
+    StepMetrics,
+    WorkerLost,
 )
+from raylm.run.folder import RunFolder
+from raylm.run.history import History, Totals, read_history, stops, thrown_away, totals
 from raylm.storage import StoragePath
 
+# The shape that marks an event in the charts.
+MARKS: dict[type[Event], str] = {
+    WorkerLost: "loss",
+    PreemptionNotice: "notice",
+    GrowthPossible: "resize",
+    Resized: "resize",
+    CheckpointCommitted: "checkpoint",
+    BadLoss: "bad",
+    Failed: "bad",
+}
 KINDS = {
     "loss": "worker lost",
     "notice": "notice of reclaim",
@@ -45,6 +57,8 @@ KINDS = {
     "checkpoint": "checkpoint committed",
     "bad": "bad loss or failure",
 }
+# The group is gone after these.
+ENDS = (WorkerLost, Finished, Failed)
 SPENT = (
     ("useful", "steps that count"),
     ("replayed", "work thrown away by a loss and trained again"),
@@ -57,9 +71,9 @@ MOST_EVENTS = 400
 MOST_DOTS = 50
 
 
-def write_report(run: StoragePath, output: StoragePath | None = None) -> StoragePath:
-    """Write the run folder's history as report.html there, or to `output`; returns where the page is."""
-    target = output or RunFolder(run).report
+def write_report(run: RunFolder, output: StoragePath | None = None) -> StoragePath:
+    """Write the run's history as a page into its folder, or to `output`; returns where the page is."""
+    target = output or run.report
     target.write_text(render(read_history(run)))
     return target
 
@@ -84,20 +98,21 @@ def _status(history: History, total: Totals) -> str:
     last = history.steps[-1].step if history.steps else 0
     planned = f" of {history.steps_planned:,}" if history.steps_planned else ""
     moments = [event.at for event in history.events] + [step.at for step in history.steps]
-    state = {"finished": "finished", "failed": "failed"}.get(history.events[-1].kind if history.events else "", "at")
-    where = f"{state} step {last:,}{planned}" if state == "at" else f"{state} at step {last:,}{planned}"
+    ended = history.events[-1] if history.events else None
+    state = f"{ended.name} " if isinstance(ended, Finished | Failed) else ""
+    where = f"{state}at step {last:,}{planned}"
     return f"{where}; {_clock(min(moments))} to {_clock(max(moments))}, {duration(total.span_seconds)}"
 
 
 def _tiles(history: History, total: Totals) -> str:
     steps, held_out = history.steps, history.held_out
-    sizes = sorted({step.workers for step in steps} | {int(e.fields.get("workers", 1)) for e in history.of(*STARTS)})
+    sizes = sorted({step.workers for step in steps} | {_size(start) for start in history.starts})
     median = sorted(step.tokens_per_second for step in steps)[len(steps) // 2] if steps else math.nan
     rows = [
         ("loss", f"{steps[-1].loss:.4f}" if steps else "-", f"from {steps[0].loss:.4f}" if steps else ""),
-        ("held-out loss", f"{held_out[-1][1]:.4f}" if held_out else "-", _perplexity(held_out)),
+        ("held-out loss", f"{held_out[-1].held_out_loss:.4f}" if held_out else "-", _perplexity(held_out)),
         ("tokens", count(total.tokens), f"{total.steps:,} steps"),
-        ("tokens a second", count(median) if steps else "-", "median"),
+        ("tokens per second", count(median) if steps else "-", "median"),
         ("workers", "-".join(str(size) for size in {*sizes[:1], *sizes[-1:]}) if sizes else "-", _resizes(total)),
         ("workers lost", str(total.workers_lost), f"{total.steps_lost:,} steps replayed"),
         ("checkpoints", str(total.checkpoints), f"{total.notices} notice{'s' if total.notices != 1 else ''}"),
@@ -105,10 +120,15 @@ def _tiles(history: History, total: Totals) -> str:
     return tiles(rows)
 
 
-def _perplexity(held_out: Sequence[tuple[Event, float]]) -> str:
-    if not held_out or not held_out[-1][1] < 20:
+def _size(start: GroupStarted) -> int:
+    """Workers of a group, one where its event does not say."""
+    return 1 if start.workers is None else start.workers
+
+
+def _perplexity(held_out: Sequence[Evaluated]) -> str:
+    if not held_out or not held_out[-1].held_out_loss < 20:
         return ""
-    return f"perplexity {math.exp(held_out[-1][1]):.1f}"
+    return f"perplexity {math.exp(held_out[-1].held_out_loss):.1f}"
 
 
 def _resizes(total: Totals) -> str:
@@ -158,8 +178,8 @@ def _step_view(history: History) -> str:
     steps = history.steps
     last = max([step.step for step in steps] + [event.step for event in history.events])
     axis = step_axis(last)
-    marks = [Mark(event.step, MARKED[event.kind], _words(event)) for event in history.of(*MARKED)]
-    held_out = [(float(event.step), value) for event, value in history.held_out]
+    marks = [Mark(event.step, mark, event.describe()) for event, mark in _marked(history)]
+    held_out = [(float(event.step), event.held_out_loss) for event in history.held_out]
     xs = [float(step.step) for step in steps]
     return _charts(axis, marks, xs, steps, [range(len(steps))], held_out, _stairs(xs, steps))
 
@@ -172,10 +192,15 @@ def _time_view(history: History) -> str:
         [(clock(begin), end - begin) for begin, end in clock.stops],
         [(clock(begin), clock(end)) for begin, end in thrown_away(history)],
     )
-    marks = [Mark(clock(event.at), MARKED[event.kind], _words(event)) for event in history.of(*MARKED)]
-    held_out = [(clock(event.at), value) for event, value in history.held_out]
+    marks = [Mark(clock(event.at), mark, event.describe()) for event, mark in _marked(history)]
+    held_out = [(clock(event.at), event.held_out_loss) for event in history.held_out]
     xs = [clock(step.at) for step in steps]
     return _charts(axis, marks, xs, steps, _between_starts(history), held_out, _size_in_time(history, clock))
+
+
+def _marked(history: History) -> list[tuple[Event, str]]:
+    """The events that the charts mark, each with its shape."""
+    return [(event, MARKS[type(event)]) for event in history.events if type(event) in MARKS]
 
 
 class Running:
@@ -184,7 +209,7 @@ class Running:
     def __init__(self, history: History) -> None:
         self.stops = stops(history)
         moments = [event.at for event in history.events] + [step.at for step in history.steps]
-        starts = [event.at - float(event.fields.get("seconds", 0)) for event in history.events[:1]]
+        starts = [start.at - (start.seconds or 0.0) for start in history.starts[:1]]
         self._zero = min(moments + starts)
         self.span = self(max(moments))
 
@@ -197,7 +222,7 @@ def _charts(
     axis: Axis,
     marks: Sequence[Mark],
     xs: Sequence[float],
-    steps: Sequence[Step],
+    steps: Sequence[StepMetrics],
     runs: Sequence[range],
     held_out: Sequence[tuple[float, float]],
     workers: Sequence[Point],
@@ -224,7 +249,7 @@ def _charts(
         [
             chart(title=title, axis=axis, series=shown, marks=marks, label=lambda v: f"{v:g}"),
             chart(title="learning rate", axis=axis, series=[lr], marks=marks, label=_short, from_zero=True),
-            chart(title="tokens a second", axis=axis, series=[throughput], marks=marks, label=count, from_zero=True),
+            chart(title="tokens per second", axis=axis, series=[throughput], marks=marks, label=count, from_zero=True),
             chart(
                 title="workers",
                 axis=axis,
@@ -238,7 +263,7 @@ def _charts(
     )
 
 
-def _stairs(xs: Sequence[float], steps: Sequence[Step]) -> list[Point]:
+def _stairs(xs: Sequence[float], steps: Sequence[StepMetrics]) -> list[Point]:
     """Worker count over steps: only the corners."""
     corners = []
     for index, step in enumerate(steps):
@@ -250,12 +275,12 @@ def _stairs(xs: Sequence[float], steps: Sequence[Step]) -> list[Point]:
 def _size_in_time(history: History, clock: Running) -> list[Point]:
     """Worker count over time: none between the end of one group and the start of the next."""
     corners = []
-    starts = history.of(*STARTS)
+    starts = history.starts
     for index, start in enumerate(starts):
         until = starts[index + 1].at if index + 1 < len(starts) else math.inf
         steps = [step for step in history.steps if start.at < step.at <= until]
-        gone = [event.at for event in history.of("worker_lost", "finished", "failed") if start.at < event.at <= until]
-        workers = int(start.fields.get("workers", steps[0].workers if steps else 0))
+        gone = [e.at for e in history.events if isinstance(e, ENDS) and start.at < e.at <= until]
+        workers = start.workers if start.workers is not None else (steps[0].workers if steps else 0)
         ended = gone[0] if gone else max([step.at for step in steps], default=start.at)
         corners += [_point(clock(start.at), workers), _point(clock(ended), 0 if until < math.inf or gone else workers)]
     first = [_point(0.0, 0)] if corners else []
@@ -264,7 +289,7 @@ def _size_in_time(history: History, clock: Running) -> list[Point]:
 
 def _between_starts(history: History) -> list[range]:
     """Indices of the steps that ran without a start between them."""
-    starts = [event.at for event in history.of(*STARTS)]
+    starts = [start.at for start in history.starts]
     edges = [0]
     for index in range(1, len(history.steps)):
         before, after = history.steps[index - 1].at, history.steps[index].at
@@ -280,14 +305,14 @@ def _point(x: float, value: float) -> Point:
 def _event_table(history: History) -> str:
     listed = history.events
     if len(listed) > MOST_EVENTS:
-        listed = tuple(event for event in listed if event.kind != "checkpoint_committed")[-MOST_EVENTS:]
+        listed = tuple(event for event in listed if not isinstance(event, CheckpointCommitted))[-MOST_EVENTS:]
     rows = [
-        f"<tr><td>{_clock(event.at)}</td><td>{shape(MARKED[event.kind]) if event.kind in MARKED else ''}</td>"
-        f"<td>{escape(_words(event))}</td></tr>"
+        f"<tr><td>{_clock(event.at)}</td><td>{shape(MARKS[type(event)]) if type(event) in MARKS else ''}</td>"
+        f"<td>{escape(event.describe())}</td></tr>"
         for event in listed
     ]
     skipped = len(history.events) - len(listed)
-    note = f"<p>{skipped} further events are in events.jsonl.</p>" if skipped else ""
+    note = f"<p>{skipped} further events are in the run folder.</p>" if skipped else ""
     return f'<section><h2>Events</h2><table class="events">{"".join(rows)}</table>{note}</section>'
 
 
@@ -307,10 +332,6 @@ def _readouts(history: History) -> str:
     last = max([step.step for step in history.steps] + [event.step for event in history.events])
     edges = {"step": [0, max(1, last)], "time": [0, max(1.0, clock.span)]}
     return json.dumps({"rows": rows, "edges": edges}, separators=(",", ":")).replace("<", "\\u003c")
-
-
-def _words(event: Event) -> str:
-    return describe(event.kind, event.fields)
 
 
 def _short(value: float) -> str:

@@ -51,7 +51,7 @@ class Record:
     def parse(cls: type[R], line: Mapping[str, Any]) -> R:
         """The record in a line of JSON; ValueError names a field that does not hold what it must."""
         names = {one.name for one in fields(cls)} - {"more"}
-        known = {key: value for key, value in line.items() if key in names}
+        known = {key: value for key, value in line.items() if key in names and value is not None}
         more = {key: value for key, value in line.items() if key not in names}
         made = cls(**known, more=more)
         if not isinstance(made.step, int) or isinstance(made.step, bool):
@@ -78,7 +78,8 @@ class StepMetrics(Record):
     def parse(cls, line: Mapping[str, Any]) -> StepMetrics:
         """The step in a line; a loss that is not finite may stand there as text."""
         floats = ("loss", "lr", "grad_norm", "tokens_per_second", "step_seconds")
-        return super().parse({key: float(value) if key in floats else value for key, value in line.items()})
+        given = {key: value for key, value in line.items() if value is not None}
+        return super().parse({key: float(value) if key in floats else value for key, value in given.items()})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +109,7 @@ class Event(Record):
 
     def describe(self) -> str:
         """The event in words."""
-        return f"{self.name} at step {self.step}"
+        return f"{self.name.replace('_', ' ')} at step {self.step}"
 
     @property
     def _who(self) -> str:
@@ -227,9 +228,11 @@ class PreemptionNotice(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class GrowthPossible(Event):
-    """More workers fit on the cluster than are in the group."""
+    """More workers fit on the cluster than are in the group. capacity: how many besides."""
 
     kind = "growth_possible"
+
+    capacity: int | None = None
 
     def describe(self) -> str:
         """The event in words."""

@@ -59,17 +59,17 @@ class RunFolder:
     @property
     def metrics(self) -> StoragePath:
         """A line per optimizer step."""
-        return self.path / "metrics.jsonl"
+        return self._lines("metrics")
 
     @property
     def events(self) -> StoragePath:
         """A line per event."""
-        return self.path / "events.jsonl"
+        return self._lines("events")
 
     @property
     def audit(self) -> StoragePath:
         """A line per audited step."""
-        return self.path / "audit" / "audit.jsonl"
+        return self._lines("audit")
 
     @property
     def checkpoints(self) -> StoragePath:
@@ -108,3 +108,7 @@ class RunFolder:
     def has_trained(self) -> bool:
         """Whether a step was ever taken here; settings alone are left by a start that never took one."""
         return self.metrics.exists() or self.checkpoints.exists()
+
+    def _lines(self, name: str) -> StoragePath:
+        """A file that is appended to, or a folder of parts where nothing can be."""
+        return self.path / (f"{name}.jsonl" if self.path.is_local else name)

@@ -1,60 +1,48 @@
-"""Metrics, events and audit rows in, the run folder's files out.
+"""The log of a run: metrics, events and audit lines as they happen in, the run folder's files out, and back.
 
-One `RunLog` owns a run's `metrics.jsonl`, `events.jsonl`, `audit/` and `tensorboard/`. On a local disk lines are
-appended as they come; an object store cannot append, so there the files are written whole at `flush`, which the
-trainer calls before every checkpoint commits and every `flush_seconds`. A replayed step replaces its first line.
+Each optimizer step appears once: when steps are trained again, their first lines are cut off. On a local disk lines are
+appended as they come; on an object store they are written by `flush`, which the trainer calls before every checkpoint
+commits and every `flush_seconds`.
 """
 
 from __future__ import annotations
 
-import json
-import shutil
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TypeVar
 
-from raylm.errors import StorageError
+from raylm.errors import DataError
+from raylm.run.events import AuditLine, Event, Line, StepMetrics, parse_event, utc_now
+from raylm.run.folder import RunFolder
+from raylm.run.lines import LineFile, line_file, read_lines
+from raylm.run.tensorboard import Scalars
 from raylm.storage import StoragePath
 
-Line = dict[str, Any]
-# What TensorBoard shows of a metrics line.
-CHARTED = ("loss", "lr", "grad_norm", "tokens_per_second", "step_seconds", "workers", "held_out_loss", "mfu")
-
-
-def utc_now() -> str:
-    """The time as ISO 8601 with milliseconds, in UTC."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+T = TypeVar("T")
+R = TypeVar("R", StepMetrics, AuditLine)
 
 
 class RunLog:
-    """The only writer of a run folder's line files."""
+    """The only writer of a run folder's lines."""
 
     def __init__(
         self,
-        run: StoragePath,
+        run: RunFolder,
         *,
         audit: bool = False,
         flush_seconds: float = 30.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._run, self._audited, self._flush_seconds, self._clock = run, audit, flush_seconds, clock
+        self._audited, self._flush_seconds, self._clock = audit, flush_seconds, clock
         self._lock = threading.RLock()
-        self._metrics = {line["step"]: line for line in read_lines(run / "metrics.jsonl") if "step" in line}
-        self._events = list(read_lines(run / "events.jsonl"))
-        self._audit = {line["step"]: line for line in read_lines(run / "audit" / "audit.jsonl")} if audit else {}
-        self._dirty = False
+        self._metrics, self._events, self._audit = (line_file(path) for path in (run.metrics, run.events, run.audit))
+        self._scalars = Scalars(run.tensorboard)
+        self._last_step = _last_step(self._metrics)
+        self._last_audited = _last_step(self._audit)
         self._muted = False
         self._flushed_at = clock()
-        self._scalars: Any = None
-        self._scalars_folder: Path | None = None
-        if run.is_local and self._metrics:
-            # A killed writer may have left half a line, which the next append would run into.
-            self._write("metrics.jsonl", [self._metrics[step] for step in sorted(self._metrics)])
-            self._write("events.jsonl", self._events)
 
     def mute(self) -> None:
         """Write nothing from now on: the run folder is another driver's."""
@@ -63,135 +51,106 @@ class RunLog:
     @property
     def last_step(self) -> int:
         """The last step that metrics know of, 0 when none."""
-        return max(self._metrics, default=0)
+        return self._last_step
 
-    @property
-    def events(self) -> list[Line]:
-        """Every event so far."""
-        return list(self._events)
-
-    def metric(self, line: Line) -> None:
-        """Record one optimizer step; the last word on a step wins."""
+    def metric(self, metrics: StepMetrics) -> StepMetrics:
+        """Record one optimizer step and return it with its time; the last word on a step counts."""
+        stamped = replace(metrics, time=metrics.time or utc_now())
         with self._lock:
-            line = {"step": line["step"], "time": utc_now(), **line}
-            replayed = line["step"] in self._metrics
-            self._metrics[line["step"]] = line
-            self._append("metrics.jsonl", line, rewrite=replayed)
-            self._scalar(line)
+            if self._muted:
+                return stamped
+            if stamped.step <= self._last_step:
+                self._metrics.cut_after(stamped.step - 1)
+            self._metrics.append(stamped.to_line())
+            self._last_step = stamped.step
+            self._scalars.add(stamped)
+        return stamped
 
-    def event(self, kind: str, **fields: Any) -> Line:
-        """Record one event and return its line."""
+    def event(self, event: Event) -> Event:
+        """Record one event and return it with its time."""
+        stamped = replace(event, time=event.time or utc_now())
         with self._lock:
-            line = {"event": kind, "time": utc_now(), **{k: v for k, v in fields.items() if v is not None}}
-            self._events.append(line)
-            self._append("events.jsonl", line, rewrite=False)
-            return line
+            if not self._muted:
+                self._events.append(stamped.to_line())
+        return stamped
 
-    def audit(self, step: int, rows: Iterable[tuple[int, int, int]], *, attempt: int) -> None:
-        """Record (lane, slot-ordered sequence id, epoch) rows of one rank; a newer attempt replaces an older one's."""
+    def audit(self, line: AuditLine) -> None:
+        """Record what one step trained on; the last word on a step counts."""
         with self._lock:
-            known = self._audit.get(step)
-            if known is None or known["attempt"] < attempt:
-                known = {"step": step, "attempt": attempt, "rows": []}
-            if known["attempt"] == attempt:
-                known["rows"].extend([list(row) for row in rows])
-                self._audit[step] = known
-            self._dirty = True
+            if self._muted or not self._audited:
+                return
+            if line.step <= self._last_audited:
+                self._audit.cut_after(line.step - 1)
+            self._audit.append(replace(line, time=line.time or utc_now()).to_line())
+            self._last_audited = line.step
 
     def rewind(self, step: int) -> None:
-        """Forget metrics and audit rows after `step`: they are about to be trained again."""
+        """Forget metrics and audit lines after `step`: they are about to be trained again."""
         with self._lock:
-            gone = [known for known in self._metrics if known > step]
-            for known in gone:
-                del self._metrics[known]
-            for known in [known for known in self._audit if known > step]:
-                del self._audit[known]
-            if gone:
-                self._append("metrics.jsonl", None, rewrite=True)
+            if self._muted:
+                return
+            if self._last_step > step:
+                self._metrics.cut_after(step)
+                self._last_step = step
+            if self._last_audited > step:
+                self._audit.cut_after(step)
+                self._last_audited = step
 
     def flush(self) -> None:
         """Make everything recorded so far readable in the run folder."""
         with self._lock:
             if self._muted:
                 return
-            if self._scalars is not None:
-                self._scalars.flush()
-            if self._audited and self._dirty:
-                self._write("audit/audit.jsonl", [self._audit[step] for step in sorted(self._audit)])
-            if not self._run.is_local and self._dirty:
-                self._write("metrics.jsonl", [self._metrics[step] for step in sorted(self._metrics)])
-                self._write("events.jsonl", self._events)
-                self._upload_scalars()
-            self._dirty = False
+            for file in (self._audit, self._metrics, self._events):
+                file.flush()
+            self._scalars.flush()
             self._flushed_at = self._clock()
 
     def flush_if_due(self) -> None:
-        """Flush when the last flush is older than `flush_seconds`."""
-        if self._clock() - self._flushed_at >= self._flush_seconds:
+        """Flush when the last flush is older than `flush_seconds`, or much waits for the next."""
+        late = self._clock() - self._flushed_at >= self._flush_seconds
+        if late or self._metrics.is_due or self._events.is_due or self._audit.is_due:
             self.flush()
-
-    def _append(self, name: str, line: Line | None, *, rewrite: bool) -> None:
-        self._dirty = True
-        folder = self._run.local_path()
-        if folder is None or self._muted:
-            return
-        if rewrite:
-            self._write(name, [self._metrics[step] for step in sorted(self._metrics)])
-        elif line is not None:
-            folder.mkdir(parents=True, exist_ok=True)
-            try:
-                with (folder / name).open("a", encoding="utf-8") as out:
-                    out.write(json.dumps(line) + "\n")
-            except OSError as error:
-                raise StorageError(f"cannot write {folder / name}: {error.strerror}") from error
-
-    def _write(self, name: str, lines: list[Line]) -> None:
-        place = self._run
-        for part in name.split("/"):
-            place = place / part
-        place.write_text("".join(json.dumps(line) + "\n" for line in lines))
-
-    def _scalar(self, line: Line) -> None:
-        # tensorboard's own writer: torch's wrapper would load torch into the driver's side.
-        from tensorboard.compat.proto.event_pb2 import Event
-        from tensorboard.compat.proto.summary_pb2 import Summary
-        from tensorboard.summary.writer.event_file_writer import EventFileWriter
-
-        if self._scalars is None:
-            local = self._run.local_path()
-            self._scalars_folder = (
-                Path(tempfile.mkdtemp(prefix="raylm-tb-")) if local is None else local / "tensorboard"
-            )
-            self._scalars = EventFileWriter(str(self._scalars_folder), flush_secs=30)
-        values = [
-            Summary.Value(tag=key, simple_value=float(line[key]))
-            for key in CHARTED
-            if isinstance(line.get(key), int | float)
-        ]
-        self._scalars.add_event(Event(step=line["step"], wall_time=time.time(), summary=Summary(value=values)))
-
-    def _upload_scalars(self) -> None:
-        if self._scalars_folder is not None:
-            for file in sorted(self._scalars_folder.iterdir()):
-                (self._run / "tensorboard" / file.name).write_bytes(file.read_bytes())
 
     def close(self) -> None:
         """Flush and let go of temporary files."""
         self.flush()
-        if self._scalars_folder is not None and not self._run.is_local:
-            shutil.rmtree(self._scalars_folder, ignore_errors=True)
+        self._scalars.close()
 
 
-def read_lines(place: StoragePath) -> list[Line]:
-    """The JSON lines of a file; none when it is missing, and a last line cut short by a kill is left out."""
-    if not place.exists():
-        return []
-    lines: list[Line] = []
-    for text in place.read_bytes().splitlines():
+def read_metrics(run: RunFolder) -> list[StepMetrics]:
+    """Every optimizer step that counts, in order."""
+    return _by_step(_typed(run.metrics, StepMetrics.parse))
+
+
+def read_events(run: RunFolder) -> list[Event]:
+    """Every event, in the order it was recorded."""
+    return _typed(run.events, parse_event)
+
+
+def read_audit(run: RunFolder) -> list[AuditLine]:
+    """What each audited step trained on, in order."""
+    return _by_step(_typed(run.audit, AuditLine.parse))
+
+
+def _typed(path: StoragePath, parse: Callable[[Line], T]) -> list[T]:
+    records = []
+    for number, line in enumerate(read_lines(path), start=1):
         try:
-            line = json.loads(text)
-        except ValueError:
-            continue  # a killed writer's last line, or damage
-        if isinstance(line, dict):
-            lines.append(line)
-    return lines
+            records.append(parse(line))
+        except (ValueError, TypeError) as error:
+            raise DataError(
+                f"{path.url}: line {number} is not what raylm writes: {error}", hint="remove that line"
+            ) from error
+    return records
+
+
+def _by_step(records: list[R]) -> list[R]:
+    # A step stands once; where two drivers wrote for a moment, the later line counts.
+    found = {record.step: record for record in records}
+    return [found[step] for step in sorted(found)]
+
+
+def _last_step(file: LineFile) -> int:
+    line = file.last()
+    return 0 if line is None or not isinstance(line.get("step"), int) else int(line["step"])

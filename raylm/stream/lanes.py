@@ -100,6 +100,11 @@ class _Epoch:
     starts: Ints  # (chunks + 1,) where each chunk begins in the epoch's row sequence
 
 
+def lanes_of(rank: int, *, world_size: int, lanes: int) -> range:
+    """The lanes that a rank owns: those congruent to its rank."""
+    return range(rank, lanes, world_size)
+
+
 class _Chunks:
     """A dataset's rows cut into chunks that do not cross shards: a chunk is a row group wherever sizes agree."""
 

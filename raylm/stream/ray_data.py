@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from raylm.errors import RaylmError
+from raylm.runtime.ray_internals import end_execution, quiet_ray_data
 from raylm.shards import Rows
 from raylm.stream.lanes import Block, RowRange
 from raylm.stream.reading import Dataset, Reader
@@ -46,6 +47,7 @@ BLOCKS_A_TASK = 256
 _MARGIN_SECONDS = 1.5  # of reading left to threads when Ray Data is warm, until its first blocks are there
 _MARGIN_BLOCKS = 1024
 _LENT = 4  # blocks that threads read first when Ray Data is late
+_PREFIX = "column:"  # of an optional column's name in a task's answer
 _RANGE_NUMBERS = 3  # numbers that describe a RowRange
 
 
@@ -140,7 +142,7 @@ class RayDataReader:
         if threads is not None:
             threads.close()
         if execution is not None:
-            _shut_down(execution)
+            end_execution(execution)
 
     def _take_back(self) -> None:
         """Let threads read what Ray Data still owes, and all that follows."""
@@ -154,7 +156,7 @@ class RayDataReader:
         log.warning("Ray Data stopped delivering (%s); threads of the worker read the shards from here on", reason)
         if execution is not None:
             # In a thread of its own: ending an execution may take seconds, and a batch is waited for.
-            threading.Thread(target=_shut_down, args=(execution,), daemon=True).start()
+            threading.Thread(target=end_execution, args=(execution,), daemon=True).start()
         self._threads = Threads(self._datasets, blocks, ahead_rows=self._ahead_rows)
 
     def _until_handover(self) -> Iterator[Block]:
@@ -246,7 +248,7 @@ class RayDataReader:
         import ray
         from ray.data import ExecutionResources, TaskPoolStrategy
 
-        _quiet()
+        quiet_ray_data()
         # A few blocks are still worth a task for each of those that may run at once.
         share = -(-sum(len(block.rows) for block in blocks) // TASKS)
         task_rows = min(self._task_rows, max(self._window_rows, share))
@@ -288,25 +290,16 @@ class RayDataReader:
             starts = np.frombuffer(buffers["starts"], dtype=np.int32)
             ends = np.cumsum(np.frombuffer(buffers["counts"], dtype=np.int32)).tolist()
             rows = tuple(starts[begin:end] for begin, end in itertools.pairwise([0, *ends]))
-            yield Rows(tokens, rows, np.frombuffer(buffers["lengths"], dtype=np.int32))
+            described = self._datasets[columns["dataset"][number].as_py()]
+            more = {
+                column.name: column.decode(buffers[_PREFIX + column.name], len(tokens), manifest.sequence_length)
+                for column in described.columns
+            }
+            yield Rows(tokens, rows, np.frombuffer(buffers["lengths"], dtype=np.int32), more)
 
 
 class _Closed(Exception):
     """The consumer has gone."""
-
-
-def _quiet() -> None:
-    # A line for each execution and for the missing progress bar would drown the training's own.
-    for name in ("ray.data._internal.execution.streaming_executor", "ray.data._internal.progress"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-
-
-def _shut_down(execution: Any) -> None:
-    # The one private name: an iterator that another thread waits in cannot be closed from outside. Without this the
-    # execution ends by itself once its tasks are done and the execution is collected.
-    executor = getattr(execution, "_current_executor", None)
-    if executor is not None:
-        executor.shutdown(force=False)
 
 
 def _up_to(plan: Iterator[Block], rows: int) -> list[Block]:
@@ -361,7 +354,8 @@ def _read(table: pa.Table, *, datasets: Any) -> pa.Table:
     else:
         with ThreadPoolExecutor(min(8, len(described))) as pool:
             read = list(pool.map(lambda block: _read_one(reader, *block), described))
-    return _packed([dataset for dataset, _, _ in described], read)
+    names = sorted({column.name for dataset in known for column in dataset.columns})
+    return _packed([dataset for dataset, _, _ in described], read, names)
 
 
 def _read_one(reader: Reader, dataset: int, row_ranges: bytes, order: bytes) -> Rows | RaylmError:
@@ -374,11 +368,14 @@ def _read_one(reader: Reader, dataset: int, row_ranges: bytes, order: bytes) -> 
         return error
 
 
-def _packed(datasets: list[int], read: list[Rows | RaylmError]) -> pa.Table:
+def _packed(datasets: list[int], read: list[Rows | RaylmError], names: list[str]) -> pa.Table:
     import pyarrow as pa
 
     def column(values: Callable[[Rows], bytes | memoryview]) -> pa.Array:
         return pa.array([b"" if isinstance(rows, RaylmError) else values(rows) for rows in read], pa.large_binary())
+
+    def optional(name: str) -> pa.Array:
+        return column(lambda rows: rows.columns[name].tobytes() if name in rows.columns else b"")
 
     return pa.table(
         {
@@ -387,6 +384,7 @@ def _packed(datasets: list[int], read: list[Rows | RaylmError]) -> pa.Table:
             "starts": column(lambda rows: np.concatenate(rows.document_starts).astype(np.int32).tobytes()),
             "counts": column(lambda rows: np.array([len(row) for row in rows.document_starts], np.int32).tobytes()),
             "lengths": column(lambda rows: rows.lengths.astype(np.int32).tobytes()),
+            **{_PREFIX + name: optional(name) for name in names},
             "error": pa.array(
                 [pickle.dumps(rows) if isinstance(rows, RaylmError) else b"" for rows in read], pa.large_binary()
             ),

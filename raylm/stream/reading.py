@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from raylm.errors import DataError
-from raylm.shards import DatasetManifest, Rows, Shard, read_rows
+from raylm.shards import Column, DatasetManifest, Rows, Shard, WantedColumn, read_rows
 from raylm.storage import StoragePath
 from raylm.stream.lanes import RowRange
 from raylm.stream.mixture import Ints
@@ -22,17 +22,45 @@ KEPT_BYTES = 16 * 2**20
 
 @dataclass(frozen=True)
 class Dataset:
-    """One folder of shards in the mixture; `weight_schedule` are (step, weight) changes to come."""
+    """One folder of shards in the mixture; `weight_schedule`: (step, weight) changes to come.
+
+    columns: those of the optional ones that are read.
+    """
 
     folder: StoragePath
     manifest: DatasetManifest
     weight: float = 1.0
     weight_schedule: tuple[tuple[int, float], ...] = ()
+    columns: tuple[Column, ...] = ()
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of a row in memory, before a batch makes int64 of it."""
-        return self.manifest.sequence_length * np.dtype(self.manifest.dtype).itemsize
+        """Bytes of a row in memory, before a batch makes int64 of its tokens."""
+        length = self.manifest.sequence_length
+        columns = sum(column.row_bytes(length) for column in self.columns)
+        return length * np.dtype(self.manifest.dtype).itemsize + columns
+
+
+def reading(datasets: Sequence[Dataset], wanted: Sequence[WantedColumn]) -> tuple[Dataset, ...]:
+    """The datasets with the wanted columns to be read; a DataError where one lacks a column or holds another kind."""
+    return tuple(replace(dataset, columns=tuple(_found(dataset, wanted))) for dataset in datasets)
+
+
+def _found(dataset: Dataset, wanted: Sequence[WantedColumn]) -> Iterator[Column]:
+    there = dataset.manifest.columns
+    for one in wanted:
+        try:
+            column = one.found_in(there)
+        except ValueError as error:
+            raise DataError(f"{dataset.folder.url}: {error}", hint="prepare the data for this objective") from error
+        if column is not None:
+            yield column
+        elif one.fill is None:
+            names = ", ".join(column.name for column in there) or "none"
+            raise DataError(
+                f"the objective needs the column {one.name!r}, which {dataset.folder.url} lacks (its columns: {names})",
+                hint="prepare data that holds it, or choose another objective",
+            )
 
 
 class Reader:
@@ -46,20 +74,27 @@ class Reader:
 
     def read(self, dataset: int, row_ranges: Sequence[RowRange], order: Ints) -> Rows:
         """The rows of `row_ranges`, rearranged by `order`."""
-        manifest = self._datasets[dataset].manifest
+        described = self._datasets[dataset]
+        count, length = len(order), described.manifest.sequence_length
         # Each part is copied once, straight to where its rows belong.
         places = np.empty_like(order)
-        places[order] = np.arange(len(order))
-        tokens = np.empty((len(order), manifest.sequence_length), dtype=manifest.dtype)
-        lengths = np.empty(len(order), dtype=np.int32)
+        places[order] = np.arange(count)
+        tokens = np.empty((count, length), dtype=described.manifest.dtype)
+        lengths = np.empty(count, dtype=np.int32)
+        columns = {
+            column.name: np.empty((count, *column.row_shape(length)), dtype=column.dtype)
+            for column in described.columns
+        }
         starts: list[NDArray[np.int32]] = []
         for row_range in row_ranges:
             part = self._part(dataset, row_range)
             to = places[len(starts) : len(starts) + len(part.tokens)]
             tokens[to] = part.tokens
             lengths[to] = part.lengths
+            for name, values in columns.items():
+                values[to] = part.columns[name]
             starts.extend(part.document_starts)
-        return Rows(tokens, tuple(starts[place] for place in order.tolist()), lengths)
+        return Rows(tokens, tuple(starts[place] for place in order.tolist()), lengths, columns)
 
     def _part(self, dataset: int, row_range: RowRange) -> Rows:
         described = self._datasets[dataset]
@@ -71,13 +106,18 @@ class Reader:
             if key not in self._kept:
                 self._kept[key] = read_checked(described, shard, 0, shard.rows)
             whole = self._kept[key]
-        rows = slice(row_range.start, row_range.stop)
-        return Rows(whole.tokens[rows], whole.document_starts[rows], whole.lengths[rows])
+        return cut(whole, slice(row_range.start, row_range.stop))
+
+
+def cut(rows: Rows, part: slice) -> Rows:
+    """Some of the rows, without a copy."""
+    columns = {name: values[part] for name, values in rows.columns.items()}
+    return Rows(rows.tokens[part], rows.document_starts[part], rows.lengths[part], columns)
 
 
 def read_checked(dataset: Dataset, shard: Shard, start: int, stop: int) -> Rows:
     """Rows of a shard whose tokens are all in the vocabulary: an index beyond it would take the worker down later."""
-    rows = read_rows(dataset.folder, shard, start, stop, dataset.manifest)
+    rows = read_rows(dataset.folder, shard, start, stop, dataset.manifest, dataset.columns)
     largest = int(rows.tokens.max(initial=0))
     if largest >= dataset.manifest.vocab_size:
         raise DataError(

@@ -1,6 +1,7 @@
-"""Helpers for tests and benchmarks: ranks, object stores, clusters and small data sets on one machine.
+"""Helpers for tests and benchmarks, of raylm itself and of operators, objectives and jobs of your own.
 
-`ranks` runs a function on several processes that form a gloo group; `servers` starts real object stores; `scenarios`
-drives `raylm train` on a cluster of several nodes while nodes are killed, drained and added; `external` finds data sets
-that do not come with raylm. The stores and the scenarios need what `pip install 'raylm[dev]'` installs.
+`datasets` makes small prepared data and jobs on them; `ranks` runs a function on several processes that form a gloo
+group; `cluster` is a Ray cluster of several nodes on one machine, and `elastic` drives `raylm train` on it while nodes
+are killed, drained and added; `servers` starts real object stores, and proxies that make them fail; `external` finds
+datasets that do not come with raylm. The servers need what `pip install "raylm[dev]"` installs.
 """

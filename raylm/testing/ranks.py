@@ -160,7 +160,7 @@ def _serve(pipe: Connection) -> None:
             return
         try:
             pipe.send((True, how(*arguments)))
-        except BaseException:
+        except BaseException:  # whatever ends the function, an exit too, is the caller's answer
             pipe.send((False, traceback.format_exc()))
 
 

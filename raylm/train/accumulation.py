@@ -13,8 +13,3 @@ def micro_batches_per_rank(lanes: int, world_size: int) -> int:
             hint="raise batch.sequences, lower batch.micro_batch, or lower workers.max",
         )
     return -(-lanes // world_size)
-
-
-def lanes_of(rank: int, *, world_size: int, lanes: int) -> range:
-    """The lanes that a rank owns: those congruent to its rank."""
-    return range(rank, lanes, world_size)

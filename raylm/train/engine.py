@@ -1,98 +1,102 @@
-"""One optimizer step on any number of workers: the only door to DeepSpeed besides checkpoint/layout.
+"""One optimizer step on any number of workers; its private dealings with DeepSpeed are in `deepspeed_internals`.
 
-Comes in: a module, a group, settings, then this rank's micro-batches of each global batch. Leaves: loss sums, gradient
-norms and an updated module. An engine can be destroyed and another built at another size in the same process.
+An engine can be destroyed and another built at another size in the same process.
 """
 
 from __future__ import annotations
 
-import gc
 import hashlib
-import importlib
-import logging
 import math
-import os
-import warnings
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
-from functools import cache
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Self
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from raylm.config.model import ModelSettings
+from raylm.config.job import Job
 from raylm.config.optim import OptimSettings, ZeroSettings
 from raylm.errors import TrainingError
-from raylm.model.loss import IGNORED, loss_sum, target_tokens
+from raylm.model.budget import BUCKET_ELEMENTS
+from raylm.objectives.base import LossSums, Objective, on_device
 from raylm.records import MicroBatch
+from raylm.train.accumulation import micro_batches_per_rank
+from raylm.train.deepspeed_internals import (
+    drop_refused_gradients,
+    forget_group,
+    is_plain,
+    quiet_deepspeed,
+    undo_first_step,
+)
 from raylm.train.group import Group
 
-LossSum = Callable[[Any, Tensor, Tensor, Sequence[NDArray[np.int32]] | None], Tensor]
 
-# Elements of gradient sent at once. DeepSpeed's default of 5e8 is 2 GB of buffer, whatever the model's size.
-BUCKET_ELEMENTS = 50_000_000
+@dataclass(frozen=True)
+class EngineSettings:
+    """How a module is trained. accumulation: micro-steps of each rank. overrides: further settings of DeepSpeed's."""
+
+    zero: ZeroSettings
+    optim: OptimSettings
+    micro_batch: int
+    accumulation: int
+    bf16: bool = True
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, job: Job, world_size: int) -> Self:
+        """A job's, on this many workers."""
+        accumulation = micro_batches_per_rank(job.batch.lanes, world_size)
+        return cls(job.zero, job.optim, job.batch.micro_batch, accumulation, bf16=job.model.dtype == "bf16")
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """What one optimizer step gave, the same on every rank. `loss_sum` is in nats over all lanes."""
+    """What one optimizer step gave, the same on every rank; sums are over all lanes."""
 
     loss_sum: float
     grad_norm: float
     skipped: bool
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class HeldOutSums:
+    """What an evaluation gave, the same on every rank: sums over all ranks' micro-batches."""
+
+    loss_sum: float
+    weight: float
+    tokens: int
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+    def means(self) -> dict[str, float]:
+        """The metrics over the weight."""
+        return {name: value / self.weight for name, value in self.metrics.items()}
 
 
 class Engine:
     """A module under ZeRO, stepped a global batch at a time. One lives in a process at any time."""
 
-    def __init__(self, raw: Any, group: Group, accumulation: int, loss: LossSum, optim: OptimSettings) -> None:
-        self.raw = raw  # DeepSpeed's own engine, for checkpoint/layout
+    def __init__(self, raw: Any, group: Group, objective: Objective, settings: EngineSettings) -> None:
+        self.raw = raw  # DeepSpeed's own engine, for checkpoint/zero_state
         self.group = group
-        self.accumulation = accumulation
-        self._loss = loss
-        self._clip = optim.max_grad_norm
-        # Plain stage 0 in fp32 is torch's own AdamW: DeepSpeed neither checks nor clips there.
-        self._bare = isinstance(raw.optimizer, torch.optim.Optimizer)
+        self.objective = objective
+        self.accumulation = settings.accumulation
+        self._clip = settings.optim.max_grad_norm
+        self._plain = is_plain(raw.optimizer)
 
     @classmethod
-    def build(
-        cls,
-        model: torch.nn.Module,
-        group: Group,
-        *,
-        zero: ZeroSettings,
-        optim: OptimSettings,
-        model_settings: ModelSettings,
-        micro_batch: int,
-        accumulation: int,
-        loss: LossSum = loss_sum,
-    ) -> Self:
+    def build(cls, model: torch.nn.Module, group: Group, objective: Objective, settings: EngineSettings) -> Self:
         """Puts `model` under ZeRO on this group; the module is taken over and must not be used elsewhere."""
-        deepspeed = _deepspeed()
+        deepspeed = quiet_deepspeed()
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         if not trained:
             raise TrainingError("the model has no parameter to train", hint="unfreeze some of its parameters")
-        config = deepspeed_config(
-            zero,
-            optim,
-            bf16=model_settings.dtype == "bf16",
-            micro_batch=micro_batch,
-            group=group,
-            elements=_elements(trained),
-        )
-        optimizer = _adamw(trained, optim)
+        config = deepspeed_config(settings, group, elements=sum(parameter.numel() for parameter in trained))
+        optimizer = _adamw(trained, settings.optim)
         with group.watched():
             raw, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config, dist_init_required=False)
-        if type(raw.optimizer).__name__ == "FP16_UnfusedOptimizer":
-            # Its constructor takes a step with zero gradients, which decays the masters and counts as one.
-            raw.optimizer.refresh_fp32_params()
-            raw.optimizer.state.clear()
-        if not model_settings.document_attention:
-            loss = _without_documents(loss)
-        return cls(raw, group, accumulation, loss, optim)
+        undo_first_step(raw.optimizer)
+        return cls(raw, group, objective, settings)
 
     @property
     def model(self) -> torch.nn.Module:
@@ -101,55 +105,45 @@ class Engine:
         return module
 
     def step(
-        self,
-        micro_batches: Sequence[MicroBatch],
-        *,
-        step: int,
-        seed: int,
-        global_tokens: int,
-        lr: float,
-        skip_bad: bool,
+        self, micro_batches: Sequence[MicroBatch], *, step: int, seed: int, global_weight: float, lr: float
     ) -> StepResult:
-        """Train on one global batch, of which these are this rank's lanes and `global_tokens` everyone's targets.
+        """Train on one global batch, of which these are this rank's lanes and `global_weight` is everyone's weight.
 
         Gradients are those of the mean over the global batch at any number of ranks. A loss or gradient that is not
-        finite changes nothing, on any rank: it raises TrainingError, or with `skip_bad` is reported as skipped. Nor
-        does a batch without any target, which is no error.
+        finite changes nothing, on any rank, and is reported as skipped. Nor does a batch without weight, which is
+        no fault.
         """
-        if global_tokens < 1:
+        if global_weight <= 0:
             return StepResult(0.0, 0.0, skipped=False)
         for options in self.raw.optimizer.param_groups:
             options["lr"] = lr
-        # DeepSpeed averages over ranks; the mean over the global batch's tokens is a sum over ranks.
-        scale = self.group.size / global_tokens
+        # DeepSpeed averages over ranks; the mean over the global batch's weight is a sum over ranks.
+        scale = self.group.size / global_weight
         with self.group.watched():
             total = self._accumulate(self._micro_steps(micro_batches), step, seed, scale)
             norm, skipped = self._update()
-        result = StepResult(float(total), norm, skipped)
-        if skipped and not skip_bad:
-            raise TrainingError(
-                f"step {step}: loss {result.loss_sum / global_tokens:g} a token, gradient norm {norm:g}; "
-                "nothing was updated",
-                hint="lower optim.lr, or set train.bad_loss to skip",
-            )
-        return result
+        loss, *metrics = total.tolist()
+        return StepResult(loss, norm, skipped, dict(zip(self.objective.metrics, metrics, strict=True)))
 
-    def evaluate(self, micro_batches: Iterable[MicroBatch], count: int) -> tuple[float, int]:
-        """Loss sum and target tokens over all ranks' micro-batches, of which every rank runs `count`, padded."""
-        batches = iter(micro_batches)
-        total, tokens = 0.0, 0
+    def evaluate(self, micro_batches: Iterable[tuple[MicroBatch, bool]]) -> HeldOutSums:
+        """Sums over all ranks' micro-batches, each with whether it counts; every rank has to give as many.
+
+        Under stage 3 every rank takes part in every gather, so that one without a batch runs one that does not count.
+        """
+        objective = self.objective
+        totals = torch.zeros(3 + len(objective.metrics), dtype=torch.float64)
         self.raw.eval()
         try:
             with torch.no_grad(), self.group.watched():
-                for _ in range(count):
-                    # Under stage 3 every rank takes part in every gather, so one without a batch runs an empty one.
-                    batch = next(batches, None) or _EMPTY
-                    total += float(self._loss_of(batch))
-                    tokens += target_tokens(batch.labels)
+                for given, counts in micro_batches:
+                    batch = given if counts else objective.without_weight(given)
+                    sums = objective.held_out_sums(self.raw, on_device(batch, self.group.device))
+                    totals[:2] += torch.tensor([objective.weight(batch), objective.tokens(batch)], dtype=torch.float64)
+                    totals[2:] += self._stacked(sums).cpu()
         finally:
             self.raw.train()
-        total, summed_tokens = self.group.all_reduce_sum([total, tokens])
-        return total, int(summed_tokens)
+        weight, tokens, loss, *metrics = self.group.all_reduce_sum(totals.tolist())
+        return HeldOutSums(loss, weight, int(tokens), dict(zip(objective.metrics, metrics, strict=True)))
 
     def destroy(self) -> None:
         """Free everything, so that the group can be left and another engine built in this process."""
@@ -165,26 +159,31 @@ class Engine:
                 f"rank {self.group.rank} got {len(micro_batches)} micro-batches for {self.accumulation} turns",
                 hint="this is an error of the plan: every rank needs at least one lane and at most accumulation",
             )
-        return [_zero_weight(micro_batches[0])] * missing + list(micro_batches)
+        return [self.objective.without_weight(micro_batches[0])] * missing + list(micro_batches)
 
     def _accumulate(self, turns: Sequence[MicroBatch], step: int, seed: int, scale: float) -> Tensor:
-        """Forward and backward over all turns; returns the global loss sum, still on the device."""
-        total = torch.zeros((), dtype=torch.float64, device=self.group.device)
+        """Forward and backward over all turns; returns the global sums, loss first, still on the device."""
+        total = torch.zeros(1 + len(self.objective.metrics), dtype=torch.float64, device=self.group.device)
         for turn, batch in enumerate(turns, start=1):
             self.raw.set_gradient_accumulation_boundary(turn == len(turns))
             torch.manual_seed(lane_seed(seed, step, batch.lane))
-            loss = self._loss_of(batch)
-            total += loss.detach()
+            sums = self.objective.loss_sums(self.raw, on_device(batch, self.group.device))
+            total += self._stacked(sums)
             # An infinite loss may come with finite gradients. This makes them NaN without waiting for the device or
             # for other ranks, and the optimizer refuses NaN on every rank by a path that also clears what was gathered.
-            loss = loss * torch.where(loss.isfinite(), 1.0, math.nan).to(loss.dtype)
+            loss = sums.loss * torch.where(sums.loss.isfinite(), 1.0, math.nan).to(sums.loss.dtype)
             self.raw.backward(loss * scale, scale_wrt_gas=False)
         self.group.all_reduce(total)  # after the gradients: before them, every rank would wait for the slowest forward
         return total
 
+    def _stacked(self, sums: LossSums) -> Tensor:
+        """(1 + metrics,) the loss and the metrics in the objective's order."""
+        numbers = [sums.loss, *(sums.metrics[name] for name in self.objective.metrics)]
+        return torch.stack([number.detach().to(torch.float64) for number in numbers])
+
     def _update(self) -> tuple[float, bool]:
         """Clip and step, unless a gradient is not finite; returns the norm before clipping, and whether it refused."""
-        if self._bare:
+        if self._plain:
             gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
             norm = torch.nn.utils.get_total_norm(gradients)
             if not math.isfinite(norm):
@@ -198,22 +197,17 @@ class Engine:
             return float(norm), False
         self.raw.step()
         skipped = not self.raw.was_step_applied()
-        if skipped and hasattr(self.raw.optimizer, "single_partition_of_fp32_groups"):
-            # Stages 1 and 2 with offload in bf16 keep the bad gradients and would add the next step's to them.
-            for index in self.raw.optimizer.averaged_gradients:
-                self.raw.optimizer.averaged_gradients[index] = None
+        if skipped:
+            drop_refused_gradients(self.raw.optimizer)
         return float(self.raw.get_global_grad_norm()), skipped
 
-    def _loss_of(self, batch: MicroBatch) -> Tensor:
-        tokens = torch.from_numpy(batch.tokens).to(self.group.device, non_blocking=True)
-        labels = torch.from_numpy(batch.labels).to(self.group.device, non_blocking=True)
-        return self._loss(self.raw, tokens, labels, batch.document_starts)
 
+def deepspeed_config(settings: EngineSettings, group: Group, *, elements: int) -> dict[str, Any]:
+    """DeepSpeed's settings for one engine; whatever decides numbers is spelled out rather than left to a default.
 
-def deepspeed_config(
-    zero: ZeroSettings, optim: OptimSettings, *, bf16: bool, micro_batch: int, group: Group, elements: int
-) -> dict[str, Any]:
-    """DeepSpeed's settings for one engine; whatever decides numbers is spelled out rather than left to a default."""
+    elements: how many numbers are trained.
+    """
+    zero, optim, bf16 = settings.zero, settings.optim, settings.bf16
     bucket = max(2, min(BUCKET_ELEMENTS, elements))
     zero_section: dict[str, Any] = {
         "stage": zero.stage,
@@ -226,10 +220,10 @@ def deepspeed_config(
     if zero.offload_optimizer:
         zero_section["offload_optimizer"] = {"device": "cpu", "pin_memory": group.device != "cpu"}
     config: dict[str, Any] = {
-        "train_micro_batch_size_per_gpu": micro_batch,
-        # Turns are counted here: the boundary is set by hand and the loss is scaled by the global batch's tokens.
+        "train_micro_batch_size_per_gpu": settings.micro_batch,
+        # Turns are counted here: the boundary is set by hand and the loss is scaled by the global batch's weight.
         "gradient_accumulation_steps": 1,
-        # Its default is 1.0, which also hides wrong loss scales. Bare stage 0 is clipped by Engine.
+        # Its default is 1.0, which also hides wrong loss scales. Plain stage 0 is clipped by Engine.
         "gradient_clipping": 0.0 if zero.stage == 0 and not bf16 else optim.max_grad_norm,
         "zero_optimization": zero_section,
         "zero_force_ds_cpu_optimizer": False,
@@ -240,7 +234,7 @@ def deepspeed_config(
         config["bf16"] = {"enabled": True, "check_grad_overflow": True}
         if zero.stage > 0:  # stage 0 has no fp32 gradients to add up in
             config["data_types"] = {"grad_accum_dtype": "fp32"}
-    return config
+    return config | dict(settings.overrides)
 
 
 def lane_seed(seed: int, step: int, lane: int) -> int:
@@ -249,60 +243,10 @@ def lane_seed(seed: int, step: int, lane: int) -> int:
     return int.from_bytes(digest, "little") >> 1
 
 
-def forget_group() -> None:
-    """Drop what DeepSpeed keeps in module globals about a group, so that it adopts the next one.
-
-    Stage 3's parameter and module numbers count up for as long as the process lives and are compared between ranks,
-    so that a survivor and a newcomer would disagree: they start from 0 again.
-    """
-    _deepspeed()
-    comm: Any = importlib.import_module("deepspeed.comm.comm")
-    comm.cdb = None
-    importlib.reload(importlib.import_module("deepspeed.utils.groups"))
-    partition = importlib.import_module("deepspeed.runtime.zero.partition_parameters")
-    partition.Init.param_id = 0
-    offload = importlib.import_module("deepspeed.runtime.zero.parameter_offload")
-    offload.DeepSpeedZeRoOffload._register_deepspeed_module.__defaults__[0][0] = 0
-    offload.FWD_MODULE_STACK.clear()
-    if hasattr(partition.Init, "linear_bk"):
-        torch.nn.functional.linear = partition.Init.linear_bk
-    gc.collect()
-
-
-def prebuild() -> None:
-    """Import what an engine needs, so that set-up fails where training would; nothing has to be compiled."""
-    _deepspeed()
-
-
-_EMPTY = MicroBatch(
-    lane=0,
-    tokens=np.zeros((1, 8), dtype=np.int64),
-    labels=np.full((1, 8), IGNORED, dtype=np.int64),
-    document_starts=(np.zeros(1, dtype=np.int32),),
-    ids=np.zeros(1, dtype=np.int64),
-    epochs=np.zeros(1, dtype=np.int64),
-)
-
-
-def _zero_weight(batch: MicroBatch) -> MicroBatch:
-    return replace(batch, labels=np.full_like(batch.labels, IGNORED))
-
-
-def _without_documents(loss: LossSum) -> LossSum:
-    def whole_rows(model: Any, tokens: Tensor, labels: Tensor, starts: Sequence[NDArray[np.int32]] | None) -> Tensor:
-        return loss(model, tokens, labels, None)
-
-    return whole_rows
-
-
-def _elements(parameters: Sequence[torch.nn.Parameter]) -> int:
-    return sum(parameter.numel() for parameter in parameters)
-
-
 def _adamw(parameters: Sequence[torch.nn.Parameter], optim: OptimSettings) -> torch.optim.AdamW:
     """torch's fused AdamW, on the GPU and on the CPU.
 
-    Also where the state is offloaded: it is one vectorised pass like DeepSpeedCPUAdam, needs no compiler on the
+    Also where the state is offloaded: it is one vectorized pass like DeepSpeedCPUAdam, needs no compiler on the
     machine, and gives the same numbers with and without offload.
     """
     groups = [
@@ -312,25 +256,3 @@ def _adamw(parameters: Sequence[torch.nn.Parameter], optim: OptimSettings) -> to
     return torch.optim.AdamW(
         [group for group in groups if group["params"]], lr=optim.lr, betas=optim.betas, eps=optim.eps, fused=True
     )
-
-
-@cache
-def _deepspeed() -> Any:
-    """DeepSpeed, quiet, and kept from compiling a helper that it would only use to save microseconds."""
-    if not torch.cuda.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    deepspeed = importlib.import_module("deepspeed")
-    importlib.import_module("deepspeed.utils").logger.setLevel(logging.WARNING)
-    bf16_optimizer: Any = importlib.import_module("deepspeed.runtime.bf16_optimizer")
-    bf16_optimizer.see_memory_usage = _silent  # it prints, whatever the log level
-    nvtx: Any = importlib.import_module("deepspeed.utils.nvtx")
-    nvtx.enable_nvtx = False  # its profiling marks break a compiled model's graph at every hook
-    # It calls torch by older names on every step, and torch says so each time.
-    warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
-    # Its first use compiles for up to 200 s, and a killed build leaves a lock that hangs the next one.
-    importlib.import_module("deepspeed.ops").__compatible_ops__["deepspeed_shm_comm"] = False
-    return deepspeed
-
-
-def _silent(message: str, force: bool = False) -> None:
-    pass

@@ -1,4 +1,4 @@
-"""Batches in, a report after each optimizer step out: the page that everyone reads."""
+"""Batches in, each with a report of its optimizer step out: the page that everyone reads."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ from typing import TYPE_CHECKING
 
 from raylm.config.optim import OptimSettings, TrainSettings
 from raylm.errors import TrainingError
-from raylm.model.loss import target_tokens
 from raylm.records import Batch, StepReport
-from raylm.train.group import Group
 from raylm.train.schedule import learning_rate
 
 if TYPE_CHECKING:
@@ -18,37 +16,42 @@ if TYPE_CHECKING:
 
 
 def steps(
-    engine: Engine, batches: Iterable[Batch], *, group: Group, optim: OptimSettings, train: TrainSettings
-) -> Iterator[StepReport]:
-    """Yield a StepReport after each optimizer step until `train.steps` are done; collective over the group."""
+    engine: Engine, batches: Iterable[Batch], *, optim: OptimSettings, train: TrainSettings
+) -> Iterator[tuple[Batch, StepReport]]:
+    """Yield each batch with its step's report until `train.steps` are done; collective over the engine's group."""
+    objective = engine.objective
     skipped_in_a_row = 0
     began = time.perf_counter()  # a step's seconds hold its wait for data, not what the caller does between steps
     for batch in batches:
         if batch.step >= train.steps:
             return
-        mine = sum(target_tokens(micro.labels) for micro in batch.micro_batches)
-        # Gradients are divided by the whole batch's tokens, which no rank knows alone.
-        tokens = int(group.all_reduce_sum([mine])[0])
+        own_weight = sum(objective.weight(micro) for micro in batch.micro_batches)
+        own_tokens = sum(objective.tokens(micro) for micro in batch.micro_batches)
+        # Gradients are divided by the whole batch's weight, which no rank knows alone.
+        weight, tokens = engine.group.all_reduce_sum([own_weight, own_tokens])
         lr = learning_rate(optim, step=batch.step, total_steps=train.steps)
-        result = engine.step(
-            batch.micro_batches, step=batch.step, seed=train.seed, global_tokens=tokens, lr=lr, skip_bad=True
-        )
-        loss = result.loss_sum / max(1, tokens)
+        result = engine.step(batch.micro_batches, step=batch.step, seed=train.seed, global_weight=weight, lr=lr)
+        divisor = weight if weight > 0 else 1.0
+        loss = result.loss_sum / divisor
         skipped_in_a_row = skipped_in_a_row + 1 if result.skipped else 0
         if result.skipped and (train.bad_loss == "stop" or skipped_in_a_row > train.max_skips):
             raise TrainingError(
                 f"step {batch.step + 1} gave loss {loss} and gradient norm {result.grad_norm}"
-                + (f", the {skipped_in_a_row}th bad step in a row" if skipped_in_a_row > 1 else ""),
+                + (f"; bad steps in a row: {skipped_in_a_row}" if skipped_in_a_row > 1 else ""),
                 hint="nothing was updated or saved since; lower optim.lr, check the data, "
                 "or set train.bad_loss=skip to leave such steps out",
             )
-        yield StepReport(
-            step=batch.step + 1,
-            loss=loss,
-            lr=lr,
-            grad_norm=result.grad_norm,
-            tokens=tokens,
-            seconds=time.perf_counter() - began,
-            skipped=result.skipped,
+        yield (
+            batch,
+            StepReport(
+                step=batch.step + 1,
+                loss=loss,
+                lr=lr,
+                grad_norm=result.grad_norm,
+                tokens=int(tokens),
+                seconds=time.perf_counter() - began,
+                skipped=result.skipped,
+                metrics={name: value / divisor for name, value in result.metrics.items()},
+            ),
         )
         began = time.perf_counter()

@@ -1,4 +1,4 @@
-"""The state of a run on its way to storage and back: begun, settled, told of, and found again by the next attempt."""
+"""The state of a run on its way to storage and back: saved, reported, and found again by the next group."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 from raylm.config.job import Job
 from raylm.errors import CheckpointError, RaylmError, StorageError
 from raylm.records import Progress
-from raylm.run.folder import RunFolder
-from raylm.storage import StoragePath
-from raylm.train.context import Desk, LeaveGroup, Session
+from raylm.run.events import CheckpointCommitted, CheckpointFailed
+from raylm.train.context import ActiveGroup, GroupEnded, RunContext
+from raylm.train.coordination import Coordination, Reason
 from raylm.train.sources import order_settings
 
 if TYPE_CHECKING:
+    from raylm.checkpoint.restore import CheckpointInfo
     from raylm.checkpoint.save import PendingSave
     from raylm.checkpoint.save_schedule import SaveSchedule
     from raylm.checkpoint.sources import StateSource
@@ -25,40 +26,32 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def save_schedule_of(job: Job, desk: Desk) -> SaveSchedule:
+def save_schedule_of(job: Job, coordination: Coordination) -> SaveSchedule:
     """When to save, knowing the failures of earlier attempts."""
     from raylm.checkpoint.save_schedule import SaveSchedule
 
-    failures, trained_seconds = desk.ask("history") or (0, 0.0)
+    history = coordination.history()
     return SaveSchedule(
-        started=time.monotonic() - trained_seconds,
+        started=time.monotonic() - history.training_seconds,
         every_steps=job.checkpoint.every_steps,
         every_seconds=job.checkpoint.every_seconds,
         first_guess_seconds=job.checkpoint.mean_time_between_failures_seconds,
-        failures=failures,
+        failures=history.failures,
     )
 
 
-def restore(session: Session) -> str | None:
-    """Fill the engine from the newest committed checkpoint; returns its URL, None for a fresh start."""
-    from raylm.checkpoint.restore import newest
+def restore(context: RunContext, active: ActiveGroup) -> str | None:
+    """Fill the engine from the newest committed checkpoint; returns its URL, None for a fresh start. Collective."""
     from raylm.checkpoint.sources import StoredCheckpoint
 
-    job, folder = session.job, RunFolder(session.run).checkpoints
-    # Rank 0 chooses: listings read by several ranks at several moments need not agree.
-    found = newest(folder) if session.first else None
-    step = int(session.group.all_reduce_sum([float(found.step + 1) if found else 0.0])[0]) - 1
-    if step < 0:
-        return None
+    found = _newest_for_all(context, active)
     if found is None:
-        found = next((info for info in _committed(folder) if info.step == step), None)
-        if found is None:
-            raise CheckpointError(f"rank {session.seat.rank} does not see checkpoint step {step} in {folder.url}")
-    check_meta(found.meta, job, session.fingerprint, found.place.url)
-    fill_engine(session.engine, StoredCheckpoint(found))
-    session.progress = Progress(**found.meta["progress"])
-    session.saved_step = session.progress.step
-    session.save_schedule = session.save_schedule.resumed(session.progress.step, time.monotonic())
+        return None
+    check_meta(found.meta, context.job, context.data_fingerprint, found.place.url)
+    fill_engine(active.engine, StoredCheckpoint(found))
+    context.progress = Progress(**found.meta["progress"])
+    context.saved_step = context.progress.step
+    context.save_schedule = context.save_schedule.resumed(context.progress.step, time.monotonic())
     return found.place.url
 
 
@@ -71,10 +64,19 @@ def fill_engine(engine: Engine, source: StateSource) -> None:
         zero_state.after_fill(engine.raw, source.scalars)
 
 
-def _committed(folder: StoragePath) -> list[Any]:
-    from raylm.checkpoint.restore import committed
+def _newest_for_all(context: RunContext, active: ActiveGroup) -> CheckpointInfo | None:
+    """The checkpoint that rank 0 chooses: listings read by several ranks at several moments need not agree."""
+    from raylm.checkpoint.restore import committed, newest
 
-    return list(committed(folder))
+    folder = context.folder.checkpoints
+    found = newest(folder) if active.first else None
+    step = int(active.group.all_reduce_sum([float(found.step + 1) if found else 0.0])[0]) - 1
+    if step < 0 or found is not None:
+        return found
+    found = next((info for info in committed(folder) if info.step == step), None)
+    if found is None:
+        raise CheckpointError(f"rank {active.member.rank} does not see checkpoint step {step} in {folder.url}")
+    return found
 
 
 def check_meta(meta: dict[str, Any], job: Job, fingerprint: str, url: str) -> None:
@@ -94,56 +96,57 @@ def check_meta(meta: dict[str, Any], job: Job, fingerprint: str, url: str) -> No
         )
 
 
-def begin_state_save(session: Session, *, asynchronous: bool) -> None:
+def begin_state_save(context: RunContext, active: ActiveGroup, *, asynchronous: bool) -> None:
     """Start saving the state of the current step; every rank calls it at the same step."""
     from raylm.checkpoint import zero_state
     from raylm.checkpoint.save import begin_save, tied_names
 
-    job, seat = session.job, session.seat
-    settle(session)
-    session.pending = begin_save(
-        RunFolder(session.run).checkpoints,
-        step=session.progress.step,
-        attempt=seat.attempt,
-        rank=seat.rank,
-        world_size=seat.size,
-        held=zero_state.state_to_save(session.engine.raw),
-        scalars=zero_state.scalars(session.engine.raw),
+    job, member, step = context.job, active.member, context.progress.step
+    finish_save(context, active)
+    active.pending = begin_save(
+        context.folder.checkpoints,
+        step=step,
+        attempt=member.assignment.fence,
+        rank=member.rank,
+        world_size=member.size,
+        held=zero_state.state_to_save(active.engine.raw),
+        scalars=zero_state.scalars(active.engine.raw),
         meta={
-            "progress": asdict(session.progress),
-            "data_fingerprint": session.fingerprint,
+            "progress": asdict(context.progress),
+            "data_fingerprint": context.data_fingerprint,
             "order": order_settings(job),
-            "model_config": session.model_config,
+            "model_config": context.model_config,
             "model": job.model.model_dump(mode="json"),
-            "tied": tied_names(session.engine.model),
+            "tied": tied_names(active.engine.model),
             "zero_stage": job.zero.stage,
-            "held_out_loss": session.held_out.get(session.progress.step),
+            "held_out_loss": context.held_out.get(step),
         },
-        before_commit=lambda: session.desk.ask("flush"),
+        before_commit=context.coordination.flush,
         asynchronous=asynchronous,
     )
-    session.save_schedule = session.save_schedule.saving(session.progress.step, time.monotonic())
+    context.save_schedule = context.save_schedule.saving(step, time.monotonic())
 
 
-def settle(session: Session) -> bool:
-    """Wait for the save under way, if any; returns whether it was committed. Collective.
+def finish_save(context: RunContext, active: ActiveGroup) -> bool:
+    """Wait for the save under way, if any; returns whether it succeeded everywhere. Collective.
 
     A rank that could not write its part lets nobody wait for it: the save is given up by all, and training goes on
     from the checkpoint before.
     """
     while True:
-        # Rank 0 may have taken its ended save off the desk already; it still takes part.
-        done, error = _outcome(session.pending)
-        finished, failed = session.group.all_reduce_sum([float(done), float(error is not None)])
-        if failed or finished == session.seat.size:
+        # Rank 0 may have reported its ended save already; it still takes part.
+        done, error = _result(active.pending)
+        finished, failed = active.group.all_reduce_sum([float(done), float(error is not None)])
+        if failed or finished == active.member.size:
             break
         time.sleep(0.02)
-    if session.pending is not None:
-        take_settled(session)
+    if active.pending is not None:
+        report_save(context, active)
     return not failed
 
 
-def _outcome(pending: PendingSave | None) -> tuple[bool, Exception | None]:
+def _result(pending: PendingSave | None) -> tuple[bool, Exception | None]:
+    """Whether a save has ended, and why it failed if it did."""
     from raylm.checkpoint.save import StaleAttempt
 
     if pending is None:
@@ -153,59 +156,55 @@ def _outcome(pending: PendingSave | None) -> tuple[bool, Exception | None]:
     try:
         pending.wait(0)
     except StaleAttempt as error:
-        raise LeaveGroup(error.message) from error
-    except CheckpointError as error:
-        return True, error
-    except StorageError as error:
+        raise GroupEnded(Reason.STALE) from error
+    except (CheckpointError, StorageError) as error:
         return True, error
     return True, None
 
 
-def take_settled(session: Session) -> None:
-    """Take the ended save off the desk and tell what became of it."""
-    pending, session.pending = session.pending, None
+def report_save(context: RunContext, active: ActiveGroup) -> None:
+    """Take note of the ended save, and on rank 0 report whether it was committed."""
+    pending, active.pending = active.pending, None
     assert pending is not None
-    done, error = _outcome(pending)
-    seat, desk = session.seat, session.desk
+    done, error = _result(pending)
+    member, coordination = active.member, context.coordination
     if error is not None:
-        session.save_failure = str(error)
-        log.warning("rank %d: saving failed: %s", seat.rank, error)
-        fields = {"step": session.progress.step, "rank": seat.rank, "message": str(error)}
-        desk.tell("event", seat.attempt, "checkpoint_failed", fields)
+        context.save_failure = str(error)
+        log.warning("rank %d: saving failed: %s", member.rank, error)
+        failed = CheckpointFailed(step=context.progress.step, rank=member.rank, message=str(error))
+        coordination.report_event(member.generation, failed)
         return
-    if not session.first or not done:
+    if not active.first or not done:
         pending.abandon()  # another rank's part failed, and must not come late
         return
     saved = pending.wait(0)
     if not saved.committed:
-        session.save_failure = saved.reason or ""
-        desk.tell("event", seat.attempt, "checkpoint_failed", {"step": saved.step, "message": saved.reason})
+        context.save_failure = saved.reason or ""
+        coordination.report_event(member.generation, CheckpointFailed(step=saved.step, message=context.save_failure))
         return
-    session.saved_step = saved.step
-    session.save_schedule = session.save_schedule.measured(saved.stall_seconds, saved.total_seconds)
-    desk.tell(
-        "event",
-        seat.attempt,
-        "checkpoint_committed",
-        {
-            "step": saved.step,
-            "seconds": round(saved.total_seconds, 3),
-            "stall_seconds": round(saved.stall_seconds, 4),
-            "bytes": saved.checkpoint_bytes,
-        },
+    context.saved_step = saved.step
+    context.save_schedule = context.save_schedule.measured(saved.stall_seconds, saved.total_seconds)
+    coordination.report_event(
+        member.generation,
+        CheckpointCommitted(
+            step=saved.step,
+            seconds=round(saved.total_seconds, 3),
+            stall_seconds=round(saved.stall_seconds, 4),
+            bytes=saved.checkpoint_bytes,
+        ),
     )
-    # Deleting takes a request a file on an object store: not in the training's way.
-    threading.Thread(target=_retire, args=(session,), name="raylm-retention", daemon=True).start()
+    # Deleting takes a request per file on an object store: not in the training's way.
+    threading.Thread(target=_retire, args=(context, active), name="raylm-retention", daemon=True).start()
 
 
-def _retire(session: Session) -> None:
+def _retire(context: RunContext, active: ActiveGroup) -> None:
     from raylm.checkpoint.retention import apply_retention
 
-    settings = session.job.checkpoint
+    settings = context.job.checkpoint
     try:
         apply_retention(
-            RunFolder(session.run).checkpoints,
-            attempt=session.seat.attempt,
+            context.folder.checkpoints,
+            attempt=active.member.assignment.fence,
             newest=settings.keep,
             best=settings.keep_best,
         )
@@ -213,13 +212,18 @@ def _retire(session: Session) -> None:
         log.warning("old checkpoints could not be removed: %s", error)
 
 
-def save_now(session: Session) -> bool:
-    """Have the current step committed before returning; tries once more when the first save fails."""
+def save_now(context: RunContext, active: ActiveGroup) -> bool:
+    """Have the current step committed before returning; tries once more when the first save fails. Collective."""
     for _ in range(2):
-        settle(session)
-        # Only rank 0 knows what is committed.
-        if session.group.all_reduce_sum([float(session.first and session.saved_step == session.progress.step)])[0]:
+        finish_save(context, active)
+        if _is_saved(context, active):
             return True
-        begin_state_save(session, asynchronous=False)
-    settle(session)
-    return bool(session.group.all_reduce_sum([float(session.first and session.saved_step == session.progress.step)])[0])
+        begin_state_save(context, active, asynchronous=False)
+    finish_save(context, active)
+    return _is_saved(context, active)
+
+
+def _is_saved(context: RunContext, active: ActiveGroup) -> bool:
+    """Whether the current step is committed, which only rank 0 knows. Collective."""
+    saved = active.first and context.saved_step == context.progress.step
+    return bool(active.group.all_reduce_sum([float(saved)])[0])

@@ -10,7 +10,7 @@ from raylm.run.folder import RunFolder
 from raylm.storage import StoragePath
 
 if TYPE_CHECKING:
-    from raylm.stream.loader import Dataset
+    from raylm.stream.loader import Dataset, StreamSettings
 
 
 def open_datasets(job: Job) -> list[Dataset]:
@@ -19,19 +19,33 @@ def open_datasets(job: Job) -> list[Dataset]:
     from raylm.stream.loader import Dataset
 
     connection = job.object_store.connection()
-    sources = []
+    datasets = []
     for entry in job.mixture:
         folder = StoragePath(entry.path, connection)
         schedule = tuple((change.step, change.weight) for change in entry.weight_schedule)
-        sources.append(
+        datasets.append(
             Dataset(folder=folder, manifest=read_manifest(folder), weight=entry.weight, weight_schedule=schedule)
         )
-    return sources
+    return datasets
 
 
-def data_fingerprint(sources: list[Dataset]) -> str:
+def stream_settings(job: Job) -> StreamSettings:
+    """What decides the job's batches besides its datasets."""
+    from raylm.objectives import objective_of
+    from raylm.stream.loader import StreamSettings
+
+    return StreamSettings(
+        job.batch,
+        job.data,
+        job.train.seed,
+        document_attention=job.model.document_attention,
+        columns=objective_of(job).columns,
+    )
+
+
+def data_fingerprint(datasets: list[Dataset]) -> str:
     """One name for all the data of a run."""
-    return "+".join(source.manifest.fingerprint for source in sources)
+    return "+".join(dataset.manifest.fingerprint for dataset in datasets)
 
 
 def order_settings(job: Job) -> dict[str, Any]:

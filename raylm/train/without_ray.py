@@ -9,8 +9,10 @@ from typing import Any
 
 from raylm.config.job import Job
 from raylm.run.folder import RunFolder
-from raylm.train.context import Desk, LocalDesk, SilentDesk, free_port
-from raylm.train.coordinator import Coordinator, Seat
+from raylm.runtime.ports import free_port
+from raylm.train.coordination import Coordination, Member, SilentCoordination
+from raylm.train.coordinator import Coordinator
+from raylm.train.membership import numbered
 from raylm.train.sources import publish
 from raylm.train.worker import work
 
@@ -22,20 +24,20 @@ def alone(job: Job) -> Coordinator | None:
     rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     folder = RunFolder.of(job)
     coordinator: Coordinator | None = None
-    desk: Desk = SilentDesk()
-    attempt, address = 1, f"127.0.0.1:{free_port()}"
+    number, address = 0, f"127.0.0.1:{free_port()}"
     if rank == 0:
         publish(job, folder)
         coordinator = Coordinator(
-            folder.path, job.workers, audit=job.train.audit, claim=lambda: claim_attempt(folder.checkpoints)
+            folder, job.workers, audit=job.train.audit, claim=lambda: claim_attempt(folder.checkpoints)
         )
-        attempt = coordinator.begin(size)
-        desk = LocalDesk(coordinator)
+        number = coordinator.begin(size).attempt
     if size > 1:
-        attempt, address = _meet_through_torchrun(rank, attempt)
+        number, address = _meet_through_torchrun(rank, number)
+    assignment = numbered(number)
+    coordination: Coordination = coordinator or SilentCoordination(assignment)
     local_rank = int(os.environ.get("LOCAL_RANK", rank))
     try:
-        work(job, Seat(rank, size, attempt, address, local_rank, socket.gethostname()), desk)
+        work(job, Member(rank, size, assignment, address, local_rank, socket.gethostname()), coordination)
     finally:
         if coordinator is not None:
             coordinator.close()

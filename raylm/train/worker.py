@@ -1,8 +1,7 @@
-"""One worker of one attempt: forms the group, builds, restores, steps, saves, and leaves when asked.
+"""One worker: forms the group, builds, restores, steps, saves, and ends when asked.
 
-Comes in: a job, a seat in the group, a desk to report to. Leaves: a finished run, or an exception that says why
-this attempt ended. `work` knows nothing of Ray: `alone` runs it in one process or under torchrun, and
-`launch.ray_worker` under Ray Train.
+`work` knows nothing of Ray: `without_ray` runs it in one process or under torchrun, `launch.ray_worker` on Ray Train.
+A `RunContext` outlives a group, so that a process may pass it to `train_in_group` again as a member of another one.
 """
 
 from __future__ import annotations
@@ -10,180 +9,189 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any, cast
 
 from raylm.config.job import Job
 from raylm.errors import RaylmError, StorageError
 from raylm.records import Batch, Progress, StepReport
+from raylm.run.events import BadLoss, Evaluated, StepMetrics
 from raylm.run.folder import RunFolder
 from raylm.train.accumulation import micro_batches_per_rank
-from raylm.train.context import Desk, LeaveGroup, Session
-from raylm.train.coordinator import STOP, Seat
-from raylm.train.saving import begin_state_save, restore, save_now, save_schedule_of, take_settled
-from raylm.train.sources import data_fingerprint, open_datasets
+from raylm.train.context import ActiveGroup, GroupEnded, RunContext
+from raylm.train.coordination import Coordination, Member, Reason
+from raylm.train.saving import begin_state_save, report_save, restore, save_now, save_schedule_of
+from raylm.train.sources import data_fingerprint, open_datasets, stream_settings
 
 if TYPE_CHECKING:
+    from raylm.train.engine import Engine
     from raylm.train.group import Group
 
-SIGNALS = {"grow": 1, "preemption_notice": 2, "stop": 3, "stale": 4}
-REASONS = {number: reason for reason, number in SIGNALS.items()}
-# Dense bf16 peak in FLOP/s by device name (vendors' data sheets), for MFU.
-PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12, "B200": 2250e12}
 
+def work(job: Job, member: Member, coordination: Coordination, *, tidy: bool = True) -> None:
+    """Train until the run is finished or stopped, the group ends on purpose (GroupEnded), or an error ends it.
 
-def work(job: Job, seat: Seat, desk: Desk, *, tidy: bool = True) -> None:
-    """Train until the run is finished, or the group is asked to leave (LeaveGroup), or an error ends the attempt.
-
-    tidy=False leaves engine and group standing: for a process that ends with the attempt, so that nobody waits.
+    tidy=False leaves engine and group standing: for a process that ends with the group, so that nobody waits.
     """
-    from raylm.train.group import GroupBroken, leave_group
+    phases = Phases()
+    prepare_process(job)
+    phases.ended("import")
+    from raylm.train.group import GroupBroken
 
-    group: Group | None = None
-    session: Session | None = None
     try:
-        marks = [("", time.monotonic())]
-        group = _meet(job, seat, marks)
-        session = _open(job, seat, desk, group, marks)
-        _train(session)
+        train_in_group(open_run(job, coordination), member, phases, tidy=tidy)
     except GroupBroken:
         raise  # another group may go on
     except RaylmError as error:
-        desk.ask("fail", seat.attempt, error)
+        coordination.fail(member.generation, error)
         raise
-    finally:
-        if session is not None and tidy:
-            session.engine.destroy()
-        if group is not None and tidy:
-            leave_group(group)
 
 
-def _meet(job: Job, seat: Seat, marks: list[tuple[str, float]]) -> Group:
-    """Import what training needs and form the group."""
+class Phases:
+    """Seconds of each part of a start."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._at = time.monotonic()
+
+    def ended(self, name: str) -> None:
+        """The part since the end of the one before is over."""
+        now = time.monotonic()
+        self.seconds[name] = now - self._at
+        self._at = now
+
+
+def prepare_process(job: Job) -> None:
+    """Import what training needs, before anybody waits for anybody, and set up torch; once in a process."""
     if not job.model.compile:
         # DeepSpeed decorates its Muon with torch.compile when it is imported, which loads Inductor: 1.4 s a start.
         os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
     import torch
 
-    from raylm.train import engine  # noqa: F401  # DeepSpeed and transformers load before anybody waits for anybody
+    from raylm.train import engine  # noqa: F401  # loads DeepSpeed and transformers
+
+    torch.set_num_threads(job.workers.threads or max(1, int(job.workers.cpus)))
+
+
+def open_run(job: Job, coordination: Coordination) -> RunContext:
+    """What a worker needs of a run in any group."""
+    datasets = open_datasets(job)
+    return RunContext(
+        job=job,
+        folder=RunFolder.of(job),
+        datasets=datasets,
+        data_fingerprint=data_fingerprint(datasets),
+        coordination=coordination,
+        save_schedule=save_schedule_of(job, coordination),
+    )
+
+
+def train_in_group(context: RunContext, member: Member, phases: Phases, *, tidy: bool = True) -> None:
+    """Form one group, bring its engine to the newest state, and train until the run or the group ends."""
+    from raylm.train.group import leave_group
+
+    group: Group | None = None
+    active: ActiveGroup | None = None
+    try:
+        group = _form(context.job, member)
+        phases.ended("meet")
+        active = ActiveGroup(member, group, _build(context, group))
+        phases.ended("build")
+        _resume(context, active, phases)
+        _train(context, active)
+    finally:
+        if active is not None and tidy:
+            active.engine.destroy()
+        if group is not None and tidy:
+            leave_group(group)
+
+
+def _form(job: Job, member: Member) -> Group:
+    import torch
+
     from raylm.train.group import Rendezvous, form_group
 
-    marks.append(("import", time.monotonic()))
     cuda = torch.cuda.is_available() and job.workers.gpu is not False
-    torch.set_num_threads(job.workers.threads or max(1, int(job.workers.cpus)))
-    group = form_group(
+    return form_group(
         Rendezvous(
-            address=seat.address,
-            rank=seat.rank,
-            size=seat.size,
-            generation=seat.attempt,
+            address=member.address,
+            rank=member.rank,
+            size=member.size,
+            generation=member.generation,
             timeout_seconds=job.workers.collective_timeout_seconds,
             backend="nccl" if cuda else "gloo",
-            local_rank=seat.local_rank,
+            local_rank=member.local_rank,
         )
     )
-    marks.append(("meet", time.monotonic()))
-    return group
 
 
-def _open(job: Job, seat: Seat, desk: Desk, group: Group, marks: list[tuple[str, float]]) -> Session:
-    """Build the engine and bring it to the newest committed step."""
-    from raylm.model.build import build_model
-    from raylm.train.engine import Engine
+def _build(context: RunContext, group: Group) -> Engine:
+    """The model as the job describes it, under ZeRO on this group."""
+    from raylm.model.build import build_model, config_dict
+    from raylm.objectives import objective_of
+    from raylm.train.engine import Engine, EngineSettings
 
-    sources = open_datasets(job)
-    manifest = sources[0].manifest
-    run = RunFolder.of(job).path
+    job, manifest = context.job, context.datasets[0].manifest
     model = build_model(
         job.model,
         vocab_size=manifest.vocab_size,
         sequence_length=manifest.sequence_length,
         seed=job.train.seed,
         eos_id=manifest.eos_id,
+        auto_class=job.objective.auto_class,
     )
-    config: dict[str, Any] = cast(Any, model).config.to_dict()
-    engine = Engine.build(
-        model,
-        group,
-        zero=job.zero,
-        optim=job.optim,
-        model_settings=job.model,
-        micro_batch=job.batch.micro_batch,
-        accumulation=micro_batches_per_rank(job.batch.lanes, seat.size),
-    )
-    session = Session(
-        job,
-        seat,
-        desk,
-        group,
-        engine,
-        sources,
-        data_fingerprint(sources),
-        Progress(),
-        run,
-        config,
-        save_schedule_of(job, desk),
-    )
-    marks.append(("build", time.monotonic()))
-    found = restore(session)
-    group.barrier()  # nobody steps, and nobody is told of a start, before all hold the state
-    marks.append(("restore", time.monotonic()))
-    if session.first:
-        phases = {name: at - before for (_, before), (name, at) in pairwise(marks)}
-        desk.ask("started", seat.attempt, step=session.progress.step, checkpoint=found, phases=phases)
-    return session
+    context.model_config = config_dict(cast(Any, model).config)
+    return Engine.build(model, group, objective_of(job), EngineSettings.of(job, group.size))
 
 
-def _train(session: Session) -> None:
-    """Consume the loop: record, evaluate, save, and leave when asked."""
+def _resume(context: RunContext, active: ActiveGroup, phases: Phases) -> None:
+    """Bring the engine to the newest committed step, and report the start."""
+    checkpoint = restore(context, active)
+    active.group.barrier()  # nobody steps, and no start is reported, before all hold the state
+    phases.ended("restore")
+    if active.first:
+        context.coordination.started(
+            active.member.generation, step=context.progress.step, checkpoint=checkpoint, phases=phases.seconds
+        )
+
+
+def _train(context: RunContext, active: ActiveGroup) -> None:
+    """Consume the loop: record, evaluate, save, and end when asked."""
     from raylm.stream.loader import Stream
     from raylm.train.loop import steps
 
-    job, seat = session.job, session.seat
+    job, member, group = context.job, active.member, active.group
     stream = Stream(
-        session.sources,
-        batch=job.batch,
-        data=job.data,
-        seed=job.train.seed,
-        rank=seat.rank,
-        world_size=seat.size,
-        start_step=session.progress.step,
-        reader=job.data.reader,
-        document_attention=job.model.document_attention,
+        context.datasets,
+        stream_settings(job),
+        rank=member.rank,
+        world_size=member.size,
+        start_step=context.progress.step,
     )
-    seen: list[Batch] = []
     try:
-        with _signals(session) as signal:
-            watched = _remember(stream, seen)
-            for report in steps(session.engine, watched, group=session.group, optim=job.optim, train=job.train):
-                session.progress = _after(session.progress, report, job)
-                _record(session, report, seen.pop())
+        with _stop_requests(context, active) as requested:
+            for batch, report in steps(active.engine, stream, optim=job.optim, train=job.train):
+                context.progress = _after(context.progress, report, job)
+                _record(context, active, report, batch)
                 last = report.step >= job.train.steps
-                wish = 0.0 if not session.first else float(SIGNALS.get(signal() or "", 0))
-                due = session.first and not last and session.save_schedule.should_save(report.step, time.monotonic())
-                code, save = session.group.all_reduce_sum([wish, float(due)])
+                wish = requested() if active.first else None
+                due = active.first and not last and context.save_schedule.should_save(report.step, time.monotonic())
+                reason, save = group.all_reduce_sum([float(wish or 0), float(due)])
                 if job.evaluate.every_steps and (last or report.step % job.evaluate.every_steps == 0):
-                    _evaluate(session)
+                    _evaluate(context, active)
                 if last:
                     break
-                if code:
-                    _leave(session, REASONS[int(code)])
+                if reason:
+                    _stop(context, active, Reason(int(reason)))
                     return
                 if save:
-                    begin_state_save(session, asynchronous=job.checkpoint.asynchronous)
-                elif session.first and session.pending is not None and session.pending.done():
-                    take_settled(session)
-        _finish(session)
+                    begin_state_save(context, active, asynchronous=job.checkpoint.asynchronous)
+                elif active.first and active.pending is not None and active.pending.done():
+                    report_save(context, active)
+        _finish(context, active)
     finally:
         stream.close()
-
-
-def _remember(batches: Iterator[Batch], seen: list[Batch]) -> Iterator[Batch]:
-    for batch in batches:
-        seen[:] = [batch]
-        yield batch
 
 
 def _after(progress: Progress, report: StepReport, job: Job) -> Progress:
@@ -194,35 +202,36 @@ def _after(progress: Progress, report: StepReport, job: Job) -> Progress:
     )
 
 
-def _record(session: Session, report: StepReport, batch: Batch) -> None:
+def _record(context: RunContext, active: ActiveGroup, report: StepReport, batch: Batch) -> None:
     """Report one step: rank 0 its metrics, every rank what it trained on when audited."""
-    seat, desk = session.seat, session.desk
-    if session.job.train.audit:
-        rows = _gather_rows(session, batch)
-        if session.first:
-            desk.tell("audit", seat.attempt, report.step, rows)
-    if not session.first:
+    coordination, generation = context.coordination, active.member.generation
+    if context.job.train.audit:
+        rows = _gather_rows(context.job, active.group, batch)
+        if active.first:
+            coordination.report_audit(generation, report.step, rows)
+    if not active.first:
         return
-    line: dict[str, Any] = {
-        "step": report.step,
-        "loss": report.loss,
-        "lr": report.lr,
-        "grad_norm": report.grad_norm,
-        "tokens": report.tokens,
-        "tokens_per_second": report.tokens / report.seconds,
-        "step_seconds": report.seconds,
-        "workers": seat.size,
-        "tokens_seen": session.progress.tokens_seen,
-    }
-    mfu = _mfu(session, report)
-    if mfu is not None:
-        line["mfu"] = mfu
-    desk.tell("metric", seat.attempt, line)
+    coordination.report_metric(
+        generation,
+        StepMetrics(
+            step=report.step,
+            loss=report.loss,
+            lr=report.lr,
+            grad_norm=report.grad_norm,
+            tokens=report.tokens,
+            tokens_per_second=report.tokens / report.seconds,
+            step_seconds=report.seconds,
+            workers=active.member.size,
+            tokens_seen=context.progress.tokens_seen,
+            mfu=_mfu(context, active, report),
+            more=report.metrics,
+        ),
+    )
     if report.skipped:
-        desk.tell("event", seat.attempt, "bad_loss", {"step": report.step, "loss": str(report.loss)})
+        coordination.report_event(generation, BadLoss(step=report.step, loss=str(report.loss)))
 
 
-def _gather_rows(session: Session, batch: Batch) -> list[tuple[int, int, int]]:
+def _gather_rows(job: Job, group: Group, batch: Batch) -> list[tuple[int, int, int]]:
     """On rank 0, (lane, sequence id, epoch) of everything the group trained on in this step; empty elsewhere."""
     import torch
 
@@ -231,106 +240,99 @@ def _gather_rows(session: Session, batch: Batch) -> list[tuple[int, int, int]]:
         for micro in batch.micro_batches
         for row, epoch in zip(micro.ids, micro.epochs, strict=True)
     ]
-    size = session.seat.size
-    table = torch.full((micro_batches_per_rank(session.job.batch.lanes, size) * session.job.batch.micro_batch, 3), -1)
+    table = torch.full((micro_batches_per_rank(job.batch.lanes, group.size) * job.batch.micro_batch, 3), -1)
     table[: len(mine)] = torch.tensor(mine)
-    tables = session.group.gather(table)
-    return [(lane, row, epoch) for one in tables for lane, row, epoch in one.tolist() if lane >= 0]
+    return [(lane, row, epoch) for one in group.gather(table) for lane, row, epoch in one.tolist() if lane >= 0]
 
 
-def _mfu(session: Session, report: StepReport) -> float | None:
+def _mfu(context: RunContext, active: ActiveGroup, report: StepReport) -> float | None:
     """Model FLOPs over the devices' peak, where the peak is known."""
     import torch
 
-    if not session.group.device.startswith("cuda"):
+    if not active.group.device.startswith("cuda"):
         return None
-    from raylm.model.budget import flops_per_token, shape_of
+    from raylm.model.flops import flops_per_token, peak_flops, shape_of
 
-    name = torch.cuda.get_device_name()
-    peak = next((flops for key, flops in PEAK_FLOPS.items() if key in name), None)
+    peak = peak_flops(torch.cuda.get_device_name())
     if peak is None:
         return None
-    manifest = session.sources[0].manifest
-    shape = shape_of(session.job.model, manifest.vocab_size, manifest.sequence_length)
+    job, manifest = context.job, context.datasets[0].manifest
+    shape = shape_of(job.model, manifest.vocab_size, manifest.sequence_length, job.objective.auto_class)
     per_token = flops_per_token(shape, manifest.sequence_length)
-    return per_token * report.tokens / report.seconds / (peak * session.seat.size)
+    return per_token * report.tokens / report.seconds / (peak * active.member.size)
 
 
-def _evaluate(session: Session) -> None:
+def _evaluate(context: RunContext, active: ActiveGroup) -> None:
     """Held-out loss over the same sequences at any number of workers."""
-    from raylm.stream.loader import held_out, held_out_turns
+    from raylm.stream.held_out import held_out
 
-    job, seat = session.job, session.seat
+    job, member = context.job, active.member
     began = time.monotonic()
-    batches = held_out(
-        session.sources,
-        batch=job.batch,
-        rank=seat.rank,
-        world_size=seat.size,
+    dealt = held_out(
+        context.datasets,
+        stream_settings(job),
+        rank=member.rank,
+        world_size=member.size,
         sequences=job.evaluate.sequences,
-        document_attention=job.model.document_attention,
     )
-    turns = held_out_turns(session.sources, batch=job.batch, world_size=seat.size, sequences=job.evaluate.sequences)
-    loss_sum, tokens = session.engine.evaluate((micro for round_ in batches for micro in round_), turns)
-    if tokens:
-        session.held_out[session.progress.step] = loss_sum / tokens
-    if session.first and tokens:
-        session.desk.tell(
-            "event",
-            seat.attempt,
-            "evaluated",
-            {
-                "step": session.progress.step,
-                "held_out_loss": loss_sum / tokens,
-                "tokens": tokens,
-                "seconds": round(time.monotonic() - began, 3),
-            },
+    sums = active.engine.evaluate(dealt)
+    if sums.weight <= 0:
+        return
+    loss = sums.loss_sum / sums.weight
+    context.held_out[context.progress.step] = loss
+    if active.first:
+        evaluated = Evaluated(
+            step=context.progress.step,
+            held_out_loss=loss,
+            tokens=sums.tokens,
+            seconds=round(time.monotonic() - began, 3),
+            more=sums.means(),
         )
+        context.coordination.report_event(member.generation, evaluated)
 
 
-def _leave(session: Session, reason: str) -> None:
-    """Save what is not saved, tell the coordinator, and end the attempt."""
-    if reason == "stale":
-        raise LeaveGroup("a newer attempt has begun")
-    save_now(session)
-    if session.first:
-        session.desk.ask("left", session.seat.attempt, reason, session.progress.step)
-    # Nobody raises before rank 0 has committed and told: the first error ends every worker of the group.
-    session.group.barrier()
-    if reason != STOP:
-        raise LeaveGroup(reason)
+def _stop(context: RunContext, active: ActiveGroup, reason: Reason) -> None:
+    """Save what is not saved, report it, and end the group; returns when the run is to end with it."""
+    if reason is Reason.STALE:
+        raise GroupEnded(reason)
+    save_now(context, active)
+    if active.first:
+        context.coordination.stopped(active.member.generation, reason, context.progress.step)
+    # Nobody raises before rank 0 has committed and reported: the first error ends every worker of the group.
+    active.group.barrier()
+    if reason is not Reason.STOP:
+        raise GroupEnded(reason)
 
 
-def _finish(session: Session) -> None:
-    if not save_now(session):
+def _finish(context: RunContext, active: ActiveGroup) -> None:
+    progress = context.progress
+    if not save_now(context, active):
         raise StorageError(
-            f"the finished model of step {session.progress.step} could not be saved in "
-            f"{RunFolder(session.run).checkpoints}" + (f": {session.save_failure}" if session.save_failure else ""),
+            f"the finished model of step {progress.step} could not be saved in "
+            f"{context.folder.checkpoints}" + (f": {context.save_failure}" if context.save_failure else ""),
             hint="mend that; the same command resumes from the newest checkpoint",
         )
-    if session.first:
-        session.desk.ask(
-            "finish",
-            session.seat.attempt,
-            session.progress.step,
-            {"tokens": session.progress.tokens_seen, "sequences": session.progress.sequences_seen},
+    if active.first:
+        context.coordination.finish(
+            active.member.generation, progress.step, tokens=progress.tokens_seen, sequences=progress.sequences_seen
         )
 
 
 @contextmanager
-def _signals(session: Session, period_seconds: float = 0.2) -> Iterator[Any]:
-    """On rank 0, ask the coordinator in the background whether to leave; yields a function that tells the newest."""
-    newest: list[str | None] = [None]
-    stop = threading.Event()
+def _stop_requests(
+    context: RunContext, active: ActiveGroup, period_seconds: float = 0.2
+) -> Iterator[Callable[[], Reason | None]]:
+    """On rank 0, ask in the background whether the group should end; yields what returns the newest answer."""
+    newest: list[Reason | None] = [None]
+    closed = threading.Event()
 
-    def listen() -> None:
-        while not stop.wait(period_seconds):
-            newest[0] = session.desk.ask("signal", session.seat.attempt)
+    def ask() -> None:
+        while not closed.wait(period_seconds):
+            newest[0] = context.coordination.stop_requested(active.member.generation)
 
-    thread = threading.Thread(target=listen, name="raylm-signals", daemon=True)
-    if session.first:
-        thread.start()
+    if active.first:
+        threading.Thread(target=ask, name="raylm-stop-requests", daemon=True).start()
     try:
         yield lambda: newest[0]
     finally:
-        stop.set()
+        closed.set()

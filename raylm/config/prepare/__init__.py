@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from typing import Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializeAsAny, model_validator
 
 from raylm.config.base import Settings
 from raylm.config.paths import PathOrUrl
 from raylm.config.prepare.requirements import Requirements
 from raylm.config.prepare.sources import SourceSettings
+from raylm.config.prepare.steps import OperatorSettings
 from raylm.config.prepare.tokenizer import TokenizerSettings
-from raylm.config.steps import OperatorSettings
 
 
 class PrepareSettings(Settings):
     """Raw text to tokenized shards."""
 
-    sources: list[SourceSettings] = Field(
-        default_factory=lambda: [SourceSettings(name="python-docs", kind="python-docs")],
+    sources: list[SerializeAsAny[SourceSettings]] = Field(
+        default_factory=lambda: [SourceSettings.model_validate({"name": "python-docs", "kind": "python-docs"})],
         description="Where documents come from.",
     )
     steps: list[OperatorSettings] = Field(

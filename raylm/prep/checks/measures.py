@@ -12,12 +12,11 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias
 
-from raylm.config.decontaminate import Decontaminate
 from raylm.config.job import Job
-from raylm.config.steps import PersonalData
+from raylm.prep.languages import language_of
 from raylm.prep.operators.decontaminate.ngrams import NgramHasher
-from raylm.prep.operators.decontaminate.operator import contaminating, index_in
-from raylm.prep.operators.personal import find
+from raylm.prep.operators.decontaminate.operator import Decontaminate, contaminating, index_in
+from raylm.prep.operators.personal.operator import PersonalData, find
 from raylm.prep.passes import fitted_folder
 from raylm.records import Document
 from raylm.storage import StoragePath
@@ -75,7 +74,7 @@ class Measures:
         if not self._wanted:
             return
         self._documents += 1
-        self._languages[str(document.meta.get("language", "unknown"))] += 1
+        self._languages[language_of(document.meta)] += 1
         if self._is_contaminated is not None:
             self._contaminated += self._is_contaminated(document.text)
         digest = int.from_bytes(hashlib.blake2b(document.text.encode(), digest_size=8).digest(), "big")

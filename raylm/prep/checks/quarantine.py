@@ -1,4 +1,4 @@
-"""How much of a source may be broken: comes in what each unit set aside, leaves nothing, or an error."""
+"""How much of a source may be broken: what units set aside is summed, and too much of it is an error."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from raylm.prep.units import WorkList
 
 
 class Quarantine:
-    """Adds up what the units of a work list set aside; `most` is the share of files, or records, that may be broken."""
+    """Sums what units set aside; `max_share` is the share of files, or records, that may be broken."""
 
-    def __init__(self, worklist: WorkList, most: float) -> None:
-        self._most = most
+    def __init__(self, worklist: WorkList, max_share: float) -> None:
+        self._max_share = max_share
         self._files: dict[str, set[str]] = {}
         for unit in worklist.units:
-            self._files.setdefault(unit.source, set()).update(piece.url for piece in unit.pieces)
+            self._files.setdefault(unit.source, set()).update(part.url for part in unit.ranges)
         self._skipped = {source: Skipped() for source in self._files}
         self.damaged_units: list[int] = []
 
@@ -29,7 +29,7 @@ class Quarantine:
         """Raise a DataError when too many of the source's files are broken."""
         skipped = self._skipped[source]
         broken, files = len(set(skipped.files)), len(self._files[source])
-        if broken > self._most * files:
+        if broken > self._max_share * files:
             raise self._refusal(source, f"{broken} of {files} files", skipped.examples[BROKEN_FILE][0])
 
     def check_all(self) -> None:
@@ -38,11 +38,11 @@ class Quarantine:
             self.check_files(source)
             broken = skipped.reasons[BROKEN_RECORD]
             records = skipped.documents + broken
-            if broken > self._most * records:
+            if broken > self._max_share * records:
                 raise self._refusal(source, f"{broken} of {records} records", skipped.examples[BROKEN_RECORD][0])
 
     def _refusal(self, source: str, what: str, example: str) -> DataError:
-        allowed = f"{what} of source {source!r} are broken; prepare.max_broken_share allows {self._most:g}"
+        allowed = f"{what} of source {source!r} are broken; prepare.max_broken_share allows {self._max_share:g}"
         return DataError(
             f"{example} ({allowed})",
             hint=f"{self._skipped[source].hint}; or raise prepare.max_broken_share to go on without what is broken",

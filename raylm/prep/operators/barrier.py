@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol, TypeAlias, TypeVar
 
-from raylm.prep.operators.kind import Resources
 from raylm.prep.operators.record import OperatorRecord
+from raylm.prep.operators.resources import Resources
 from raylm.records import Document
 from raylm.storage import StoragePath
 

@@ -1,4 +1,4 @@
-"""Lists of what is not wanted: domains, words in URLs, words in texts. The lists are read once, when the step is built.
+"""Lists of what is not wanted: domains, words in URLs, words in texts; read once, when the operator is made.
 
 Words are looked for by one automaton (Aho and Corasick, 1975; the library ahocorasick_rs): with 10,000 entries the step
 reads web text and Wikipedia at 34 MB/s, with 10 at 52 (docs/facts.md).
@@ -8,14 +8,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TypeAlias
+from typing import Self, TypeAlias
 from urllib.parse import unquote, urlsplit
 
-from raylm.config.steps import Blocklist
+from pydantic import Field, model_validator
+
+from raylm.config.base import Settings, Share
+from raylm.config.paths import PathOrUrl
 from raylm.errors import ConfigError, DataError
 from raylm.prep.extras import not_installed
-from raylm.prep.operators.lexicon import Lexicon, lines_of, words_of
-from raylm.prep.operators.record import OperatorRecord, Step
+from raylm.prep.operators.base import Operator, per_document
+from raylm.prep.operators.kind import OperatorContext, OperatorKind
+from raylm.prep.operators.lexicon import Lexicon, lines_of
+from raylm.prep.operators.record import OperatorRecord
+from raylm.prep.operators.words import words_of
 from raylm.records import Document
 from raylm.storage import Connection
 
@@ -26,8 +32,32 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 Finder: TypeAlias = Callable[[str], list[str]]
 
 
-def blocklist_operator(settings: Blocklist, connection: Connection) -> Step:
-    """The step that drops what is on a list; a document without a URL passes the lists for URLs."""
+class Blocklist(Settings):
+    """Drop documents from unwanted places, or with unwanted words. Files hold an entry a line, # begins a comment."""
+
+    domains: list[str] = Field(default_factory=list, description="Domains; each blocks its subdomains too.")
+    domain_files: list[PathOrUrl] = Field(default_factory=list, description="Files of domains, on any fsspec URL.")
+    url_words: list[str] = Field(default_factory=list, description="Words between the punctuation of a URL.")
+    url_word_files: list[PathOrUrl] = Field(default_factory=list, description="Files of such words.")
+    words: list[str] = Field(default_factory=list, description="Words and phrases in the text, in any case.")
+    word_files: list[PathOrUrl] = Field(default_factory=list, description="Files of such words and phrases.")
+    min_matches: int = Field(1, ge=1, description="Drop a text in which listed words come this often, or more.")
+    min_share: Share = Field(0.0, description="And only if they come at least this often for each of its words.")
+    whole_words: bool = Field(
+        True, description="An entry inside a longer word does not count; false for scripts without spaces."
+    )
+
+    @model_validator(mode="after")
+    def _something(self) -> Self:
+        lists = ("domains", "domain_files", "url_words", "url_word_files", "words", "word_files")
+        if not any(getattr(self, name) for name in lists):
+            raise ValueError(f"a blocklist needs an entry in one of {', '.join(lists)}")
+        return self
+
+
+def blocklist_operator(settings: Blocklist, context: OperatorContext) -> Operator:
+    """The operator that drops what is on a list; a document without a URL passes the lists for URLs."""
+    connection = context.connection
     domains = frozenset(
         _domain(*entry) for entry in _entries(settings.domains, settings.domain_files, "domains", connection)
     )
@@ -38,7 +68,7 @@ def blocklist_operator(settings: Blocklist, connection: Connection) -> Step:
     find = finder(words, whole_words=settings.whole_words) if words else None
     asks_for_url = bool(settings.domains or settings.domain_files or settings.url_words or settings.url_word_files)
 
-    def step(document: Document, record: OperatorRecord) -> tuple[Document, ...]:
+    def look(document: Document, record: OperatorRecord) -> tuple[Document, ...]:
         url = str(document.meta.get("url", ""))
         if asks_for_url:
             record.tally("blocklist_url", "given" if url else "none")
@@ -50,7 +80,7 @@ def blocklist_operator(settings: Blocklist, connection: Connection) -> Step:
             return ()
         return (document,)
 
-    return step
+    return per_document(look)
 
 
 def host_of(url: str) -> str:
@@ -159,3 +189,11 @@ def _as_sent(host: str) -> str:
         return host.encode("idna").decode()
     except UnicodeError:  # a part that is empty or too long
         return host
+
+
+OPERATOR = OperatorKind(
+    name="blocklist",
+    settings=Blocklist,
+    summary="drops what comes from listed domains, or has listed words in its URL or text",
+    make=blocklist_operator,
+)

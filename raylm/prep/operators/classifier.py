@@ -11,33 +11,74 @@ from __future__ import annotations
 
 import functools
 import heapq
-import json
+import itertools
 import math
-import re
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from raylm.config.steps import Classifier
+from pydantic import BeforeValidator, Field, model_validator
+
+from raylm.config.base import Settings, Share
+from raylm.config.paths import PathOrUrl
 from raylm.errors import DataError
-from raylm.prep.operators.record import OperatorRecord, Step
+from raylm.prep.operators.base import Operator, per_document
+from raylm.prep.operators.kind import OperatorContext, OperatorKind
+from raylm.prep.operators.record import OperatorRecord
 from raylm.prep.operators.sample import hash_uniform
+from raylm.prep.operators.words import WORDS_AND_SIGNS
+from raylm.prep.safetensors import from_safetensors, to_safetensors
 from raylm.records import Document
-from raylm.storage import Connection, NotFound, StoragePath
+from raylm.rows import RowFile, kind_of, read_rows
+from raylm.storage import Connection, NotFound, StoragePath, find
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
 MODEL_NAME = "classifier.safetensors"
-_WORD = re.compile(r"\w+|[^\w\s]")
+_FACTS = "raylm_classifier"
 _UNIT = 1 << 16  # a weight of 1 as it is stored
 _HELD_OUT = 10  # every so many-th example is not trained on, but scored
 _FEWEST = 10  # examples of a side
 _RATE = 0.5
 _MIX, _SPREAD = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9  # odd numbers with many set bits
+
+
+Globs = Annotated[list[PathOrUrl], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
+
+
+class Classifier(Settings):
+    """A score of quality from a classifier that is trained once on good and bad examples, or loaded."""
+
+    good: Globs = Field(default_factory=list, description="Files of good examples: text, jsonl, csv, parquet or arrow.")
+    bad: Globs = Field(default_factory=list, description="Files of examples of what is not wanted.")
+    column: str = Field("text", description="For jsonl, csv, parquet and arrow: the column that holds the text.")
+    document: Literal["file", "line", "block"] = Field("line", description="For text: what one example is.")
+    model: PathOrUrl | None = Field(None, description="In place of examples: the file of a classifier trained before.")
+    threshold: Share | None = Field(None, description="Drop documents whose score is below this.")
+    pareto: float | None = Field(
+        None,
+        gt=0,
+        description="Keep a document when a draw from a Pareto distribution of this shape exceeds 1 - score, as GPT-3 "
+        "did with 9; the draw goes by the document's id.",
+    )
+    key: str = Field("quality", min_length=1, description="Key of the metadata that takes the score, from 0 to 1.")
+    ngrams: int = Field(2, ge=1, le=5, description="Longest run of words that is a feature.")
+    buckets: int = Field(1 << 18, ge=1 << 10, le=1 << 24, description="Features are hashed into this many.")
+    epochs: int = Field(5, ge=1, description="Passes over the examples.")
+    max_examples: int = Field(50_000, ge=20, description="Examples of each side, at most; chosen by hash.")
+    seed: int = Field(0, ge=0, description="Decides, with a document's id, the draw of pareto.")
+
+    @model_validator(mode="after")
+    def _examples_or_model(self) -> Self:
+        if (self.model is None) != bool(self.good and self.bad) or (self.model and (self.good or self.bad)):
+            raise ValueError("give good and bad examples, or a model")
+        if self.threshold is not None and self.pareto is not None:
+            raise ValueError("give either threshold or pareto")
+        return self
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,22 +99,18 @@ class Model:
     def to_bytes(self) -> bytes:
         """As a safetensors file."""
         import numpy as np
-        from safetensors.numpy import save
 
-        told = json.dumps({"ngrams": self.ngrams, **self.facts}, sort_keys=True)
-        return bytes(save({"weights": self.weights, "bias": np.array([self.bias])}, {"raylm_classifier": told}))
+        arrays = {"weights": self.weights, "bias": np.array([self.bias])}
+        return to_safetensors(arrays, _FACTS, {"ngrams": self.ngrams, **self.facts})
 
     @classmethod
     def from_bytes(cls, content: bytes, name: str) -> Model:
         """What to_bytes gave; a DataError that names the file when it is something else."""
         from safetensors import SafetensorError
-        from safetensors.numpy import load
 
         try:
-            tensors = load(content)
-            size = int.from_bytes(content[:8], "little")
-            facts = json.loads(json.loads(content[8 : 8 + size])["__metadata__"]["raylm_classifier"])
-            return cls(tensors["weights"], int(tensors["bias"][0]), facts.pop("ngrams"), facts)
+            arrays, facts = from_safetensors(content, _FACTS)
+            return cls(arrays["weights"], int(arrays["bias"][0]), facts.pop("ngrams"), facts)
         except (SafetensorError, KeyError, ValueError) as error:
             raise DataError(
                 f"{name} is no classifier of raylm: {error!r}",
@@ -85,7 +122,7 @@ def features(text: str, ngrams: int, buckets: int) -> NDArray[np.int64]:
     """The buckets of the text's words, signs and runs of up to `ngrams` of them: each once, in ascending order."""
     import numpy as np
 
-    words = np.array([_word_hash(word) for word in _WORD.findall(text.lower())], dtype=np.uint64)
+    words = np.array([_word_hash(word) for word in WORDS_AND_SIGNS.findall(text.lower())], dtype=np.uint64)
     runs, joined = [words], words
     for length in range(2, ngrams + 1):
         joined = joined[:-1] * np.uint64(_MIX) + words[length - 1 :]
@@ -149,8 +186,9 @@ def _fitted(examples: Sequence[tuple[NDArray[np.int64], int]], settings: Classif
     return weights, bias
 
 
-def fit_classifier(settings: Classifier, folder: StoragePath, connection: Connection) -> None:
+def fit_classifier(settings: Classifier, context: OperatorContext) -> None:
     """Train the classifier, or fetch the one that is named, into the folder."""
+    connection = context.connection
     if settings.model is not None:
         place = StoragePath(settings.model, connection)
         try:
@@ -162,15 +200,15 @@ def fit_classifier(settings: Classifier, folder: StoragePath, connection: Connec
         good = _examples("good", settings.good, settings, connection)
         bad = _examples("bad", settings.bad, settings, connection)
         content = train(good, bad, settings).to_bytes()
-    (folder / MODEL_NAME).write_bytes(content)
+    (context.fitted() / MODEL_NAME).write_bytes(content)
 
 
-def classifier_operator(settings: Classifier, folder: StoragePath) -> Step:
-    """The step that scores documents, and drops those that the settings do not want."""
-    place = folder / MODEL_NAME
+def classifier_operator(settings: Classifier, context: OperatorContext) -> Operator:
+    """The operator that scores documents, and drops those that the settings do not want."""
+    place = context.fitted() / MODEL_NAME
     model = Model.from_bytes(place.read_bytes(), place.url)
 
-    def step(document: Document, record: OperatorRecord) -> tuple[Document, ...]:
+    def look(document: Document, record: OperatorRecord) -> tuple[Document, ...]:
         score = model.score(document.text)
         record.tally(settings.key, f"{min(9, int(score * 10)) / 10:.1f}")
         if not _wanted(score, document.id, settings):
@@ -178,7 +216,7 @@ def classifier_operator(settings: Classifier, folder: StoragePath) -> Step:
             return ()
         return (replace(document, meta={**document.meta, settings.key: score}),)
 
-    return step
+    return per_document(look)
 
 
 def _wanted(score: float, identity: str, settings: Classifier) -> bool:
@@ -203,31 +241,38 @@ def _examples(side: str, globs: Sequence[str], settings: Classifier, connection:
 
 
 def _texts(side: str, glob: str, settings: Classifier, connection: Connection) -> Iterator[str]:
-    # These read the sources, and stand above the steps; only this step has files of documents of its own.
-    from raylm.config.prepare.sources import SourceSettings
-    from raylm.prep.checks.skipped import BROKEN_FILE, BROKEN_RECORD, Skipped
-    from raylm.prep.ranges import FileRange
-    from raylm.prep.readers.read import read_range
-    from raylm.prep.units import listed
+    """The side's texts in the files of a glob: a column of tables, or what `document` makes of text; no blank ones."""
+    files = find(glob, connection)
+    if not files:
+        raise DataError(f"classifier.{side}: no file matches {glob}", hint="check the path and the wildcards")
+    for path, _ in files:
+        try:
+            yield from (text for text in _texts_in(path, settings) if text.strip())
+        except DataError as error:
+            raise DataError(f"classifier.{side}: {error.message}", hint=error.hint or f"correct `{side}`") from error
 
-    source = SourceSettings.model_validate(
-        {"name": f"classifier.{side}", "glob": glob, "column": settings.column, "document": settings.document}
-    )
-    for place, size in listed(source, connection):
-        skipped = Skipped()
-        one = source.model_copy(update={"kind": _kind(place.name)})
-        yield from (document.text for document in read_range(one, FileRange(place.url, size), connection, skipped))
-        for reason in (BROKEN_FILE, BROKEN_RECORD):
-            if skipped.reasons[reason]:
+
+def _texts_in(path: StoragePath, settings: Classifier) -> Iterator[str]:
+    kind = kind_of(path) or "text"
+    if kind != "text":
+        for row in read_rows(RowFile(path, columns=(settings.column,)), kind):
+            text = row.value[settings.column]
+            if not isinstance(text, str | None):
                 raise DataError(
-                    f"classifier: {place.url} is no file of examples: {skipped.examples[reason][0]}",
-                    hint=skipped.hint or f"correct `{side}`",
+                    f"{path.url}: {settings.column!r} is {type(text).__name__}, not text",
+                    hint="set `column` to the one that holds the text",
                 )
-
-
-def _kind(name: str) -> str:
-    kinds = [part for part in name.lower().split(".")[1:] if part in ("jsonl", "csv", "parquet", "arrow")]
-    return kinds[0] if kinds else "text"
+            yield text or ""
+        return
+    lines = (str(row.value["text"]) for row in read_rows(RowFile(path), "text"))
+    if settings.document == "line":
+        yield from lines
+    elif settings.document == "file":
+        yield "\n".join(lines)
+    else:
+        for blank, block in itertools.groupby(lines, key=lambda line: not line.strip()):
+            if not blank:
+                yield "\n".join(block)
 
 
 def _sigmoid(value: float) -> float:
@@ -237,3 +282,12 @@ def _sigmoid(value: float) -> float:
 
 def _order(text: str) -> bytes:
     return blake2b(text.encode(), digest_size=8).digest()
+
+
+OPERATOR = OperatorKind(
+    name="classifier",
+    settings=Classifier,
+    summary="scores quality by examples of good and bad texts, and drops by score",
+    make=classifier_operator,
+    fit=fit_classifier,
+)

@@ -1,6 +1,6 @@
 """Counterfactual augmentation: a copy of a document in which feminine and masculine words have changed places.
 
-Words of one meaning go by a list. `her`, `his`, `him` and `hers` need a look at their neighbours: her book is his book,
+Words of one meaning go by a list. `her`, `his`, `him` and `hers` need a look at their neighbors: her book is his book,
 but for her is for him. The rules see one word on each side, no parse; how often they are right is in docs/facts.md.
 A copy may say what is not so of a person of the real world: names stay unless a list of pairs is given.
 """
@@ -11,16 +11,34 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 
-from raylm.config.steps import Counterfactual
-from raylm.prep.operators.lexicon import is_english, word_pairs
-from raylm.prep.operators.record import OperatorRecord, Step
+from pydantic import Field
+
+from raylm.config.base import Settings, Share
+from raylm.config.paths import PathOrUrl
+from raylm.prep.languages import may_be_english
+from raylm.prep.operators.base import Operator, per_document
+from raylm.prep.operators.kind import OperatorContext, OperatorKind
+from raylm.prep.operators.lexicon import word_pairs
+from raylm.prep.operators.record import OperatorRecord
 from raylm.prep.operators.sample import hash_uniform
+from raylm.prep.operators.words import LETTERS
 from raylm.prep.split import SPLIT_BY, split_hash
 from raylm.records import Document
 from raylm.storage import Connection
 
-_WORD = re.compile(r"[^\W\d_]+")
 _PAUSE = re.compile(r"[^\s\"'“”‘’(]")  # between two words, anything but a blank, a quote or a bracket parts them
+
+
+class Counterfactual(Settings):
+    """Copies of documents in which gendered words are swapped; English only."""
+
+    share: Share = Field(0.5, description="Share of the documents with such words that get a copy, by hash.")
+    replace: bool = Field(False, description="The swapped document takes the original's place.")
+    pairs: PathOrUrl | None = Field(
+        None, description="File of `masculine feminine` pairs; those of the package when not set."
+    )
+    names: PathOrUrl | None = Field(None, description="File of pairs of first names to swap as well.")
+    seed: int = Field(0, ge=0, description="Decides, with a document's id, which documents get a copy.")
 
 
 def _words(listed: str) -> frozenset[str]:
@@ -63,12 +81,12 @@ _NOT_MANNER = _words(
 )
 
 
-def counterfactual(settings: Counterfactual, connection: Connection) -> Step:
-    """The step that gives a share of the documents with gendered words a copy with these swapped."""
-    swaps = _swaps(settings.pairs, settings.names, connection)
+def counterfactual_operator(settings: Counterfactual, context: OperatorContext) -> Operator:
+    """The operator that gives a share of the documents with gendered words a copy with these swapped."""
+    swaps = _swaps(settings.pairs, settings.names, context.connection)
 
-    def step(document: Document, record: OperatorRecord) -> tuple[Document, ...]:
-        if not is_english(document.meta):
+    def look(document: Document, record: OperatorRecord) -> tuple[Document, ...]:
+        if not may_be_english(document.meta):
             record.tally("counterfactual", "other language")
             return (document,)
         text, count = swapped(document.text, swaps)
@@ -85,14 +103,14 @@ def counterfactual(settings: Counterfactual, connection: Connection) -> Step:
         copy = replace(document, id=f"{document.id}+swapped", text=text, meta={**together, "counterfactual": 1})
         return (copy,) if settings.replace else (replace(document, meta=together), copy)
 
-    return step
+    return per_document(look)
 
 
 def swapped(text: str, swaps: Mapping[str, str]) -> tuple[str, int]:
     """The text with gendered words swapped, and how many were; everything else, case as well, stays."""
     parts: list[str] = []
     done = count = 0
-    words = list(_WORD.finditer(text)) if not swaps.keys().isdisjoint(_WORD.findall(text.lower())) else []
+    words = list(LETTERS.finditer(text)) if not swaps.keys().isdisjoint(LETTERS.findall(text.lower())) else []
     lower = [word.group().lower() for word in words]
     for number, word in enumerate(words):
         other = swaps.get(lower[number])
@@ -111,7 +129,7 @@ def swapped(text: str, swaps: Mapping[str, str]) -> tuple[str, int]:
 
 
 def _her(before: str, after: str) -> str:
-    """`his` where a noun follows, as far as the neighbours tell; else `him`."""
+    """`his` where a noun follows, as far as the neighbors tell; else `him`."""
     if not after or after in _NO_NOUN:
         return "him"
     if before in _LETS and after in _DOES:
@@ -141,3 +159,11 @@ def _swaps(pairs: str | None, names: str | None, connection: Connection) -> Mapp
         swaps.setdefault(masculine, feminine)
         swaps.setdefault(feminine, masculine)
     return swaps
+
+
+OPERATOR = OperatorKind(
+    name="counterfactual",
+    settings=Counterfactual,
+    summary="adds copies with gendered words swapped",
+    make=counterfactual_operator,
+)

@@ -12,26 +12,46 @@ group of people is worse than none.
 from __future__ import annotations
 
 import functools
-import re
 import zlib
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from raylm.config.steps import Fairness
+from pydantic import Field
+
+from raylm.config.base import Settings
+from raylm.config.paths import PathOrUrl
 from raylm.errors import ConfigError
 from raylm.prep.extras import not_installed
-from raylm.prep.operators.lexicon import Lexicon, is_english, named_terms, word_pairs, words_of
-from raylm.prep.operators.record import OperatorRecord, Step
+from raylm.prep.languages import language_of, may_be_english
+from raylm.prep.operators.base import Operator, per_document
+from raylm.prep.operators.kind import OperatorContext, OperatorKind
+from raylm.prep.operators.lexicon import Lexicon, named_terms, word_pairs
+from raylm.prep.operators.record import OperatorRecord
+from raylm.prep.operators.words import SENTENCE_END, words_of
 from raylm.records import Document
 from raylm.storage import Connection
 
 EVERYONE = "everyone"  # stands for all sentences, named groups or not
-_SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
 _BASELINE = 16  # one sentence in so many, by hash, is looked at for the sentiment of all
-_LONGEST = 1000  # letters of a sentence whose sentiment is looked at: the library takes squared time
+_LONGEST = 1000  # characters of a sentence whose sentiment is looked at: the library takes squared time
 _CLEAR = 0.05  # what the library's authors call positive or negative
+
+
+class Fairness(Settings):
+    """Counts who is written about, and how, for the report; drops nothing."""
+
+    groups: PathOrUrl | None = Field(
+        None, description="File of `property/group: term, term` lines; English when not set."
+    )
+    occupations: PathOrUrl | None = Field(None, description="File of `name: form, form` lines; English when not set.")
+    sentiment: bool = Field(True, description="Look at the sentiment of sentences that name a group.")
+    label: list[str] = Field(
+        default_factory=list,
+        description="Properties (gender, ...) whose most named group is written to the metadata: dominant_gender is "
+        "that group, `mixed` where several are named as often, or `none`.",
+    )
 
 
 @dataclass(frozen=True)
@@ -41,8 +61,9 @@ class _Lists:
     spellings: Lexicon[str]
 
 
-def counted(settings: Fairness, connection: Connection) -> Step:
-    """The step that counts, and writes the most named groups where the settings ask for it."""
+def fairness_operator(settings: Fairness, context: OperatorContext) -> Operator:
+    """The operator that counts, and writes the most named groups where the settings ask for it."""
+    connection = context.connection
     terms = named_terms(settings.groups, "groups.txt", connection)
     properties = {group.partition("/")[0] for group in terms.values()}
     unknown = sorted(set(settings.label) - properties)
@@ -59,10 +80,10 @@ def counted(settings: Fairness, connection: Connection) -> Step:
     # The words that name a group must not tilt the sentiment of the sentences about it.
     sentiment = _sentiment(frozenset(word for term in terms for word in words_of(term))) if settings.sentiment else None
 
-    def step(document: Document, record: OperatorRecord) -> tuple[Document, ...]:
-        record.tally("language", str(document.meta.get("language", "unknown")))
+    def look(document: Document, record: OperatorRecord) -> tuple[Document, ...]:
+        record.tally("language", language_of(document.meta))
         mentions: Counter[str] = Counter()
-        if is_english(document.meta):
+        if may_be_english(document.meta):
             mentions = _count(document.text, lists, sentiment, record)
         if not settings.label:
             return (document,)
@@ -71,7 +92,7 @@ def counted(settings: Fairness, connection: Connection) -> Step:
             record.tally(key, group)
         return (replace(document, meta={**document.meta, **named}),)
 
-    return step
+    return per_document(look)
 
 
 def dominant(mentions: Counter[str], name: str) -> str:
@@ -87,7 +108,7 @@ def _count(text: str, lists: _Lists, sentiment: _Sentiment | None, record: Opera
     """Count one document; the mentions of each group in it."""
     mentions: Counter[str] = Counter()
     spellings: set[str] = set()
-    for sentence in _SENTENCE_END.split(text):
+    for sentence in SENTENCE_END.split(text):
         words = words_of(sentence)
         spellings.update(lists.spellings.find(words))
         named = Counter(lists.groups.find(words))
@@ -143,3 +164,11 @@ def _sentiment(forgotten: frozenset[str]) -> _Sentiment:
 def _spellings(connection: Connection) -> Lexicon[str]:
     pairs = word_pairs(None, "spellings.txt", connection)
     return Lexicon({british: "british" for british, _ in pairs} | {american: "american" for _, american in pairs})
+
+
+OPERATOR = OperatorKind(
+    name="fairness",
+    settings=Fairness,
+    summary="counts who is written about and how; drops nothing",
+    make=fairness_operator,
+)

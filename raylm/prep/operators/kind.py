@@ -1,41 +1,58 @@
-"""What a preparation task asks of the machine that runs it."""
+"""What raylm knows of a kind of operator: its name in job files, its settings, and how it is made."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from raylm.config.base import Settings
+from raylm.prep.operators.base import Operator
+from raylm.prep.operators.resources import Resources
+from raylm.storage import Connection, StoragePath
+
+if TYPE_CHECKING:
+    from raylm.prep.operators.barrier import Barrier
+
+S = TypeVar("S", bound=Settings)
 
 
 @dataclass(frozen=True)
-class Resources:
-    """What one task takes up; `custom` are resources that nodes of a Ray cluster declare themselves."""
+class OperatorContext:
+    """What an operator is made with beside its settings. folder: where its `fit` wrote, for kinds that have one."""
 
-    cpus: float = 1
-    gpus: float = 0
-    memory_bytes: int | None = None
-    custom: Mapping[str, float] = field(default_factory=dict)
+    connection: Connection
+    folder: StoragePath | None = None
 
-    def ray_options(self) -> dict[str, object]:
-        """The same as options of a Ray task."""
-        options: dict[str, object] = {"num_cpus": self.cpus, "num_gpus": self.gpus}
-        if self.memory_bytes is not None:
-            options["memory"] = self.memory_bytes
-        if self.custom:
-            options["resources"] = dict(self.custom)
-        return options
-
-    def amounts(self) -> dict[str, float]:
-        """Everything of which a task wants more than nothing, by the name that a Ray node gives it."""
-        named = {"CPU": self.cpus, "GPU": self.gpus, "memory": float(self.memory_bytes or 0), **self.custom}
-        return {name: amount for name, amount in named.items() if amount}
+    def fitted(self) -> StoragePath:
+        """The folder of what `fit` learned."""
+        assert self.folder is not None  # a job's operators have one; only a kind without `fit` is made without
+        return self.folder
 
 
-def most_of(wanted: Iterable[Resources]) -> Resources:
-    """What a task needs in which all of these work one after the other: of each resource the most."""
-    cpus, gpus, memory = 1.0, 0.0, 0
-    custom: dict[str, float] = {}
-    for one in wanted:
-        cpus, gpus, memory = max(cpus, one.cpus), max(gpus, one.gpus), max(memory, one.memory_bytes or 0)
-        for name, amount in one.custom.items():
-            custom[name] = max(custom.get(name, 0.0), amount)
-    return Resources(cpus, gpus, memory or None, custom)
+def _no_barrier(_: Settings) -> Barrier | None:
+    return None
+
+
+@dataclass(frozen=True)
+class OperatorKind(Generic[S]):
+    """One kind of operator; its settings class stands beside its code, and `OPERATORS` or `register_operator` name it.
+
+    name: as job files write it. summary: one line for tables. make: the operator, in every task and once before any
+    work, so that a missing library or a wrong file is refused early; None where `barrier` always gives one.
+    fit: learns once, before any unit, and writes to the context's folder. barrier: the operator as one that has to see
+    all documents before it decides about one; None, or an answer of None, where it need not. resources: what a task
+    takes up in which it works, or a function of the settings that says so.
+    """
+
+    name: str
+    settings: type[S]
+    summary: str
+    make: Callable[[S, OperatorContext], Operator] | None = None
+    fit: Callable[[S, OperatorContext], None] | None = None
+    barrier: Callable[[S], Barrier | None] = field(default=_no_barrier)
+    resources: Resources | Callable[[S], Resources] = field(default_factory=Resources)
+
+    def resources_for(self, settings: S) -> Resources:
+        """What a task takes up in which an operator of these settings works."""
+        return self.resources if isinstance(self.resources, Resources) else self.resources(settings)

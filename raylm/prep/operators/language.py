@@ -7,33 +7,68 @@ py3langid 98.3 %.
 
 from __future__ import annotations
 
+import difflib
 import functools
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from raylm.config.steps import Language
+from pydantic import Field, field_validator
+
+from raylm.config.base import Settings, Share
 from raylm.prep.extras import not_installed
-from raylm.prep.operators.record import OperatorRecord, Step
+from raylm.prep.languages import UNKNOWN_LANGUAGE
+from raylm.prep.operators.base import Operator, per_document
+from raylm.prep.operators.kind import OperatorContext, OperatorKind
+from raylm.prep.operators.record import OperatorRecord
 from raylm.records import Document
 
-UNKNOWN = "unknown"
+# What the model tells apart: ISO 639-1 codes, or -3 where there is none.
+_LISTED = """
+af als am an ar arz as ast av az azb ba bar bcl be bg bh bn bo bpy br bs bxr ca cbk ce ceb ckb co cs cv cy da de diq
+dsb dty dv el eml en eo es et eu fa fi fr frr fy ga gd gl gn gom gu gv he hi hif hr hsb ht hu hy ia id ie ilo io is
+it ja jbo jv ka kk km kn ko krc ku kv kw ky la lb lez li lmo lo lrc lt lv mai mg mhr min mk ml mn mr mrj ms mt mwl
+my myv mzn nah nap nds ne new nl nn no oc or os pa pam pfl pl pms pnb ps pt qu rm ro ru rue sa sah sc scn sco sd sh
+si sk sl so sq sr su sv sw ta te tg th tk tl tr tt tyv ug uk ur uz vec vep vi vls vo wa war wuu xal xmf yi yo yue zh
+"""
+CODES = frozenset(_LISTED.split())
 _LABEL = "__label__"
 
 
-def language_operator(settings: Language) -> Step:
-    """The step that writes `language` and `language_score` into the metadata, and drops what is not wanted."""
+class Language(Settings):
+    """Say which language a document is in, and keep those that are wanted."""
+
+    keep: list[str] = Field(default_factory=list, description="Languages to keep, such as [en, de]; all when empty.")
+    min_score: Share = Field(0.5, description="Documents whose language is less certain are dropped; 0 keeps them.")
+    max_chars: int = Field(2000, gt=0, description="Most characters of a document that are looked at, its first ones.")
+    trust_given: bool = Field(
+        False, description="Take the language that a source states, where it does, without a look."
+    )
+
+    @field_validator("keep")
+    @classmethod
+    def _known(cls, value: list[str]) -> list[str]:
+        for code in value:
+            if code not in CODES:
+                near = difflib.get_close_matches(code.lower()[:2], sorted(CODES), 1)
+                hint = f"; did you mean {near[0]!r}?" if near else ""
+                raise ValueError(f"{code!r} is no language that is told apart{hint}")
+        return value
+
+
+def language_operator(settings: Language, context: OperatorContext) -> Operator:
+    """The operator that writes `language` and `language_score` into the metadata, and drops what is not wanted."""
     identify = identifier()
     keep = frozenset(settings.keep)
 
-    def step(document: Document, record: OperatorRecord) -> tuple[Document, ...]:
+    def look(document: Document, record: OperatorRecord) -> tuple[Document, ...]:
         given = str(document.meta.get("language", ""))
         if settings.trust_given and given:
             language, score = given, 1.0
         else:
             language, score = identify(document.text[: settings.max_chars])
         if score < settings.min_score:
-            record.tally("language", UNKNOWN)
+            record.tally("language", UNKNOWN_LANGUAGE)
             record.drop("unsure_language", document, f"{language} {score:g}")
             return ()
         record.tally("language", language)
@@ -42,7 +77,7 @@ def language_operator(settings: Language) -> Step:
             return ()
         return (replace(document, meta={**document.meta, "language": language, "language_score": score}),)
 
-    return step
+    return per_document(look)
 
 
 @functools.cache
@@ -61,7 +96,15 @@ def identifier() -> Callable[[str], tuple[str, float]]:
         line = " ".join(text.split()).encode("utf-8", "replace").decode()
         labels, scores = model.predict(line)
         if not line or not labels:
-            return UNKNOWN, 0.0
+            return UNKNOWN_LANGUAGE, 0.0
         return str(labels[0]).removeprefix(_LABEL), round(min(1.0, float(scores[0])), 3)
 
     return identify
+
+
+OPERATOR = OperatorKind(
+    name="language",
+    settings=Language,
+    summary="names the language, by fastText's lid.176, and keeps those that are wanted",
+    make=language_operator,
+)

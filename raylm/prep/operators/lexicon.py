@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Generic, TypeVar
 
 from raylm.errors import DataError
+from raylm.prep.operators.words import words_of
 from raylm.storage import Connection, NotFound, StoragePath
 
 Found = TypeVar("Found")
 
 _PACKAGED = Path(__file__).parent.parent / "word_lists"
-_WORD = re.compile(r"[^\W_]+")
-_ENGLISH = ("en", "eng", "english", "und", "unknown", "")
-
-
-def words_of(text: str) -> list[str]:
-    """The text's runs of letters and digits, in small letters; phrases are compared as such runs."""
-    return _WORD.findall(text.lower())
-
-
-def is_english(meta: Mapping[str, str | int | float]) -> bool:
-    """Whether a document is English as far as is known."""
-    language = str(meta.get("language", "en")).lower()
-    return re.split("[-_]", language)[0] in _ENGLISH
 
 
 class Lexicon(Generic[Found]):
@@ -59,7 +46,7 @@ class Lexicon(Generic[Found]):
 
 
 def lines_of(url: str | None, packaged: str, connection: Connection) -> Iterator[tuple[str, str]]:
-    """(place for errors, line) of a list that the job names, or of the package's own; comments and blanks left out."""
+    """(where for errors, line) of a list that the job names, or of the package's own; comments and blanks left out."""
     if url is None:
         name, text = packaged, (_PACKAGED / packaged).read_text(encoding="utf-8")
     else:

@@ -10,10 +10,15 @@ import re
 import unicodedata
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Literal
 
-from raylm.config.steps import Normalize
+from pydantic import Field
+
+from raylm.config.base import Settings
 from raylm.prep.extras import not_installed
-from raylm.prep.operators.record import OperatorRecord, Step
+from raylm.prep.operators.base import Operator, per_document
+from raylm.prep.operators.kind import OperatorContext, OperatorKind
+from raylm.prep.operators.record import OperatorRecord
 from raylm.records import Document
 
 _MOST_PASSES = 8  # three were the most that random texts needed
@@ -32,12 +37,29 @@ _LINE_TRAILS = re.compile(r"(?<![ \t])[ \t]++$", re.MULTILINE)
 Change = tuple[str, Callable[[str], str]]
 
 
-def normalize_operator(settings: Normalize) -> Step:
-    """The step that brings each text to its normal form; the record says how many texts changed in which way."""
+class Normalize(Settings):
+    """Bring texts to one Unicode form and one kind of space, and clear out what nobody sees."""
+
+    form: Literal["NFC", "NFKC", "none"] = Field(
+        "NFC", description="Unicode form; NFKC also unfolds ligatures, full-width letters and superscripts."
+    )
+    invisible: bool = Field(
+        True, description="Remove control characters, soft hyphens, and zero-width characters that no script needs."
+    )
+    spaces: bool = Field(
+        True, description="One kind of line end and space; runs of spaces in a line become one, ends are trimmed."
+    )
+    indentation: bool = Field(True, description="Keep the spaces and tabs that lines begin with, as code has them.")
+    blank_lines: int = Field(1, ge=0, description="Most blank lines in a row.")
+    mojibake: bool = Field(False, description="Repair text that was decoded with the wrong encoding, by ftfy.")
+
+
+def normalize_operator(settings: Normalize, context: OperatorContext) -> Operator:
+    """The operator that brings each text to its normal form; the record says how many texts changed in which way."""
     once = [("mojibake", _mojibake_repair())] if settings.mojibake else []
     passes = _changes(settings)
 
-    def step(document: Document, record: OperatorRecord) -> tuple[Document, ...]:
+    def look(document: Document, record: OperatorRecord) -> tuple[Document, ...]:
         text, changed = _until_stable(document.text, once, passes)
         for kind in changed:
             record.change(kind)
@@ -46,7 +68,7 @@ def normalize_operator(settings: Normalize) -> Step:
             return ()
         return (replace(document, text=text) if changed else document,)
 
-    return step
+    return per_document(look)
 
 
 def _until_stable(text: str, once: list[Change], passes: list[Change]) -> tuple[str, list[str]]:
@@ -106,3 +128,11 @@ def _mojibake_repair() -> Callable[[str], str]:
         return "".join(str(ftfy.fix_encoding(line)) for line in text.splitlines(keepends=True))
 
     return repaired
+
+
+OPERATOR = OperatorKind(
+    name="normalize",
+    settings=Normalize,
+    summary="one Unicode form, one kind of space, nothing invisible",
+    make=normalize_operator,
+)

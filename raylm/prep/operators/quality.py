@@ -6,27 +6,125 @@ import functools
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Annotated, Any, Literal, TypeAlias, get_args
 
-from raylm.config.quality import Quality, QualityRule
+from pydantic import Field, field_validator
+
+from raylm.config.base import Settings
 from raylm.errors import DataError
 from raylm.prep.extras import not_installed
-from raylm.prep.operators.record import OperatorRecord, Step
+from raylm.prep.languages import ENGLISH_CODES
+from raylm.prep.operators.base import Operator, per_document
+from raylm.prep.operators.kind import OperatorContext, OperatorKind
+from raylm.prep.operators.record import OperatorRecord
 from raylm.records import Document
 
-_ENGLISH = ("en", "eng")
 _CUT = "line-filter-"  # how the library names what it counts of lines that it cuts out
 
-Rule = tuple[QualityRule, Any]
+
+class GopherQuality(Settings):
+    """Gopher's rules on words and lines; null switches one off."""
+
+    min_doc_words: int | None = Field(50, description="Fewest words of a document.")
+    max_doc_words: int | None = Field(100_000, description="Most words of a document.")
+    min_avg_word_length: float | None = Field(3, description="Smallest mean length of a word, in characters.")
+    max_avg_word_length: float | None = Field(10, description="Largest mean length of a word, in characters.")
+    max_symbol_word_ratio: float | None = Field(0.1, description="Most # signs, and most ellipses, per word.")
+    max_bullet_lines_ratio: float | None = Field(0.9, description="Largest share of lines that begin with a bullet.")
+    max_ellipsis_lines_ratio: float | None = Field(0.3, description="Largest share of lines that end with an ellipsis.")
+    max_non_alpha_words_ratio: float | None = Field(
+        0.8, description="Least share of words with a letter in them, in spite of its name."
+    )
+    min_stop_words: int | None = Field(2, description="Fewest different stop words.")
+    stop_words: list[str] | None = Field(
+        None, description="Gopher's eight for English, spaCy's for other languages when not set."
+    )
 
 
-def quality_operator(settings: Quality) -> Step:
-    """The step that drops what a rule refuses, the reason in the library's words; c4 also cuts lines out."""
+class GopherRepetition(Settings):
+    """Gopher's rules on what comes again, in shares of lines, paragraphs or characters; null switches one off."""
+
+    dup_line_frac: float | None = Field(0.3, description="Largest share of lines that come again.")
+    dup_para_frac: float | None = Field(0.3, description="Largest share of paragraphs that come again.")
+    dup_line_char_frac: float | None = Field(0.2, description="Largest share of characters in lines that come again.")
+    dup_para_char_frac: float | None = Field(
+        0.2, description="Largest share of characters in paragraphs that come again."
+    )
+    top_n_grams: dict[Annotated[int, Field(ge=1)], float] = Field(
+        default_factory=lambda: {2: 0.2, 3: 0.18, 4: 0.16}, description="Words → largest share of the most frequent."
+    )
+    dup_n_grams: dict[Annotated[int, Field(ge=1)], float] = Field(
+        default_factory=lambda: {5: 0.15, 6: 0.14, 7: 0.13, 8: 0.12, 9: 0.11, 10: 0.10},
+        description="Words → largest share of all that come again.",
+    )
+
+
+class C4Quality(Settings):
+    """C4's rules on lines and documents; -1 switches a number's rule off."""
+
+    split_paragraph: bool = Field(True, description="Judge lines; false: sentences.")
+    remove_citations: bool = Field(True, description="Cut Wikipedia's marks such as [1] and [citation needed].")
+    filter_no_terminal_punct: bool = Field(
+        True, description="Cut lines that end without . ? ! or a quotation mark; other scripts' marks do not count."
+    )
+    min_num_sentences: int = Field(5, description="Fewest sentences of a document.")
+    min_words_per_line: int = Field(3, description="Cut lines of fewer words.")
+    max_word_length: int = Field(1000, description="Cut lines with a longer word, in characters.")
+    filter_lorem_ipsum: bool = Field(True, description="Drop documents that hold lorem ipsum.")
+    filter_javascript: bool = Field(True, description="Cut lines that name JavaScript.")
+    filter_curly_bracket: bool = Field(True, description="Drop documents that hold a curly bracket.")
+    filter_policy: bool = Field(True, description="Cut lines that speak of cookies, terms of use or privacy policies.")
+
+
+class FineWebQuality(Settings):
+    """FineWeb's rules on lines."""
+
+    line_punct_thr: float = Field(0.12, description="Smallest share of lines that end as sentences do.")
+    line_punct_exclude_zero: bool = Field(False, description="Keep documents in which no line ends so.")
+    stop_chars: list[str] | None = Field(None, description="What ends a sentence; every script's marks when not set.")
+    short_line_thr: float = Field(0.67, description="Largest share of short lines.")
+    short_line_length: int = Field(30, description="Characters up to which a line is short.")
+    char_duplicates_ratio: float = Field(0.01, description="Largest share of characters in lines that come again.")
+    new_line_ratio: float = Field(0.3, description="Most line breaks per word.")
+
+
+QualityRule: TypeAlias = Literal["gopher_quality", "gopher_repetition", "c4", "fineweb"]
+
+
+class Quality(Settings):
+    """Judge documents by the rules of Gopher, C4 and FineWeb, as datatrove's filters do."""
+
+    rules: Annotated[list[QualityRule], Field(min_length=1)] = Field(
+        default_factory=lambda: list(get_args(QualityRule)),
+        description="Which rules, in which order; c4 also cuts lines out.",
+    )
+    gopher_quality: GopherQuality = Field(default_factory=GopherQuality)
+    gopher_repetition: GopherRepetition = Field(default_factory=GopherRepetition)
+    c4: C4Quality = Field(default_factory=C4Quality)
+    fineweb: FineWebQuality = Field(default_factory=FineWebQuality)
+    language: str = Field("en", description="Of documents whose metadata name none; it decides what a word is.")
+    without_words: Literal["drop", "keep", "stop"] = Field(
+        "drop", description="What to do with a document in a language whose words cannot be told apart here."
+    )
+
+    @field_validator("rules")
+    @classmethod
+    def _each_once(cls, value: list[QualityRule]) -> list[QualityRule]:
+        if len(value) != len(set(value)):
+            raise ValueError(f"each rule may come once, got {value}")
+        return value
+
+
+Rule: TypeAlias = tuple[QualityRule, Any]
+
+
+def quality_operator(settings: Quality, context: OperatorContext) -> Operator:
+    """The operator that drops what a rule refuses, the reason in the library's words; c4 also cuts lines out."""
     cut: Counter[str] = Counter()
     rules_for = functools.cache(functools.partial(_rules, settings, cut))
     rules_for(settings.language)  # what is not installed is said before any unit
 
-    def step(document: Document, record: OperatorRecord) -> tuple[Document, ...]:
+    def look(document: Document, record: OperatorRecord) -> tuple[Document, ...]:
         if not document.text.strip():
             record.drop("empty", document)
             return ()
@@ -40,7 +138,7 @@ def quality_operator(settings: Quality) -> Step:
         cut.clear()
         return kept
 
-    return step
+    return per_document(look)
 
 
 def _kept(rules: Sequence[Rule], document: Document, record: OperatorRecord) -> tuple[Document, ...]:
@@ -91,7 +189,7 @@ def _rules(settings: Quality, cut: Counter[str], language: str) -> tuple[Rule, .
 
     def gopher_quality() -> Any:
         given = settings.gopher_quality.model_dump()
-        if given["stop_words"] is None and language not in _ENGLISH:
+        if given["stop_words"] is None and language not in ENGLISH_CODES:
             given["stop_words"] = sorted(stop_words_of(language))
             # Where nothing is known of a language's frequent words, none can be asked for.
             given["min_stop_words"] = given["min_stop_words"] if given["stop_words"] else None
@@ -128,3 +226,11 @@ def _note(cut: Counter[str], rule: str, *labels: str, **_: Any) -> None:
     for label in labels:
         if label.startswith(_CUT):
             cut[f"{rule}_line_{label.removeprefix(_CUT)}"] += 1
+
+
+OPERATOR = OperatorKind(
+    name="quality",
+    settings=Quality,
+    summary="the rules of Gopher, C4 and FineWeb, by datatrove's filters",
+    make=quality_operator,
+)

@@ -1,25 +1,23 @@
-"""What one step did: how many documents came and went, why, and a few examples. Units' records add up."""
+"""What one operator did: how many documents came and went, why, and a few examples. Units' records add up."""
 
 from __future__ import annotations
 
-import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any
 
 from raylm.prep.checks.skipped import EXAMPLES
 from raylm.records import Document
 
-_EXAMPLE_LETTERS = 200
+_EXAMPLE_CHARACTERS = 200
 
 
 @dataclass
 class OperatorRecord:
-    """What a step notes; everything but `seconds` is the same however often, and wherever, a unit is done.
+    """What an operator notes; everything but `seconds` is the same however often, and wherever, a unit is done.
 
     documents, bytes: came in (UTF-8 bytes). kept, kept_bytes: went out. dropped: documents by reason. changed: edits by
-    kind. tallies: for the report, name → value → documents, such as language → en → 12. seconds: the step's own time.
+    kind. tallies: for the report, name → value → documents, such as language → en → 12. seconds: its own time.
     """
 
     name: str
@@ -34,12 +32,12 @@ class OperatorRecord:
     examples: dict[str, list[str]] = field(default_factory=dict)
 
     def take_in(self, document: Document) -> None:
-        """Count a document that came to the step."""
+        """Count a document that came to the operator."""
         self.documents += 1
         self.bytes += len(document.text.encode())
 
     def let_out(self, document: Document) -> None:
-        """Count a document that leaves the step."""
+        """Count a document that leaves the operator."""
         self.kept += 1
         self.kept_bytes += len(document.text.encode())
 
@@ -48,7 +46,7 @@ class OperatorRecord:
         self.dropped[reason] += 1
         kept = self.examples.setdefault(reason, [])
         if len(kept) < EXAMPLES:
-            text = " ".join(document.text[: 2 * _EXAMPLE_LETTERS].split())[:_EXAMPLE_LETTERS]
+            text = " ".join(document.text[: 2 * _EXAMPLE_CHARACTERS].split())[:_EXAMPLE_CHARACTERS]
             kept.append(f"{document.id}{f' ({why})' if why else ''}: {text}")
 
     def change(self, kind: str, count: int = 1) -> None:
@@ -61,7 +59,7 @@ class OperatorRecord:
         self.tallies.setdefault(name, Counter())[value] += count
 
     def add(self, other: OperatorRecord) -> None:
-        """Take in what the same step did to another unit."""
+        """Take in what the same operator did to another unit."""
         self.documents += other.documents
         self.bytes += other.bytes
         self.kept += other.kept
@@ -92,18 +90,3 @@ class OperatorRecord:
             "tallies": {name: Counter(values) for name, values in content["tallies"].items()},
         }
         return cls(**content | counters)
-
-
-Step: TypeAlias = Callable[[Document, OperatorRecord], Iterable[Document]]  # none: dropped; several: it was multiplied
-
-
-def applied(step: Step, documents: Iterable[Document], record: OperatorRecord) -> Iterator[Document]:
-    """The documents that the step lets through; the record says what it did."""
-    for document in documents:
-        record.take_in(document)
-        began = time.perf_counter()
-        kept = tuple(step(document, record))
-        record.seconds += time.perf_counter() - began
-        for one in kept:
-            record.let_out(one)
-            yield one

@@ -7,23 +7,52 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Annotated, Any, Self
 
-from raylm.config.steps import Sample
+from pydantic import Field, model_validator
+
+from raylm.config.base import Settings, Share
 from raylm.errors import DataError
 from raylm.prep.operators.barrier import Runner, gathered
+from raylm.prep.operators.base import Operator, applied, per_document
 from raylm.prep.operators.dedup.decisions import read_table
-from raylm.prep.operators.record import OperatorRecord, Step, applied
+from raylm.prep.operators.kind import OperatorContext, OperatorKind
+from raylm.prep.operators.record import OperatorRecord
 from raylm.records import Document
 from raylm.storage import StoragePath
 
 _RATES = "rates.json"
 
 
-def sample_operator(settings: Sample) -> Step:
-    """The step that keeps documents at settings.rate."""
+class Sample(Settings):
+    """Keep a share of the documents, or reach a mixture: by hash of the document's id, so the same ones each time."""
+
+    rate: Share | None = Field(None, description="Share of the documents to keep.")
+    by: str = Field("source", description="For shares: the source, or a key of the metadata such as language.")
+    shares: dict[str, Annotated[float, Field(gt=0)]] = Field(
+        default_factory=dict, description="Bytes wanted of each group, in proportion; groups not named are dropped."
+    )
+    max_copies: float = Field(
+        1.0, ge=1, description="With shares: a scarce group's documents may be repeated this often on average."
+    )
+    seed: int = Field(0, ge=0, description="Decides, with a document's id, which documents are kept.")
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if (self.rate is None) == (not self.shares):
+            raise ValueError("give either rate or shares")
+        return self
+
+
+def sample_operator(settings: Sample, context: OperatorContext) -> Operator:
+    """The operator that keeps documents at settings.rate."""
     assert settings.rate is not None  # the schema asks for one of the two ways
     return _copies_at({}, settings, default=settings.rate)
+
+
+def mixture_barrier(settings: Sample) -> MixtureBarrier | None:
+    """What reaches settings.shares; None where a rate is given, for which no other document matters."""
+    return MixtureBarrier(settings) if settings.shares else None
 
 
 def rates_of(available: Mapping[str, int], shares: Mapping[str, float], max_copies: float) -> dict[str, float]:
@@ -70,8 +99,8 @@ class MixtureBarrier:
         yield from applied(_copies_at(rates, self._settings, default=0.0), documents, record)
 
 
-def _copies_at(rates: Mapping[str, float], settings: Sample, default: float) -> Step:
-    def step(document: Document, record: OperatorRecord) -> Iterable[Document]:
+def _copies_at(rates: Mapping[str, float], settings: Sample, default: float) -> Operator:
+    def look(document: Document, record: OperatorRecord) -> Iterable[Document]:
         rate = rates.get(_group(document, settings.by), default)
         copies = int(rate + hash_uniform(document.id, settings.seed))
         if copies == 0:
@@ -80,7 +109,7 @@ def _copies_at(rates: Mapping[str, float], settings: Sample, default: float) -> 
         for copy in range(copies):
             yield document if copy == 0 else replace(document, id=f"{document.id}+{copy}")
 
-    return step
+    return per_document(look)
 
 
 def hash_uniform(identity: str, seed: int) -> float:
@@ -115,3 +144,12 @@ class _Sizes:
                 "bytes": pa.array([self._bytes[group] for group in groups], type=pa.int64()),
             }
         )
+
+
+OPERATOR = OperatorKind(
+    name="sample",
+    settings=Sample,
+    summary="keeps a share, or reaches a mixture by source, language or any other key",
+    make=sample_operator,
+    barrier=mixture_barrier,
+)

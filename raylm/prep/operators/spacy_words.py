@@ -18,7 +18,9 @@ from datatrove.utils.word_tokenizers import SpaCyTokenizer, StanzaTokenizer, Wor
 _RUNS = re.compile(r"\S+|\s+")
 # Rules for such pieces share no word with a smiley: "don't", "and/or".
 _ORDINARY = re.compile(r"[\w.'’]+|[a-z]{2,}/[a-z]{2,}")
-_REMEMBERED_LETTERS = 2_000_000  # of pieces, some 60 bytes each: 150 MB at most, and web text has few new words by then
+_REMEMBERED_CHARACTERS = (
+    2_000_000  # of parts, some 60 bytes each: 150 MB at most, and web text has few new words by then
+)
 
 
 @functools.cache
@@ -50,7 +52,7 @@ def _by_rules(tokenizer: Any) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class _Piece:
+class _Part:
     """What stands between two spaces. marks: of each word its start, its end, ends a sentence, is punctuation."""
 
     words: tuple[str, ...]
@@ -71,8 +73,8 @@ class RememberingTokenizer(WordTokenizer):  # type: ignore[misc]
         self._smileys = {rule for rule in rules if len(rule) > 1 and not _ORDINARY.fullmatch(rule)}
         self._with_smiley: set[str] = set()
         self._sentence_ends = self._nlp.get_pipe("sentencizer").punct_chars
-        self._pieces: dict[str, _Piece] = {}
-        self._letters = 0
+        self._pieces: dict[str, _Part] = {}
+        self._characters = 0
 
     @property
     def stop_words(self) -> set[str]:
@@ -95,7 +97,7 @@ class RememberingTokenizer(WordTokenizer):  # type: ignore[misc]
         return [sentence for sentence in sentences if sentence]
 
     def span_tokenize(self, text: str) -> list[tuple[int, int]]:
-        """Each sentence's first letter, and the one after its last.
+        """Each sentence's first character, and the one after its last.
 
         One begins with the first word, or more than a single space, that follows an end mark and is no punctuation.
         """
@@ -130,16 +132,16 @@ class RememberingTokenizer(WordTokenizer):  # type: ignore[misc]
                 stop = at + last
         return list(zip(starts, [*stops, stop], strict=True)) if starts else []
 
-    def _known(self, texts: list[str]) -> dict[str, _Piece]:
+    def _known(self, texts: list[str]) -> dict[str, _Part]:
         missing = [text for text in dict.fromkeys(texts) if text not in self._pieces]
         if not missing:
             return self._pieces
-        self._letters += sum(map(len, missing))
-        if self._letters > _REMEMBERED_LETTERS:
+        self._characters += sum(map(len, missing))
+        if self._characters > _REMEMBERED_CHARACTERS:
             self._pieces.clear()
             self._with_smiley.clear()
             missing = list(dict.fromkeys(texts))
-            self._letters = sum(map(len, missing))
+            self._characters = sum(map(len, missing))
         # What spaCy remembers of new words goes at the end of the zone; it would grow for ever.
         with self._nlp.memory_zone():
             tokens = iter(self._nlp.tokenizer(" ".join(missing)))
@@ -150,10 +152,10 @@ class RememberingTokenizer(WordTokenizer):  # type: ignore[misc]
         return self._pieces
 
     def _needs_all(self, text: str, texts: list[str]) -> bool:
-        """Whether a piece's words may depend on its neighbours."""
+        """Whether a piece's words may depend on its neighbors."""
         return not self._with_smiley.isdisjoint(texts) or any(phrase in text for phrase in self._phrases)
 
-    def _next_piece(self, tokens: Iterator[Any]) -> _Piece:
+    def _next_piece(self, tokens: Iterator[Any]) -> _Part:
         words: list[str] = []
         marks: list[tuple[int, int, bool, bool]] = []
         at = 0
@@ -164,4 +166,4 @@ class RememberingTokenizer(WordTokenizer):  # type: ignore[misc]
             at += len(word)
             if token.whitespace_:
                 break
-        return _Piece(tuple(words), tuple(marks), any(mark[2] for mark in marks))
+        return _Part(tuple(words), tuple(marks), any(mark[2] for mark in marks))

@@ -8,49 +8,83 @@ transformers loads it, weights as safetensors only; detoxify's own checkpoints a
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
-from raylm.config.steps import Toxicity
+from pydantic import Field
+
+from raylm.config.base import Settings, Share
+from raylm.config.paths import PathOrUrl
 from raylm.errors import DataError
 from raylm.prep.extras import not_installed
-from raylm.prep.operators.lexicon import Lexicon, lines_of, words_of
-from raylm.prep.operators.record import OperatorRecord, Step
+from raylm.prep.operators.base import Operator, in_batches, per_document
+from raylm.prep.operators.kind import OperatorContext, OperatorKind
+from raylm.prep.operators.lexicon import Lexicon, lines_of
+from raylm.prep.operators.record import OperatorRecord
+from raylm.prep.operators.resources import Resources
+from raylm.prep.operators.words import words_of
 from raylm.records import Document
 from raylm.storage import Connection, StoragePath
 
-# The probability that a text is toxic.
-Scorer = Callable[[str], float]
+# The probability that each of these texts is toxic.
+Scorer: TypeAlias = Callable[[Sequence[str]], Sequence[float]]
 
 _MODEL_TOKENS = 512  # read at once; a longer text is scored in parts, and the worst part counts
+_BATCH_TOKENS = 8192  # of parts that the model reads together, padding included
+_BATCH_DOCUMENTS = 128
 
 
-def toxicity(settings: Toxicity, connection: Connection, scorer: Scorer | None = None) -> Step:
-    """The step that scores documents; `scorer` in place of the model that the settings name."""
-    lexicon = _lexicon(settings.words, connection)
+class Toxicity(Settings):
+    """A score of toxic language, by a list of words and, where one is given, by a model."""
+
+    words: PathOrUrl | None = Field(
+        None, description="File of words or phrases, one a line, with a weight after a tab; English when not set."
+    )
+    max_share: Share = Field(0.01, description="Weight of toxic words in all words that a document may have.")
+    model: PathOrUrl | None = Field(None, description="Folder of a transformers model that classifies sequences.")
+    label: str = Field("toxic", description="The model's label whose probability is the score.")
+    max_probability: Share = Field(0.5, description="Probability that a document may have.")
+    gpus: float = Field(0, ge=0, description="GPUs, or a part of one, that each task takes for the model.")
+    action: Literal["drop", "label"] = Field("drop", description="Drop what is above, or only write the scores.")
+
+
+def toxicity_operator(settings: Toxicity, context: OperatorContext, scorer: Scorer | None = None) -> Operator:
+    """The operator that scores documents; `scorer` in place of the model that the settings name."""
+    lexicon = _lexicon(settings.words, context.connection)
     if settings.model is not None and scorer is None:
-        scorer = _model(settings.model, settings.label, connection)
+        scorer = _model(settings.model, settings.label, context.connection).probabilities
+    if scorer is None:
+        return per_document(lambda document, record: _judged(settings, lexicon, document, None, record))
+    score = scorer
 
-    def step(document: Document, record: OperatorRecord) -> tuple[Document, ...]:
-        share = toxic_share(document.text, lexicon)
-        scores = {"toxicity": share}
-        record.tally("toxicity", _band(share))
-        reason = "toxic_words" if share > settings.max_share else ""
-        if scorer is not None:
-            scores["toxicity_model"] = round(scorer(document.text), 4)
-            record.tally("toxicity_model", f"{min(9, int(scores['toxicity_model'] * 10)) / 10:.1f}")
-            if scores["toxicity_model"] > settings.max_probability:
-                reason = reason or "toxic_by_model"
-        if reason and settings.action == "drop":
-            record.drop(reason, document, ", ".join(f"{name} {score}" for name, score in scores.items()))
-            return ()
-        if reason:
-            record.change(reason)
-        return (replace(document, meta={**document.meta, **scores}),)
+    def look(batch: Sequence[Document], record: OperatorRecord) -> Iterator[Document]:
+        probabilities = score([document.text for document in batch])
+        for document, probability in zip(batch, probabilities, strict=True):
+            yield from _judged(settings, lexicon, document, probability, record)
 
-    return step
+    return in_batches(look, documents=_BATCH_DOCUMENTS)
+
+
+def _judged(
+    settings: Toxicity, lexicon: Lexicon[float], document: Document, probability: float | None, record: OperatorRecord
+) -> tuple[Document, ...]:
+    share = toxic_share(document.text, lexicon)
+    scores = {"toxicity": share}
+    record.tally("toxicity", _band(share))
+    reason = "toxic_words" if share > settings.max_share else ""
+    if probability is not None:
+        scores["toxicity_model"] = round(probability, 4)
+        record.tally("toxicity_model", f"{min(9, int(scores['toxicity_model'] * 10)) / 10:.1f}")
+        if scores["toxicity_model"] > settings.max_probability:
+            reason = reason or "toxic_by_model"
+    if reason and settings.action == "drop":
+        record.drop(reason, document, ", ".join(f"{name} {score}" for name, score in scores.items()))
+        return ()
+    if reason:
+        record.change(reason)
+    return (replace(document, meta={**document.meta, **scores}),)
 
 
 def toxic_share(text: str, lexicon: Lexicon[float]) -> float:
@@ -97,9 +131,56 @@ def _packaged_words(connection: Connection) -> list[str]:
     )
 
 
+@dataclass(frozen=True)
+class _Model:
+    """A classifier of sequences on its device; `label` is the number of the class that is asked for."""
+
+    tokenizer: Any
+    model: Any
+    label: int
+
+    def probabilities(self, texts: Sequence[str]) -> list[float]:
+        """The probability of the label for each text: that of its worst part."""
+        length = min(_MODEL_TOKENS, self.model.config.max_position_embeddings)
+        cut = self.tokenizer(list(texts), truncation=True, max_length=length, return_overflowing_tokens=True)
+        parts: list[list[int]] = cut["input_ids"]
+        worst = [0.0] * len(texts)
+        for numbers in self._together(parts):
+            found = self._scores([parts[number] for number in numbers])
+            for number, probability in zip(numbers, found, strict=True):
+                text = cut["overflow_to_sample_mapping"][number]
+                worst[text] = max(worst[text], probability)
+        return worst
+
+    def _together(self, parts: Sequence[Sequence[int]]) -> Iterator[list[int]]:
+        """The parts' numbers in groups of similar length, of so many tokens with what pads the shorter ones."""
+        padded = self.tokenizer.pad_token_id is not None and self.model.config.pad_token_id is not None
+        group: list[int] = []
+        for number in sorted(range(len(parts)), key=lambda number: -len(parts[number])):
+            if group and (not padded or (len(group) + 1) * len(parts[group[0]]) > _BATCH_TOKENS):
+                yield group
+                group = []
+            group.append(number)
+        if group:
+            yield group
+
+    def _scores(self, parts: Sequence[Sequence[int]]) -> list[float]:
+        import torch
+
+        inputs = self.tokenizer.pad({"input_ids": parts}, return_tensors="pt") if len(parts) > 1 else None
+        tensors = {"input_ids": torch.tensor(parts)} if inputs is None else dict(inputs)
+        with torch.inference_mode():
+            placed = {name: tensor.to(self.model.device) for name, tensor in tensors.items()}
+            logits = self.model(**placed).logits.double()
+        several = getattr(self.model.config, "problem_type", None) == "multi_label_classification"
+        chances = torch.sigmoid(logits) if several or logits.shape[1] == 1 else torch.softmax(logits, 1)
+        scores: list[float] = chances[:, self.label].tolist()
+        return scores
+
+
 @functools.lru_cache(maxsize=2)
-def _model(url: str, label: str, connection: Connection) -> Scorer:
-    """The probability that the model in this folder gives to the label."""
+def _model(url: str, label: str, connection: Connection) -> _Model:
+    """The model in this folder, on a GPU where the task has one."""
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -122,17 +203,18 @@ def _model(url: str, label: str, connection: Connection) -> Scorer:
             f"toxicity: the model in {url} has no label {label!r}; it has {', '.join(sorted(labels))}",
             hint="set `label` to one of them",
         )
-    return functools.partial(_probability, torch, tokenizer, model, labels[label.lower()])
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    return _Model(tokenizer, model, labels[label.lower()])
 
 
-def _probability(torch: Any, tokenizer: Any, model: Any, label: int, text: str) -> float:
-    length = min(_MODEL_TOKENS, model.config.max_position_embeddings)
-    parts = tokenizer(text, truncation=True, max_length=length, return_overflowing_tokens=True)["input_ids"]
-    several = getattr(model.config, "problem_type", None) == "multi_label_classification"
-    worst = 0.0
-    for ids in parts:
-        with torch.inference_mode():
-            logits = model(input_ids=torch.tensor([ids])).logits[0].double()
-        chances = torch.sigmoid(logits) if several or len(logits) == 1 else torch.softmax(logits, 0)
-        worst = max(worst, float(chances[label]))
-    return worst
+def _resources(settings: Toxicity) -> Resources:
+    return Resources(gpus=settings.gpus if settings.model is not None else 0)
+
+
+OPERATOR = OperatorKind(
+    name="toxicity",
+    settings=Toxicity,
+    summary="scores toxic words (and a model, where one is given), and drops or labels",
+    make=toxicity_operator,
+    resources=_resources,
+)

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO, TypeAlias
+from typing import Any, BinaryIO, Generic, TypeAlias, TypeVar
 
 from raylm.config.prepare.sources import SourceSettings
 from raylm.errors import DataError
@@ -16,6 +16,7 @@ from raylm.prep.ranges import FileRange
 from raylm.rows import opened
 from raylm.storage import StoragePath
 
+S = TypeVar("S", bound=SourceSettings)
 Meta: TypeAlias = Mapping[str, str | int | float]
 
 
@@ -32,10 +33,10 @@ class Raw:
 
 
 @dataclass(frozen=True)
-class Reading:
+class Reading(Generic[S]):
     """A range of a source's file that is being read, and the account of what is skipped of it."""
 
-    source: SourceSettings
+    source: S
     path: StoragePath
     range: FileRange
     skipped: Skipped

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from raylm.errors import DataError
-from raylm.prep.readers.base import Reading
+from raylm.prep.readers.base import Reading, S
 from raylm.rows import COMPRESSED
 
 _EXAMINED = 512  # characters of a text
@@ -13,7 +13,7 @@ _MAX_CONTROLS = 0.1  # share of a text; logs with terminal colours have less
 _CONTROL = re.compile("[\x00-\x08\x0e-\x1f\x7f]")
 
 
-def decode(reading: Reading, position: int, content: bytes, unit: str = "byte") -> str | None:
+def decode(reading: Reading[S], position: int, content: bytes, unit: str = "byte") -> str | None:
     """The text of UTF-8; None, and a count, where it is none and the source skips such documents."""
     try:
         text = content.decode()
@@ -31,7 +31,7 @@ def decode(reading: Reading, position: int, content: bytes, unit: str = "byte") 
         ) from error
 
 
-def checked(reading: Reading, position: int, text: str) -> str | None:
+def checked(reading: Reading[S], position: int, text: str) -> str | None:
     """The text, unless it holds a lone surrogate: JSON can spell half a pair, which no UTF-8 can hold."""
     if text.isascii():
         return text
@@ -59,7 +59,7 @@ def _control_share(text: str) -> float:
     return len(_CONTROL.findall(text)) / len(text)
 
 
-def binary_text(reading: Reading, position: int) -> DataError:
+def binary_text(reading: Reading[S], position: int) -> DataError:
     """The error for a text that is_binary."""
     return DataError(
         f"{reading.path.url} at {position}: the text is binary, of zeros or control characters",

@@ -1,7 +1,7 @@
 """The English that is on every machine with Python: language topics and the docstrings of what is installed.
 
-Comes in: the interpreter's own folders. Leaves: (id, text) pairs in a fixed order: topics, the standard library, then
-installed packages by name. Source files are parsed, never imported, so that no package's code runs.
+Documents come in a fixed order: topics, the standard library, then installed packages by name. Source files are parsed,
+never imported, so that no package's code runs.
 """
 
 from __future__ import annotations
@@ -12,12 +12,41 @@ import sysconfig
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
+
+from raylm.config.prepare.sources import SourceSettings
+from raylm.prep.readers.base import Raw, Reading
+from raylm.prep.readers.kind import SourceKind
+from raylm.rows import RowFile, read_rows
 
 _SKIPPED = frozenset(
     {"test", "tests", "testing", "idlelib", "lib2to3", "turtledemo", "ensurepip", "__pycache__"}
     | {"_vendor", "vendor", "_vendored_packages", "site-packages", "dist-packages"}
 )
-_LEAST_CHARACTERS = 200  # shorter documents are mostly license lines and one-word summaries
+_MIN_CHARACTERS = 200  # shorter documents are mostly license lines and one-word summaries
+
+
+class PythonDocsSource(SourceSettings):
+    """The documentation of Python and of what is installed beside it."""
+
+    kind: Literal["python-docs"] = "python-docs"
+
+    @property
+    def location(self) -> str:
+        """There are no files to name."""
+        return "of this Python"
+
+
+def read(reading: Reading[PythonDocsSource]) -> Iterator[Raw]:
+    """The documents that were collected."""
+    source = reading.source
+    file = RowFile(
+        reading.path,
+        columns=("text",),
+        max_bytes=source.max_bytes,
+        on_bad=lambda bad: reading.skip(bad.reason, bad.position, bad.why),
+    )
+    return (Raw(row.position, row.value["text"]) for row in read_rows(file, "jsonl"))
 
 
 def documents() -> Iterator[tuple[str, str]]:
@@ -32,7 +61,7 @@ def documents() -> Iterator[tuple[str, str]]:
             seen.add(real)
             name = ".".join(path.relative_to(folder).with_suffix("").parts).removesuffix(".__init__")
             text = module_text(name, _source(path))
-            if len(text) >= _LEAST_CHARACTERS:
+            if len(text) >= _MIN_CHARACTERS:
                 yield f"module:{name}", text
 
 
@@ -96,3 +125,12 @@ def _heading(node: ast.AST, name: str) -> str:
     if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
         return f"def {name}({', '.join(argument.arg for argument in node.args.args)})"
     return f"module {name}"
+
+
+SOURCE = SourceKind(
+    "python-docs",
+    PythonDocsSource,
+    read,
+    "the documentation of Python and of what is installed, from this machine",
+    collect=lambda _: documents(),
+)

@@ -1,26 +1,39 @@
-"""Tables and JSON lines, of which one column holds the text: rows become documents."""
+"""What kinds of tables share: one column of a row holds the text, others are metadata."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TypeVar
 
+from pydantic import Field
+
+from raylm.config.prepare.sources import SourceSettings
 from raylm.errors import DataError
 from raylm.prep.checks.skipped import BROKEN_RECORD, EXAMPLES
-from raylm.prep.ranges import Atom
 from raylm.prep.readers.base import Meta, Raw, Reading, metadata_of
 from raylm.prep.readers.decoding import decode
 from raylm.rows import BadRow, MissingColumn, Row, RowFile, read_rows
-from raylm.rows.tables import row_groups
-from raylm.storage import StoragePath
 
 _NO_META: Meta = {}
 
 
-def table_documents(reading: Reading, kind: str) -> Iterator[Raw]:
-    """The texts of a table's rows, with the columns that are metadata. kind: csv, parquet or arrow."""
+class ColumnSettings(SourceSettings):
+    """A source whose records have named columns."""
+
+    column: str = Field("text", description="The column that holds the text.")
+    meta: list[str] = Field(
+        default_factory=list, description="Columns to take along as metadata for steps, such as url and language."
+    )
+
+
+Table = TypeVar("Table", bound=ColumnSettings)
+
+
+def table_texts(reading: Reading[Table], kind: str) -> Iterator[Raw]:
+    """The texts of a table's rows, with their metadata. kind: csv, parquet or arrow."""
     source = reading.source
     try:
-        for row in read_rows(_file(reading), kind):
+        for row in read_rows(row_file(reading), kind):
             text = row.value[source.column]
             if not isinstance(text, str | bytes | None):
                 raise DataError(
@@ -33,44 +46,24 @@ def table_documents(reading: Reading, kind: str) -> Iterator[Raw]:
                 if text is None:
                     continue
             try:
-                yield Raw(row.position, text or "", _meta(reading, row))
+                raw = Raw(row.position, text or "", metadata(reading, row))
             except DataError as error:
                 place = f"{reading.path.url} row {row.position}"
                 raise DataError(f"{place} {error.message}", hint=error.hint) from error
-    except MissingColumn as error:
-        raise DataError(error.message, hint=_column_hint(reading, error.column, "column")) from error
-
-
-def json_documents(reading: Reading) -> Iterator[Raw]:
-    """The texts of the JSON objects that begin in the range, one a line; broken ones are counted."""
-    column = reading.source.column
-    for row in read_rows(_file(reading), "jsonl"):
-        text = row.value[column]
-        try:
-            if not isinstance(text, str | None):
-                hint = _column_hint(reading, column, "key")
-                raise DataError(f"has {type(text).__name__}, not text, as {column!r}", hint=hint)
-            raw = Raw(row.position, text or "", _meta(reading, row))
-        except DataError as error:
-            bad = BadRow(reading.path, row.position, "byte", "broken_record", error.message, error.hint)
-            _set_aside(reading, bad)
-        else:
             yield raw
+    except MissingColumn as error:
+        raise DataError(error.message, hint=column_hint(reading, error.column, "column")) from error
 
 
-def parquet_atoms(path: StoragePath) -> list[Atom]:
-    """The row groups of a Parquet file."""
-    return [Atom(number, number + 1, size) for number, size in enumerate(row_groups(path))]
-
-
-def _file(reading: Reading) -> RowFile:
+def row_file(reading: Reading[Table]) -> RowFile:
+    """The range as the reader of rows takes it."""
     source, part = reading.source, reading.range
 
     def on_bad(bad: BadRow) -> None:
         if bad.reason == "too_large":
             reading.skip("too_large", bad.position, bad.why)
         elif bad.reason != "encoding" or decode(reading, bad.position, bad.content, bad.unit) is not None:
-            _set_aside(reading, bad)
+            set_aside(reading, bad)
 
     return RowFile(
         reading.path,
@@ -83,20 +76,23 @@ def _file(reading: Reading) -> RowFile:
     )
 
 
-def _set_aside(reading: Reading, bad: BadRow) -> None:
+def set_aside(reading: Reading[Table], bad: BadRow) -> None:
+    """Count a row that cannot be read."""
     # Counting lines reads the file up to here: only for the few that a person will see.
     error = bad.error(exact=len(reading.skipped.examples.get(BROKEN_RECORD, ())) < EXAMPLES)
     if bad.column is not None:
-        error = DataError(error.message, hint=_column_hint(reading, bad.column, "key"))
+        error = DataError(error.message, hint=column_hint(reading, bad.column, "key"))
     reading.skipped.broken_record(error)
 
 
-def _meta(reading: Reading, row: Row) -> Meta:
+def metadata(reading: Reading[Table], row: Row) -> Meta:
+    """What is taken along of a row."""
     names = reading.source.meta
     return metadata_of({name: row.value[name] for name in names}) if names else _NO_META
 
 
-def _column_hint(reading: Reading, column: str, what: str) -> str:
+def column_hint(reading: Reading[Table], column: str, what: str) -> str:
+    """What to do about a column that is missing or holds no text."""
     source = reading.source
     if column == source.column:
         return f"set `column` of source {source.name!r} to the {what} that holds the text"

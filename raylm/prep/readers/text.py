@@ -6,14 +6,31 @@ A range owns the lines and blocks that begin in it.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import BinaryIO, Literal, TypeVar
 
+from pydantic import Field
+
+from raylm.config.prepare.sources import FileSourceSettings
+from raylm.prep.ranges import Part, cut_at_lines
 from raylm.prep.readers.base import Raw, Reading
+from raylm.prep.readers.kind import SourceKind
 from raylm.rows.binary import refuse_binary
 from raylm.rows.lines import next_line, seek_line
+from raylm.storage import StoragePath
+
+Files = TypeVar("Files", bound=FileSourceSettings)
 
 
-def text_documents(reading: Reading) -> Iterator[Raw]:
+class TextSource(FileSourceSettings):
+    """Plain text."""
+
+    kind: Literal["text"] = "text"
+    document: Literal["file", "line", "block"] = Field(
+        "file", description="A document is a file, a line, or a block between blank lines."
+    )
+
+
+def read(reading: Reading[TextSource]) -> Iterator[Raw]:
     """The texts of a file, as the source cuts it."""
     with reading.open() as stream:
         refuse_binary(reading.path, stream)
@@ -25,7 +42,7 @@ def text_documents(reading: Reading) -> Iterator[Raw]:
             yield from blocks(reading, stream)
 
 
-def whole_file(reading: Reading, stream: BinaryIO) -> Iterator[Raw]:
+def whole_file(reading: Reading[Files], stream: BinaryIO) -> Iterator[Raw]:
     """The file as one text, unless it is too large."""
     max_bytes = reading.source.max_bytes
     content = stream.read(max_bytes + 1)
@@ -35,7 +52,7 @@ def whole_file(reading: Reading, stream: BinaryIO) -> Iterator[Raw]:
         yield Raw(0, content)
 
 
-def single_lines(reading: Reading, stream: BinaryIO) -> Iterator[Raw]:
+def single_lines(reading: Reading[TextSource], stream: BinaryIO) -> Iterator[Raw]:
     """Each line that begins in the range as a text of its own."""
     position, stop = seek_line(stream, reading.range.start), reading.range.stop
     while stop is None or position < stop:
@@ -49,7 +66,7 @@ def single_lines(reading: Reading, stream: BinaryIO) -> Iterator[Raw]:
         position += length
 
 
-def blocks(reading: Reading, stream: BinaryIO) -> Iterator[Raw]:
+def blocks(reading: Reading[TextSource], stream: BinaryIO) -> Iterator[Raw]:
     """Paragraphs between blank lines. A range's part begins after the first blank line that begins in or after it.
 
     The rule only looks at the file and the cut, so that the range before ends exactly where this one begins.
@@ -83,3 +100,10 @@ def blocks(reading: Reading, stream: BinaryIO) -> Iterator[Raw]:
         if not length or (blank_line and stop is not None and position >= stop):
             return
         position += length
+
+
+def _cut(source: TextSource, path: StoragePath, size: int, unit_bytes: int) -> list[Part] | None:
+    return None if source.document == "file" else cut_at_lines(path, size, unit_bytes)
+
+
+SOURCE = SourceKind("text", TextSource, read, "text: a document is a file, a line or a block", cut=_cut)

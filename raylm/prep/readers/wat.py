@@ -8,19 +8,27 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
+from raylm.config.prepare.sources import FileSourceSettings
 from raylm.prep.readers.base import Meta, Raw, Reading, known, language_tag
-from raylm.prep.readers.warc import LANGUAGES, FoundLanguage, broken, main_language, records, with_languages
+from raylm.prep.readers.kind import SourceKind
+from raylm.prep.readers.records import LANGUAGES, FoundLanguage, broken, main_language, records, with_languages
 
 
-def envelopes(reading: Reading) -> Iterator[Raw]:
+class WatSource(FileSourceSettings):
+    """Web archives with the metadata of pages."""
+
+    kind: Literal["wat"] = "wat"
+
+
+def read(reading: Reading[WatSource]) -> Iterator[Raw]:
     """The pages that the file describes, in its order; other records of the crawl are counted."""
     with reading.open() as stream:
         yield from with_languages(_envelopes(reading, stream))
 
 
-def _envelopes(reading: Reading, stream: BinaryIO) -> Iterator[Raw | FoundLanguage]:
+def _envelopes(reading: Reading[WatSource], stream: BinaryIO) -> Iterator[Raw | FoundLanguage]:
     for number, record in records(reading, stream, wanted=("metadata",)):
         try:
             envelope = _Envelope.parsed(record.reader.read())
@@ -125,3 +133,6 @@ def _parts(content: dict[str, Any], name: str) -> list[dict[str, Any]]:
 
 def _words(value: object) -> str:
     return " ".join(value.split()) if isinstance(value, str) else ""
+
+
+SOURCE = SourceKind("wat", WatSource, read, "WAT archives of a crawl, titles and descriptions of its pages")

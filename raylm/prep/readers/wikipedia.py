@@ -11,11 +11,14 @@ import bz2
 import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
+from raylm.config.prepare.sources import FileSourceSettings
 from raylm.errors import DataError
 from raylm.prep.extras import not_installed
+from raylm.prep.ranges import Part, joined
 from raylm.prep.readers.base import Raw, Reading, known, language_tag
+from raylm.prep.readers.kind import SourceKind
 from raylm.rows import BrokenFile, opened
 from raylm.storage import NotFound, StoragePath
 
@@ -49,7 +52,13 @@ _DROPPED_TAGS = {
 }
 
 
-def articles(reading: Reading) -> Iterator[Raw]:
+class WikipediaSource(FileSourceSettings):
+    """Wikipedia's XML dumps."""
+
+    kind: Literal["wikipedia"] = "wikipedia"
+
+
+def read(reading: Reading[WikipediaSource]) -> Iterator[Raw]:
     """The articles of a dump, or of the streams in the range."""
     to_text = _renderer()
     for page in _pages(reading, _parts(reading)):
@@ -87,7 +96,7 @@ def stream_begins(path: StoragePath) -> list[int] | None:
         ) from error
 
 
-def _parts(reading: Reading) -> Iterator[bytes]:
+def _parts(reading: Reading[WikipediaSource]) -> Iterator[bytes]:
     """The unpacked XML, a part after the other."""
     if reading.range.stop is not None:
         with reading.path.open_read() as stored:
@@ -129,7 +138,7 @@ def _unpacked(path: StoragePath, unpacker: bz2.BZ2Decompressor, data: bytes) -> 
         raise BrokenFile(f"{path.url} cannot be unpacked: {error}", hint="fetch it again") from error
 
 
-def _pages(reading: Reading, parts: Iterable[bytes]) -> Iterator[Any]:
+def _pages(reading: Reading[WikipediaSource], parts: Iterable[bytes]) -> Iterator[Any]:
     """Each page's element as soon as it is whole; at most one is held."""
     try:
         from lxml import etree
@@ -224,3 +233,14 @@ def _drop_empty(kept: list[str], level: str) -> None:
         blank |= not kept.pop()
     if blank and kept and not kept[-1].startswith(_HEADING):
         kept.append("")
+
+
+def _cut(source: WikipediaSource, path: StoragePath, size: int, unit_bytes: int) -> list[Part] | None:
+    """A multistream dump is cut between its streams."""
+    begins = stream_begins(path)
+    if begins is None:
+        return None
+    return joined((Part(start, stop, stop - start) for start, stop in itertools.pairwise([*begins, size])), unit_bytes)
+
+
+SOURCE = SourceKind("wikipedia", WikipediaSource, read, "Wikipedia's XML dumps, one article a document", cut=_cut)

@@ -61,7 +61,7 @@ def data_card(
 def _source(source: SourceSettings, manifest: DatasetManifest, all_tokens: int) -> str:
     counts = manifest.sources.get(source.name, {})
     documents, size, tokens = (counts.get(key, 0) + counts.get(f"held_out_{key}", 0) for key in _COUNTED)
-    files = f"{source.kind}, `{source.glob or source.paths or 'of this Python'}`"
+    files = f"{source.kind}, `{source.location}`"
     share = tokens / max(1, all_tokens)
     license = source.license or "not stated"
     cells = [source.name, files, license, f"{documents:,}", f"{size:,}", f"{tokens:,}", f"{share:.1%}"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 
-UNKNOWN_LANGUAGE = "unknown"  # no step has said what it is
+from raylm.prep.languages import UNKNOWN_LANGUAGE
 
 
 @dataclass

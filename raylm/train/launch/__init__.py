@@ -1,6 +1,6 @@
-"""A job in, a trained run out: the driver, and the decisions it takes from Ray Train."""
+"""A job in, a trained run out: checks, the run in its thread, and Ray Train with raylm's decisions."""
 
-from raylm.train.launch.driver import train
 from raylm.train.launch.preflight import TrainResult, preflight
+from raylm.train.launch.run import Run, start, train
 
-__all__ = ["TrainResult", "preflight", "train"]
+__all__ = ["Run", "TrainResult", "preflight", "start", "train"]

@@ -1,89 +1,45 @@
 """Ray Train's decisions, taken here: how many workers, when to grow, and whether a failure is worth a restart.
 
-Comes in: the state of the cluster and Ray Train's errors. Leaves: Ray Train's own decision records. This is the
-one module on Ray Train's internals (2.60); pyproject.toml pins the minor version and test_elastic.py walks through
-every decision. Why not Ray's own policies: they size a group from a 20 s old view and then wait 60 s for a node
-that is gone, count draining nodes, and grow without saving first.
+test_elastic.py walks through every decision. Why not Ray's own policies: they size a group from a 20 s old view and
+then wait 60 s for a node that is gone, count draining nodes, and grow without saving first.
 """
 
 from __future__ import annotations
 
-import socket
 import time
-from collections.abc import Mapping, Sequence
 from typing import Any
 
-import ray
-from ray._private import state as ray_state
 from ray.exceptions import RayActorError
-from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError, WorkerGroupStartupTimeoutError
-from ray.train.v2._internal.execution.failure_handling import FailureDecision, FailurePolicy
-from ray.train.v2._internal.execution.scaling_policy import (
+from ray.train.v2.api.config import FailureConfig, ScalingConfig
+from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, WorkerGroupError
+
+from raylm.runtime.nodes import capacity
+from raylm.runtime.ray_internals import (
+    FailureDecision,
+    FailurePolicy,
     NoopDecision,
     ResizeDecision,
     ScalingDecision,
     ScalingPolicy,
+    WorkerGroupPollStatus,
+    WorkerGroupStartupFailedError,
+    WorkerGroupStartupTimeoutError,
+    WorkerGroupState,
+    raised_by_worker,
+    resources_per_worker,
 )
-from ray.train.v2._internal.execution.worker_group import WorkerGroupPollStatus, WorkerGroupState
-from ray.train.v2.api.config import FailureConfig, ScalingConfig
-from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, WorkerGroupError
-
-from raylm.train.coordinator import GROW
+from raylm.train.coordination import Control, Reason, actor_client
 
 TELL_WAITING_SECONDS = 3.0
-ANSWER_SECONDS = 1.0
-
-
-def slots(resources: Mapping[str, float], needed: Mapping[str, float]) -> int:
-    """Workers that fit into one node's resources."""
-    wanted = {name: amount for name, amount in needed.items() if amount > 0}
-    if not wanted:
-        return 1
-    # The tolerance is for fractional resources that have been taken and given back.
-    return int(min((resources.get(name, 0.0) + 1e-6) // amount for name, amount in wanted.items()))
-
-
-def draining_nodes() -> dict[str, float | None]:
-    """Node id → seconds until its deadline (None when unknown) of every node about to be reclaimed."""
-    now_ms = time.time() * 1000
-    draining = ray_state.state.get_draining_nodes() or {}
-    return {node: max(0.0, (deadline - now_ms) / 1000) if deadline else None for node, deadline in draining.items()}
-
-
-def answers(node: Mapping[str, Any]) -> bool:
-    """Whether a node's raylet takes connections.
-
-    One that was killed a moment ago is still called alive, and a group that is placed on it waits until it times out.
-    """
-    try:
-        socket.create_connection((node["NodeManagerAddress"], node["NodeManagerPort"]), ANSWER_SECONDS).close()
-    except OSError:
-        return False
-    return True
-
-
-def room(needed: Mapping[str, float], held: Sequence[str] = ()) -> int:
-    """Workers that fit on live nodes that are not draining; `held` names the node of each seat about to be given back.
-
-    Ray Train takes an ended group down only when the next decision is carried out, so its seats are not free yet.
-    """
-    draining = draining_nodes()
-    free = ray_state.available_resources_per_node()
-    fits = 0
-    for node in ray.nodes():
-        name = node["NodeID"]
-        if node["Alive"] and name not in draining:
-            fitting = min(slots(free.get(name, {}), needed) + held.count(name), slots(node["Resources"], needed))
-            fits += fitting if fitting and answers(node) else 0
-    return fits
 
 
 class LiveNodes(ScalingPolicy):  # type: ignore[misc]
     """Sizes the group from the nodes that live and are not draining; growing is asked of the workers, not forced."""
 
-    def __init__(self, scaling_config: ScalingConfig, coordinator: Any, grow_check_seconds: float) -> None:
+    def __init__(self, scaling_config: ScalingConfig, actor: Any, grow_check_seconds: float) -> None:
         super().__init__(scaling_config)
-        self._coordinator, self._grow_check_seconds = coordinator, grow_check_seconds
+        self._coordinator: Control = actor_client(actor)
+        self._grow_check_seconds = grow_check_seconds
         self._waiting_since: float | None = None
         self._told_waiting = False
         self._checked_at = float("-inf")
@@ -98,13 +54,13 @@ class LiveNodes(ScalingPolicy):  # type: ignore[misc]
         self._maybe_send_resource_request()
         now = time.monotonic()
         self._waiting_since = self._waiting_since if self._waiting_since is not None else now
-        needed = dict(self.scaling_config._resources_per_worker_not_none)
+        needed = resources_per_worker(self.scaling_config)
         least = int(self.scaling_config.min_workers)
-        size = min(int(self.scaling_config.max_workers), room(needed, self._call("seats")))
+        size = min(int(self.scaling_config.max_workers), capacity(needed, self._coordinator.nodes()))
         if size < least:
             if not self._told_waiting and now - self._waiting_since > TELL_WAITING_SECONDS:
                 self._told_waiting = True
-                self._call("waiting", size, least, needed)
+                self._coordinator.waiting(fits=size, needs_workers=least, per_worker=needed)
             time.sleep(0.05)  # the controller asks again at once, and would spin
             return NoopDecision()
         self._waiting_since, self._told_waiting = None, False
@@ -112,7 +68,7 @@ class LiveNodes(ScalingPolicy):  # type: ignore[misc]
         if self._grown_from and size <= self._grown_from:
             self._grow_check_seconds *= 2  # the room was gone when it was wanted: look less often
         self._size, self._grown_from = size, 0
-        self._call("begin", size)
+        self._coordinator.begin(size)
         return self._resize(size)
 
     def make_decision_for_running_worker_group(
@@ -127,26 +83,23 @@ class LiveNodes(ScalingPolicy):  # type: ignore[misc]
         if now - self._checked_at < (1.0 if self._seen_room else self._grow_check_seconds):
             return NoopDecision()
         self._checked_at = now
-        free = room(self.scaling_config._resources_per_worker_not_none)
+        free = capacity(resources_per_worker(self.scaling_config))
         if free > 0 and self._seen_room:
             self._grown_from = self._size
-            self._call("request_stop", GROW, room=free)
+            self._coordinator.request_stop(Reason.GROW, capacity=free)
         self._seen_room = free > 0
         return NoopDecision()
 
     def _resize(self, size: int) -> ResizeDecision:
-        return ResizeDecision(num_workers=size, resources_per_worker=self.scaling_config._resources_per_worker_not_none)
-
-    def _call(self, name: str, *args: Any, **kwargs: Any) -> Any:
-        return ray.get(self._coordinator.call.remote(name, *args, **kwargs))
+        return ResizeDecision(num_workers=size, resources_per_worker=resources_per_worker(self.scaling_config))
 
 
 class AskCoordinator(FailurePolicy):  # type: ignore[misc]
     """Restarts unless the coordinator knows a reason not to."""
 
-    def __init__(self, failure_config: FailureConfig, coordinator: Any) -> None:
+    def __init__(self, failure_config: FailureConfig, actor: Any) -> None:
         super().__init__(failure_config)
-        self._coordinator = coordinator
+        self._coordinator: Control = actor_client(actor)
 
     def make_decision(self, training_failed_error: TrainingFailedError) -> FailureDecision:
         """Retry or raise."""
@@ -159,7 +112,7 @@ class AskCoordinator(FailurePolicy):  # type: ignore[misc]
             losses = {-1: f"lost while starting: {_first_line(cause)}"}
         else:
             losses = losses_of(training_failed_error)
-        again = ray.get(self._coordinator.call.remote("group_ended", losses))
+        again = self._coordinator.group_ended(losses)
         return FailureDecision.RETRY if again else FailureDecision.RAISE
 
 
@@ -169,7 +122,7 @@ def losses_of(error: TrainingFailedError) -> dict[int, str]:
         return {-1: f"error: {_first_line(error)}"}
     losses = {}
     for rank, failure in error.worker_failures.items():
-        raised = getattr(failure, "_base_exc", None)
+        raised = raised_by_worker(failure)
         if raised is not None:
             losses[rank] = f"error: {type(raised).__name__}: {_first_line(raised)}"
         else:

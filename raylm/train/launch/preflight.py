@@ -25,24 +25,27 @@ class TrainResult:
 def preflight(job: Job, run: StoragePath) -> TrainResult | None:
     """Refuse what cannot work before anything is spent; a run that is finished already gives its result."""
     from raylm.checkpoint.restore import newest
+    from raylm.objectives import objective_of
+    from raylm.stream.reading import reading
     from raylm.train.saving import check_meta
     from raylm.train.sources import data_fingerprint, open_datasets
 
-    sources = open_datasets(job)
-    lengths = {source.manifest.sequence_length for source in sources}
-    tokenizers = {source.manifest.tokenizer for source in sources}
+    datasets = open_datasets(job)
+    lengths = {dataset.manifest.sequence_length for dataset in datasets}
+    tokenizers = {dataset.manifest.tokenizer for dataset in datasets}
     if len(lengths) > 1 or len(tokenizers) > 1:
         raise ConfigError(
             f"datasets differ in {'sequence length' if len(lengths) > 1 else 'tokenizer'}: "
             f"{sorted(lengths if len(lengths) > 1 else tokenizers)}",
-            hint="prepare all sources with the same prepare.sequence_length and tokenizer",
+            hint="prepare all datasets with the same prepare.sequence_length and tokenizer",
         )
-    run.check_writable(needed_bytes=_state_bytes(job, sources[0].manifest))
+    reading(datasets, objective_of(job).columns)
+    run.check_writable(needed_bytes=_state_bytes(job, datasets[0].manifest))
     found = newest(RunFolder(run).checkpoints)
     refuse_other_job(job, run)
     if found is None:
         return None
-    check_meta(found.meta, job, data_fingerprint(sources), found.place.url)
+    check_meta(found.meta, job, data_fingerprint(datasets), found.place.url)
     if found.step < job.train.steps:
         return None
     return TrainResult(job.run_url, found.step, last_loss(run), already_finished=True)
@@ -50,9 +53,9 @@ def preflight(job: Job, run: StoragePath) -> TrainResult | None:
 
 def _state_bytes(job: Job, manifest: DatasetManifest) -> int:
     """Bytes of one checkpoint: 12 a parameter (fp32 master and two moments)."""
-    from raylm.model.budget import shape_of
+    from raylm.model.flops import shape_of
 
-    return 12 * shape_of(job.model, manifest.vocab_size, manifest.sequence_length).parameters
+    return 12 * shape_of(job.model, manifest.vocab_size, manifest.sequence_length, job.objective.auto_class).parameters
 
 
 def refuse_other_job(job: Job, run: StoragePath) -> None:
@@ -77,7 +80,7 @@ def refuse_other_job(job: Job, run: StoragePath) -> None:
 
 def last_loss(run: StoragePath) -> float | None:
     """The loss of the last step that the run folder's metrics hold."""
-    from raylm.run.log import read_lines
+    from raylm.run.log import read_metrics
 
-    lines = read_lines(RunFolder(run).metrics)
-    return float(lines[-1]["loss"]) if lines else None
+    steps = read_metrics(RunFolder(run))
+    return steps[-1].loss if steps else None

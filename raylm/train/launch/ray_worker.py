@@ -6,8 +6,8 @@ import time
 from typing import Any
 
 from raylm.errors import TrainingError
-from raylm.train.context import ActorDesk, free_port
-from raylm.train.coordinator import Seat
+from raylm.runtime.ports import free_port
+from raylm.train.coordination import Member, actor_client
 from raylm.train.worker import work
 
 
@@ -18,18 +18,21 @@ def ray_worker(config: dict[str, Any]) -> None:
 
     context = ray.train.get_context()
     rank, size = context.get_world_rank(), context.get_world_size()
-    desk = ActorDesk(config["coordinator"])
-    attempt = desk.ask("attempt")
+    coordination = actor_client(config["coordinator"])
+    assignment = coordination.assignment()
     node = ray.get_runtime_context().get_node_id()
     address = None
     if rank == 0:
         address = f"{ray.util.get_node_ip_address()}:{free_port()}"
-    desk.ask("sit", attempt, rank, node, address)
+    coordination.register(assignment.generation, rank, node, address)
     deadline = time.monotonic() + 60
     while address is None:
-        address = desk.ask("address", attempt)
+        address = coordination.address(assignment.generation)
         if address is None:
             if time.monotonic() > deadline:
-                raise TrainingError(f"rank 0 of attempt {attempt} did not say within 60 s where the group meets")
+                raise TrainingError(
+                    f"rank 0 of attempt {assignment.attempt} did not say within 60 s where the group meets"
+                )
             time.sleep(0.02)
-    work(config["job"], Seat(rank, size, attempt, address, context.get_local_rank(), node), desk, tidy=False)
+    member = Member(rank, size, assignment, address, context.get_local_rank(), node)
+    work(config["job"], member, coordination, tidy=False)

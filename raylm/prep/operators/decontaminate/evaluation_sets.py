@@ -1,15 +1,34 @@
-"""Evaluation sets as they are found: comes in a set's settings, leaves its records, each with its texts in order."""
+"""Evaluation sets as they are found: their records, each with its texts in order."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from raylm.config.decontaminate import EvaluationSet
+from pydantic import Field
+
+from raylm.config.base import Settings
+from raylm.config.paths import PathOrUrl
 from raylm.errors import DataError
-from raylm.rows import opened
+from raylm.rows import RowFile, read_rows
 from raylm.storage import Connection, StoragePath, find
+
+_MAX_BYTES = 2**31  # of a JSON file, which is read at once: TriviaQA's largest has 2 GB
+
+
+class EvaluationSet(Settings):
+    """Texts that a model will be judged by."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9._-]+$", description="Its name in reasons and reports.")
+    glob: PathOrUrl = Field(description="Files, on any fsspec URL, plain or compressed.")
+    kind: Literal["jsonl", "json", "parquet", "text"] = Field(
+        "jsonl", description="json: one value a file. text: one text a line."
+    )
+    columns: Annotated[list[str], Field(min_length=1)] = Field(
+        default_factory=lambda: ["text"],
+        description="Keys or columns, at any depth, under which all texts are taken; not used by text. A record's "
+        "texts are also read as one, in this order: a run may go from a question into its answer.",
+    )
 
 
 def records(wanted: EvaluationSet, connection: Connection) -> Iterator[list[str]]:
@@ -23,7 +42,7 @@ def records(wanted: EvaluationSet, connection: Connection) -> Iterator[list[str]
     keys: set[str] = set()
     for place, _ in files:
         for value in _values(wanted, place):
-            texts = [value] if wanted.kind == "text" else list(texts_under(value, wanted.columns, keys))
+            texts = [value["text"]] if wanted.kind == "text" else list(texts_under(value, wanted.columns, keys))
             if any(text.strip() for text in texts):
                 empty = False
                 yield texts
@@ -65,50 +84,9 @@ def _texts(value: Any) -> Iterator[str]:
             yield from _texts(inner)
 
 
-def _values(wanted: EvaluationSet, place: StoragePath) -> Iterator[Any]:
-    if wanted.kind == "parquet":
-        yield from _rows(wanted, place)
-        return
-    with opened(place) as stream:
-        if wanted.kind == "json":
-            value = _parsed(wanted, stream.read(), place.url)
-            yield from value if isinstance(value, list) else [value]
-            return
-        for number, line in enumerate(stream, 1):
-            where = f"{place.url}, line {number}"
-            if wanted.kind == "text":
-                yield _decoded(wanted, line, where)
-            elif line.strip():
-                yield _parsed(wanted, line, where)
-
-
-def _rows(wanted: EvaluationSet, place: StoragePath) -> Iterator[Any]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    with place.open_read() as stream:
-        try:
-            for batch in pq.ParquetFile(stream).iter_batches(1024, use_threads=False):
-                yield from batch.to_pylist()
-        except (pa.ArrowException, UnicodeDecodeError) as error:
-            raise DataError(
-                f"evaluation set {wanted.name!r}: {place.url} cannot be read as Parquet: {error}",
-                hint="set its `kind`, or fetch the file again",
-            ) from error
-
-
-def _parsed(wanted: EvaluationSet, content: bytes, where: str) -> Any:
+def _values(wanted: EvaluationSet, path: StoragePath) -> Iterator[dict[str, Any]]:
     try:
-        return json.loads(_decoded(wanted, content, where))
-    except (ValueError, RecursionError) as error:
-        hint = "set its `kind` (jsonl: one value a line, json: one a file), or correct this place"
-        raise DataError(f"evaluation set {wanted.name!r}: {where} is not JSON: {error}", hint=hint) from error
-
-
-def _decoded(wanted: EvaluationSet, content: bytes, where: str) -> str:
-    try:
-        return content.decode()
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"evaluation set {wanted.name!r}: {where} is not UTF-8: {error}", hint="write the file again as UTF-8"
-        ) from error
+        for row in read_rows(RowFile(path, max_bytes=_MAX_BYTES), wanted.kind):
+            yield row.value
+    except DataError as error:
+        raise DataError(f"evaluation set {wanted.name!r}: {error.message}", hint=error.hint) from error

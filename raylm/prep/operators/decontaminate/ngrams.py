@@ -27,7 +27,7 @@ _NUMBER = re.compile(r"\d+(?:[.,]\d+)?")
 _ASCII_WORD = re.compile(r"[A-Za-z0-9]+(?:(?<=[0-9])[.,][0-9][A-Za-z0-9]*)?")
 _BASE = 0x9E3779B97F4A7C13  # 3 modulo 4: exchanging two words must not cancel out
 _SPREAD = 0xD6E8FEB86659FD93
-_REMEMBERED = 300_000  # words of at most _LONGEST letters: 50 MB
+_REMEMBERED = 300_000  # words of at most _LONGEST characters: 50 MB
 _LONGEST = 32
 _TABLE_ROOM = 8  # places for each run; more would cost more memory than the few false hits cost time
 

@@ -8,14 +8,16 @@ call contamination.
 from __future__ import annotations
 
 import bisect
-import json
-import re
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Annotated, Literal, Self
 
-from raylm.config.decontaminate import Decontaminate
+from pydantic import Field, model_validator
+
+from raylm.config.base import Settings
 from raylm.errors import DataError
-from raylm.prep.operators.decontaminate.evaluation_sets import records
+from raylm.prep.operators.base import Operator, per_document
+from raylm.prep.operators.decontaminate.evaluation_sets import EvaluationSet, records
 from raylm.prep.operators.decontaminate.ngrams import (
     NgramHasher,
     NgramIndex,
@@ -24,25 +26,53 @@ from raylm.prep.operators.decontaminate.ngrams import (
     ngrams_of_records,
     word_places,
 )
-from raylm.prep.operators.record import OperatorRecord, Step
+from raylm.prep.operators.kind import OperatorContext, OperatorKind
+from raylm.prep.operators.record import OperatorRecord
+from raylm.prep.operators.words import SENTENCE_GAP
+from raylm.prep.safetensors import from_safetensors, to_safetensors
 from raylm.records import Document
-from raylm.storage import Connection, StoragePath
+from raylm.storage import StoragePath
 
 INDEX_NAME = "runs.safetensors"
+_FACTS = "raylm_runs"
 _BEGINNINGS = "beginnings"
-# White space is looked at from its beginning only: at each of its letters, it would take squared time.
-_SENTENCE_GAP = re.compile(r"(?<![^\S\n])[^\S\n]*\n+|(?<=[.!?])[^\S\n]+|(?<=[。！？])[^\S\n]*")
 
 
-def fit_decontaminate(settings: Decontaminate, folder: StoragePath, connection: Connection) -> None:
+class Decontaminate(Settings):
+    """Take out what evaluation sets hold too: runs of equal words, whatever their case, accents and numbers."""
+
+    sets: Annotated[list[EvaluationSet], Field(min_length=1)] = Field(description="The evaluation sets.")
+    ngram: int = Field(13, ge=2, description="Length of a run of words that counts as taken over.")
+    min_words: int = Field(
+        8, ge=1, description="Evaluation texts of fewer than `ngram` words are looked for whole, down to this length."
+    )
+    min_matches: int = Field(1, ge=1, description="Different runs a document must share with a set to be contaminated.")
+    action: Literal["drop", "cut", "label"] = Field(
+        "drop",
+        description="Drop the document, cut out the sentences around, or only name the set as `contaminated_by`.",
+    )
+    min_chars_left: int = Field(
+        200, ge=0, description="With cut: a document of which fewer characters are left is dropped after all."
+    )
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Self:
+        names = [one.name for one in self.sets]
+        if len(names) != len(set(names)):
+            raise ValueError(f"names of evaluation sets must differ, got {names}")
+        return self
+
+
+def fit_decontaminate(settings: Decontaminate, context: OperatorContext) -> None:
     """Read the evaluation sets and write their index to the folder."""
     import numpy as np
-    from safetensors.numpy import save
 
     hasher = NgramHasher()
     tensors = {}
     for number, one in enumerate(settings.sets):
-        runs = ngrams_of_records(records(one, connection), hasher, words=settings.ngram, shortest=settings.min_words)
+        runs = ngrams_of_records(
+            records(one, context.connection), hasher, words=settings.ngram, shortest=settings.min_words
+        )
         if not runs.by_length:
             raise DataError(
                 f"evaluation set {one.name!r}: no text in {one.glob} has {_beginning(settings)} words or more",
@@ -50,17 +80,13 @@ def fit_decontaminate(settings: Decontaminate, folder: StoragePath, connection: 
             )
         tensors[f"{number}/{_BEGINNINGS}"] = runs.beginnings
         tensors |= {f"{number}/{length}": np.ascontiguousarray(found) for length, found in runs.by_length.items()}
-    told = json.dumps({"sets": [one.name for one in settings.sets], "beginning": _beginning(settings)})
-    (folder / INDEX_NAME).write_bytes(save(tensors, {"raylm_runs": told}))
+    facts = {"sets": [one.name for one in settings.sets], "beginning": _beginning(settings)}
+    (context.fitted() / INDEX_NAME).write_bytes(to_safetensors(tensors, _FACTS, facts))
 
 
 def index_in(folder: StoragePath) -> NgramIndex:
     """What fit_decontaminate wrote."""
-    from safetensors.numpy import load
-
-    content = (folder / INDEX_NAME).read_bytes()
-    tensors = load(content)
-    facts = json.loads(json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]["raylm_runs"])
+    tensors, facts = from_safetensors((folder / INDEX_NAME).read_bytes(), _FACTS)
     sets = {}
     for number, name in enumerate(facts["sets"]):
         mine = {key.partition("/")[2]: found for key, found in tensors.items() if key.startswith(f"{number}/")}
@@ -69,11 +95,11 @@ def index_in(folder: StoragePath) -> NgramIndex:
     return NgramIndex(sets, facts["beginning"])
 
 
-def decontaminate_operator(settings: Decontaminate, folder: StoragePath) -> Step:
-    """The step that drops documents, cuts sentences out of them, or labels them; the set that shares most is named."""
-    index, hasher = index_in(folder), NgramHasher()
+def decontaminate_operator(settings: Decontaminate, context: OperatorContext) -> Operator:
+    """The operator that drops documents, cuts sentences out, or labels them; the set that shares most is named."""
+    index, hasher = index_in(context.fitted()), NgramHasher()
 
-    def step(document: Document, record: OperatorRecord) -> tuple[Document, ...]:
+    def look(document: Document, record: OperatorRecord) -> tuple[Document, ...]:
         found = contaminating(index, hasher, document.text, settings.min_matches)
         if not found:
             return (document,)
@@ -91,12 +117,12 @@ def decontaminate_operator(settings: Decontaminate, folder: StoragePath) -> Step
             text = without(text, [place for one in found for place in one.places])
             found = contaminating(index, hasher, text, settings.min_matches)
         if len(text.strip()) < settings.min_chars_left or not text.strip():
-            record.drop(f"contaminated_{most.name}", document, f"{why}; {len(text.strip())} letters left")
+            record.drop(f"contaminated_{most.name}", document, f"{why}; {len(text.strip())} characters left")
             return ()
         record.change(f"cut_{most.name}")
         return (replace(document, text=text),)
 
-    return step
+    return per_document(look)
 
 
 def contaminating(index: NgramIndex, hasher: NgramHasher, text: str, min_matches: int) -> list[Shared]:
@@ -110,7 +136,7 @@ def without(text: str, runs: Sequence[tuple[int, int]]) -> str:
     Sentences end with . ! ? and white space, or with a line.
     """
     places = word_places(text)
-    gaps = [match.span() for match in _SENTENCE_GAP.finditer(text)]
+    gaps = [match.span() for match in SENTENCE_GAP.finditer(text)]
     starts = [0, *(stop for _, stop in gaps)]
     stops = [*(start for start, _ in gaps), len(text)]
     taken: set[int] = set()
@@ -130,3 +156,12 @@ def without(text: str, runs: Sequence[tuple[int, int]]) -> str:
 
 def _beginning(settings: Decontaminate) -> int:
     return min(settings.min_words, settings.ngram)
+
+
+OPERATOR = OperatorKind(
+    name="decontaminate",
+    settings=Decontaminate,
+    summary="drops, or cuts out, what evaluation sets hold too: runs of 13 equal words",
+    make=decontaminate_operator,
+    fit=fit_decontaminate,
+)

@@ -1,7 +1,7 @@
 """Exact deduplication of documents, paragraphs or lines: the first of equal ones stays.
 
-A unit gathers 128 bits a part. Parts are compared in ranges of their hash, so that a task never holds more than one
-range however large the corpus is.
+A unit gathers 128 bits of each part. Parts are compared in ranges of their hash, so that a task never holds more than
+one range however large the corpus is.
 """
 
 from __future__ import annotations
@@ -12,11 +12,14 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
-from raylm.config.steps import ExactDuplicates
+from pydantic import Field
+
+from raylm.config.base import Settings
 from raylm.prep.operators.barrier import Runner, gathered
 from raylm.prep.operators.dedup.decisions import read_decisions, read_table, row_count, without_dropped, write_decisions
+from raylm.prep.operators.kind import OperatorKind
 from raylm.prep.operators.record import OperatorRecord
 from raylm.records import Document
 from raylm.storage import StoragePath
@@ -24,6 +27,17 @@ from raylm.storage import StoragePath
 _RANGE_ROWS = 20_000_000  # hashes that a task compares at once: 40 bytes each
 _COLUMNS = ("high", "low", "document", "part")  # 128 bits of hash, and where they come from
 _SEPARATORS = {"paragraph": re.compile(r"(\n\s*\n)"), "line": re.compile(r"(\n)")}
+
+
+class ExactDuplicates(Settings):
+    """Keep the first of equal documents, or of equal lines or paragraphs."""
+
+    part: Literal["document", "paragraph", "line"] = Field(
+        "document", description="What is compared; a repeated paragraph or line is cut out of its document."
+    )
+    min_chars: int = Field(
+        32, ge=0, description="Paragraphs and lines of fewer characters are kept however often they come."
+    )
 
 
 class ExactDuplicatesBarrier:
@@ -138,3 +152,11 @@ def _compare(folder: StoragePath, units: Sequence[int], ranges: int, number: int
         },
     )
     return json.dumps({"found": len(again)})
+
+
+OPERATOR = OperatorKind(
+    name="exact_duplicates",
+    settings=ExactDuplicates,
+    summary="keeps the first of equal documents, paragraphs or lines",
+    barrier=ExactDuplicatesBarrier,
+)

@@ -1,4 +1,4 @@
-"""MinHash of texts, vectorised: bytes become words, words become shingles, shingles become a signature. Pure.
+"""MinHash of texts, vectorized: bytes become words, words become shingles, shingles become a signature. Pure.
 
 The share of equal entries of two signatures estimates the Jaccard similarity of the texts' sets of shingles (Broder,
 "On the resemblance and containment of documents", 1997). Nothing here runs once a shingle in Python: that, and not the

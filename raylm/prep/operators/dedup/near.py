@@ -1,8 +1,8 @@
 """Near-duplicate removal by MinHash and locality-sensitive hashing: of similar documents the first one stays.
 
-A unit gathers a signature a document and a key a band. Tasks take one band each, in ranges of its keys: documents with
-equal keys are candidates, and those whose signatures are similar enough become edges. What is similar to the same
-document belongs together, also over several steps. A task holds one range of keys and the signatures of its
+A unit gathers a signature of each document and its key in each band. Tasks take one band each, in ranges of its keys:
+documents with equal keys are candidates, and those whose signatures are similar enough become edges. What is similar to
+the same document belongs together, also over several steps. A task holds one range of keys and the signatures of its
 candidates; only the last one holds all edges, which are as many as there are duplicates, not documents.
 """
 
@@ -14,10 +14,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from raylm.config.steps import NearDuplicates
+from pydantic import Field
+
+from raylm.config.base import Settings
 from raylm.prep.operators.barrier import Runner, gathered
 from raylm.prep.operators.dedup.decisions import read_table, row_count, without_dropped, write_decisions, write_table
 from raylm.prep.operators.dedup.minhash import Signer, band_keys, bands_for, similarity
+from raylm.prep.operators.kind import OperatorKind
 from raylm.prep.operators.record import OperatorRecord
 from raylm.records import Document
 from raylm.storage import StoragePath
@@ -28,10 +31,19 @@ if TYPE_CHECKING:
 
 _RANGE_ROWS = 4_000_000  # keys that a task compares at once, 24 bytes each; 256 more for a candidate's signature
 _TASKS = 4  # that compare, at least; where there is little, one takes several bands
-_SIGNED_LETTERS = 256_000  # of documents that are signed together: with 64,000 it takes half as long again
+_SIGNED_CHARACTERS = 256_000  # of documents that are signed together: with 64,000 it takes half as long again
 _ROUNDS = 16  # documents of one bucket that others are compared with: a bucket of strangers costs no square
 _EDGES = "edges"
 _UNIT_BITS = 40  # of a document's number in its unit, below the unit's
+
+
+class NearDuplicates(Settings):
+    """Keep the first of similar documents, by MinHash and locality-sensitive hashing."""
+
+    threshold: float = Field(0.8, gt=0, lt=1, description="Jaccard similarity of runs of words that counts as equal.")
+    ngram: int = Field(5, ge=1, le=100, description="Words a run.")
+    permutations: int = Field(256, ge=16, le=1024, description="Entries of a signature; more: more exact, slower.")
+    seed: int = Field(0, ge=0, lt=2**63, description="Of the hash functions that make signatures.")
 
 
 class NearDuplicatesBarrier:
@@ -73,15 +85,15 @@ class _Signatures:
         self._signer = Signer(settings.permutations, settings.ngram, settings.seed)
         self._documents = 0
         self._waiting: list[str] = []
-        self._letters = 0
+        self._characters = 0
         self._numbers: list[int] = []
         self._signatures: list[NDArray[np.uint32]] = []
 
     def add(self, document: Document) -> None:
         """Look at the next document of the unit; one without a word is similar to none."""
         self._waiting.append(document.text)
-        self._letters += len(document.text)
-        if self._letters >= _SIGNED_LETTERS:
+        self._characters += len(document.text)
+        if self._characters >= _SIGNED_CHARACTERS:
             self._sign()
 
     def _sign(self) -> None:
@@ -90,7 +102,7 @@ class _Signatures:
                 self._numbers.append(self._documents)
                 self._signatures.append(signature)
             self._documents += 1
-        self._waiting, self._letters = [], 0
+        self._waiting, self._characters = [], 0
 
     def table(self) -> Any:
         """Rows of (document, signature, band_0, …): of each entry of a signature the lower 16 bits."""
@@ -247,3 +259,11 @@ def least_labels(count: int, first: NDArray[np.int64], second: NDArray[np.int64]
         labels = labels[labels]  # a label's own label is as good, and nearer to the end
         if np.array_equal(labels, before):
             return labels
+
+
+OPERATOR = OperatorKind(
+    name="near_duplicates",
+    settings=NearDuplicates,
+    summary="keeps the first of similar documents, by MinHash",
+    barrier=NearDuplicatesBarrier,
+)

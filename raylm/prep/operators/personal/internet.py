@@ -18,7 +18,7 @@ _DOT = r"(?:\.| ?[\[(] ?dot ?[\])] ?)"
 _DOMAIN = re.compile(rf"{_LABEL}(?:{_DOT}{_LABEL})*{_DOT}(?:xn--[a-z0-9-]+|[^\W\d_]{{2,24}})(?![\w@])", re.IGNORECASE)
 _FILES = frozenset({"png", "jpg", "jpeg", "gif", "svg", "webp", "css", "js", "html", "json", "pdf", "tar", "gz"})
 
-# The digit comes before what looks back: then the search skips all other letters, at five times the speed.
+# The digit comes before what looks back: then the search skips all other characters, at five times the speed.
 _IPV4 = re.compile(r"[0-9](?<![\w.-][0-9])[0-9]{0,2}(?:\.[0-9]{1,3}){3}(?![\w-]|\.[0-9])")
 _IPV6_SIGN = re.compile(r":[0-9A-Fa-f]{0,4}:")
 _IPV6 = re.compile(r"(?<![\w:.])[0-9A-Fa-f:]{6,39}(?<!:)(?![\w:])")

@@ -1,40 +1,59 @@
-"""Names, addresses and organisations, which no rule finds: a spaCy pipeline with a recogniser of entities."""
+"""Names, addresses and organizations, which no rule finds: a spaCy pipeline with a recognizer of entities."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from raylm.errors import ConfigError, DataError
 from raylm.prep.operators.personal.span import Span
 
-# What pipelines call things: OntoNotes', WikiNER's and CoNLL's names, and those of recognisers for personal data.
+# What pipelines call things: OntoNotes', WikiNER's and CoNLL's names, and those of recognizers for personal data.
 _KINDS = {
     "PERSON": "name",
     "PER": "name",
-    "ORG": "organisation",
-    "ORGANIZATION": "organisation",
+    "ORG": "organization",
+    "ORGANIZATION": "organization",
     "ADDRESS": "address",
     "STREET_ADDRESS": "address",
     "FAC": "address",
     "GPE": "place",
     "LOC": "place",
 }
-_AT_ONCE = 50_000  # characters: the recogniser's memory grows with them
+_AT_ONCE = 50_000  # characters: the recognizer's memory grows with them
 _UNUSED = ("tagger", "morphologizer", "parser", "senter", "lemmatizer", "attribute_ruler", "textcat")
 
 
-def named(text: str, model: str, kinds: frozenset[str]) -> Iterator[Span]:
-    """What the pipeline recognises, of these kinds, without the space around it."""
+def named(texts: Sequence[str], model: str, kinds: frozenset[str]) -> list[list[Span]]:
+    """What the pipeline recognizes in each text, of these kinds, without the space around it."""
     pipeline = loaded(model)
-    for start, piece in _pieces(text):
-        for entity in pipeline(piece).ents:
-            kind = _KINDS.get(entity.label_)
-            held = entity.text.strip()
-            if kind in kinds and held:
-                begin = start + entity.start_char + entity.text.index(held)
-                yield Span(begin, begin + len(held), kind)
+    found: list[list[Span]] = [[] for _ in texts]
+    for parts in _together(texts):
+        documents = pipeline.pipe([part for _, _, part in parts], batch_size=len(parts))
+        for (number, start, _), document in zip(parts, documents, strict=True):
+            for entity in document.ents:
+                kind = _KINDS.get(entity.label_)
+                held = entity.text.strip()
+                if kind in kinds and held:
+                    begin = start + entity.start_char + entity.text.index(held)
+                    found[number].append(Span(begin, begin + len(held), kind))
+    return found
+
+
+def _together(texts: Sequence[str]) -> Iterator[list[tuple[int, int, str]]]:
+    """(number of the text, first character, part of it), in groups that the recognizer's memory allows."""
+    group: list[tuple[int, int, str]] = []
+    held = 0
+    for number, text in enumerate(texts):
+        for start, part in _parts(text):
+            if group and held + len(part) > _AT_ONCE:
+                yield group
+                group, held = [], 0
+            group.append((number, start, part))
+            held += len(part)
+    if group:
+        yield group
 
 
 @functools.cache
@@ -56,15 +75,15 @@ def loaded(model: str) -> Any:
         ) from error
     if not {"ner", "entity_ruler"} & set(pipeline.pipe_names):
         raise ConfigError(
-            f"step personal_data: model {model!r} recognises no entities; it has: "
+            f"step personal_data: model {model!r} recognizes no entities; it has: "
             f"{', '.join(pipeline.pipe_names) or 'nothing'}",
             hint="choose a pipeline with `ner` or `entity_ruler`",
         )
     return pipeline
 
 
-def _pieces(text: str) -> Iterator[tuple[int, str]]:
-    """The text in pieces of whole lines where that can be, and where each begins."""
+def _parts(text: str) -> Iterator[tuple[int, str]]:
+    """The text in parts of whole lines where that can be, and where each begins."""
     start = 0
     while start < len(text):
         stop = min(len(text), start + _AT_ONCE)

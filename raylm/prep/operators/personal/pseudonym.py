@@ -146,7 +146,7 @@ def _address(value: str, form: str, dice: Dice) -> str:
     return f"{1 + dice.below(199)} {dice.one_of(_STREETS)} Street, {dice.one_of(_PLACES)}"
 
 
-def _organisation(value: str, form: str, dice: Dice) -> str:
+def _organization(value: str, form: str, dice: Dice) -> str:
     return f"{dice.one_of(_FAMILY)} & {dice.one_of(_FAMILY)} {dice.one_of(['Group', 'Partners', 'Works', 'Holdings'])}"
 
 
@@ -164,7 +164,7 @@ _MAKERS: dict[str, Callable[[str, str, Dice], str]] = {
     "url": _url,
     "name": _name,
     "address": _address,
-    "organisation": _organisation,
+    "organization": _organization,
     "place": _place,
 }
 

@@ -1,4 +1,4 @@
-"""A piece of personal data in a text, and how several finders agree on who owns which letters."""
+"""Personal data in a text, and how several finders agree on which of them a stretch of it belongs to."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Span:
 
 
 class Spans:
-    """Spans that do not overlap; whoever claims letters first keeps them."""
+    """Spans that do not overlap; the first to claim a stretch of text keeps it."""
 
     def __init__(self) -> None:
         self._held: list[Span] = []

@@ -9,11 +9,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Literal
 
+from pydantic import Field
+
+from raylm.config.prepare.sources import FileSourceSettings
 from raylm.prep.readers.base import Meta, Raw, Reading, known, language_tag
 from raylm.prep.readers.books.epub import Book, Encrypted, Package, TooLarge, opened_book
 from raylm.prep.readers.books.front_matter import TYPES, by_heading, front_matter
 from raylm.prep.readers.books.xhtml import blocks_of
+from raylm.prep.readers.kind import SourceKind
 from raylm.prep.readers.text import whole_file
 from raylm.rows.binary import refuse_binary
 
@@ -32,6 +37,16 @@ _CHAPTER = re.compile(
 )
 
 
+class BookSource(FileSourceSettings):
+    """EPUBs, and text files as Project Gutenberg writes them."""
+
+    kind: Literal["book"] = "book"
+    document: Literal["file", "chapter"] = Field("file", description="A document is a book, or a chapter.")
+    front_matter: bool = Field(
+        False, description="Keep the cover, title page, copyright, contents, dedication and index as well."
+    )
+
+
 @dataclass
 class _Part:
     """A chapter as it is put together."""
@@ -44,7 +59,7 @@ class _Part:
         return sum(map(len, self.texts))
 
 
-def book_texts(reading: Reading) -> Iterator[Raw]:
+def read(reading: Reading[BookSource]) -> Iterator[Raw]:
     """The texts of one book; its chapters where the source asks for them."""
     if reading.path.name.lower().endswith(".epub"):
         yield from _epub(reading)
@@ -55,7 +70,7 @@ def book_texts(reading: Reading) -> Iterator[Raw]:
             yield from _text(reading, raw)
 
 
-def _epub(reading: Reading) -> Iterator[Raw]:
+def _epub(reading: Reading[BookSource]) -> Iterator[Raw]:
     try:
         with opened_book(reading) as book:
             package = book.package()
@@ -69,7 +84,7 @@ def _epub(reading: Reading) -> Iterator[Raw]:
         yield from _documents(reading, parts, about)
 
 
-def _parts(reading: Reading, book: Book, package: Package) -> Iterator[_Part]:
+def _parts(reading: Reading[BookSource], book: Book, package: Package) -> Iterator[_Part]:
     """The book's chapters by its table of contents; by its files where it has none."""
     titles = {(page, anchor): title for page, anchor, title in package.chapters}
     keeps_front_matter = reading.source.front_matter
@@ -99,7 +114,7 @@ def _parts(reading: Reading, book: Book, package: Package) -> Iterator[_Part]:
         yield part
 
 
-def _documents(reading: Reading, parts: Iterable[_Part], about: Meta) -> Iterator[Raw]:
+def _documents(reading: Reading[BookSource], parts: Iterable[_Part], about: Meta) -> Iterator[Raw]:
     chapters = _joined(parts)
     if not chapters:
         reading.skip("no_text", 0, str(about.get("title", "")))
@@ -128,7 +143,7 @@ def _joined(parts: Iterable[_Part]) -> list[_Part]:
     return joined
 
 
-def _text(reading: Reading, raw: Raw) -> Iterator[Raw]:
+def _text(reading: Reading[BookSource], raw: Raw) -> Iterator[Raw]:
     """A text file's chapters, or all of it; what is no UTF-8 passes on as it is, for the caller to say where."""
     assert isinstance(raw.content, bytes)  # whole_file reads, and does not decode
     try:
@@ -151,7 +166,7 @@ def _text(reading: Reading, raw: Raw) -> Iterator[Raw]:
     yield from _documents(reading, parts, about)
 
 
-def _body(reading: Reading, text: str, start: re.Match[str] | None) -> str:
+def _body(reading: Reading[BookSource], text: str, start: re.Match[str] | None) -> str:
     """The text between Project Gutenberg's header and its license."""
     end = _END.search(text, start.end() if start is not None else len(text) // 2)
     for match in filter(None, (start, end)):
@@ -171,7 +186,7 @@ def _by_headings(paragraphs: Iterable[str]) -> list[_Part]:
     return parts
 
 
-def _without_front_matter(reading: Reading, parts: list[_Part]) -> Iterator[_Part]:
+def _without_front_matter(reading: Reading[BookSource], parts: list[_Part]) -> Iterator[_Part]:
     """Without what comes before the first chapter, where there are chapters; and without contents, index and such."""
     first = next((n for n, part in enumerate(parts) if part.characters >= 2 * _MIN_CHAPTER and _is_chapter(part)), 0)
     leading = sum(part.characters for part in parts[:first])
@@ -204,3 +219,6 @@ _LANGUAGES = {
     **{"german": "de", "greek": "el", "hungarian": "hu", "italian": "it", "japanese": "ja", "latin": "la"},
     **{"portuguese": "pt", "russian": "ru", "spanish": "es", "swedish": "sv", "tagalog": "tl"},
 }
+
+
+SOURCE = SourceKind("book", BookSource, read, "EPUBs and text files of books, whole or by chapter")

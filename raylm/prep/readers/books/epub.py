@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 from urllib.parse import unquote
 
-from raylm.prep.readers.base import Reading
+from raylm.prep.readers.base import Reading, S
 from raylm.prep.readers.books.front_matter import TYPES
 from raylm.prep.readers.books.xhtml import TYPE, parsed
 from raylm.rows.compressed import BrokenFile, is_damage, max_unpacked
@@ -172,7 +172,7 @@ class Book:
 
 
 @contextlib.contextmanager
-def opened_book(reading: Reading) -> Iterator[Book]:
+def opened_book(reading: Reading[S]) -> Iterator[Book]:
     """The EPUB; BrokenFile where the archive is damaged, escapes itself or unpacks to too much."""
     url = reading.path.url
     try:

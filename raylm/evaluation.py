@@ -1,9 +1,9 @@
-"""How good a trained model is: comes in a run, a checkpoint or an export, leaves its loss over held-out text.
+"""How good a trained model is: its loss over held-out text, with the objective it was trained with.
 
 Bits per byte compares models of different tokenizers. Every token of the text is charged the mean loss, also the first
 of each row, which nothing predicts: bits per byte = loss / ln 2 x tokens / bytes, where tokens and bytes are those of
-the whole held-out split as its manifest counts them. Where only a part of several sources' rows is read, each source's
-tokens a byte count by its share of the predicted tokens.
+the whole held-out split as its manifest counts them. Where only a part of several datasets' rows is read, each one's
+tokens per byte count by its share of the predicted tokens.
 """
 
 from __future__ import annotations
@@ -17,16 +17,19 @@ from raylm.config.job import Job
 from raylm.config.load import parse_job
 from raylm.config.optim import BatchSettings
 from raylm.errors import ConfigError, DataError
+from raylm.objectives import objective_of
+from raylm.objectives.causal import Causal
 from raylm.run.folder import RunFolder
 from raylm.shards import DatasetManifest, read_manifest
 from raylm.storage import Connection, NotFound, StoragePath
+from raylm.stream.loader import Dataset, StreamSettings
 from raylm.trained import Dtype, Trained, open_trained
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from raylm.stream.loader import Dataset
+    from raylm.objectives import Objective
 
 
 @dataclass(frozen=True)
@@ -56,52 +59,66 @@ def evaluate(
     """
     trained = run if isinstance(run, Trained) else open_trained(run, connection, dtype=dtype)
     job = _job_of(trained)
-    sources = _sources(trained, job, data, connection)
-    apart = job is not None and job.model.document_attention
-    loss_sum, by_source, rows = _measured(trained, sources, sequences, batch_rows, apart)
-    tokens = int(by_source.sum())
-    if not tokens:
+    datasets = _datasets(trained, job, data, connection)
+    found = _measured(trained, datasets, _settings(job, batch_rows), objective_of(job) if job else Causal(), sequences)
+    weight = float(found.weights.sum())
+    if weight <= 0:
         raise DataError("the held-out rows have no token to predict", hint="prepare with a larger prepare.held_out")
-    loss = loss_sum / tokens
-    manifests = [source.manifest for source in sources]
-    whole = rows == sum(manifest.held_out_rows for manifest in manifests)
+    loss = found.loss_sum / weight
+    manifests = [dataset.manifest for dataset in datasets]
+    whole = found.rows == sum(manifest.held_out_rows for manifest in manifests)
     return Evaluation(
         loss=loss,
         perplexity=math.exp(loss) if loss < 700 else math.inf,
-        bits_per_byte=loss / math.log(2) * tokens_per_byte(manifests, by_source.tolist(), whole=whole),
-        tokens=tokens,
-        sequences=rows,
+        bits_per_byte=loss / math.log(2) * tokens_per_byte(manifests, found.weights.tolist(), whole=whole),
+        tokens=found.tokens,
+        sequences=found.rows,
         step=trained.info.step,
     )
 
 
+@dataclass(frozen=True)
+class _Sums:
+    """Over the held-out rows; weights: (datasets,) what those of each weigh in the mean, for text its tokens."""
+
+    loss_sum: float
+    weights: NDArray[np.float64]
+    tokens: int
+    rows: int
+
+
+def _settings(job: Job | None, batch_rows: int) -> StreamSettings:
+    batch = BatchSettings(sequences=batch_rows, micro_batch=batch_rows)
+    if job is None:
+        return StreamSettings(batch)
+    apart = job.model.document_attention
+    return StreamSettings(batch, document_attention=apart, columns=objective_of(job).columns)
+
+
 def _measured(
-    trained: Trained, sources: list[Dataset], sequences: int | None, batch_rows: int, apart: bool
-) -> tuple[float, NDArray[np.int64], int]:
-    """(loss sum, predicted tokens of each source, rows) over the held-out rows."""
+    trained: Trained, datasets: Sequence[Dataset], settings: StreamSettings, objective: Objective, sequences: int | None
+) -> _Sums:
     import numpy as np
     import torch
 
-    from raylm.model.loss import IGNORED, loss_sum
-    from raylm.stream.loader import held_out
+    from raylm.objectives.base import on_device
+    from raylm.stream.held_out import held_out
 
-    batch = BatchSettings(sequences=batch_rows, micro_batch=batch_rows)
-    ends = np.cumsum([source.manifest.held_out_rows for source in sources])
-    total, rows = 0.0, 0
-    tokens = np.zeros(len(sources), dtype=np.int64)
-    rounds = held_out(sources, batch=batch, rank=0, world_size=1, sequences=sequences, document_attention=apart)
+    ends = np.cumsum([dataset.manifest.held_out_rows for dataset in datasets])
+    total, tokens, rows = 0.0, 0, 0
+    weights = np.zeros(len(datasets), dtype=np.float64)
     with torch.inference_mode():
-        for micro in (micro for round_ in rounds for micro in round_):
-            inputs, labels = (torch.from_numpy(array).to(trained.device) for array in (micro.tokens, micro.labels))
-            total += float(loss_sum(trained.model, inputs, labels, micro.document_starts if apart else None))
-            # A row's number tells its source: numbers run through the sources in order.
-            np.add.at(tokens, np.searchsorted(ends, micro.ids, side="right"), (micro.labels[:, 1:] != IGNORED).sum(1))
+        for micro, _ in held_out(datasets, settings, sequences=sequences):
+            total += float(objective.held_out_sums(trained.model, on_device(micro, trained.device)).loss)
+            # A row's number tells its dataset: numbers run through the datasets in order.
+            np.add.at(weights, np.searchsorted(ends, micro.ids, side="right"), objective.row_weights(micro))
+            tokens += objective.tokens(micro)
             rows += len(micro.ids)
-    return total, tokens, rows
+    return _Sums(total, weights, tokens, rows)
 
 
-def tokens_per_byte(manifests: Sequence[DatasetManifest], tokens: Sequence[int], *, whole: bool) -> float:
-    """Tokens that a byte of the held-out text takes, of several sources by their share of `tokens`."""
+def tokens_per_byte(manifests: Sequence[DatasetManifest], tokens: Sequence[float], *, whole: bool) -> float:
+    """Tokens that a byte of the held-out text takes, of several datasets by their share of `tokens`."""
     if whole:
         return sum(m.held_out_tokens for m in manifests) / sum(m.held_out_bytes for m in manifests)
     read = [(count, m) for count, m in zip(tokens, manifests, strict=True) if count]
@@ -120,12 +137,10 @@ def _job_of(trained: Trained) -> Job | None:
         return None
 
 
-def _sources(
+def _datasets(
     trained: Trained, job: Job | None, data: str | Sequence[str] | None, connection: Connection
 ) -> list[Dataset]:
     """The folders of shards to evaluate on, whose tokenizer must be the model's."""
-    from raylm.stream.loader import Dataset
-
     if data is not None:
         named = [(folder, 1.0) for folder in ([data] if isinstance(data, str) else data)]
     elif job is not None:
@@ -138,7 +153,7 @@ def _sources(
         raise ConfigError(
             f"{trained.info} does not say which data it was trained on", hint="name a prepared folder with --data"
         )
-    sources = []
+    datasets = []
     for path, weight in named:
         folder = StoragePath(path, connection)
         manifest = read_manifest(folder)
@@ -148,5 +163,5 @@ def _sources(
                 f"{trained.model.config.vocab_size}",
                 hint="evaluate on data that was prepared with the model's own tokenizer",
             )
-        sources.append(Dataset(folder=folder, manifest=manifest, weight=weight))
-    return sources
+        datasets.append(Dataset(folder=folder, manifest=manifest, weight=weight))
+    return datasets

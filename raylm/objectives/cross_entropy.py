@@ -1,7 +1,4 @@
-"""Next-token loss: comes in a micro-batch of tokens and labels, leaves a sum of nats and how many tokens it is over.
-
-A sum and a count, not a mean: the mean is taken over the global batch, which no single worker sees.
-"""
+"""Cross-entropy of next tokens as a sum, with fp32 scores made a chunk at a time."""
 
 from __future__ import annotations
 
@@ -14,27 +11,22 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-IGNORED = -100  # the label of a token that is not trained on
-
-# Logits widened to fp32 at once. 2^24 elements are 64 MB; whole logits of 8 x 2048 tokens at 32 000 words are 2.1 GB.
-CHUNK_ELEMENTS = 1 << 24
+from raylm.model.budget import CHUNK_ELEMENTS
+from raylm.records import IGNORED
 
 
-def target_tokens(labels: Any) -> int:
-    """How many tokens of `labels` (rows, sequence), an array or a tensor, are predicted: all but the first column."""
-    return int((labels[:, 1:] != IGNORED).sum())
-
-
-def loss_sum(
+def next_token_loss(
     model: Any,
     tokens: Tensor,
     labels: Tensor,
     document_starts: Sequence[NDArray[np.int32]] | None,
+    weights: Tensor | None = None,
 ) -> Tensor:
-    """Sum of cross-entropy in fp32 over `labels[:, 1:]` that are not -100, predicted from the tokens before them.
+    """Sum of cross-entropy in fp32 over `labels[:, 1:]` that are not IGNORED, predicted from the tokens before them.
 
-    `model` is called, never reached into, so that a DeepSpeed engine's hooks run. With `document_starts` each document
-    of a row sees only itself, at positions that start from 0. Without any label the sum is 0, with a graph.
+    All of `tokens`, `labels` and `weights`, which default to 1, are (rows, sequence); the sum is a scalar. `model` is
+    called, never reached into, so that a DeepSpeed engine's hooks run. With `document_starts` each document of a row
+    sees only itself, at positions that start from 0. Without any label the sum is 0, with a graph.
     """
     inputs: dict[str, Any] = {"input_ids": tokens, "use_cache": False}
     if document_starts is not None and any(len(starts) > 1 for starts in document_starts):
@@ -44,7 +36,10 @@ def loss_sum(
     logits = model(**inputs).logits
     # Labels move rather than logits: dropping the last logit of each row would copy all the others.
     nothing_follows = labels.new_full((labels.shape[0], 1), IGNORED)
-    return cross_entropy_sum(logits, torch.cat([labels[:, 1:], nothing_follows], dim=1))
+    targets = torch.cat([labels[:, 1:], nothing_follows], dim=1)
+    if weights is not None:
+        weights = torch.cat([weights[:, 1:], weights.new_zeros((weights.shape[0], 1))], dim=1)
+    return cross_entropy_sum(logits, targets, weights)
 
 
 def position_ids(document_starts: Sequence[NDArray[np.int32]], sequence_length: int) -> Tensor:
@@ -56,10 +51,10 @@ def position_ids(document_starts: Sequence[NDArray[np.int32]], sequence_length: 
     return torch.from_numpy(rows)
 
 
-def cross_entropy_sum(logits: Tensor, labels: Tensor) -> Tensor:
-    """Sum of -log softmax(logits)[label] over labels that are not -100, in fp32 or wider, a chunk at a time."""
-    vocabulary = logits.shape[-1]
-    result: Tensor = _CrossEntropySum.apply(logits.reshape(-1, vocabulary), labels.reshape(-1))  # type: ignore[no-untyped-call]
+def cross_entropy_sum(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Sum of -weight · log softmax(logits)[label] over labels that are not IGNORED, in fp32 or wider, by chunks."""
+    flat = logits.reshape(-1, logits.shape[-1]), labels.reshape(-1), None if weights is None else weights.reshape(-1)
+    result: Tensor = _CrossEntropySum.apply(*flat)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -67,17 +62,23 @@ class _CrossEntropySum(torch.autograd.Function):
     """Keeps nothing but the logits in their own type; fp32 scores exist only chunk by chunk, made again backward."""
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, labels: Tensor) -> Tensor:
+    def forward(ctx: Any, logits: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
         wide = torch.promote_types(logits.dtype, torch.float32)
         total = torch.zeros((), dtype=wide, device=logits.device)
         for part in _chunks(logits):
-            total += cross_entropy(logits[part].to(wide), labels[part], ignore_index=IGNORED, reduction="sum")
-        ctx.save_for_backward(logits, labels)
+            scores = logits[part].to(wide)
+            if weights is None:
+                total += cross_entropy(scores, labels[part], ignore_index=IGNORED, reduction="sum")
+            else:
+                each = cross_entropy(scores, labels[part], ignore_index=IGNORED, reduction="none")
+                # A choice, not a product: an infinite score in a row that is not counted must not make NaN.
+                total += torch.where(labels[part] != IGNORED, each * weights[part], 0.0).sum()
+        ctx.save_for_backward(logits, labels, *([] if weights is None else [weights]))
         return total
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        logits, labels = ctx.saved_tensors
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        logits, labels, *weights = ctx.saved_tensors
         scale = gradients[0]
         result = torch.empty_like(logits)
         for part in _chunks(logits):
@@ -87,10 +88,10 @@ class _CrossEntropySum(torch.autograd.Function):
             softmax = torch.softmax(logits[part], dim=-1, dtype=scale.dtype, out=result[part] if same else None)
             softmax.scatter_add_(-1, index, torch.full_like(index, -1, dtype=softmax.dtype))
             # A fill, not a product: an infinite score in a row that is not counted must not make NaN.
-            softmax.mul_(scale).masked_fill_(~counted, 0)
+            softmax.mul_(scale * weights[0][part].unsqueeze(-1) if weights else scale).masked_fill_(~counted, 0)
             if not same:
                 result[part] = softmax
-        return result, None
+        return result, None, None
 
 
 def _chunks(logits: Tensor) -> list[slice]:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raylm.config.steps import OperatorSettings
+from raylm.config.prepare.steps import OperatorSettings
 from raylm.prep.operators import OperatorRecord, applied, operator_of
 from raylm.records import Document
 from raylm.storage import Connection

@@ -1,0 +1,108 @@
+"""`raylm explain KEY`: what a key takes, its default, what it does, and the keys under it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+from raylm.cli.common import import_plugins, plugin_options, show
+
+if TYPE_CHECKING:
+    from raylm.config.keys import Setting
+
+
+def _keys(_: click.Context, __: click.Parameter, incomplete: str) -> list[str]:
+    """Every key that begins so, for a shell's completion."""
+    from raylm.config.keys import settings_in
+
+    found = dict.fromkeys(setting.spoken for setting in settings_in())
+    return [key for key in found if key.startswith(incomplete)]
+
+
+@click.command()
+@click.argument("key", default="", shell_complete=_keys)
+@plugin_options
+def explain(key: str, plugins: tuple[str, ...], job_file: str | None) -> None:
+    """Say what KEY of a job file takes, its default and what it does; without KEY list the sections.
+
+    For example `raylm explain optim`, `raylm explain optim.lr`, `raylm explain prepare.steps.quality`.
+    """
+    from raylm.config.keys import find, settings_in
+
+    import_plugins(plugins, job_file)
+    everything = list(settings_in())
+    wanted = key.strip(".")
+    if not wanted:
+        _list([setting for setting in everything if not setting.parent])
+        return
+    found = find(wanted)
+    of_kind = [setting for setting in everything if setting.kind and f"{_above(setting)}.{setting.kind}" == wanted]
+    if not found and not of_kind:
+        raise _unknown(wanted, everything)
+    for setting in _different(found):
+        _one(setting)
+    _list(of_kind or [setting for setting in everything if _above(setting) == found[0].spoken])
+
+
+def _above(setting: Setting) -> str:
+    """The section that a setting stands in, as it is spoken."""
+    return setting.spoken.rpartition(".")[0]
+
+
+def _different(found: Sequence[Setting]) -> list[Setting]:
+    """One setting for each meaning: kinds of entries share many."""
+    from raylm.config.describe import default_words, type_words
+
+    return list({(s.meaning, type_words(s.field), default_words(s.field)): s for s in reversed(found)}.values())[::-1]
+
+
+def _one(setting: Setting) -> None:
+    from raylm.config.describe import default_words, type_words
+
+    kind = f" (kind: {setting.kind})" if setting.kind else ""
+    click.echo(f"{setting.spoken}{kind}\n  {setting.meaning}")
+    default = default_words(setting.field)
+    rows = [("  takes", type_words(setting.field)), *([("  default", default)] if default else [])]
+    if setting.other_names:
+        rows.append(("  elsewhere", ", ".join(setting.other_names)))
+    show(rows)
+
+
+def _list(settings: Sequence[Setting]) -> None:
+    """The keys under a section; those that only some kinds of entries have are marked so."""
+    from raylm.config.describe import default_words, type_words
+
+    if not settings:
+        return
+    formatter = click.HelpFormatter(width=110)
+    kinds: dict[str, list[str]] = {}
+    for setting in settings:
+        kinds.setdefault(setting.name, []).append(setting.kind or "")
+    total = {setting.kind for setting in settings if setting.kind}
+    rows = []
+    for setting in {setting.name: setting for setting in reversed(settings)}.values():
+        default = default_words(setting.field)
+        words = type_words(setting.field) + (
+            f"; {default}" if default == "required" else f"; default {default}" if default else ""
+        )
+        some = set(kinds[setting.name]) - {""}
+        only = f" For kind: {', '.join(sorted(some))}." if some and some != total else ""
+        rows.append((setting.name, f"{setting.meaning} [{words}]{only}"))
+    with formatter.section("Keys"):
+        formatter.write_dl(rows[::-1])
+    click.echo("\n" + formatter.getvalue(), nl=False)
+
+
+def _unknown(key: str, everything: Sequence[Setting]) -> Exception:
+    from raylm.errors import ConfigError
+
+    last = key.rpartition(".")[2]
+    spoken = dict.fromkeys(setting.spoken for setting in everything)
+    named = [one.spoken for one in everything if one.name == last or last in one.other_names]
+    named.sort(key=lambda one: -difflib.SequenceMatcher(None, one, key).ratio())
+    near = named or difflib.get_close_matches(key, spoken, 1, 0.6)
+    hint = f"did you mean {near[0]}?" if near else "raylm explain lists the sections"
+    return ConfigError(f"no key of a job file is called {key}", hint=hint)

@@ -1,0 +1,138 @@
+"""Every key that a job file may hold, found by walking the settings and the registries behind them."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated, Any, get_args, get_origin
+
+from pydantic.fields import FieldInfo
+
+from raylm.config.base import Settings
+from raylm.config.job import Job
+from raylm.config.other_names import OTHER_NAMES
+from raylm.config.unions import NamedSettings, SettingsByKind, is_union
+
+ENTRY, ANY_NAME = "0", "*"  # stand in a key for the entries of a list and of a mapping
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One key: its field, and the section that it opens, if it does; `kind` when only that kind of entry has it."""
+
+    key: str
+    field: FieldInfo | None
+    section: type[Settings] | None = None
+    kind: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The last part of the key."""
+        return self.key.rpartition(".")[2]
+
+    @property
+    def parent(self) -> str:
+        """The key of the section it stands in; empty at the top."""
+        return self.key.rpartition(".")[0]
+
+    @property
+    def spoken(self) -> str:
+        """The key as `raylm explain` takes it: without numbers of entries."""
+        return ".".join(part for part in self.key.split(".") if part not in (ENTRY, ANY_NAME))
+
+    @property
+    def meaning(self) -> str:
+        """What it does, in one sentence; of a section the first sentence of its class where the field has none."""
+        if self.field is not None and self.field.description:
+            return self.field.description
+        return (inspect.getdoc(self.section) or "").split("\n\n")[0].replace("\n", " ") if self.section else ""
+
+    @property
+    def other_names(self) -> list[str]:
+        """What other libraries call it."""
+        return OTHER_NAMES.get(self.key, "").split()
+
+
+def settings_in(section: type[Settings] = Job, prefix: str = "", kind: str | None = None) -> Iterator[Setting]:
+    """Every setting below a section, depth first, in the order in which they are written down."""
+    if is_union(section) and issubclass(section, SettingsByKind):
+        for name, entry in section.table.items():
+            yield from settings_in(entry.settings, prefix, name)
+        return
+    if is_union(section) and issubclass(section, NamedSettings):
+        for name, entry in section.table.items():
+            yield Setting(f"{prefix}{name}", None, entry.settings)
+            yield from settings_in(entry.settings, f"{prefix}{name}.")
+        return
+    for name, field in section.model_fields.items():
+        below = list(_sections_of(field.annotation))
+        yield Setting(f"{prefix}{name}", field, below[0][0] if below else None, kind)
+        for inner, path in below:
+            yield from settings_in(inner, ".".join([f"{prefix}{name}", *path, ""]))
+
+
+def schema_keys() -> Iterator[str]:
+    """Every dotted key, once; entries of a list appear as `0`, of a mapping as `*`."""
+    yield from dict.fromkeys(setting.key for setting in settings_in())
+
+
+def _sections_of(annotation: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[type[Settings], tuple[str, ...]]]:
+    """The classes of settings in a type, each with what stands in a key between the field and its own keys."""
+    if isinstance(annotation, type) and issubclass(annotation, Settings):
+        yield annotation, path
+        return
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        arguments = arguments[:1]
+    elif origin in (list, tuple):
+        path = (*path, ENTRY)
+    elif origin is dict:
+        path, arguments = (*path, ANY_NAME), arguments[1:]
+    for argument in arguments:
+        yield from _sections_of(argument, path)
+
+
+def _stands_for(pattern: str, key: str) -> bool:
+    """Whether a key with the numbers and names of entries is the one that the pattern describes."""
+    parts, given = pattern.split("."), key.split(".")
+    return len(parts) == len(given) and all(
+        part in (one, ANY_NAME) or (part == ENTRY and one.isdigit()) for part, one in zip(parts, given, strict=True)
+    )
+
+
+def nearest(key: str, kind: str | None = None) -> str | None:
+    """A hint that names the key most likely meant: in the same section first, then anywhere.
+
+    `kind` is that of the entry the key stands in, where there are several.
+    """
+    known = sorted(settings_in(), key=lambda setting: (setting.key.count("."), setting.key))
+    section, _, wrong = key.rpartition(".")
+    here = [setting for setting in known if _stands_for(setting.parent, section)]
+    of_kind = [setting for setting in here if setting.kind in (None, kind)] or here
+    if near := _like(wrong, of_kind):
+        return f"did you mean '{section + '.' if section else ''}{near}'?"
+    if others := sorted({str(setting.kind) for setting in here if setting.name == wrong}):
+        return f"'{wrong}' is a key of kind: {' or '.join(others)}"
+    if elsewhere := [setting.key for setting in known if setting.name == wrong]:
+        return f"did you mean '{elsewhere[0]}'?"
+    if elsewhere := [setting.key for setting in known if wrong in setting.other_names]:
+        return f"did you mean '{elsewhere[0]}'?"
+    names = dict.fromkeys(setting.name for setting in of_kind)
+    return f"keys here: {', '.join(sorted(names))}" if names else None
+
+
+def _like(wrong: str, settings: list[Setting]) -> str | None:
+    """The name of the setting that another library calls so, or that is spelled much the same."""
+    for setting in settings:
+        if wrong in setting.other_names:
+            return setting.name
+    near = difflib.get_close_matches(wrong, dict.fromkeys(setting.name for setting in settings), 1, 0.6)
+    return near[0] if near else None
+
+
+def find(spoken: str) -> list[Setting]:
+    """The settings that a key names, numbers of entries left out or not; one for each kind that has it."""
+    wanted = ".".join(part for part in spoken.replace("[]", "").split(".") if part != ANY_NAME and not part.isdigit())
+    return [setting for setting in settings_in() if setting.spoken == wanted]

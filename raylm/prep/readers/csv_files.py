@@ -1,0 +1,25 @@
+"""Comma- or tab-separated values: each row is a document, one column holds the text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+from raylm.config.prepare.sources import FileSourceSettings
+from raylm.prep.readers.base import Raw, Reading
+from raylm.prep.readers.kind import SourceKind
+from raylm.prep.readers.tables import ColumnSettings, table_texts
+
+
+class CsvSource(ColumnSettings, FileSourceSettings):
+    """Comma-separated values, or tab-separated ones in files named .tsv; the first row names the columns."""
+
+    kind: Literal["csv"] = "csv"
+
+
+def read(reading: Reading[CsvSource]) -> Iterator[Raw]:
+    """The texts of the file's rows; broken ones are counted."""
+    return table_texts(reading, "csv")
+
+
+SOURCE = SourceKind("csv", CsvSource, read, "comma- or tab-separated values, one row a document")

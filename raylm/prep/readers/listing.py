@@ -1,0 +1,57 @@
+"""The files of a source and their sizes."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+from raylm.config.prepare.sources import FileSourceSettings, SourceSettings
+from raylm.errors import DataError
+from raylm.rows import opened
+from raylm.storage import Connection, NotFound, StoragePath, find
+
+_SIZES_AT_ONCE = 32  # requests for sizes: ninety thousand files one after the other take an hour
+
+
+def list_files(source: SourceSettings, connection: Connection) -> list[tuple[StoragePath, int]]:
+    """The files that `glob` matches or `paths` names, in order; a DataError when there is none."""
+    assert isinstance(source, FileSourceSettings)  # a kind of other settings lists its files itself
+    if source.paths is not None:
+        return _from_list(source, StoragePath(source.paths, connection), connection)
+    assert source.glob is not None  # the settings ask for one of them
+    files = [(StoragePath(path.url, connection), size) for path, size in find(source.glob, connection.quick)]
+    if not files:
+        raise DataError(
+            f"source {source.name!r}: no file matches {source.glob}",
+            hint="check the path and the wildcards (`*` stays within a folder, `**/` crosses folders)",
+        )
+    return files
+
+
+def _from_list(source: FileSourceSettings, path: StoragePath, connection: Connection) -> list[tuple[StoragePath, int]]:
+    try:
+        with opened(path) as stream:
+            names = [line.decode().strip() for line in stream]
+    except (NotFound, UnicodeDecodeError) as error:
+        raise DataError(
+            f"source {source.name!r}: {path.url} is no list of files: {error}",
+            hint="paths must be a text file, plain or compressed, with one path a line",
+        ) from error
+    files = [StoragePath(f"{source.prefix}{name}", connection) for name in names if name]
+    if not files:
+        raise DataError(f"source {source.name!r}: {path.url} names no file", hint="correct the list, or use a glob")
+    with ThreadPoolExecutor(_SIZES_AT_ONCE, thread_name_prefix="file sizes") as pool:
+        sizes = list(pool.map(_size, files))
+    missing = next((number for number, size in enumerate(sizes) if size is None), None)
+    if missing is not None:
+        raise DataError(
+            f"source {source.name!r}: {files[missing].url}, line {missing + 1} of {path.url}, does not exist",
+            hint="check `prefix` of this source, or take the line out",
+        )
+    return [(file, size) for file, size in zip(files, sizes, strict=True) if size is not None]
+
+
+def _size(path: StoragePath) -> int | None:
+    try:
+        return path.size()
+    except NotFound:
+        return None

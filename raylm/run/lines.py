@@ -1,0 +1,272 @@
+"""Files of JSON lines that grow for as long as a run goes on, with a bounded part of them in memory.
+
+On a file system a `LineFile` is one file that lines are appended to, so that `tail -f` follows it. An object store
+cannot append: there it is a folder of numbered parts, of which only the last is ever written again. Lines that carry a
+step stand in its order, and those after a step can be cut off again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Protocol
+
+from raylm.errors import DataError, StorageError
+from raylm.run.events import Line
+from raylm.storage import NotFound, StoragePath
+
+# A part that holds this much is finished. A flush writes at most so much again of what an earlier one wrote.
+PART_BYTES = 1 << 20
+# More than this is not kept for the next flush to come.
+PENDING_BYTES = 8 << 20
+_BLOCK_BYTES = 64 << 10
+_THREADS = 8
+
+
+class LineFile(Protocol):
+    """Lines that are appended, and cut off at the end."""
+
+    @property
+    def is_due(self) -> bool:
+        """Whether so much waits for a flush that it should not wait for its time."""
+
+    def append(self, line: Line) -> None:
+        """Add one line."""
+
+    def cut_after(self, step: int) -> None:
+        """Remove the lines of later steps, which are the last ones."""
+
+    def flush(self) -> None:
+        """Make every line readable."""
+
+    def last(self) -> Line | None:
+        """The last line that is whole, None when there is none."""
+
+
+def line_file(path: StoragePath) -> LineFile:
+    """The lines at a path: one file on a file system, a folder of parts elsewhere."""
+    local = path.local_path()
+    return PartedLines(path) if local is None else AppendedLines(local)
+
+
+def read_lines(path: StoragePath) -> list[Line]:
+    """Every line at a path, in order; none when nothing is there.
+
+    A last line that a kill cut short is left out; a DataError names any other that is damaged.
+    """
+    if path.is_local:
+        return _parsed(path, path.read_bytes()) if path.exists() else []
+    parts = _parts(path)
+    if not parts:
+        return []
+    with ThreadPoolExecutor(min(_THREADS, len(parts))) as pool:
+        return [line for lines in pool.map(_read_part, parts) for line in lines]
+
+
+class AppendedLines:
+    """One local file. Half a last line, which a killed writer leaves, is removed when it is opened."""
+
+    is_due = False
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        if path.exists():
+            self._truncate(_whole_bytes(path))
+
+    def append(self, line: Line) -> None:
+        """Add one line; it can be read at once."""
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with self._path.open("ab") as out:
+                out.write(_encoded(line))
+        except OSError as error:
+            raise StorageError(f"cannot write {self._path}: {error.strerror}") from error
+
+    def cut_after(self, step: int) -> None:
+        """Remove the lines of later steps."""
+        if not self._path.exists():
+            return
+        keep = self._path.stat().st_size
+        for start, text in _backwards(self._path):
+            line = _line(text)
+            if line is not None and line.get("step", 0) <= step:
+                break
+            keep = start
+        self._truncate(keep)
+
+    def flush(self) -> None:
+        """Every line is readable already."""
+
+    def last(self) -> Line | None:
+        """The last line that is whole."""
+        if not self._path.exists():
+            return None
+        return next((line for _, text in _backwards(self._path) if (line := _line(text)) is not None), None)
+
+    def _truncate(self, length: int) -> None:
+        if length == self._path.stat().st_size:
+            return
+        try:
+            os.truncate(self._path, length)
+        except OSError as error:
+            raise StorageError(f"cannot write {self._path}: {error.strerror}") from error
+
+
+class PartedLines:
+    """Numbered parts on an object store.
+
+    Each writer begins a part of its own: one that was cut off and comes late overwrites no line of its successor.
+    """
+
+    def __init__(self, folder: StoragePath) -> None:
+        self._folder = folder
+        parts = _parts(folder)
+        self._number = _number(parts[-1]) if parts else 0
+        self._finished: list[tuple[int, bytes]] = []
+        self._open = bytearray()
+        self._is_new = False
+        self._begin()
+
+    @property
+    def is_due(self) -> bool:
+        """Whether so much waits for a flush that it should not wait for its time."""
+        return sum(len(text) for _, text in self._finished) >= PENDING_BYTES
+
+    def append(self, line: Line) -> None:
+        """Add one line; it can be read after the next flush."""
+        self._open += _encoded(line)
+        self._is_new = True
+        if len(self._open) >= PART_BYTES:
+            self._finished.append((self._number, bytes(self._open)))
+            self._begin()
+
+    def cut_after(self, step: int) -> None:
+        """Remove the lines of later steps: whole parts from the last one back, and the end of one."""
+        while True:
+            kept = _up_to(bytes(self._open), step)
+            self._is_new = self._is_new or len(kept) < len(self._open)
+            self._open = bytearray(kept)
+            if kept or self._number <= 1:
+                return
+            self._part(self._number).remove()
+            self._number -= 1
+            if self._finished:
+                self._number, text = self._finished.pop()
+                self._open, self._is_new = bytearray(text), True
+            else:
+                self._open, self._is_new = bytearray(self._read(self._number)), False
+
+    def flush(self) -> None:
+        """Write the parts that were finished, once each, and the one that is being filled."""
+        while self._finished:
+            number, text = self._finished[0]
+            self._part(number).write_bytes(text)
+            self._finished.pop(0)
+        if self._is_new:
+            self._part(self._number).write_bytes(bytes(self._open))
+            self._is_new = False
+
+    def last(self) -> Line | None:
+        """The last line that is whole."""
+        texts = [bytes(self._open), *(text for _, text in reversed(self._finished))]
+        stored = (self._read(number) for number in range(self._number - 1, 0, -1))
+        for text in (*texts, *stored):
+            for one in reversed(text.splitlines()):
+                if (line := _line(one)) is not None:
+                    return line
+        return None
+
+    def _begin(self) -> None:
+        self._number += 1
+        self._open = bytearray()
+        self._is_new = False
+
+    def _part(self, number: int) -> StoragePath:
+        return self._folder / f"{number:06d}.jsonl"
+
+    def _read(self, number: int) -> bytes:
+        try:
+            return self._part(number).read_bytes()
+        except NotFound:
+            return b""
+
+
+def _parts(folder: StoragePath) -> list[StoragePath]:
+    found = [path for path in folder.list() if path.name.removesuffix(".jsonl").isdigit()]
+    return sorted(found, key=_number)
+
+
+def _number(part: StoragePath) -> int:
+    return int(part.name.removesuffix(".jsonl"))
+
+
+def _read_part(part: StoragePath) -> list[Line]:
+    try:
+        return _parsed(part, part.read_bytes())
+    except NotFound:
+        return []  # cut off since the folder was listed
+
+
+def _parsed(path: StoragePath, data: bytes) -> list[Line]:
+    texts = data.splitlines()
+    lines = []
+    for number, text in enumerate(texts, start=1):
+        line = _line(text)
+        if line is not None:
+            lines.append(line)
+        elif text.strip() and number < len(texts):
+            raise DataError(f"{path.url}:{number}: not a JSON line", hint="remove that line")
+    return lines
+
+
+def _encoded(line: Line) -> bytes:
+    return json.dumps(line).encode() + b"\n"
+
+
+def _line(text: bytes) -> Line | None:
+    try:
+        line = json.loads(text)
+    except ValueError:
+        return None
+    return line if isinstance(line, dict) else None
+
+
+def _up_to(text: bytes, step: int) -> bytes:
+    """The lines before the first one of a later step."""
+    length = 0
+    for one in text.splitlines(keepends=True):
+        line = _line(one)
+        if line is not None and line.get("step", 0) > step:
+            break
+        length += len(one)
+    return text[:length]
+
+
+def _whole_bytes(path: Path) -> int:
+    """The length of a file up to the end of its last whole line."""
+    size = path.stat().st_size
+    for start, text in _backwards(path):
+        return size if text.endswith(b"\n") else start
+    return 0
+
+
+def _backwards(path: Path) -> Iterator[tuple[int, bytes]]:
+    """The lines of a file from the last to the first, each with the byte at which it starts."""
+    with path.open("rb") as stream:
+        at = stream.seek(0, os.SEEK_END)
+        rest = b""
+        while at > 0:
+            length = min(_BLOCK_BYTES, at)
+            at = stream.seek(at - length)
+            rest = stream.read(length) + rest
+            first, *whole = rest.splitlines(keepends=True)
+            end = at + len(rest)
+            for text in reversed(whole):
+                end -= len(text)
+                yield end, text
+            rest = first
+        if rest:
+            yield 0, rest

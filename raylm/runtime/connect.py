@@ -1,0 +1,200 @@
+"""The one way to a Ray cluster: its address, its token, and errors in words.
+
+A process has one connection. Whoever asks while it stands shares it, and the last to leave closes it, unless somebody
+else made it. The environment and the signal handlers of the process are as before once a function here returns.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import re
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from raylm.errors import ClusterError
+from raylm.runtime.ports import refusal
+from raylm.runtime.ray_internals import HEALTH_CHECKS, read_environment_again
+
+NO_ADDRESS = "check cluster.address, or leave it out to use this machine"
+TOKEN = "RAY_AUTH_MODE"
+CONNECT_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class LocalRay:
+    """What a Ray that is started on this machine offers."""
+
+    cpus: int
+    object_store_bytes: int | None = None
+
+
+@contextmanager
+def connected(address: str | None, local: LocalRay) -> Iterator[bool]:
+    """Connected to Ray in this block; yields whether the connection is raylm's own, closed after its last user.
+
+    The Ray that is initialised already, else the cluster at `address` or RAY_ADDRESS, else one started here.
+    """
+    own = _connection.join(address, local)
+    try:
+        yield own
+    finally:
+        if own:
+            _connection.leave()
+
+
+class _Connection:
+    """The connection that this process shares."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users = 0
+        self._address: str | None = None
+
+    def join(self, address: str | None, local: LocalRay) -> bool:
+        """Connect unless this process is; whether the connection is ours."""
+        with self._lock:
+            if self._users and _initialized():
+                if address is not None and address != self._address:
+                    raise ClusterError(
+                        f"this process uses the Ray cluster at {self._address or 'this machine'}, and cannot use "
+                        f"the one at {address} as well",
+                        hint="wait until the runs of the other cluster have ended, or use another process",
+                    )
+            elif _initialized():
+                return False
+            else:
+                self._address = address or os.environ.get("RAY_ADDRESS") or None
+                with _process_kept():
+                    _connect(self._address) if self._address else _start(local)
+                self._users = 0
+            self._users += 1
+            return True
+
+    def leave(self) -> None:
+        """One user less."""
+        import ray
+
+        with self._lock:
+            self._users -= 1
+            if not self._users:
+                with _process_kept():
+                    ray.shutdown()
+
+
+_connection = _Connection()
+
+
+def _initialized() -> bool:
+    ray = sys.modules.get("ray")
+    return ray is not None and ray.is_initialized()
+
+
+_QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING, "configure_logging": True}
+
+
+def _start(local: LocalRay) -> None:
+    import ray
+
+    ray.init(
+        address="local",
+        num_cpus=local.cpus,
+        object_store_memory=local.object_store_bytes,
+        include_dashboard=False,
+        _system_config=dict(HEALTH_CHECKS),  # Ray adds to it
+        **_QUIET,
+    )
+
+
+def _connect(address: str) -> None:
+    _refuse_deaf(address)
+    if TOKEN not in os.environ and (Path.home() / ".ray" / "auth_token").exists():
+        os.environ[TOKEN] = "token"
+    import ray
+
+    read_environment_again()
+    try:
+        ray.init(address=address, **_QUIET)
+    except ConnectionError as error:
+        raise ClusterError(
+            f"no Ray cluster answers at {address}: {_first_line(error)}", hint=f"{NO_ADDRESS}; {_token_hint()}"
+        ) from error
+    except ray.exceptions.AuthenticationError as error:
+        raise ClusterError(
+            f"the Ray cluster at {address} does not take this user's token: {_first_line(error)}", hint=_token_hint()
+        ) from error
+    except RuntimeError as error:
+        found = re.findall(r"Ray: (\S+)\s+Python: (\S+)", str(error))
+        if len(found) != 2:
+            raise
+        (theirs, their_python), (ours, our_python) = found
+        raise ClusterError(
+            f"the cluster at {address} runs Ray {theirs} on Python {their_python}, this process Ray {ours} on Python "
+            f"{our_python}",
+            hint="install the cluster's versions here, or this process's on the cluster",
+        ) from error
+
+
+def _token_hint() -> str:
+    return (
+        "a cluster that asks for a token takes the one in ~/.ray/auth_token, RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH"
+        + (f"; {TOKEN} is {os.environ[TOKEN]!r} here" if TOKEN in os.environ else "")
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _refuse_deaf(address: str) -> None:
+    """Ray itself goes on trying for many minutes where nobody listens."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not port.isdigit():
+        return  # `auto`, and whatever else Ray resolves by itself
+    error = refusal(host.strip("[]"), int(port), patience_seconds=CONNECT_SECONDS)
+    if error is not None:
+        raise ClusterError(
+            f"no Ray cluster answers at {address}: {error.strerror or error}", hint=NO_ADDRESS
+        ) from error
+
+
+@contextmanager
+def _process_kept() -> Iterator[None]:
+    """What Ray changes of the process while it connects and leaves is put back: variables and signal handlers."""
+    environment = _ray_variables()
+    handlers = {number: _handler(number) for number in signal.valid_signals() if number < signal.SIGRTMIN}
+    terminate = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        for name in _ray_variables().keys() - environment.keys():
+            del os.environ[name]
+        os.environ.update(environment)
+        if threading.current_thread() is threading.main_thread() and terminate is not None:
+            signal.signal(signal.SIGTERM, terminate)
+        # Ray's C++ sets handlers that Python does not see, and forgets at its end what was there before.
+        for number, handler in handlers.items():
+            if _handler(number) != handler:
+                _libc.sigaction(int(number), handler, None)
+
+
+def _ray_variables() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name.startswith("RAY_") or name == "PYTHONBREAKPOINT"}
+
+
+_libc = ctypes.CDLL(None)
+_SIGACTION_BYTES = 256  # more than `struct sigaction` has on any system
+
+
+def _handler(number: int) -> bytes:
+    """The process's `struct sigaction` for a signal."""
+    found = ctypes.create_string_buffer(_SIGACTION_BYTES)
+    _libc.sigaction(int(number), None, found)
+    return found.raw

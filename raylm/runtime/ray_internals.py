@@ -1,0 +1,137 @@
+"""Every private name of Ray that the package uses (2.60), and what each does for it.
+
+pyproject.toml pins Ray's minor version; tests/test_ray_internals.py has a canary for each name. Ray is imported when
+a name is first used, not with this module.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+_TRAIN = "ray.train.v2._internal"
+# Ray Train's classes by the name they are imported under from here.
+CLASSES = {
+    # Its public trainer; `ray.train.data_parallel_trainer` is that of version 1.
+    "DataParallelTrainer": "ray.train.v2.api.data_parallel_trainer",
+    # The actor that runs a training: started here, so that its settings need not stand in the driver's environment.
+    "TrainController": f"{_TRAIN}.execution.controller",
+    # Callbacks that are left out: data sets cost every start an actor and an import, metrics are the run log's.
+    "DatasetsCallback": f"{_TRAIN}.callbacks",
+    "ControllerMetricsCallback": f"{_TRAIN}.callbacks.metrics",
+    "WorkerMetricsCallback": f"{_TRAIN}.callbacks.metrics",
+    # Decisions: sizes of groups, and whether a failure is worth a restart.
+    "ScalingPolicy": f"{_TRAIN}.execution.scaling_policy",
+    "ScalingDecision": f"{_TRAIN}.execution.scaling_policy",
+    "ResizeDecision": f"{_TRAIN}.execution.scaling_policy",
+    "NoopDecision": f"{_TRAIN}.execution.scaling_policy",
+    "FailurePolicy": f"{_TRAIN}.execution.failure_handling",
+    "FailureDecision": f"{_TRAIN}.execution.failure_handling",
+    "WorkerGroupPollStatus": f"{_TRAIN}.execution.worker_group",
+    "WorkerGroupState": f"{_TRAIN}.execution.worker_group",
+    # How a group failed.
+    "WorkerGroupStartupFailedError": f"{_TRAIN}.exceptions",
+    "WorkerGroupStartupTimeoutError": f"{_TRAIN}.exceptions",
+}
+
+# For clusters that raylm starts itself: a dead node is declared after about two seconds instead of ten or more.
+# `ray.init(_system_config=…)` and `ray start --system-config` are private.
+HEALTH_CHECKS = {
+    "health_check_initial_delay_ms": 1000,
+    "health_check_period_ms": 500,
+    "health_check_timeout_ms": 1000,
+    "health_check_failure_threshold": 2,
+}
+# Loggers of Ray Data that write a line for each execution and for the missing progress bar.
+DATA_LOGGERS = ("ray.data._internal.execution.streaming_executor", "ray.data._internal.progress")
+
+
+def __getattr__(name: str) -> Any:
+    if name in CLASSES:
+        return getattr(import_module(CLASSES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+# -- nodes -----------------------------------------------------------------------------------------------------------
+
+
+def draining_nodes() -> dict[str, float | None]:
+    """Node id → seconds until its deadline (None when unknown) of every node about to be reclaimed."""
+    from ray._private import state
+
+    now_ms = time.time() * 1000
+    draining = state.state.get_draining_nodes() or {}
+    return {node: max(0.0, (deadline - now_ms) / 1000) if deadline else None for node, deadline in draining.items()}
+
+
+def free_resources() -> dict[str, dict[str, float]]:
+    """Node id → what nobody holds of each of its resources."""
+    from ray._private import state
+
+    found: dict[str, dict[str, float]] = state.available_resources_per_node()
+    return found
+
+
+def raylet_node_id(command_line: list[str]) -> str | None:
+    """Ray's id of the node whose raylet was started with this command line; None when it is no raylet's."""
+    if not command_line or Path(command_line[0]).name != "raylet":
+        return None
+    return next((word.removeprefix("--node_id=") for word in command_line if word.startswith("--node_id=")), None)
+
+
+# -- connections and actors --------------------------------------------------------------------------------------------
+
+
+def read_environment_again() -> None:
+    """Have Ray read RAY_* settings anew: RAY_AUTH_MODE is read once, when Ray is imported."""
+    from ray._raylet import Config  # type: ignore[attr-defined]  # compiled
+
+    Config.initialize("")
+
+
+def in_concurrency_group(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """`ray.method(concurrency_group=…)`, without importing Ray with the module of the actor's class."""
+
+    def mark(method: Callable[..., Any]) -> Callable[..., Any]:
+        method.__ray_concurrency_group__ = name  # type: ignore[attr-defined]
+        return method
+
+    return mark
+
+
+# -- Ray Train -----------------------------------------------------------------------------------------------------
+
+
+def resources_per_worker(scaling_config: Any) -> dict[str, float]:
+    """What each worker of a ScalingConfig is given."""
+    found: Mapping[str, float] = scaling_config._resources_per_worker_not_none
+    return dict(found)
+
+
+def raised_by_worker(failure: Any) -> BaseException | None:
+    """The exception that a worker's own code raised; None when the worker died or fell silent."""
+    found: BaseException | None = getattr(failure, "_base_exc", None)
+    return found
+
+
+# -- Ray Data ------------------------------------------------------------------------------------------------------
+
+
+def quiet_ray_data() -> None:
+    """Silence the lines that Ray Data logs for each execution."""
+    for name in DATA_LOGGERS:
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def end_execution(dataset: Any) -> None:
+    """End the execution that a thread waits in: an iterator of Ray Data cannot be closed from another thread.
+
+    Without this it ends by itself, once its tasks are done and the dataset is collected.
+    """
+    executor = getattr(dataset, "_current_executor", None)
+    if executor is not None:
+        executor.shutdown(force=False)

@@ -1,0 +1,84 @@
+"""A Ray cluster of several nodes on this machine, whose nodes are killed, frozen, drained and added."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from raylm.deploy.local import LocalCluster, NodeShape
+
+
+class Cluster:
+    """A head with CPUs for data and `slots` nodes that hold one worker each; `address` is for `cluster.address`."""
+
+    def __init__(self, slots: int) -> None:
+        # Ray's sockets need a short path.
+        self._folder = Path(tempfile.mkdtemp(prefix="rl-", dir="/tmp"))
+        self._cluster = LocalCluster(self._folder)
+        self._cluster.up(slots, head=NodeShape(cpus=2, seats=0), each=NodeShape(cpus=1, seats=1))
+        self.address: str = self._cluster.address
+        self._doomed: list[tuple[float, str]] = []
+        self._gone = {"head"}
+        # Apart, because nodes are added one after the other: two that start at once choose the same socket names.
+        self._adding, self._draining = ThreadPoolExecutor(1), ThreadPoolExecutor()
+        self._under_way: list[Future[None]] = []
+
+    def act(self, what: str, drain_seconds: float) -> None:
+        """Do one thing to the newest node; whatever takes seconds happens beside the training."""
+        if what == "add":
+            self._start(self._adding, self._add)
+            return
+        name = [node.name for node in self._cluster.alive() if node.name not in self._gone][-1]
+        if what == "kill_worker":
+            for process in self._cluster.processes(name):
+                with suppress(psutil.NoSuchProcess):
+                    if "RayTrainWorker" in " ".join(process.cmdline()):
+                        process.kill()
+            return
+        self._gone.add(name)
+        if what == "kill":
+            self._cluster.kill(name)
+        elif what == "freeze":
+            self._cluster.send(name, signal.SIGSTOP)
+        elif what == "drain":
+            self._start(self._draining, lambda: self._drain(name, drain_seconds))
+        else:
+            raise ValueError(f"there is no action {what!r}")
+
+    def reclaim(self) -> None:
+        """Kill the nodes whose drain deadline has passed; raises what went wrong beside the training."""
+        for one in [one for one in self._under_way if one.done()]:
+            self._under_way.remove(one)
+            one.result()
+        for due, name in list(self._doomed):
+            if due <= time.monotonic():
+                self._doomed.remove((due, name))
+                self._cluster.kill(name)
+
+    def close(self) -> None:
+        """End every process of the cluster."""
+        for executor in (self._adding, self._draining):
+            executor.shutdown(wait=False, cancel_futures=True)
+        for node in self._cluster.alive():
+            self._cluster.send(node.name, signal.SIGCONT)
+        self._cluster.down()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _start(self, executor: ThreadPoolExecutor, action: Callable[[], Any]) -> None:
+        self._under_way.append(executor.submit(action))
+
+    def _add(self) -> None:
+        self._cluster.add(1, NodeShape(cpus=1, seats=1))
+
+    def _drain(self, name: str, seconds: float) -> None:
+        self._cluster.drain(name, seconds)
+        self._doomed.append((time.monotonic() + seconds, name))

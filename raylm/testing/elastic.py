@@ -1,0 +1,174 @@
+"""Runs in processes of their own: without Ray, or by `raylm train` on a local cluster whose nodes come and go.
+
+What a run did is read back from its folder as an `Outcome`.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from raylm.run.folder import RunFolder
+from raylm.run.lines import read_lines
+from raylm.storage import StoragePath
+from raylm.testing.cluster import Cluster
+
+DRIVER = [sys.executable, "-m", "raylm.cli.main"]
+
+
+@dataclass(frozen=True)
+class Action:
+    """What happens once `step` is finished: kill, kill_worker, freeze, drain, add, or driver (killed and restarted)."""
+
+    step: int
+    what: str
+    workers: int | None = None  # wait for a group of this size first
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run folder says when the run is over; `acts` are the actions as they were done, with step and time."""
+
+    metrics: list[dict[str, Any]]
+    events: list[dict[str, Any]]
+    audit: list[dict[str, Any]]
+    seconds: float
+    driver_log: str = ""
+    acts: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def losses(self) -> list[float]:
+        """The training loss of every step."""
+        return [line["loss"] for line in self.metrics]
+
+    @property
+    def sizes(self) -> list[int]:
+        """The group's sizes in order, repeats left out."""
+        found: list[int] = []
+        for line in self.metrics:
+            if not found or found[-1] != line["workers"]:
+                found.append(line["workers"])
+        return found
+
+    def audit_table(self) -> list[tuple[int, int, int, int]]:
+        """(step, lane, epoch, sequence id), sorted."""
+        return sorted((line["step"], lane, epoch, row) for line in self.audit for lane, row, epoch in line["rows"])
+
+    def of(self, kind: str) -> list[dict[str, Any]]:
+        """The events of one kind, in order."""
+        return [event for event in self.events if event["event"] == kind]
+
+
+def environment() -> dict[str, str]:
+    """The environment of a process here: one thread, and nothing that points at another cluster."""
+    env = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    # The clusters here take a token, which Ray reads from the user's own file.
+    return {
+        **env,
+        "RAY_AUTH_MODE": "token",
+        "OMP_NUM_THREADS": "1",
+        "DS_ACCELERATOR": "cpu",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+
+
+def read_outcome(run: Path, seconds: float = 0.0, driver_log: str = "", acts: Sequence[dict[str, Any]] = ()) -> Outcome:
+    """What this run folder says; `seconds`, `driver_log` and `acts` are what its driver knows besides."""
+
+    folder = RunFolder(StoragePath(str(run)))
+    metrics, events, audit = (read_lines(file) for file in (folder.metrics, folder.events, folder.audit))
+    return Outcome(metrics, events, audit, seconds, driver_log, list(acts))
+
+
+def run_alone(job: Path, *, workers: int = 1, timeout_seconds: float = 300) -> Outcome:
+    """The job without Ray, on this many processes; RuntimeError when one of them fails."""
+    settings = yaml.safe_load(job.read_text())
+    command = [sys.executable, "-m", "raylm.train.without_ray", str(job)]
+    if workers > 1:
+        command = [
+            *[sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={workers}", "--standalone"],
+            *["-m", "raylm.train.without_ray", str(job)],
+        ]
+    began = time.monotonic()
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=timeout_seconds)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)} gave {done.returncode}:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
+    return read_outcome(Path(settings["storage"]) / settings["name"], time.monotonic() - began)
+
+
+@dataclass
+class _Driver:
+    """`raylm train` in a process of its own, which may be killed and started again."""
+
+    job: Path
+    address: str
+    log: Path
+
+    def start(self) -> None:
+        """Start it, its output behind what is in the log."""
+        command = [*DRIVER, "train", str(self.job), "--set", f"cluster.address={self.address}"]
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, env=environment())
+
+    def kill(self) -> None:
+        """End it at once."""
+        self.process.kill()
+        self.process.wait()
+
+
+def run_elastic(
+    job: Path, actions: Sequence[Action], *, slots: int, timeout_seconds: float = 420, drain_seconds: float = 8.0
+) -> Outcome:
+    """`raylm train` on a cluster of its own while `actions` happen, each once its step is finished.
+
+    RuntimeError when the command fails or ends before all actions were due, TimeoutError when it takes too long.
+    """
+    settings = yaml.safe_load(job.read_text())
+    run = Path(settings["storage"]) / settings["name"]
+    cluster = Cluster(slots)
+    began = time.monotonic()
+    log = job.with_suffix(".log")
+    driver = _Driver(job, cluster.address, log)
+    driver.start()
+    waiting, acts = list(actions), []
+    try:
+        while driver.process.poll() is None:
+            time.sleep(0.05)
+            cluster.reclaim()
+            if time.monotonic() - began > timeout_seconds:
+                raise TimeoutError(f"no end after {timeout_seconds} s; log:\n{log.read_text()[-4000:]}")
+            step, size = _last(run)
+            if waiting and step >= waiting[0].step and waiting[0].workers in (None, size):
+                action = waiting.pop(0)
+                acts.append({"what": action.what, "step": step, "at": time.time()})
+                if action.what == "driver":
+                    driver.kill()
+                    driver.start()
+                else:
+                    cluster.act(action.what, drain_seconds)
+    finally:
+        driver.process.kill()
+        cluster.close()
+    outcome = read_outcome(run, time.monotonic() - began, log.read_text(), acts)
+    if driver.process.returncode:
+        raise RuntimeError(f"raylm train gave {driver.process.returncode}: {log.read_text()[-6000:]}")
+    if waiting:
+        raise RuntimeError(f"the run ended before {waiting}; {acts}")
+    return outcome
+
+
+def _last(run: Path) -> tuple[int, int]:
+    """The last finished step and the size of its group."""
+    try:
+        line = read_lines(RunFolder(StoragePath(str(run))).metrics)[-1]
+    except IndexError:
+        return 0, 0
+    return line["step"], line["workers"]

@@ -1,0 +1,231 @@
+"""A run in the background of this process: `start` begins it, `train` waits for it."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from raylm.config.job import Job
+from raylm.errors import Interrupted, TrainingError
+from raylm.run.events import Event, StepMetrics
+from raylm.run.folder import RunFolder
+from raylm.run.lease import Lease
+from raylm.runtime.connect import LocalRay, connected
+from raylm.train.coordination import Control, Reason, actor_client
+from raylm.train.launch.actor import CoordinatorActor
+from raylm.train.launch.followers import Followers
+from raylm.train.launch.preflight import TrainResult, last_loss, preflight
+from raylm.train.launch.ray_train import trainer_of
+from raylm.train.sources import publish
+
+log = logging.getLogger(__name__)
+
+LISTEN_SECONDS = 0.2
+RESUMES = "the same command resumes"
+
+
+def start(job: Job) -> Run:
+    """Begin to train `job`, resuming whatever its run folder holds, and return the run, which goes on in a thread.
+
+    What can be known before a worker is asked for is raised here: settings and data that do not fit, a run folder of
+    another job or in use, storage or a cluster that do not answer. Several runs at once share the cluster; any thread
+    may start one. Uses the Ray that is initialised, else `cluster.address` or RAY_ADDRESS, else starts one here, which
+    ends with the last run of this process. A run does not outlive its process.
+    """
+    run = Run(job)
+    done = preflight(job, run.folder.path)
+    if done is not None:
+        run._finished_already(done)
+        return run
+    lease = Lease(run.folder.path)
+    with contextlib.ExitStack() as held:
+        lease.take(lost=run._superseded)
+        held.callback(lease.release)
+        publish(job, run.folder)
+        # One CPU beside the workers', so that Ray Data's reads find a place.
+        cpus = max(os.cpu_count() or 1, int(-(-job.workers.max * job.workers.cpus // 1)) + 1)
+        held.enter_context(connected(job.cluster.address, LocalRay(cpus)))
+        run._begin(held.pop_all())
+    return run
+
+
+def train(job: Job, *, on_record: Callable[[StepMetrics | Event], None] | None = None) -> TrainResult:
+    """Train `job` to its last step and return its result; raises what `Run.result` does.
+
+    on_record is called in this thread with every step and event. KeyboardInterrupt saves and stops the run, and
+    stops it at once when it comes again.
+    """
+    run = start(job)
+    records = run.events()
+    try:
+        while True:
+            try:
+                for record in records:
+                    if on_record is not None:
+                        on_record(record)
+                return run.result()
+            except KeyboardInterrupt:
+                run.request_stop()
+                log.warning("saving before stopping; press Ctrl-C again to stop at once")
+    finally:
+        if not run.done:  # on_record raised
+            run.request_stop(at_once=True)
+
+
+class Run:
+    """A run that was started in this process."""
+
+    def __init__(self, job: Job) -> None:
+        self.folder = RunFolder.of(job)
+        self._job = job
+        self._followers = Followers()
+        self._lock = threading.Lock()
+        self._coordinator: Control | None = None
+        self._trainer: Any = None
+        self._step = self._position = 0
+        self._stop_requested = False
+        self._cut: str | None = None  # why the run ends without a last checkpoint
+        self._superseded_by: str | None = None
+        self._result: TrainResult | None = None
+        self._error: BaseException | None = None
+
+    def __repr__(self) -> str:
+        return f"<Run {self.url} at step {self.step}{', done' if self.done else ''}>"
+
+    @property
+    def url(self) -> str:
+        """The run folder's path or URL."""
+        return self.folder.url
+
+    @property
+    def step(self) -> int:
+        """The last step known to be finished, or started from."""
+        return self._step
+
+    @property
+    def done(self) -> bool:
+        """Whether the run has ended, well or not."""
+        return self._followers.wait(0)
+
+    def events(self) -> Iterator[StepMetrics | Event]:
+        """Steps and events of this start as they happen, until the run ends; each call follows from the beginning.
+
+        Of those that nobody has read yet the newest 4096 are kept.
+        """
+        return self._followers.follow()
+
+    def request_stop(self, *, at_once: bool = False) -> None:
+        """Save and stop; at once, without saving, when asked to, when asked again, or when no worker is training."""
+        with self._lock:
+            again, self._stop_requested = self._stop_requested, True
+        if at_once or again:
+            self._cut = self._cut or "stopped at once"
+        elif self._coordinator is not None and not self.done and not self._coordinator.request_stop(Reason.STOP):
+            self._cut = self._cut or "stopped while no worker was training"
+
+    def result(self, timeout: float | None = None) -> TrainResult:
+        """Wait for the end and return the result; raises TimeoutError after `timeout` seconds.
+
+        Raises Interrupted when the run was stopped, and another RaylmError when it failed.
+        """
+        if not self._followers.wait(timeout):
+            raise TimeoutError(f"{self.url} has not ended after {timeout:g} s; it is at step {self.step}")
+        if self._error is not None:
+            raise self._error
+        assert self._result is not None
+        return self._result
+
+    # -- in the thread of the run -----------------------------------------------------------------------------------
+
+    def _finished_already(self, result: TrainResult) -> None:
+        self._result, self._step = result, result.step
+        self._followers.end()
+
+    def _begin(self, held: contextlib.ExitStack) -> None:
+        threading.Thread(target=self._main, args=(held,), name=f"raylm-run-{self._job.name}", daemon=True).start()
+
+    def _main(self, held: contextlib.ExitStack) -> None:
+        try:
+            with held:
+                self._result = self._trained()
+        except BaseException as error:
+            self._error = error  # a thread's edge: `result` raises it where somebody waits
+        finally:
+            self._followers.end()
+
+    def _trained(self) -> TrainResult:
+        import ray
+        from ray.train import TrainingFailedError
+
+        here = ray.get_runtime_context().get_node_id()
+        actor_class: Any = ray.remote(
+            num_cpus=0, concurrency_groups={"log": 1, "control": 8}, label_selector={"ray.io/node-id": here}
+        )(CoordinatorActor)
+        actor = actor_class.remote(self._job)
+        coordinator = actor_client(actor)
+        self._step = coordinator.status().step  # its storage errors surface here, before workers are asked for
+        self._coordinator = coordinator
+        if self._superseded_by is not None:
+            coordinator.superseded(self._superseded_by)
+        if self._stop_requested:
+            coordinator.close()
+            raise Interrupted("stopped before any worker was asked for", hint=RESUMES)
+        self._trainer = trainer_of(self._job, actor)
+        failure: Exception | None = None
+        ended = threading.Event()
+        listener = threading.Thread(target=self._listen_until, args=(ended, coordinator), daemon=True)
+        listener.start()
+        try:
+            self._trainer.fit()
+        except (TrainingFailedError, ray.exceptions.RayError) as error:
+            failure = error
+        finally:
+            ended.set()
+            listener.join()
+            shutil.rmtree(self._trainer.run_config.storage_path, ignore_errors=True)
+        return self._outcome(coordinator, failure)
+
+    def _outcome(self, coordinator: Control, failure: Exception | None) -> TrainResult:
+        status = coordinator.status()
+        coordinator.close()
+        self._listen(coordinator)
+        if status.error is not None:
+            raise status.error
+        if status.finished:
+            return TrainResult(self.url, status.step, last_loss(self.folder.path))
+        if self._cut is not None:
+            raise Interrupted(self._cut, hint=RESUMES)
+        if self._stop_requested and failure is None:
+            raise Interrupted(f"stopped at step {status.step}, saved", hint=RESUMES)
+        raise TrainingError(
+            f"training ended at step {status.step} without finishing: {failure}",
+            hint="the same command resumes from the newest checkpoint",
+        ) from failure
+
+    def _listen_until(self, ended: threading.Event, coordinator: Control) -> None:
+        import ray
+
+        while not ended.wait(LISTEN_SECONDS):
+            with contextlib.suppress(
+                ray.exceptions.RayError
+            ):  # a lost coordinator is seen when its status is asked for
+                self._listen(coordinator)
+            if self._cut is not None and self._trainer.controller is not None:
+                ray.kill(self._trainer.controller)  # its workers end with it
+
+    def _listen(self, coordinator: Control) -> None:
+        self._position, records = coordinator.feed(self._position)
+        if records:
+            self._step = records[-1].step
+            self._followers.add(records)
+
+    def _superseded(self, by: str) -> None:
+        """Another driver trains this run now: end, and write nothing more."""
+        self._superseded_by = by
+        if self._coordinator is not None:
+            self._coordinator.superseded(by)
