@@ -1,4 +1,4 @@
-"""Parts of docs/ that follow from the code: who may import whom, and every error with its cure.
+"""Parts of docs/ that follow from the code: every kind of event, and every error with its cure.
 
 `python -m raylm.testing.documents` writes them anew; tests/test_docs.py compares.
 """
@@ -6,12 +6,15 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
+import inspect
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from raylm import errors
+from raylm.run.events import EVENTS, Event
 
 PACKAGE = Path(errors.__file__).parent
 DOCS = PACKAGE.parent / "docs"
@@ -20,6 +23,7 @@ KINDS = {
     for name, kind in vars(errors).items()
     if isinstance(kind, type) and issubclass(kind, errors.RaylmError) and kind is not errors.RaylmError
 }
+_PART = r"<!-- (\w+Error|events) -->\n.*?<!-- end -->"
 
 
 @dataclass(frozen=True, order=True)
@@ -53,19 +57,30 @@ def error_table(kind: str) -> str:
     return "\n".join(lines + [f"| {_cell(row.message)} | {_cell(row.hint)} |" for row in rows])
 
 
+def event_table() -> str:
+    """Every kind of event as a Markdown table."""
+    common = {one.name for one in dataclasses.fields(Event)}
+    lines = ["| event | what happened | further fields |", "|---|---|---|"]
+    for name, kind in EVENTS.items():
+        further = ", ".join(f"`{one.name}`" for one in dataclasses.fields(kind) if one.name not in common)
+        lines.append(f"| `{name}` | {_cell(inspect.getdoc(kind) or '')} | {further} |")
+    return "\n".join(lines)
+
+
 def replaced(text: str) -> str:
     """The text of a page with every part between `<!-- NAME -->` and `<!-- end -->` written anew."""
 
     def part(match: re.Match[str]) -> str:
-        return f"<!-- {match[1]} -->\n{error_table(match[1])}\n<!-- end -->"
+        body = event_table() if match[1] == "events" else error_table(match[1])
+        return f"<!-- {match[1]} -->\n{body}\n<!-- end -->"
 
-    return re.sub(r"<!-- (\w+Error) -->\n.*?<!-- end -->", part, text, flags=re.DOTALL)
+    return re.sub(_PART, part, text, flags=re.DOTALL)
 
 
 def pages() -> Iterator[Path]:
     """The pages that have such parts."""
     for path in sorted(DOCS.glob("*.md")):
-        if re.search(r"<!-- \w+Error -->", path.read_text(encoding="utf-8")):
+        if re.search(_PART, path.read_text(encoding="utf-8"), flags=re.DOTALL):
             yield path
 
 
