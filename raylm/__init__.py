@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from raylm.hf_export import export as export
     from raylm.prep.operators import register_operator as register_operator
     from raylm.prep.prepare import prepare as prepare
+    from raylm.prep.readers import register_source as register_source
+    from raylm.train.launch import Run as Run
+    from raylm.train.launch import start as start
     from raylm.train.launch import train as train
     from raylm.trained import open_trained as open_trained
 
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
 _PUBLIC = {
     "Job": "raylm.config.job",
     "RaylmError": "raylm.errors",
+    "Run": "raylm.train.launch",
     "evaluate": "raylm.evaluation",
     "export": "raylm.hf_export",
     "generate": "raylm.generation",
@@ -39,6 +43,8 @@ _PUBLIC = {
     "open_trained": "raylm.trained",
     "prepare": "raylm.prep.prepare",
     "register_operator": "raylm.prep.operators",
+    "register_source": "raylm.prep.readers",
+    "start": "raylm.train.launch",
     "train": "raylm.train.launch",
     "with_overrides": "raylm.config.load",
 }

@@ -1,4 +1,4 @@
-"""A trained model for others to use: comes in a run or a checkpoint, leaves a Hugging Face folder, local or remote.
+"""Export of a trained model, from a run or a checkpoint, as a Hugging Face folder, local or remote.
 
 config.json is written last and removed first: without it no library takes the folder for a model. What raylm wrote
 there is on record in raylm_export.json, so that an export can be repeated and a stranger's folder is never touched.
@@ -15,18 +15,19 @@ from typing import Any
 
 from raylm import __version__
 from raylm.errors import StorageError
+from raylm.generation import Sampling
 from raylm.storage import Connection, NotFound, StoragePath
 from raylm.trained import EXPORT_RECORD, Dtype, Trained, open_trained
 
 _LAST = "config.json"
-_PIECE_BYTES = 16 << 20
+_COPY_BYTES = 16 << 20
 
 
 @dataclass(frozen=True)
 class Exported:
     """What an export wrote."""
 
-    place: StoragePath
+    folder: StoragePath
     files: tuple[str, ...]
     bytes: int
     step: int | None
@@ -38,13 +39,13 @@ def export(
     *,
     dtype: Dtype | None = None,
     connection: Connection = Connection(),  # noqa: B008
-    dest_reach: Connection | None = None,
+    dest_connection: Connection | None = None,
 ) -> Exported:
     """Write weights as safetensors, tokenizer and generation settings; AutoModelForCausalLM loads the folder.
 
-    `reach` is for the run, and for the destination too unless `dest_reach` says otherwise.
+    `connection` is for the run, and for the destination too unless `dest_connection` says otherwise.
     """
-    target = StoragePath(dest, dest_reach or connection) if isinstance(dest, str) else dest
+    target = StoragePath(dest, dest_connection or connection) if isinstance(dest, str) else dest
     before = _earlier_files(target)
     target.check_writable()
     trained = run if isinstance(run, Trained) else open_trained(run, connection, dtype=dtype)
@@ -65,7 +66,7 @@ def export(
 
 def _earlier_files(target: StoragePath) -> set[str]:
     """The files of an earlier export here; StorageError when the folder holds anything else."""
-    there = [place.name for place in target.list()]
+    there = [path.name for path in target.list()]
     if not there:
         return set()
     try:
@@ -99,14 +100,15 @@ def _save(trained: Trained, folder: Path) -> None:
 
 
 def _generation(kind: Any, tokenizer: Any) -> Any:
+    usual = Sampling()
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     return kind(
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=pad,
         do_sample=True,
-        temperature=0.8,
-        top_p=0.95,
+        temperature=usual.temperature,
+        top_p=usual.top_p,
     )
 
 
@@ -126,4 +128,4 @@ def _put(source: Path, target: StoragePath) -> None:
         source.replace(local)
         return
     with source.open("rb") as reading, target.open_write() as writing:
-        shutil.copyfileobj(reading, writing, _PIECE_BYTES)
+        shutil.copyfileobj(reading, writing, _COPY_BYTES)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from test_report import eventful
 
-from raylm.cli.common import again
+from raylm.cli.common import command_line
 from raylm.cli.main import COMMANDS, main, reason_for_people
 from raylm.cli.prepare import progress_lines
 from raylm.cli.progress import Pace, PlainLines, step_words
@@ -291,7 +291,7 @@ def test_a_pipe_gets_plain_lines_and_a_terminal_a_bar(monkeypatch: pytest.Monkey
 
 def test_the_next_command_can_be_typed_as_it_stands() -> None:
     assert (
-        again("train", "my job.yaml", ["model.config={a: 1}"])
+        command_line("train", "my job.yaml", ["model.config={a: 1}"])
         == "raylm train 'my job.yaml' --set 'model.config={a: 1}'"
     )
 

@@ -21,7 +21,7 @@ from raylm.config.load import resolved_yaml
 from raylm.config.prepare.tokenizer import TokenizerSettings
 from raylm.errors import CheckpointError, ConfigError, DataError, RaylmError, StorageError
 from raylm.evaluation import evaluate, tokens_per_byte
-from raylm.generation import Sampling, choose, decoded, generate
+from raylm.generation import Sampling, before_stop, decoded, generate, generate_batch, logits_processors
 from raylm.hf_export import export
 from raylm.prep import tokenizer as tokenizers_
 from raylm.records import MicroBatch
@@ -360,7 +360,7 @@ def test_evaluating_says_what_is_missing(run: Run, trained: Trained, tmp_path: P
         evaluate(trained, data=str(tmp_path / "data"))
     exported = export(trained, str(tmp_path / "out"))
     with pytest.raises(ConfigError, match="does not say which data it was trained on") as caught:
-        evaluate(exported.place)
+        evaluate(exported.folder)
     assert "--data" in str(caught.value.hint)
 
 
@@ -414,11 +414,17 @@ def test_bytes_that_are_no_character_come_out_as_broken_ones(trained: Trained) -
 def test_sampling_draws_from_what_is_left_in_the_right_shares() -> None:
     import torch
 
+    rows = 2000
     scores = torch.log(torch.tensor([0.1, 0.5, 0.15, 0.25]))
-    source = torch.Generator().manual_seed(0)
 
     def drawn(**settings: Any) -> list[float]:
-        picks = [choose(scores, Sampling(**settings), source) for _ in range(2000)]
+        found = scores.repeat(rows, 1)
+        for processor in logits_processors(Sampling(**settings), 1):
+            if type(processor).__name__ == "SeededChoice":
+                found = torch.cat([processor(None, row[None]) for row in found])
+            else:
+                found = processor(None, found)
+        picks = found.argmax(dim=1).tolist()
         return [picks.count(token) / len(picks) for token in range(4)]
 
     assert drawn(temperature=0) == [0, 1, 0, 0]
@@ -429,8 +435,106 @@ def test_sampling_draws_from_what_is_left_in_the_right_shares() -> None:
     assert drawn(temperature=1, top_p=1) == pytest.approx([0.1, 0.5, 0.15, 0.25], abs=0.04)
 
 
+def test_generating_leaves_pytorchs_own_random_numbers_alone(trained: Trained) -> None:
+    import torch
+
+    before = torch.get_rng_state()
+    first = "".join(generate(trained, "The", Sampling(max_new_tokens=8)))
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(5)
+    assert "".join(generate(trained, "The", Sampling(max_new_tokens=8))) == first
+
+
+def test_a_reader_that_has_enough_ends_the_thread_behind_it(trained: Trained) -> None:
+    import threading
+
+    before = threading.active_count()
+    parts = generate(trained, "The", Sampling(max_new_tokens=100_000, temperature=1.0))
+    next(parts)
+    parts.close()  # type: ignore[attr-defined]
+    assert threading.active_count() == before
+
+
+def test_an_error_while_generating_reaches_the_reader(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*args: Any, **kwargs: Any) -> None:
+        raise ZeroDivisionError("no memory")
+
+    monkeypatch.setattr(trained.model, "forward", broken)
+    with pytest.raises(ZeroDivisionError, match="no memory"):
+        list(generate(trained, "The"))
+
+
+def test_prompts_in_a_batch_get_the_text_that_each_gets_alone(trained: Trained) -> None:
+    prompts = ["The worker", "", "Größe und", "a long prompt " * LENGTH]
+    for settings in (
+        Sampling(temperature=0, max_new_tokens=10),
+        Sampling(temperature=1.0, max_new_tokens=10, seed=3),
+        Sampling(temperature=1.0, max_new_tokens=10, seed=3, stop=("e",)),
+    ):
+        alone = ["".join(generate(trained, prompt, settings)) for prompt in prompts]
+        assert generate_batch(trained, prompts, settings) == alone
+    assert generate_batch(trained, []) == []
+
+
 @pytest.mark.parametrize(
-    "bad", [{"temperature": -1}, {"top_p": 0}, {"top_p": 1.5}, {"top_k": -1}, {"max_new_tokens": 0}], ids=str
+    ("parts", "stop", "expected"),
+    [
+        (["ab", "c\n", "\nd"], ["\n\n"], ["ab", "c"]),
+        (["ab", "c\n", "x\nd"], ["\n\n"], ["ab", "c", "\nx\nd"]),
+        (["one stop two"], ["stop", "one s"], []),
+        (["a", "b"], [], ["a", "b"]),
+        (["aST"], ["STOP"], ["a", "ST"]),
+    ],
+    ids=str,
+)
+def test_text_ends_before_a_stop_string_and_nothing_of_it_is_given_out(
+    parts: list[str], stop: list[str], expected: list[str]
+) -> None:
+    assert [*before_stop(iter(parts), stop)] == expected
+
+
+def test_a_stop_string_ends_the_text(trained: Trained) -> None:
+    settings = Sampling(temperature=1.0, top_p=1.0, max_new_tokens=40, seed=3)
+    whole = "".join(generate(trained, "The worker", settings))
+    middle = len(whole) // 2
+    end = whole[middle : middle + 2]
+    stopped = "".join(generate(trained, "The worker", replace(settings, stop=(end, "never this"))))
+    assert stopped == whole[: whole.index(end)]
+
+
+def test_tokens_that_only_fill_the_embedding_are_never_chosen(trained: Trained) -> None:
+    known = len(trained.tokenizer)
+    few = Trained(trained.model, _Fewer(trained.tokenizer, known // 2), trained.info)
+    settings = Sampling(temperature=5.0, top_p=1.0, max_new_tokens=60, seed=1)
+    text = "".join(generate(few, "The", settings))
+    assert text
+    assert max(few.tokenizer.seen) < known // 2
+
+
+class _Fewer:
+    """A tokenizer that knows only its first tokens."""
+
+    def __init__(self, tokenizer: Any, known: int) -> None:
+        self._tokenizer, self._known, self.seen = tokenizer, known, {0}
+
+    def __len__(self) -> int:
+        return self._known
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tokenizer, name)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return {"input_ids": [1]}
+
+    def decode(self, tokens: list[int], **kwargs: Any) -> str:
+        self.seen |= set(tokens)
+        return str(self._tokenizer.decode(tokens, **kwargs))
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [{"temperature": -1}, {"top_p": 0}, {"top_p": 1.5}, {"top_k": -1}, {"max_new_tokens": 0}, {"stop": ("",)}],
+    ids=str,
 )
 def test_sampling_that_cannot_work_is_refused(bad: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=f"{next(iter(bad))}=.* cannot work"):

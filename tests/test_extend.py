@@ -8,7 +8,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import yaml
+
+from raylm.shards import Column, RowFormat
+from raylm.testing.datasets import job_settings, write_dataset
 
 OPERATOR = '''
 """Texts in capitals."""
@@ -140,3 +145,119 @@ def test_an_operator_under_a_name_in_use_is_one_error_before_anything_is_done(
     assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert not (shouting / "runs").exists()
+
+
+OBJECTIVE = '''
+"""Next tokens of rows that count by a column of the dataset, with a penalty on large scores (the z-loss of PaLM)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field
+
+from raylm.config.base import Settings
+from raylm.objectives import DeviceBatch, LossSums, Objective, ObjectiveKind, register_objective
+from raylm.records import IGNORED, MicroBatch
+from raylm.shards import WantedColumn
+
+
+class RowWeighted(Settings):
+    """Next tokens, of each row as often as its `row_weight` says."""
+
+    z_loss: float = Field(1e-4, ge=0, description="Weight of the squared logarithm of the softmax's denominator.")
+
+
+class Weighted(Objective):
+    columns = (WantedColumn("row_weight", per="row"),)
+    metrics = ("z_loss",)
+
+    def __init__(self, settings: RowWeighted) -> None:
+        self._z_loss = settings.z_loss
+
+    def row_weights(self, batch: MicroBatch) -> Any:
+        return (batch.labels[:, 1:] != IGNORED).sum(axis=1) * batch.columns["row_weight"]
+
+    def loss_sums(self, model: Any, batch: DeviceBatch) -> LossSums:
+        from torch.nn.functional import cross_entropy
+
+        logits = model(input_ids=batch.tokens, use_cache=False).logits[:, :-1].float()
+        targets = batch.labels[:, 1:]
+        nats = cross_entropy(logits.transpose(1, 2), targets, ignore_index=IGNORED, reduction="none")
+        squares = logits.logsumexp(-1).square() * (targets != IGNORED)
+        weights = batch.columns["row_weight"].unsqueeze(1)
+        penalty = (squares * weights).sum()
+        return LossSums((nats * weights).sum() + self._z_loss * penalty, {"z_loss": penalty})
+
+
+register_objective(ObjectiveKind("row_weighted", RowWeighted, lambda settings, model: Weighted(settings)))
+'''
+
+
+@pytest.fixture(scope="module")
+def weighted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with an objective in a file of its own, a job that names it, and data with and without its column."""
+    folder = tmp_path_factory.mktemp("weighted")
+    (folder / "weighted.py").write_text(OBJECTIVE)
+    rows = RowFormat(32, 256, "none", eos_id=0, group_rows=8, columns=(Column("row_weight", "float32", per="row"),))
+    tokens = np.random.default_rng(0).integers(1, 9, (80, 32))
+    write_dataset(folder / "data", rows, tokens[:60], tokens[60:], columns=lambda row: {"row_weight": row[0] / 4})
+    write_dataset(folder / "plain", RowFormat(32, 256, "none", eos_id=0, group_rows=8), tokens[:60], tokens[60:])
+    settings = job_settings(folder / "runs", folder / "data", name="one", steps=6)
+    settings |= {"plugins": ["weighted.py"], "objective": {"row_weighted": {"z_loss": 0.01}}}
+    settings["batch"] = {"sequences": 12, "micro_batch": 2}
+    settings["workers"] = {"min": 1, "max": 1, "gpu": False}
+    settings["evaluate"] = {"every_steps": 3, "sequences": 8}
+    (folder / "job.yaml").write_text(yaml.safe_dump(settings))
+    return folder
+
+
+def lines(folder: Path, name: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "runs" / name / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.timeout(400)
+def test_an_objective_of_ones_own_trains_on_ray_alike_at_any_number_of_workers(weighted: Path) -> None:
+    raylm(weighted, "train", "job.yaml")
+    two = ["--set", "name=two", "--set", "workers.min=2", "--set", "workers.max=2"]
+    raylm(weighted, "train", "job.yaml", *two)
+    alone, together = lines(weighted, "one"), lines(weighted, "two")
+    assert [line["workers"] for line in together] == [2] * 6
+    for key in ("loss", "grad_norm", "z_loss"):
+        found = np.array([[line[key] for line in run] for run in (alone, together)])
+        np.testing.assert_allclose(found[1], found[0], rtol=2e-6)
+        assert found[0][-1] < found[0][0]
+    events = (weighted / "runs/two/events.jsonl").read_text().splitlines()
+    evaluated = [json.loads(event) for event in events if json.loads(event)["event"] == "evaluated"]
+    assert [event["step"] for event in evaluated] == [3, 6]
+    assert all(event["z_loss"] > 0 for event in evaluated)
+
+
+def test_an_objective_of_ones_own_is_in_the_json_schema(weighted: Path) -> None:
+    code = (
+        "import json\nfrom raylm.config.job import Job\nfrom raylm.config.load import load_job\nload_job('job.yaml')\n"
+    )
+    schema = json.loads(python(f"{code}print(json.dumps(Job.model_json_schema()))", weighted))
+    entry = json.dumps(schema["$defs"]["ObjectiveSettings"])
+    assert "row_weighted" in entry
+    assert "causal" in entry
+    assert "squared logarithm" in entry
+
+
+def test_an_objective_whose_column_the_data_lacks_is_refused_before_anything_is_spent(weighted: Path) -> None:
+    for more in ([], ["--dry-run"]):
+        command = ["train", "job.yaml", "--set", "data.path=plain", "--set", "name=refused", *more]
+        code = f"from raylm.cli.main import main\nmain({command!r})"
+        done = subprocess.run([sys.executable, "-c", code], cwd=weighted, capture_output=True, text=True, check=False)
+        assert done.returncode != 0
+        assert "error: the objective needs the column 'row_weight', which " in done.stderr
+        assert "plain lacks (its columns: none)" in done.stderr
+        assert "hint:" in done.stderr
+        assert "Traceback" not in done.stderr
+        assert not (weighted / "runs/refused").exists()
+
+
+def test_an_objective_under_a_built_in_name_is_one_error(weighted: Path) -> None:
+    (weighted / "second.py").write_text(OBJECTIVE.replace('"row_weighted"', '"causal"'))
+    with pytest.raises(AssertionError, match="objective 'causal' cannot be registered"):
+        raylm(weighted, "train", "job.yaml", "--set", "plugins=[second.py]", "--dry-run")

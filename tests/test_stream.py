@@ -16,7 +16,15 @@ from raylm.config.data import DataSettings
 from raylm.config.optim import BatchSettings
 from raylm.errors import DataError
 from raylm.records import Batch, MicroBatch
-from raylm.shards import Counts, DatasetManifest, RowFormat, ShardWriter, write_manifest
+from raylm.shards import (
+    Column,
+    Counts,
+    DatasetManifest,
+    RowFormat,
+    ShardWriter,
+    WantedColumn,
+    write_manifest,
+)
 from raylm.storage import StoragePath
 from raylm.stream import loader, reading
 from raylm.stream.held_out import held_out
@@ -42,18 +50,39 @@ def row_starts(row: int) -> list[int]:
     return [0, 4, 9][: 1 + row % 3]
 
 
-def write_dataset(folder: Path, shards: Sequence[int], *, number: int = 0, held_out_rows: int = 11) -> Dataset:
+def row_columns(dataset: int, row: int) -> dict[str, np.ndarray]:
+    """What the optional columns of a row hold."""
+    random = np.random.default_rng([dataset, row])
+    length = len(row_tokens(dataset, row))
+    return {"loss_mask": random.integers(0, 2, length), "pair": random.integers(0, 99, 2)}
+
+
+MASK, PAIR = Column("loss_mask", "uint8"), Column("pair", "int32", per="row", shape=(2,))
+WANTED = (WantedColumn("loss_mask", fill=1), WantedColumn("pair", per="row", shape=(2,)))
+
+
+def write_dataset(
+    folder: Path,
+    shards: Sequence[int],
+    *,
+    number: int = 0,
+    held_out_rows: int = 11,
+    columns: tuple[Column, ...] = (),
+) -> Dataset:
     """A folder of shards whose rows are known."""
+    format_ = replace(FORMAT, columns=columns)
     place, row = StoragePath(str(folder)), 0
     written = []
     for shard, rows in enumerate((*shards, held_out_rows)):
-        with ShardWriter(place / f"shard-{shard}.parquet", FORMAT) as writer:
+        with ShardWriter(place / f"shard-{shard}.parquet", format_) as writer:
             for _ in range(rows):
-                writer.add(row_tokens(number, row), row_starts(row))
+                values = row_columns(number, row)
+                more = {column.name: values[column.name] for column in columns}
+                writer.add(row_tokens(number, row), row_starts(row), more)
                 row += 1
         written.append(writer.close())
     manifest = DatasetManifest.of(
-        FORMAT,
+        format_,
         train=written[:-1],
         held_out=written[-1:] if held_out_rows else [],
         counts=Counts(sum(shards) * SEQUENCE),
@@ -106,6 +135,8 @@ def same(one: MicroBatch, other: MicroBatch) -> bool:
         and np.array_equal(one.ids, other.ids)
         and np.array_equal(one.epochs, other.epochs)
         and all(np.array_equal(a, b) for a, b in zip(one.document_starts, other.document_starts, strict=True))
+        and one.columns.keys() == other.columns.keys()
+        and all(np.array_equal(values, other.columns[name]) for name, values in one.columns.items())
     )
 
 
@@ -311,3 +342,67 @@ def test_close_ends_the_threads(datasets: list[Dataset]) -> None:
     for thread in readers():
         thread.join(5)
     assert not readers()
+
+
+@pytest.fixture(scope="module")
+def with_columns(tmp_path_factory: pytest.TempPathFactory) -> list[Dataset]:
+    """Two datasets, of which the second has no mask."""
+    folder = tmp_path_factory.mktemp("columns")
+    return [
+        write_dataset(folder / "a", [50, 13, 70], columns=(PAIR, MASK)),
+        write_dataset(folder / "b", [40], number=1, columns=(PAIR,)),
+    ]
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_batches_carry_the_columns_of_their_rows(with_columns: list[Dataset], mixed: bool) -> None:
+    datasets = with_columns if mixed else with_columns[:1]
+    settings = replace(SETTINGS, columns=WANTED)
+    plain = take(stream(datasets), 30)
+    whole = take(Stream(datasets, settings), 30)
+    shares = [take(Stream(datasets, settings, rank=rank, world_size=3, start_step=10), 20) for rank in range(3)]
+    for step, (without, batch) in enumerate(zip(plain, whole, strict=True)):
+        for bare, micro in zip(without.micro_batches, batch.micro_batches, strict=True):
+            assert same(bare, replace(micro, columns={}))
+            check_columns(micro, 133)
+            if step >= 10:
+                share = shares[micro.lane % 3][step - 10]
+                assert any(same(micro, other) for other in share.micro_batches)
+    for micro, _ in held_out(datasets, settings, sequences=9):
+        assert set(micro.columns) == {"loss_mask", "pair"}
+
+
+def check_columns(micro: MicroBatch, first_of_b: int) -> None:
+    assert micro.columns["loss_mask"].dtype == np.uint8
+    for place, number in enumerate(micro.ids.tolist()):
+        dataset, row = (0, number) if number < first_of_b else (1, number - first_of_b)
+        due = row_columns(dataset, row)
+        assert np.array_equal(micro.columns["pair"][place], due["pair"])
+        mask = micro.columns["loss_mask"][place]
+        if dataset == 1:
+            assert mask.all(), "a dataset without the column counts as one of ones"
+        else:
+            assert np.array_equal(mask[: len(due["loss_mask"])], due["loss_mask"])
+
+
+def test_an_optional_column_that_no_dataset_has_is_left_out(datasets: list[Dataset]) -> None:
+    with Stream(datasets, replace(SETTINGS, columns=WANTED[:1])) as batches:
+        assert all(micro.columns == {} for micro in next(batches).micro_batches)
+
+
+def test_a_column_that_a_dataset_lacks_or_holds_otherwise_is_one_error(with_columns: list[Dataset]) -> None:
+    with pytest.raises(DataError, match=r"the objective needs the column 'loss_mask', which .*b lacks") as found:
+        Stream(with_columns, replace(SETTINGS, columns=(WantedColumn("loss_mask"),)))
+    assert "its columns: pair" in found.value.message
+    with pytest.raises(
+        DataError, match=r"column pair holds values of shape \(2,\) per row, where \(\) per token is due"
+    ):
+        Stream(with_columns, replace(SETTINGS, columns=(WantedColumn("pair"),)))
+
+
+def test_held_out_rows_are_read_in_blocks(datasets: list[Dataset], monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = itertools.count()
+    inner = reading.read_rows
+    monkeypatch.setattr(reading, "read_rows", lambda *args: (next(calls), inner(*args))[1])
+    assert len(list(held_out(datasets[:1], SETTINGS))) == 6
+    assert next(calls) == 2  # eight rows in the first global batch, three in the second

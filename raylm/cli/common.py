@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
 if TYPE_CHECKING:
     from raylm.config.job import Job
-    from raylm.storage import Connection
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -30,22 +30,23 @@ def job_options(command: Command) -> Command:
     return click.argument("job_file", metavar="JOB", type=click.Path(dir_okay=True))(command)
 
 
-def reach_options(command: Command) -> Command:
-    """How to reach an object store when no job file says so; handed on as keyword arguments for `reach`."""
+def connection_options(command: Command) -> Command:
+    """How to reach an object store when no job file says so; handed on as one Connection, `connection`."""
+
+    @functools.wraps(command)
+    def with_connection(*args: Any, endpoint: str | None, region: str | None, anonymous: bool, **others: Any) -> Any:
+        from raylm.config.object_store import ObjectStore
+
+        store = ObjectStore(endpoint=endpoint, region=region, anonymous=anonymous)
+        return command(*args, connection=store.connection(), **others)
+
     for option in (
         click.option("--anonymous", is_flag=True, help="Read a public bucket without credentials."),
         click.option("--region", help="Region of the object store, where it wants one."),
         click.option("--endpoint", metavar="URL", help="A server of S3's or Google's kind, for s3:// and gs:// URLs."),
     ):
-        command = option(command)
-    return command
-
-
-def connection(endpoint: str | None, region: str | None, anonymous: bool) -> Connection:
-    """The options of `reach_options` as a Connection."""
-    from raylm.config.object_store import ObjectStore
-
-    return ObjectStore(endpoint=endpoint, region=region, anonymous=anonymous).connection()
+        with_connection = option(with_connection)
+    return cast(Command, with_connection)
 
 
 def plugin_options(command: Command) -> Command:
@@ -91,7 +92,7 @@ def as_typed(path: str) -> str:
     return str(Path(path).relative_to(here)) if Path(path).is_relative_to(here) else path
 
 
-def again(command: str, job_file: str, overrides: Sequence[str]) -> str:
+def command_line(command: str, job_file: str, overrides: Sequence[str]) -> str:
     """The command line that names this job and its overrides."""
     import shlex
 
@@ -99,14 +100,14 @@ def again(command: str, job_file: str, overrides: Sequence[str]) -> str:
     return shlex.join(["raylm", command, job_file, *flags])
 
 
-def show(rows: Sequence[tuple[str, str]]) -> None:
+def print_rows(rows: Sequence[tuple[str, str]]) -> None:
     """Print rows of a name and a value, values aligned."""
     width = max(len(name) for name, _ in rows)
     for name, value in rows:
         click.echo(f"{name:<{width}}  {value}")
 
 
-def next_step(*commands: str) -> None:
+def print_next(*commands: str) -> None:
     """Print what to type next."""
     for index, command in enumerate(commands):
         click.echo(f"{'next:' if index == 0 else '     '} {command}")

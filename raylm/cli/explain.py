@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from raylm.cli.common import import_plugins, plugin_options, show
+from raylm.cli.common import import_plugins, plugin_options, print_rows
 
 if TYPE_CHECKING:
     from raylm.config.keys import Setting
@@ -30,7 +30,7 @@ def explain(key: str, plugins: tuple[str, ...], job_file: str | None) -> None:
 
     For example `raylm explain optim`, `raylm explain optim.lr`, `raylm explain prepare.steps.quality`.
     """
-    from raylm.config.keys import find, settings_in
+    from raylm.config.keys import find, settings_in, shared
 
     import_plugins(plugins, job_file)
     everything = list(settings_in())
@@ -42,8 +42,8 @@ def explain(key: str, plugins: tuple[str, ...], job_file: str | None) -> None:
     of_kind = [setting for setting in everything if setting.kind and f"{_above(setting)}.{setting.kind}" == wanted]
     if not found and not of_kind:
         raise _unknown(wanted, everything)
-    for setting in _different(found):
-        _one(setting)
+    for one in shared(found):
+        _one(one.setting, one.kinds)
     _list(of_kind or [setting for setting in everything if _above(setting) == found[0].spoken])
 
 
@@ -52,47 +52,36 @@ def _above(setting: Setting) -> str:
     return setting.spoken.rpartition(".")[0]
 
 
-def _different(found: Sequence[Setting]) -> list[Setting]:
-    """One setting for each meaning: kinds of entries share many."""
+def _one(setting: Setting, kinds: Sequence[str]) -> None:
     from raylm.config.describe import default_words, type_words
 
-    return list({(s.meaning, type_words(s.field), default_words(s.field)): s for s in reversed(found)}.values())[::-1]
-
-
-def _one(setting: Setting) -> None:
-    from raylm.config.describe import default_words, type_words
-
-    kind = f" (kind: {setting.kind})" if setting.kind else ""
+    kind = f" (kind: {', '.join(kinds)})" if kinds else ""
     click.echo(f"{setting.spoken}{kind}\n  {setting.meaning}")
     default = default_words(setting.field)
     rows = [("  takes", type_words(setting.field)), *([("  default", default)] if default else [])]
     if setting.other_names:
         rows.append(("  elsewhere", ", ".join(setting.other_names)))
-    show(rows)
+    print_rows(rows)
 
 
 def _list(settings: Sequence[Setting]) -> None:
     """The keys under a section; those that only some kinds of entries have are marked so."""
     from raylm.config.describe import default_words, type_words
+    from raylm.config.keys import shared
 
     if not settings:
         return
     formatter = click.HelpFormatter(width=110)
-    kinds: dict[str, list[str]] = {}
-    for setting in settings:
-        kinds.setdefault(setting.name, []).append(setting.kind or "")
-    total = {setting.kind for setting in settings if setting.kind}
+    every = {setting.kind for setting in settings if setting.kind}
     rows = []
-    for setting in {setting.name: setting for setting in reversed(settings)}.values():
-        default = default_words(setting.field)
-        words = type_words(setting.field) + (
-            f"; {default}" if default == "required" else f"; default {default}" if default else ""
-        )
-        some = set(kinds[setting.name]) - {""}
-        only = f" For kind: {', '.join(sorted(some))}." if some and some != total else ""
-        rows.append((setting.name, f"{setting.meaning} [{words}]{only}"))
+    for one in shared(settings):
+        words, default = type_words(one.setting.field), default_words(one.setting.field)
+        if default:
+            words += f"; {'default ' if default != 'required' else ''}{default}"
+        only = f" Of kind {', '.join(one.kinds)}." if one.kinds and set(one.kinds) != every else ""
+        rows.append((one.setting.name, f"{one.setting.meaning} [{words}]{only}"))
     with formatter.section("Keys"):
-        formatter.write_dl(rows[::-1])
+        formatter.write_dl(rows)
     click.echo("\n" + formatter.getvalue(), nl=False)
 
 

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import textwrap
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from raylm.cli.common import connection, reach_options, show
+from raylm.cli.common import connection_options, print_rows
 from raylm.humanize import count, size
 
 if TYPE_CHECKING:
     from raylm.prep.report.fertility import Counts
     from raylm.prep.report.inspect import DatasetSample
+    from raylm.storage import Connection
 
-_SAMPLE_LETTERS = 400
+_SAMPLE_CHARACTERS = 400
 
 
 @click.command()
 @click.argument("folder")
 @click.option("--samples", type=click.IntRange(0, 100), default=2, show_default=True, help="Documents to decode.")
-@reach_options
-def inspect(folder: str, samples: int, **how: Any) -> None:
+@connection_options
+def inspect(folder: str, samples: int, connection: Connection) -> None:
     """Show the manifest of the shards in FOLDER, document lengths and a few documents.
 
     FOLDER is local or on any object store, `s3://bucket/data` for example.
@@ -29,10 +30,10 @@ def inspect(folder: str, samples: int, **how: Any) -> None:
     from raylm.prep.report.inspect import inspect_dataset
     from raylm.storage import StoragePath
 
-    found = inspect_dataset(StoragePath(folder, connection(**how)), samples)
-    show(rows(found))
+    found = inspect_dataset(StoragePath(folder, connection), samples)
+    print_rows(rows(found))
     for number, text in enumerate(found.samples, 1):
-        words = textwrap.shorten(text, _SAMPLE_LETTERS, placeholder=" ...")
+        words = textwrap.shorten(text, _SAMPLE_CHARACTERS, placeholder=" ...")
         click.echo(f"\nsample {number}:\n{textwrap.fill(words, 100, initial_indent='  ', subsequent_indent='  ')}")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from raylm.cli.common import again, job_options, next_step, read_job
+from raylm.cli.common import command_line, job_options, print_next, read_job
 from raylm.config.job import Job
 from raylm.model import budget
 from raylm.model.budget import STAGES, Plan
@@ -28,7 +28,7 @@ def plan(job_file: str, overrides: tuple[str, ...], gpu_gigabytes: float, worker
         job, vocab_size, sequence_length=length, gpu_bytes=int(gpu_gigabytes * 1e9), workers=workers or None
     )
     click.echo("\n".join(plan_lines(made)))
-    next_step(again("train", job_file, overrides) + " --dry-run")
+    print_next(command_line("train", job_file, overrides) + " --dry-run")
 
 
 def _shard_sizes(job: Job) -> tuple[int | None, int | None]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from raylm.cli.common import again, job_options, next_step, paths_row, quiet_logs, read_job, show
+from raylm.cli.common import command_line, job_options, paths_row, print_next, print_rows, quiet_logs, read_job
 from raylm.humanize import count, duration
 
 if TYPE_CHECKING:
@@ -28,14 +28,14 @@ def prepare(job_file: str, overrides: tuple[str, ...], dry_run: bool) -> None:
     if dry_run:
         from raylm.cli.preview import prepare_rows
 
-        show([*prepare_rows(job), paths_row(job_file)])
-        next_step(again("prepare", job_file, overrides))
+        print_rows([*prepare_rows(job), paths_row(job_file)])
+        print_next(command_line("prepare", job_file, overrides))
         return
     quiet_logs()
     from raylm.prep.prepare import prepare as run_prepare
 
-    show(result_rows(run_prepare(job, progress=progress_lines())))
-    next_step(again("train", job_file, overrides))
+    print_rows(result_rows(run_prepare(job, progress=progress_lines())))
+    print_next(command_line("train", job_file, overrides))
 
 
 def result_rows(result: PrepareReport) -> list[tuple[str, str]]:

@@ -69,7 +69,11 @@ def train_rows(job: Job) -> Rows:
 
 
 def _data(job: Job) -> tuple[int, str]:
-    """Tokens a sequence, and the shards in words; where there are none yet, what prepare would make."""
+    """Tokens per sequence, and the shards in words; where there are none yet, what prepare would make."""
+    from raylm.objectives import objective_of
+    from raylm.stream.reading import Dataset, reading
+
+    columns = objective_of(job).columns
     tokens, length = 0, job.prepare.sequence_length
     for source in job.mixture:
         place = StoragePath(source.path, job.object_store.connection())
@@ -77,6 +81,7 @@ def _data(job: Job) -> tuple[int, str]:
             manifest = read_manifest(place)
         except (DataError, StorageError) as error:
             return length, f"not to be read: {error.message}"
+        reading([Dataset(place, manifest)], columns)  # an objective whose columns the shards lack
         tokens += manifest.train_tokens
         length = manifest.sequence_length
     where = ", ".join(source.path for source in job.mixture)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from raylm.cli.common import as_typed, next_step, quiet_logs, show, terminated_as_interrupted
+from raylm.cli.common import as_typed, print_next, print_rows, quiet_logs, terminated_as_interrupted
 from raylm.cli.model import evaluation_rows
 from raylm.errors import RaylmError
 from raylm.humanize import duration
@@ -119,7 +119,7 @@ def _prepare(job: Job) -> None:
     from raylm.prep.prepare import prepare
 
     _stage("2/5  preparing: the documentation on this machine becomes tokens")
-    show(result_rows(prepare(job, progress=progress_lines())))
+    print_rows(result_rows(prepare(job, progress=progress_lines())))
 
 
 def _train(job: Job, loss: LosingANode) -> None:
@@ -149,7 +149,7 @@ def _look(job: Job) -> str:
 
     _stage("4/5  evaluating and generating, from the last checkpoint")
     trained = open_trained(job.run_url, job.object_store.connection())
-    show(evaluation_rows(evaluate(trained)))
+    print_rows(evaluation_rows(evaluate(trained)))
     for prompt in PROMPTS:
         text = "".join(generate(trained, prompt, Sampling(max_new_tokens=32)))
         click.echo(f"    {' '.join(f'{prompt}{text}'.split())}")
@@ -161,7 +161,7 @@ def _look(job: Job) -> str:
 
 def _what_next(job: Job, page: str) -> None:
     run = as_typed(job.run_url)
-    next_step(
+    print_next(
         f"open {as_typed(page)} in a browser",
         f"raylm generate {run} --prompt 'The function '",
         f"raylm export {run} {run}/export",

@@ -5,14 +5,14 @@ from __future__ import annotations
 import click
 
 from raylm.cli.common import (
-    again,
     as_typed,
+    command_line,
     job_options,
-    next_step,
     paths_row,
+    print_next,
+    print_rows,
     quiet_logs,
     read_job,
-    show,
     terminated_as_interrupted,
 )
 
@@ -29,8 +29,8 @@ def train(job_file: str, overrides: tuple[str, ...], dry_run: bool) -> None:
     if dry_run:
         from raylm.cli.preview import train_rows
 
-        show([*train_rows(job), paths_row(job_file)])
-        next_step(again("train", job_file, overrides))
+        print_rows([*train_rows(job), paths_row(job_file)])
+        print_next(command_line("train", job_file, overrides))
         return
     quiet_logs()
     from raylm.cli.progress import watching
@@ -41,8 +41,8 @@ def train(job_file: str, overrides: tuple[str, ...], dry_run: bool) -> None:
     if result.already_finished:
         click.echo(f"finished already at step {result.step}; raise train.steps to go on")
     run = as_typed(job.run_url)
-    show([("steps", f"{result.step:,}"), ("loss", _loss(result.loss)), ("run", run)])
-    next_step(f"raylm evaluate {run}", f"raylm generate {run} --prompt 'The '", f"raylm report {run}")
+    print_rows([("steps", f"{result.step:,}"), ("loss", _loss(result.loss)), ("run", run)])
+    print_next(f"raylm evaluate {run}", f"raylm generate {run} --prompt 'The '", f"raylm report {run}")
 
 
 def _loss(loss: float | None) -> str:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any, get_args, get_origin
+from typing import Annotated, Any, Literal, cast, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
@@ -58,8 +58,9 @@ class Setting:
 def settings_in(section: type[Settings] = Job, prefix: str = "", kind: str | None = None) -> Iterator[Setting]:
     """Every setting below a section, depth first, in the order in which they are written down."""
     if is_union(section) and issubclass(section, SettingsByKind):
+        yield Setting(f"{prefix}kind", _kind_field(section))
         for name, entry in section.table.items():
-            yield from settings_in(entry.settings, prefix, name)
+            yield from (one for one in settings_in(entry.settings, prefix, name) if one.key != f"{prefix}kind")
         return
     if is_union(section) and issubclass(section, NamedSettings):
         for name, entry in section.table.items():
@@ -71,6 +72,16 @@ def settings_in(section: type[Settings] = Job, prefix: str = "", kind: str | Non
         yield Setting(f"{prefix}{name}", field, below[0][0] if below else None, kind)
         for inner, path in below:
             yield from settings_in(inner, ".".join([f"{prefix}{name}", *path, ""]))
+
+
+def _kind_field(section: type[SettingsByKind]) -> FieldInfo:
+    """The key `kind` as all kinds have it together."""
+    field = section.model_fields.get("kind")
+    return FieldInfo(
+        annotation=cast(Any, Literal[tuple(section.table.names())]),
+        default=section.default_kind,
+        description=field.description if field else "Which settings the entry takes.",
+    )
 
 
 def schema_keys() -> Iterator[str]:
@@ -136,3 +147,21 @@ def find(spoken: str) -> list[Setting]:
     """The settings that a key names, numbers of entries left out or not; one for each kind that has it."""
     wanted = ".".join(part for part in spoken.replace("[]", "").split(".") if part != ANY_NAME and not part.isdigit())
     return [setting for setting in settings_in() if setting.spoken == wanted]
+
+
+@dataclass(frozen=True)
+class Shared:
+    """A setting with the kinds of entries that have it, all with one meaning; no kinds where there is one kind only."""
+
+    setting: Setting
+    kinds: tuple[str, ...]
+
+
+def shared(settings: Iterable[Setting]) -> list[Shared]:
+    """Settings that several kinds of entries have alike, once each, those of most kinds first."""
+    alike: dict[tuple[str, str, str], list[Setting]] = {}
+    for setting in settings:
+        looks = repr((setting.field.annotation, setting.field.default)) if setting.field else ""
+        alike.setdefault((setting.key, setting.meaning, looks), []).append(setting)
+    found = [Shared(same[0], tuple(one.kind for one in same if one.kind)) for same in alike.values()]
+    return sorted(found, key=lambda one: -len(one.kinds) if one.kinds else -len(found) - 1000)

@@ -7,7 +7,7 @@ from typing import Any
 
 from raylm.config.describe import default_words, type_words
 from raylm.config.job import Job
-from raylm.config.keys import ANY_NAME, ENTRY, Setting, settings_in
+from raylm.config.keys import ANY_NAME, ENTRY, Setting, settings_in, shared
 
 _INTRODUCTION = """\
 # Job files: every key
@@ -66,23 +66,13 @@ def _tables(settings: Sequence[Setting]) -> Iterator[str]:
 
 
 def _by_kind(group: Sequence[Setting]) -> Iterator[str]:
-    """One table of what every kind takes, then one for each kind with more of its own."""
-    kinds = list(dict.fromkeys(setting.kind for setting in group if setting.kind is not None))
-    shared = [
-        name
-        for name in dict.fromkeys(setting.name for setting in group)
-        if not kinds
-        or (
-            {setting.kind for setting in group if setting.name == name} >= set(kinds)
-            and len({setting.meaning for setting in group if setting.name == name}) == 1
-        )
-    ]
-    yield _table({setting.name: setting for setting in group if setting.name in shared}.values())
-    for kind in kinds:
-        own = [setting for setting in group if setting.kind == kind and setting.name not in shared]
-        yield f"**`kind: {kind}`**\n" if own else f"**`kind: {kind}`** takes no others.\n"
-        if own:
-            yield _table(own)
+    """A table of what every kind takes, then one for what some kinds take."""
+    found = shared(group)
+    kinds = {kind for one in found for kind in one.kinds}
+    for some in dict.fromkeys(one.kinds if set(one.kinds) != kinds else () for one in found):
+        if some:
+            yield f"Kind{'s' if len(some) > 1 else ''} {', '.join(f'`{kind}`' for kind in some)}:\n"
+        yield _table(one.setting for one in found if (one.kinds if set(one.kinds) != kinds else ()) == some)
 
 
 def _table(settings: Iterable[Setting]) -> str:

@@ -69,7 +69,7 @@ def prepare_process(job: Job) -> None:
         os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
     import torch
 
-    from raylm.train import engine  # noqa: F401  # loads DeepSpeed and transformers
+    import raylm.train.engine  # noqa: F401  # loads DeepSpeed and transformers
 
     torch.set_num_threads(job.workers.threads or max(1, int(job.workers.cpus)))
 

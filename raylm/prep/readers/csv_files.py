@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Literal
 
+from pydantic import Field
+
 from raylm.config.prepare.sources import FileSourceSettings
 from raylm.prep.readers.base import Raw, Reading
 from raylm.prep.readers.kind import SourceKind
@@ -14,7 +16,7 @@ from raylm.prep.readers.tables import ColumnSettings, table_texts
 class CsvSource(ColumnSettings, FileSourceSettings):
     """Comma-separated values, or tab-separated ones in files named .tsv; the first row names the columns."""
 
-    kind: Literal["csv"] = "csv"
+    kind: Literal["csv"] = Field("csv", description="How files are read.")
 
 
 def read(reading: Reading[CsvSource]) -> Iterator[Raw]:

@@ -22,7 +22,7 @@ from raylm.storage import Connection, StoragePath
 class HuggingFaceSource(ColumnSettings, SourceSettings):
     """A folder of the hub's layout, or of save_to_disk; its files are read by their own kind."""
 
-    kind: Literal["huggingface"] = "huggingface"
+    kind: Literal["huggingface"] = Field("huggingface", description="How files are read.")
     glob: PathOrUrl = Field(description="The folder, on any fsspec URL.")
     split: str = Field("train", description="The split to read.")
     config: str | None = Field(None, description="The configuration, where the folder's README.md names several.")

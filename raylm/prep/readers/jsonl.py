@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Literal
 
+from pydantic import Field
+
 from raylm.config.prepare.sources import FileSourceSettings
 from raylm.errors import DataError
 from raylm.prep.ranges import Part, cut_at_lines
@@ -18,7 +20,7 @@ from raylm.storage import StoragePath
 class JsonLinesSource(ColumnSettings, FileSourceSettings):
     """JSON lines, one object a document."""
 
-    kind: Literal["jsonl"] = "jsonl"
+    kind: Literal["jsonl"] = Field("jsonl", description="How files are read.")
 
 
 def read(reading: Reading[JsonLinesSource]) -> Iterator[Raw]:

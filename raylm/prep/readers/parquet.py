@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Literal
 
+from pydantic import Field
+
 from raylm.config.prepare.sources import FileSourceSettings
 from raylm.prep.ranges import Part, joined
 from raylm.prep.readers.base import Raw, Reading
@@ -17,7 +19,7 @@ from raylm.storage import StoragePath
 class ParquetSource(ColumnSettings, FileSourceSettings):
     """Parquet files."""
 
-    kind: Literal["parquet"] = "parquet"
+    kind: Literal["parquet"] = Field("parquet", description="How files are read.")
 
 
 def read(reading: Reading[ParquetSource]) -> Iterator[Raw]:

@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
+from pydantic import Field
+
 from raylm.config.prepare.sources import SourceSettings
 from raylm.prep.readers.base import Raw, Reading
 from raylm.prep.readers.kind import SourceKind
@@ -29,7 +31,7 @@ _MIN_CHARACTERS = 200  # shorter documents are mostly license lines and one-word
 class PythonDocsSource(SourceSettings):
     """The documentation of Python and of what is installed beside it."""
 
-    kind: Literal["python-docs"] = "python-docs"
+    kind: Literal["python-docs"] = Field("python-docs", description="How files are read.")
 
     @property
     def location(self) -> str:

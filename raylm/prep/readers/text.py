@@ -24,7 +24,7 @@ Files = TypeVar("Files", bound=FileSourceSettings)
 class TextSource(FileSourceSettings):
     """Plain text."""
 
-    kind: Literal["text"] = "text"
+    kind: Literal["text"] = Field("text", description="How files are read.")
     document: Literal["file", "line", "block"] = Field(
         "file", description="A document is a file, a line, or a block between blank lines."
     )

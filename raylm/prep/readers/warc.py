@@ -27,7 +27,7 @@ _HTML = ("text/html", "application/xhtml+xml")
 class WarcSource(FileSourceSettings):
     """Web archives with the pages as they were sent."""
 
-    kind: Literal["warc"] = "warc"
+    kind: Literal["warc"] = Field("warc", description="How files are read.")
     extract: Literal["main", "all"] = Field(
         "main", description="A page's main content, or all of its text with menus and footers."
     )

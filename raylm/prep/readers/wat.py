@@ -10,6 +10,8 @@ import json
 from collections.abc import Iterator
 from typing import Any, BinaryIO, Literal
 
+from pydantic import Field
+
 from raylm.config.prepare.sources import FileSourceSettings
 from raylm.prep.readers.base import Meta, Raw, Reading, known, language_tag
 from raylm.prep.readers.kind import SourceKind
@@ -19,7 +21,7 @@ from raylm.prep.readers.records import LANGUAGES, FoundLanguage, broken, main_la
 class WatSource(FileSourceSettings):
     """Web archives with the metadata of pages."""
 
-    kind: Literal["wat"] = "wat"
+    kind: Literal["wat"] = Field("wat", description="How files are read.")
 
 
 def read(reading: Reading[WatSource]) -> Iterator[Raw]:

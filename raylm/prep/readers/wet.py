@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Literal
 
+from pydantic import Field
+
 from raylm.config.prepare.sources import FileSourceSettings
 from raylm.prep.readers.base import Raw, Reading
 from raylm.prep.readers.kind import SourceKind
@@ -14,7 +16,7 @@ from raylm.prep.readers.warc import pages
 class WetSource(FileSourceSettings):
     """Web archives with the texts of pages."""
 
-    kind: Literal["wet"] = "wet"
+    kind: Literal["wet"] = Field("wet", description="How files are read.")
 
 
 def read(reading: Reading[WetSource]) -> Iterator[Raw]:

@@ -13,6 +13,8 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, BinaryIO, Literal
 
+from pydantic import Field
+
 from raylm.config.prepare.sources import FileSourceSettings
 from raylm.errors import DataError
 from raylm.prep.extras import not_installed
@@ -55,7 +57,7 @@ _DROPPED_TAGS = {
 class WikipediaSource(FileSourceSettings):
     """Wikipedia's XML dumps."""
 
-    kind: Literal["wikipedia"] = "wikipedia"
+    kind: Literal["wikipedia"] = Field("wikipedia", description="How files are read.")
 
 
 def read(reading: Reading[WikipediaSource]) -> Iterator[Raw]:

@@ -40,7 +40,7 @@ _CHAPTER = re.compile(
 class BookSource(FileSourceSettings):
     """EPUBs, and text files as Project Gutenberg writes them."""
 
-    kind: Literal["book"] = "book"
+    kind: Literal["book"] = Field("book", description="How files are read.")
     document: Literal["file", "chapter"] = Field("file", description="A document is a book, or a chapter.")
     front_matter: bool = Field(
         False, description="Keep the cover, title page, copyright, contents, dedication and index as well."
