@@ -15,14 +15,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from raylm.checkpoint import manifest as layout
-from raylm.checkpoint import restore, save
+from raylm.checkpoint import manifest, parts, restore, save
 from raylm.checkpoint.chunks import Chunk
 from raylm.checkpoint.restore import committed, fill, newest, open_checkpoint, reading, steps_being_read, weights
 from raylm.checkpoint.retention import apply_retention
-from raylm.checkpoint.save import StaleAttempt, begin_save, claim_attempt, tied_names
+from raylm.checkpoint.save import SaveRequest, StaleAttempt, begin_save, claim_attempt
+from raylm.checkpoint.state import tied_names
 from raylm.errors import CheckpointError, StorageError
 from raylm.storage import StoragePath
+from raylm.testing.checkpoints import run_state
 
 Tensors = dict[tuple[str, str], torch.Tensor]
 Cuts = list[list[float]]
@@ -63,21 +64,22 @@ def shared_out(state: Tensors, cuts: Cuts, ranks: int) -> list[list[tuple[Chunk,
 
 
 def save_all(
-    folder: StoragePath, step: int, *, attempt: int = 1, ranks: int = 2, cuts: Cuts | None = None, **meta: object
+    folder: StoragePath, step: int, *, attempt: int = 1, ranks: int = 2, cuts: Cuts | None = None, **changes: object
 ) -> list[save.Saved]:
     """Save a step from ranks that run one after the other in this process."""
     held = shared_out(tensors_of(step), cuts or [[0.3, 0.5]], ranks)
     pending = [
         begin_save(
-            folder,
-            step=step,
-            attempt=attempt,
-            rank=rank,
-            world_size=ranks,
-            held=held[rank],
-            scalars={"step": step, "beta": 0.1},
-            meta=meta,
-            commit_timeout_seconds=60,
+            SaveRequest(
+                folder,
+                run_state(step, **changes),
+                attempt=attempt,
+                rank=rank,
+                world_size=ranks,
+                scalars={"step": step, "beta": 0.1},
+                commit_timeout_seconds=60,
+            ),
+            held[rank],
         )
         for rank in reversed(range(ranks))
     ]
@@ -108,7 +110,8 @@ def folder(tmp_path: Path) -> StoragePath:
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks and requests so small that a toy state needs many of each."""
     monkeypatch.setattr(save, "BLOCK_BYTES", 64)
-    monkeypatch.setattr(save, "WRITE_BYTES", 100)
+    monkeypatch.setattr(parts, "BLOCK_BYTES", 64)
+    monkeypatch.setattr(parts, "WRITE_BYTES", 100)
     monkeypatch.setattr(restore, "REQUEST_BYTES", 200)
     monkeypatch.setattr(restore, "GAP_BYTES", 64)
 
@@ -131,11 +134,11 @@ def test_any_partition_loads_into_any_other(
 
 
 def test_what_was_saved_beside_the_tensors_comes_back(folder: StoragePath) -> None:
-    result = save_all(folder, 7, progress={"step": 7}, seed=5)[0]
+    result = save_all(folder, 7, held_out_loss=2.5)[0]
     found = newest(folder)
     assert found is not None
     assert (found.step, found.world_size, found.scalars) == (7, 2, {"step": 7, "beta": 0.1})
-    assert found.meta == {"progress": {"step": 7}, "seed": 5}
+    assert found.state == run_state(7, held_out_loss=2.5)
     assert found.bytes == result.checkpoint_bytes == sum(p.size() for p in folder.glob("**/*.safetensors"))
 
 
@@ -143,7 +146,7 @@ def test_a_tensor_of_many_requests_is_read_whole(folder: StoragePath) -> None:
     big = torch.arange(9_000_001, dtype=torch.int32).view(torch.float32)
     chunk = whole("master", "big", big)
     held = [(chunk, big), (whole("buffer", "odd", torch.tensor(True)), torch.tensor([True]))]
-    begin_save(folder, step=1, attempt=1, rank=0, world_size=1, held=held, scalars={}, meta={}).wait(60)
+    begin_save(SaveRequest(folder, run_state(1), attempt=1, rank=0, world_size=1), held).wait(60)
     out = torch.zeros_like(big)
     fill(open_checkpoint(folder / "step-000000001"), [(chunk, out)])
     assert torch.equal(out.view(torch.int32), big.view(torch.int32))
@@ -174,7 +177,7 @@ def test_the_training_may_go_on_while_a_save_is_written(folder: StoragePath, mon
     monkeypatch.setattr(StoragePath, "write_parts", slow)
     state = tensors_of(4)
     held = [(whole(kind, name, tensor), tensor.view(-1)) for (kind, name), tensor in state.items()]
-    pending = begin_save(folder, step=4, attempt=1, rank=0, world_size=1, held=held, scalars={}, meta={})
+    pending = begin_save(SaveRequest(folder, run_state(4), attempt=1, rank=0, world_size=1), held)
     assert started.wait(30)
     assert not pending.done()
     with pytest.raises(TimeoutError):
@@ -188,9 +191,7 @@ def test_the_training_may_go_on_while_a_save_is_written(folder: StoragePath, mon
 
 def test_a_synchronous_save_has_ended_when_it_returns(folder: StoragePath) -> None:
     held = [(whole("master", "w", torch.ones(3)), torch.ones(3))]
-    pending = begin_save(
-        folder, step=1, attempt=1, rank=0, world_size=1, held=held, scalars={}, meta={}, asynchronous=False
-    )
+    pending = begin_save(SaveRequest(folder, run_state(1), attempt=1, rank=0, world_size=1), held, asynchronous=False)
     assert pending.done()
     assert pending.wait(0).stall_seconds == pending.wait(0).total_seconds
 
@@ -199,15 +200,15 @@ def test_before_commit_runs_before_the_part_counts(folder: StoragePath) -> None:
     seen = []
     held = [(whole("master", "w", torch.ones(3)), torch.ones(3))]
     begin_save(
-        folder,
-        step=1,
-        attempt=1,
-        rank=0,
-        world_size=1,
-        held=held,
-        scalars={},
-        meta={},
-        before_commit=lambda: seen.append((newest(folder), len(folder.glob("**/*.json")))),
+        SaveRequest(
+            folder,
+            run_state(1),
+            attempt=1,
+            rank=0,
+            world_size=1,
+            before_commit=lambda: seen.append((newest(folder), len(folder.glob("**/*.json")))),
+        ),
+        held,
     ).wait(30)
     assert seen == [(None, 0)]
 
@@ -216,15 +217,7 @@ def test_without_every_part_nothing_is_committed(folder: StoragePath) -> None:
     save_all(folder, 1)
     held = shared_out(tensors_of(2), [[0.5]], 3)
     result = begin_save(
-        folder,
-        step=2,
-        attempt=1,
-        rank=0,
-        world_size=3,
-        held=held[0],
-        scalars={},
-        meta={},
-        commit_timeout_seconds=0.2,
+        SaveRequest(folder, run_state(2), attempt=1, rank=0, world_size=3, commit_timeout_seconds=0.2), held[0]
     ).wait(30)
     assert not result.committed
     assert result.reason == "no part came from rank 1, 2"
@@ -237,18 +230,16 @@ def test_without_every_part_nothing_is_committed(folder: StoragePath) -> None:
 
 def test_a_save_that_was_given_up_is_not_committed_by_a_late_part(folder: StoragePath) -> None:
     held = shared_out(tensors_of(1), [[0.5]], 2)
-    pending = begin_save(folder, step=1, attempt=1, rank=0, world_size=2, held=held[0], scalars={}, meta={})
+    pending = begin_save(SaveRequest(folder, run_state(1), attempt=1, rank=0, world_size=2), held[0])
     pending.abandon()
     assert pending.wait(30).reason == "no part came from rank 1"
-    begin_save(folder, step=1, attempt=1, rank=1, world_size=2, held=held[1], scalars={}, meta={}).wait(30)
+    begin_save(SaveRequest(folder, run_state(1), attempt=1, rank=1, world_size=2), held[1]).wait(30)
     assert newest(folder) is None
 
 
 def test_parts_that_do_not_cover_the_state_are_never_committed(folder: StoragePath) -> None:
     chunk = Chunk("w", "master", 0, 4, "float32", 10, (10,))
-    pending = begin_save(
-        folder, step=1, attempt=1, rank=0, world_size=1, held=[(chunk, torch.ones(4))], scalars={}, meta={}
-    )
+    pending = begin_save(SaveRequest(folder, run_state(1), attempt=1, rank=0, world_size=1), [(chunk, torch.ones(4))])
     with pytest.raises(CheckpointError, match=r"lack elements of master 'w' from 4 of 10"):
         pending.wait(30)
     assert newest(folder) is None
@@ -279,7 +270,7 @@ def test_a_stale_attempt_stops_waiting_for_its_peers(folder: StoragePath, monkey
     monkeypatch.setattr(save, "FENCE_CHECK_SECONDS", 0.05)
     old = claim_attempt(folder)
     held = [(whole("master", "w", torch.ones(3)), torch.ones(3))]
-    pending = begin_save(folder, step=1, attempt=old, rank=0, world_size=2, held=held, scalars={}, meta={})
+    pending = begin_save(SaveRequest(folder, run_state(1), attempt=old, rank=0, world_size=2), held)
     claim_attempt(folder)
     with pytest.raises(StaleAttempt):
         pending.wait(30)
@@ -288,7 +279,7 @@ def test_a_stale_attempt_stops_waiting_for_its_peers(folder: StoragePath, monkey
 def test_one_attempt_cannot_save_two_states_of_a_step(folder: StoragePath) -> None:
     save_all(folder, 1)
     held = [(whole("master", "w", torch.ones(3)), torch.ones(3))]
-    pending = begin_save(folder, step=1, attempt=1, rank=0, world_size=2, held=held, scalars={}, meta={})
+    pending = begin_save(SaveRequest(folder, run_state(1), attempt=1, rank=0, world_size=2), held)
     with pytest.raises(CheckpointError, match="attempt 1 saved another state of step 1 already") as caught:
         pending.wait(30)
     assert "claim a new attempt" in str(caught.value.hint)
@@ -301,15 +292,8 @@ def test_a_save_that_failed_on_one_rank_may_be_begun_again(
 
     def begin(rank: int, timeout: float) -> save.PendingSave:
         return begin_save(
-            folder,
-            step=1,
-            attempt=1,
-            rank=rank,
-            world_size=2,
-            held=state[rank],
-            scalars={},
-            meta={},
-            commit_timeout_seconds=timeout,
+            SaveRequest(folder, run_state(1), attempt=1, rank=rank, world_size=2, commit_timeout_seconds=timeout),
+            state[rank],
         )
 
     assert not begin(0, 0.1).wait(30).committed
@@ -391,14 +375,18 @@ def test_a_damaged_file_is_named_with_what_to_do(
 @pytest.mark.parametrize(
     ("key", "value", "words"),
     [
-        ("version", 99, "version is 99; this raylm reads 1"),
+        ("version", 99, "has version 99; this raylm reads version 2"),
+        ("version", 1, "has version 1; this raylm reads version 2"),
         ("format", "zip", "format is 'zip'"),
         ("step", 3, "it is the manifest of step 3"),
         ("world_size", 5, "2 parts for 5 workers"),
         ("world_size", -1, "world_size is -1"),
         ("attempt", "../../etc", "attempt is '../../etc'"),
         ("scalars", {"step": "x"}, "scalar step is 'x'"),
-        ("meta", [1], "an object was expected"),
+        ("state", [1], "an object was expected"),
+        ("state", {}, "state: progress is missing"),
+        ("state", run_state(9).to_json(), "its state is of step 9"),
+        ("state", {**run_state(2).to_json(), "zero_stage": "1"}, "state: zero_stage is '1'"),
     ],
 )
 def test_a_manifest_that_lies_is_refused(folder: StoragePath, key: str, value: object, words: str) -> None:
@@ -414,13 +402,13 @@ def test_an_index_whose_pieces_lie_outside_the_file_is_refused(folder: StoragePa
     place = folder / "step-000000002" / "a1" / "rank-00000-of-1.json"
     body = json.loads(place.read_text())
     for row in (
-        [*body["pieces"][0][:6], 10**12],
-        [*body["pieces"][0][:4], 0, 10**9, 0],
+        [*body["chunks"][0][:6], 10**12],
+        [*body["chunks"][0][:4], 0, 10**9, 0],
         ["code", "x", "uint8", [1], 0, 1, 0],
     ):
-        data = json.dumps({**body, "pieces": [row]}).encode()
+        data = json.dumps({**body, "chunks": [row]}).encode()
         with pytest.raises(CheckpointError, match="is not the index of a checkpoint's part"):
-            layout.parse_part(data, place, step=2, attempt=1, rank=0, world_size=1)
+            manifest.parse_part(data, place, step=2, attempt=1, rank=0, world_size=1)
 
 
 @pytest.mark.parametrize(
@@ -453,7 +441,7 @@ def test_an_upload_that_fails_for_good_says_so_and_commits_nothing(
 
     monkeypatch.setattr(StoragePath, "write_parts", fails_always)
     held = [(whole("master", "w", torch.ones(3)), torch.ones(3))]
-    pending = begin_save(folder, step=2, attempt=1, rank=0, world_size=1, held=held, scalars={}, meta={})
+    pending = begin_save(SaveRequest(folder, run_state(2), attempt=1, rank=0, world_size=1), held)
     with pytest.raises(StorageError, match="no space at"):
         pending.wait(30)
     assert len(calls) == save.WRITE_TRIALS
@@ -531,7 +519,7 @@ def test_a_reader_that_comes_during_removal_may_finish(folder: StoragePath, monk
     real = StoragePath.remove
 
     def reader_comes(self: StoragePath) -> None:
-        if self.name == layout.MANIFEST:
+        if self.name == manifest.MANIFEST:
             leased.__enter__()
         real(self)
 
@@ -554,7 +542,7 @@ def test_a_lease_that_was_left_behind_runs_out(folder: StoragePath) -> None:
 
 
 def uncommitted(folder: StoragePath, step: int, attempt: int) -> None:
-    place = layout.attempt_folder(layout.step_folder(folder, step), attempt)
+    place = manifest.attempt_folder(manifest.step_folder(folder, step), attempt)
     (place / "rank-00000-of-2.safetensors").write_bytes(b"x" * 100)
 
 
@@ -582,17 +570,19 @@ def test_retention_leaves_a_checkpoint_with_a_damaged_manifest_alone(folder: Sto
 
 def test_no_secret_reaches_storage(folder: StoragePath, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hush-hush-key")
-    save_all(folder, 1, data="s3://bucket/data")
+    save_all(folder, 1, model_config={"data": "s3://bucket/data"})
     assert not any(b"hush" in place.read_bytes() for place in folder.glob("**/*"))
     for url in ("http://me:hush@host:9000/x", "https://x.blob/y?sv=1&sig=hush", "s3://hush@bucket/key"):
-        with pytest.raises(CheckpointError, match=r"meta.stores\[0\].endpoint would put credentials into") as caught:
-            save_all(folder, 2, stores=[{"endpoint": url}])
+        with pytest.raises(
+            CheckpointError, match=r"state.model_config.stores\[0\].endpoint would put credentials into"
+        ) as caught:
+            save_all(folder, 2, model_config={"stores": [{"endpoint": url}]})
         assert "hush" not in caught.value.message
 
 
 def test_what_is_no_json_is_refused_before_anything_is_written(folder: StoragePath) -> None:
     with pytest.raises(TypeError, match="not JSON serializable"):
-        save_all(folder, 1, dtype=torch.float32)
+        save_all(folder, 1, model_config={"dtype": torch.float32})
     assert not folder.exists()
     assert save_all(folder, 2)[0].committed, "the staging buffer was not given back"
 
@@ -600,7 +590,7 @@ def test_what_is_no_json_is_refused_before_anything_is_written(folder: StoragePa
 def test_a_rank_that_owns_nothing_saves_and_wants_nothing(folder: StoragePath) -> None:
     tensor = torch.arange(4.0)
     for rank, held in ((1, []), (0, [(whole("master", "w", tensor), tensor)])):
-        last = begin_save(folder, step=1, attempt=0, rank=rank, world_size=2, held=held, scalars={}, meta={})
+        last = begin_save(SaveRequest(folder, run_state(1), attempt=0, rank=rank, world_size=2), held)
     assert last.wait(30).committed
     assert load_file((folder / "step-000000001/a0/rank-00001-of-2.safetensors").url) == {}
     fill(open_checkpoint(committed(folder)[0]), [])
@@ -636,8 +626,9 @@ def test_weights_load_into_a_model_with_tied_embeddings(folder: StoragePath) -> 
     model, other = Tied(), Tied()
     assert tied_names(model) == {"head.weight": "embed.weight"}
     held = [(whole("master", name, one), one.view(-1)) for name, one in model.named_parameters()]
-    meta = {"tied": tied_names(model)}
-    begin_save(folder, step=1, attempt=1, rank=0, world_size=1, held=held, scalars={}, meta=meta).wait(30)
+    begin_save(SaveRequest(folder, run_state(1, tied=tied_names(model)), attempt=1, rank=0, world_size=1), held).wait(
+        30
+    )
     other.load_state_dict(weights(open_checkpoint(folder / "step-000000001")), strict=True)
     assert torch.equal(other.head.weight, model.embed.weight)
 

@@ -18,9 +18,10 @@ from raylm.checkpoint import save
 from raylm.checkpoint.chunks import Chunk
 from raylm.checkpoint.restore import CheckpointInfo, committed, fill, newest, open_checkpoint
 from raylm.checkpoint.retention import apply_retention
-from raylm.checkpoint.save import begin_save, claim_attempt, newest_attempt
+from raylm.checkpoint.save import SaveRequest, begin_save, claim_attempt, newest_attempt
 from raylm.errors import StorageError
 from raylm.storage import StoragePath
+from raylm.testing.checkpoints import run_state
 from raylm.testing.servers import Faults, S3Server, failing, proxy
 
 KILLS = 20
@@ -43,15 +44,16 @@ def save_step(folder: StoragePath, step: int, attempt: int) -> bool:
         ]
         pending.append(
             begin_save(
-                folder,
-                step=step,
-                attempt=attempt,
-                rank=rank,
-                world_size=RANKS,
-                held=held,  # type: ignore[arg-type]
-                scalars={"optimizer_step": step},
-                meta={"progress": {"step": step}},
-                commit_timeout_seconds=30,
+                SaveRequest(
+                    folder,
+                    run_state(step),
+                    attempt=attempt,
+                    rank=rank,
+                    world_size=RANKS,
+                    scalars={"optimizer_step": step},
+                    commit_timeout_seconds=30,
+                ),
+                held,
             )
         )
     return [one.wait(120).committed for one in pending][-1]
@@ -205,9 +207,7 @@ def test_an_upload_in_several_requests_survives_their_failing(moto: S3Server, mo
     chunk = Chunk("w", "master", 0, tensor.numel(), "float32", tensor.numel(), (tensor.numel(),))
     with proxy(moto, Faults(choose)) as failing_server:
         folder = StoragePath(moto.bucket().url, failing_server.connection(retries=8)) / "checkpoints"
-        pending = begin_save(
-            folder, step=1, attempt=0, rank=0, world_size=1, held=[(chunk, tensor)], scalars={}, meta={}
-        )
+        pending = begin_save(SaveRequest(folder, run_state(1), attempt=0, rank=0, world_size=1), [(chunk, tensor)])
         assert pending.wait(120).committed
         out = torch.zeros_like(tensor)
         fill(open_checkpoint(committed(folder)[0]), [(chunk, out)])
