@@ -313,9 +313,9 @@ def test_a_real_sentencepiece_model_gives_its_own_ids(name: str, tmp_path: Path)
 def rank_file(tmp_path: Path) -> tuple[Path, dict[bytes, int]]:
     """Small ranks, learned from TEXTS."""
     tokenizer = trained("bpe", "byte_level")
-    letters = {letter: byte for byte, letter in _byte_letters().items()}
+    characters = {character: byte for byte, character in _byte_characters().items()}
     tokens = sorted(
-        (number, bytes(letters[letter] for letter in token))
+        (number, bytes(characters[character] for character in token))
         for token, number in tokenizer.get_vocab().items()
         if token != "<|endoftext|>"
     )
@@ -325,10 +325,10 @@ def rank_file(tmp_path: Path) -> tuple[Path, dict[bytes, int]]:
     return path, ranks
 
 
-def _byte_letters() -> dict[int, str]:
-    from raylm.prep.tokenizer.from_tiktoken import _letters
+def _byte_characters() -> dict[int, str]:
+    from raylm.prep.tokenizer.from_tiktoken import byte_characters
 
-    return _letters()
+    return byte_characters()
 
 
 def their_pattern(name: str, monkeypatch: pytest.MonkeyPatch) -> str:

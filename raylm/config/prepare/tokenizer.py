@@ -27,7 +27,7 @@ class TokenizerSettings(Settings):
     vocab_size: int = Field(8192, ge=260, le=1_000_000, description="Size of a trained tokenizer, all tokens counted.")
     sample_bytes: int = Field(20_000_000, gt=0, description="Text that a tokenizer is trained on, at most.")
     alphabet: Literal["byte_level", "byte_fallback"] = Field(
-        "byte_level", description="What is trained on: bytes, or letters, of which rare ones are spelled in bytes."
+        "byte_level", description="What is trained on: bytes, or characters, of which rare ones are spelled in bytes."
     )
     split_digits: Literal["none", "each", "up_to_three"] = Field(
         "none", description="Whether a number may be one token, each digit is one, or up to three digits."
@@ -39,7 +39,7 @@ class TokenizerSettings(Settings):
     max_token_length: int | None = Field(
         None,
         ge=2,
-        description="Bytes of a token at most, letters with alphabet: byte_fallback; for unigram 16 when not set.",
+        description="Bytes of a token at most, characters with alphabet: byte_fallback; for unigram 16 when not set.",
     )
 
     @property
@@ -73,6 +73,6 @@ class TokenizerSettings(Settings):
 
 def _check_apart(token: str) -> None:
     """A trained tokenizer never joins letters and signs, so such a token is never mistaken for a piece of text."""
-    ends_in_signs = not any(letter.isalnum() or letter.isspace() for letter in (token[:1], token[-1:]))
-    if not ends_in_signs or not any(letter.isalnum() for letter in token):
+    ends_in_signs = not any(character.isalnum() or character.isspace() for character in (token[:1], token[-1:]))
+    if not ends_in_signs or not any(character.isalnum() for character in token):
         raise ValueError(f"special token {token!r}: it has to begin and end with a sign, such as <|user|> or [SEP]")
