@@ -42,9 +42,9 @@ def start(job: Job) -> Run:
     if done is not None:
         run._finished_already(done)
         return run
-    lease = Lease(run.folder.path)
+    lease = Lease(run.folder)
     with contextlib.ExitStack() as held:
-        lease.take(lost=run._superseded)
+        lease.acquire(on_lost=run._superseded)
         held.callback(lease.release)
         publish(job, run.folder)
         # One CPU beside the workers', so that Ray Data's reads find a place.
