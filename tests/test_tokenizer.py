@@ -571,8 +571,8 @@ def test_card_and_inspect_tell_how_finely_the_tokenizer_cuts(told_languages: Non
     one = report.manifest.fertility["mixed"]["ja"]
     card = Path(report.output, "card.md").read_text()
     assert f"| mixed | ja | 1 | {one['tokens'] / one['words']:.2f} | {one['bytes'] / one['tokens']:.2f} |" in card
-    said = [value for _, value in rows(inspect_dataset(StoragePath(report.output), 0))]
-    assert any(value.startswith(f"mixed, ja: {one['tokens'] / one['words']:.2f} a word") for value in said)
+    shown = [value for _, value in rows(inspect_dataset(StoragePath(report.output), 0))]
+    assert any(value.startswith(f"mixed, ja: {one['tokens'] / one['words']:.2f} per word") for value in shown)
 
 
 def test_unknown_tokens_are_counted(tmp_path: Path) -> None:
