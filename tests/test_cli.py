@@ -174,7 +174,7 @@ def test_prepare_dry_run_shows_sources_and_output(capsys: pytest.CaptureFixture[
     code, out, _ = run(capsys, "prepare", job_file(tmp_path, text), "--dry-run")
     assert code == 0
     assert "units      1, of 1 files with 3.9 KiB" in out
-    assert "tokens     about 1.00k, at 4 bytes a token" in out
+    assert "tokens     about 1.00k, at 4 bytes per token" in out
     assert "workers    3 at once" in out
     assert f"output     {tmp_path}/runs/a/data" in out
     assert not (tmp_path / "runs").exists()

@@ -34,7 +34,7 @@ from raylm.checkpoint.manifest import (
 from raylm.checkpoint.staging import STAGING
 from raylm.checkpoint.state import RunState, check_state
 from raylm.errors import CheckpointError, StorageError
-from raylm.storage import NotFound, StoragePath
+from raylm.storage import NotFound, StoragePath, retried
 
 if TYPE_CHECKING:
     import torch
@@ -210,16 +210,13 @@ def _written_before(save: _Save, header: bytes) -> Part | None:
 
 def _stream(save: _Save, header: bytes) -> tuple[int, tuple[int, ...]]:
     """Write header and staged bytes without joining them; their number and checksums."""
-    for trial in range(WRITE_TRIALS):
+
+    def once() -> tuple[int, tuple[int, ...]]:
         sums = parts.Checksums()
-        try:
-            written = save.part(save.rank, "safetensors").write_parts(parts.blocks_of(header, STAGING.bytes(), sums))
-            return written, sums.close()
-        except StorageError:
-            if trial == WRITE_TRIALS - 1:
-                raise
-            time.sleep(0.5 * 2**trial)
-    raise AssertionError("unreachable")
+        written = save.part(save.rank, "safetensors").write_parts(parts.blocks_of(header, STAGING.bytes(), sums))
+        return written, sums.close()
+
+    return retried(once, errors=StorageError, retries=WRITE_TRIALS - 1, first_seconds=0.5)
 
 
 def _create(path: StoragePath, data: bytes) -> bool:

@@ -1,4 +1,4 @@
-"""Comes in: what the user typed. Leaves: one command run, and an exit code.
+"""The command `raylm`: one of the commands run, and an exit code.
 
 A command's module is imported when the command runs, so that `raylm --help` answers at once.
 """

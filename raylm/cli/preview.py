@@ -1,4 +1,4 @@
-"""Comes in: a job. Leaves: the rows that `--dry-run` shows before anything is spent."""
+"""What `--dry-run` shows of a job before anything is spent."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def _data(job: Job) -> tuple[int, str]:
         try:
             manifest = read_manifest(place)
         except (DataError, StorageError) as error:
-            return length, f"not to be read: {error.message}"
+            return length, f"cannot be read: {error.message}"
         reading([Dataset(place, manifest)], columns)  # an objective whose columns the shards lack
         tokens += manifest.train_tokens
         length = manifest.sequence_length
@@ -109,8 +109,8 @@ def _raw_rows(job: Job) -> Rows:
     total = sum(file_bytes for _, found in files for _, file_bytes in found)
     return [
         ("units", f"{len(units):,}, of {sum(len(found) for _, found in files):,} files with {size(total)}"),
-        # English takes between 3 and 4.5 bytes a token, depending on the vocabulary.
-        ("tokens", f"about {count(total / 4)}, at 4 bytes a token; more where files are compressed, fewer in pages"),
+        # English takes between 3 and 4.5 bytes per token, depending on the vocabulary.
+        ("tokens", f"about {count(total / 4)}, at 4 bytes per token; more where files are compressed, fewer in pages"),
     ]
 
 

@@ -139,11 +139,11 @@ def _content(path: str | None) -> str | None:
     """A digest of a model's config, and of the sizes of its weights: a folder that was moved is the same model."""
     if path is None:
         return None
-    place = Path(path)
-    config = place / "config.json" if place.is_dir() else place
+    local = Path(path)
+    config = local / "config.json" if local.is_dir() else local
     try:
         content = hashlib.sha256(config.read_bytes())
-        weights = sorted(place.glob("*.safetensors")) if place.is_dir() else []
+        weights = sorted(local.glob("*.safetensors")) if local.is_dir() else []
         content.update(json.dumps([[file.name, file.stat().st_size] for file in weights]).encode())
     except OSError as error:
         raise ConfigError(
