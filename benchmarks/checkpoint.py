@@ -135,19 +135,21 @@ def save(group: Group, preset: str, stage: int, folder: str, repeats: int, place
 def save_ours(engine: Engine, place: StoragePath, number: int, *, asynchronous: bool) -> tuple[float, float]:
     """Seconds that one save held the caller up, and seconds until it had ended."""
     from raylm.checkpoint import zero_state
-    from raylm.checkpoint.save import begin_save
+    from raylm.checkpoint.save import SaveRequest, begin_save
+    from raylm.testing.checkpoints import run_state
 
     group = engine.group
     began = time.perf_counter()
     pending = begin_save(
-        place,
-        step=number,
-        attempt=0,
-        rank=group.rank,
-        world_size=group.size,
-        held=zero_state.state_to_save(engine.raw),
-        scalars=zero_state.scalars(engine.raw),
-        meta={},
+        SaveRequest(
+            place,
+            run_state(number),
+            fence=0,
+            rank=group.rank,
+            world_size=group.size,
+            scalars=zero_state.scalars(engine.raw),
+        ),
+        zero_state.state_to_save(engine.raw),
         asynchronous=asynchronous,
     )
     stall = time.perf_counter() - began
@@ -185,7 +187,7 @@ def load_ours(
         began = time.perf_counter()
         latest = newest(place)
         assert latest is not None
-        fill(open_checkpoint(latest), zero_state.wanted(engine.raw))
+        fill(open_checkpoint(latest), zero_state.state_to_fill(engine.raw))
         zero_state.after_fill(engine.raw, latest.scalars)
         together(group)
         times.append(slowest(group, time.perf_counter() - began))

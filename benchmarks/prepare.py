@@ -5,7 +5,7 @@ similarity is known. Two processes on both sides, turn by turn; figures are medi
 
 Steps: both sides read the same file and do one step, in a pool that is warm, so that starting up counts for neither.
 Near duplicates: datatrove's four stages (reading twice, as many buckets of as many hashes as raylm has bands of rows)
-and raylm's three; datasketch and raylm in one process each on texts in memory, same bands and 256 permutations;
+and raylm's three; datasketch, rensa and raylm in one process each on texts in memory, same bands and 256 permutations;
 `_xxhash`: with that in place of its own hash, SHA-1.
 Words are found by each in its own way: datatrove's default for English is spaCy, most of its time; with `_split` in
 its name a figure is of datatrove with words split at spaces, which is none of its options but shows the rest.
@@ -16,7 +16,8 @@ tokenizing with the same tokenizer. Memory: the largest resident size of a prepa
     python benchmarks/prepare.py [--quick] [--keep] [--data PATH]
 
 vs_datatrove                  datatrove's seconds over raylm's, end to end
-dedup_vs_datatrove            the same for near-duplicate removal; dedup_vs_datasketch: documents a second over its
+dedup_vs_datatrove            the same for near-duplicate removal; dedup_vs_datasketch, dedup_vs_rensa: documents per
+                              second over theirs
 recall, precision             raylm's, of planted copies at least 0.04 from the threshold; _strict: of all
 tokenize_vs_tokenizers        packed and written tokens a second over those of the tokenizers library alone
 documents_per_second          by step, two processes; mb_per_second: megabytes of UTF-8
@@ -51,7 +52,7 @@ from raylm.prep.operators.dedup.near import NearDuplicates  # noqa: E402
 from raylm.testing.external import external_data  # noqa: E402
 
 PEERS_VENV = ROOT / ".venv-peers-prepare"
-PACKAGES = ["datatrove[io,processing]==0.10.1", "datasketch==2.0.0", "spacy==3.8.18"]
+PACKAGES = ["datatrove[io,processing]==0.10.1", "datasketch==2.0.0", "rensa==0.5.0", "spacy==3.8.18"]
 RULES = ("gopher_quality", "gopher_repetition", "c4", "fineweb")
 QUALITY = {"quality": {"rules": RULES}}
 VOCABULARY = 32_000
@@ -246,6 +247,7 @@ def measure_steps(bench: Bench) -> tuple[dict[str, Measured], list[Text]]:
     sides = {"raylm": lambda: bench.ours(do="alone", **plain)}
     if bench.peers:
         sides["datasketch"] = lambda: bench.theirs(do="datasketch", **plain)
+        sides["rensa"] = lambda: bench.theirs(do="rensa", **plain)
         sides["xxhash"] = lambda: bench.theirs(do="datasketch", hash="xxhash", **plain)
     found["near_duplicates, one process"] = measured(in_turns(rounds, sides), texts)
     say("near_duplicates, one process", found["near_duplicates, one process"])
@@ -290,7 +292,7 @@ def verdicts(found: dict[str, Measured], texts: Sequence[Text], files: int) -> d
     for name, answer in found["near_duplicates"].answers.items():
         judgements[name] = judged(texts, {document * files + file for file, document in answer["removed"]})
     for name, answer in found["near_duplicates, one process"].answers.items():
-        if name == "datasketch" and answer:
+        if name in ("datasketch", "rensa") and answer:
             judgements[name] = judged(texts, set(answer["removed"]))
     return judgements
 
@@ -395,6 +397,7 @@ def main() -> None:
         ("dedup_vs_datatrove", steps["near_duplicates"], "datatrove"),
         ("dedup_vs_datatrove_split", steps["near_duplicates"], "split"),
         ("dedup_vs_datasketch", steps["near_duplicates, one process"], "datasketch"),
+        ("dedup_vs_rensa", steps["near_duplicates, one process"], "rensa"),
         ("dedup_vs_datasketch_xxhash", steps["near_duplicates, one process"], "xxhash"),
     ):
         figures[name] = one.ratios.get(key)

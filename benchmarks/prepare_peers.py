@@ -1,4 +1,4 @@
-"""The peers of benchmarks/prepare.py: datatrove's steps one by one and end to end, and datasketch.
+"""The peers of benchmarks/prepare.py: datatrove's steps one by one and end to end, datasketch and rensa.
 
 Runs in the peers' own virtual environment and knows nothing of raylm. Comes in: a request as JSON, the first argument.
 Leaves: one line of JSON. Steps are timed in a pool of two processes that have done one task before, so that neither
@@ -198,6 +198,28 @@ def datasketch(request: dict[str, Any]) -> dict[str, Any]:
     return {"seconds": time.perf_counter() - began, "removed": gone}
 
 
+def rensa(request: dict[str, Any]) -> dict[str, Any]:
+    """The same with rensa, whose signatures are made in Rust from sets of strings that Python makes."""
+    from rensa import RMinHash, RMinHashLSH
+
+    numbered = list(texts(request))
+    began = time.perf_counter()
+    permutations = request["bands"] * request["rows"]
+    sets = [[run.decode() for run in runs(text)] for _, text in numbered]
+    signatures = RMinHash.from_token_sets(sets, permutations, 1)
+    signed = time.perf_counter() - began
+    index = RMinHashLSH(request["threshold"], permutations, request["bands"])
+    kept: dict[int, Any] = {}
+    gone = []
+    for (number, _), one in zip(numbered, signatures, strict=True):
+        if any(one.jaccard(kept[other]) >= request["threshold"] for other in index.query(one)):
+            gone.append(number)
+            continue
+        index.insert(number, one)
+        kept[number] = one
+    return {"seconds": time.perf_counter() - began, "signing_seconds": signed, "removed": gone}
+
+
 def texts(request: dict[str, Any]) -> Iterator[tuple[int, str]]:
     """Number and text of each document of a folder of JSON lines."""
     for file in sorted(Path(request["folder"]).glob("*.jsonl")):
@@ -220,6 +242,7 @@ def main() -> None:
         "step": step,
         "whole": whole,
         "datasketch": datasketch,
+        "rensa": rensa,
     }
     print(json.dumps(doing[request["do"]](request)))
 

@@ -14,14 +14,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from raylm.config.job import Job
-from raylm.config.load import parse_job
 from raylm.config.optim import BatchSettings
 from raylm.errors import ConfigError, DataError
 from raylm.objectives import objective_of
 from raylm.objectives.causal import Causal
 from raylm.run.folder import RunFolder
 from raylm.shards import DatasetManifest, read_manifest
-from raylm.storage import Connection, NotFound, StoragePath
+from raylm.storage import Connection, StoragePath
 from raylm.stream.loader import Dataset, StreamSettings
 from raylm.trained import Dtype, Trained, open_trained
 
@@ -130,11 +129,7 @@ def _job_of(trained: Trained) -> Job | None:
     run = trained.info.run
     if run is None:
         return None
-    settings = RunFolder(run).settings
-    try:
-        return parse_job(settings.read_text(), origin=settings.url)
-    except NotFound:
-        return None
+    return RunFolder(run).read_job()
 
 
 def _datasets(

@@ -1,4 +1,4 @@
-"""A trained model to use: comes in a run, a checkpoint or an export, local or remote; leaves module and tokenizer.
+"""A trained model to use: the module and tokenizer of a run, a checkpoint or an export, local or remote.
 
 Weights are read straight from where they are; a tokenizer, and an export that is not on this machine, go through a
 temporary folder, since transformers loads from local files only. Nothing that is read can run code.
@@ -34,14 +34,14 @@ class Info:
     """Where a model came from. `run` is the run folder, where one is known; an export knows neither it nor a step."""
 
     kind: Literal["checkpoint", "export"]
-    place: StoragePath
+    path: StoragePath
     run: StoragePath | None
     step: int | None
     dtype: Dtype
     context: int | None
 
     def __str__(self) -> str:
-        return f"{self.place.url}" + (f" (step {self.step})" if self.step is not None else "")
+        return f"{self.path.url}" + (f" (step {self.step})" if self.step is not None else "")
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Trained:
 
 
 def open_trained(
-    place: str | StoragePath,
+    path: str | StoragePath,
     connection: Connection = Connection(),  # noqa: B008
     *,
     dtype: Dtype | None = None,
@@ -69,44 +69,49 @@ def open_trained(
 
     It computes in the type it was trained in unless `dtype` says otherwise, on a GPU where there is one.
     """
-    place = StoragePath(place, connection) if isinstance(place, str) else place
-    if (place / _CONFIG).exists():
-        return _open_export(place, dtype)
-    found = find_checkpoint(place)
-    around = RunFolder.around(found.place)
+    path = StoragePath(path, connection) if isinstance(path, str) else path
+    if is_export(path):
+        return _open_export(path, dtype)
+    found = find_checkpoint(path)
+    around = RunFolder.around(found.path)
     return _open_checkpoint(found, around.path if around else None, dtype)
 
 
-def find_checkpoint(place: StoragePath) -> CheckpointInfo:
-    """The checkpoint that a place means: its own, or the newest that its run committed."""
+def is_export(path: StoragePath) -> bool:
+    """Whether a folder is a Hugging Face model, as `raylm export` writes it."""
+    return (path / _CONFIG).exists()
+
+
+def find_checkpoint(path: StoragePath) -> CheckpointInfo:
+    """The checkpoint that a path names: the folder's own, or the newest that its run committed."""
     from raylm.checkpoint.restore import checkpoint_at, newest, step_folders
 
-    if _is_prepared_data(place):
-        raise CheckpointError(f"{place.url} is prepared data, not a trained model", hint="name the run's folder")
-    if (own := checkpoint_at(place)) is not None:
+    if _is_prepared_data(path):
+        raise CheckpointError(f"{path.url} is prepared data, not a trained model", hint="name the run's folder")
+    if (own := checkpoint_at(path)) is not None:
         return own
-    if place.name.startswith("step-"):
+    if path.name.startswith("step-"):
         raise CheckpointError(
-            f"the checkpoint {place.url} was never committed: it has no manifest.json",
+            f"the checkpoint {path.url} was never committed: it has no manifest.json",
             hint="name the run's folder to get its newest committed checkpoint",
         )
-    run = RunFolder(place)
-    folder = place if place.name == CHECKPOINTS else run.checkpoints
+    run = RunFolder(path)
+    folder = path if path.name == CHECKPOINTS else run.checkpoints
     if (found := newest(folder)) is not None:
         return found
     steps = len(step_folders(folder))
     if steps or run.settings.exists() or folder.exists():
         folders = f"{steps} folder{'' if steps == 1 else 's'}, none committed"
         raise CheckpointError(
-            f"no complete checkpoint in {place.url} ({folders})",
+            f"no complete checkpoint in {path.url} ({folders})",
             hint="run `raylm train` until a checkpoint is committed; checkpoint.every_steps makes one sooner",
         )
-    if (place / EXPORT_RECORD).exists():
-        raise CheckpointError(f"the export in {place.url} was not finished", hint="run `raylm export` again")
-    if not place.exists():
-        raise CheckpointError(f"there is nothing at {place.url}", hint=_hint_for_missing(place))
+    if (path / EXPORT_RECORD).exists():
+        raise CheckpointError(f"the export in {path.url} was not finished", hint="run `raylm export` again")
+    if not path.exists():
+        raise CheckpointError(f"there is nothing at {path.url}", hint=_hint_for_missing(path))
     raise CheckpointError(
-        f"{place.url} is neither a run, a checkpoint nor an export",
+        f"{path.url} is neither a run, a checkpoint nor an export",
         hint="name a folder with run.yaml, a folder checkpoints/step-…, or what `raylm export` wrote",
     )
 
@@ -132,16 +137,13 @@ def read_tokenizer(folder: StoragePath) -> Any:
 def _open_checkpoint(found: CheckpointInfo, run: StoragePath | None, dtype: Dtype | None) -> Trained:
     from raylm.model.build import config_from
 
-    meta = found.meta
-    settings = meta.get("model", {})
-    chosen: Dtype = dtype or settings.get("dtype", "fp32")
-    if "model_config" not in meta:
-        raise CheckpointError(f"{found.place.url} does not say what model it is of", hint="it is not of this raylm")
-    config = config_from(meta["model_config"])
-    tokenizer = read_tokenizer(RunFolder(run or found.place).tokenizer)
-    model = _loaded(found, config, chosen, settings.get("attention", "sdpa"))
+    settings = found.state.model
+    chosen: Dtype = dtype or settings.dtype
+    config = config_from(found.state.model_config)
+    tokenizer = read_tokenizer(RunFolder(run or found.path).tokenizer)
+    model = _loaded(found, config, chosen, settings.attention)
     context = getattr(config, "max_position_embeddings", None)
-    return Trained(_placed(model), tokenizer, Info("checkpoint", found.place, run, found.step, chosen, context))
+    return Trained(_on_device(model), tokenizer, Info("checkpoint", found.path, run, found.step, chosen, context))
 
 
 def _loaded(found: CheckpointInfo, config: Any, dtype: Dtype, attention: str) -> Any:
@@ -160,23 +162,24 @@ def _loaded(found: CheckpointInfo, config: Any, dtype: Dtype, attention: str) ->
         )
     if missing := sorted(report["missing_keys"]):
         raise CheckpointError(
-            f"{found.place.url} lacks {len(missing)} of the model's tensors, e.g. {missing[0]}",
+            f"{found.path.url} lacks {len(missing)} of the model's tensors, e.g. {missing[0]}",
             hint="the checkpoint's manifest names another model than its tensors are of; use another checkpoint",
         )
     return model
 
 
-def _open_export(place: StoragePath, dtype: Dtype | None) -> Trained:
-    """A Hugging Face folder; one that `raylm export` wrote is whole when its config.json is there."""
+def export_model(path: StoragePath, dtype: Dtype | None = None) -> Any:
+    """The module in a Hugging Face folder, on the CPU; one that `raylm export` wrote is whole when config.json is."""
     import transformers
 
     from raylm.model.build import LOADING_ERRORS, auto_class_of, quietly
 
-    with _local_copy(place) as local, quietly():
-        assert local is not None
+    with _local_copy(path) as local, quietly():
+        if local is None:
+            raise CheckpointError(f"there is nothing at {path.url}", hint=_hint_for_missing(path))
         try:
             config = transformers.AutoConfig.from_pretrained(local, local_files_only=True)
-            model = getattr(transformers, auto_class_of(config)).from_pretrained(
+            return getattr(transformers, auto_class_of(config)).from_pretrained(
                 local,
                 dtype=_torch_dtype(dtype) if dtype else "auto",
                 local_files_only=True,
@@ -184,16 +187,20 @@ def _open_export(place: StoragePath, dtype: Dtype | None) -> Trained:
             )
         except LOADING_ERRORS as error:
             raise CheckpointError(
-                f"the model in {place.url} cannot be loaded: {error}", hint="export the run again"
+                f"the model in {path.url} cannot be loaded: {error}", hint="export the run again"
             ) from error
+
+
+def _open_export(path: StoragePath, dtype: Dtype | None) -> Trained:
     import torch
 
+    model = export_model(path, dtype)
     kind: Dtype = "bf16" if model.dtype == torch.bfloat16 else "fp32"
     context = getattr(model.config, "max_position_embeddings", None)
-    return Trained(_placed(model), read_tokenizer(place), Info("export", place, None, None, kind, context))
+    return Trained(_on_device(model), read_tokenizer(path), Info("export", path, None, None, kind, context))
 
 
-def _placed(model: Any) -> Any:
+def _on_device(model: Any) -> Any:
     import torch
 
     model.requires_grad_(False)
@@ -206,16 +213,16 @@ def _torch_dtype(dtype: Dtype) -> torch.dtype:
     return torch.bfloat16 if dtype == "bf16" else torch.float32
 
 
-def _is_prepared_data(place: StoragePath) -> bool:
+def _is_prepared_data(path: StoragePath) -> bool:
     try:
-        content = json.loads((place / "manifest.json").read_bytes())
+        content = json.loads((path / "manifest.json").read_bytes())
     except (NotFound, ValueError):
         return False
     return isinstance(content, dict) and content.get("format") == "raylm-shards"
 
 
-def _hint_for_missing(place: StoragePath) -> str:
-    local = place.local_path()
+def _hint_for_missing(path: StoragePath) -> str:
+    local = path.local_path()
     if local is None or not local.parent.is_dir():
         return "check the path; a run's folder is <storage>/<name>"
     runs = [
@@ -232,12 +239,12 @@ def _local_copy(folder: StoragePath) -> Iterator[Path | None]:
         yield local if local.is_dir() and any(local.iterdir()) else None
         return
     with tempfile.TemporaryDirectory(prefix="raylm-") as scratch:
-        copied = [_copy(place, Path(scratch) / place.name) for place in folder.list() if place.is_file()]
+        copied = [_copy(path, Path(scratch) / path.name) for path in folder.list() if path.is_file()]
         yield Path(scratch) if copied else None
 
 
 def _copy(source: StoragePath, target: Path) -> Path:
     with source.open_read() as reading, target.open("wb") as writing:
-        while piece := reading.read(16 << 20):
-            writing.write(piece)
+        while block := reading.read(16 << 20):
+            writing.write(block)
     return target

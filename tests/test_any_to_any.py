@@ -43,21 +43,24 @@ def losses(engine: Any, first: int) -> list[float]:
 def train_and_save(group: Group, url: str, stage: int, dtype: str) -> tuple[list[float], float]:
     """Train, save in the middle, and go on undisturbed; the losses since, and one without dropout at the save."""
     from raylm.checkpoint import zero_state
-    from raylm.checkpoint.save import begin_save, tied_names
+    from raylm.checkpoint.save import SaveRequest, begin_save
+    from raylm.checkpoint.state import tied_names
     from raylm.storage import StoragePath
+    from raylm.testing.checkpoints import run_state
 
     engine = build(group, stage=stage, dtype=dtype, **EVERYTHING)
     for step in range(SAVED_AT):
         take(engine, step)
     pending = begin_save(
-        StoragePath(url),
-        step=SAVED_AT,
-        attempt=1,
-        rank=group.rank,
-        world_size=group.size,
-        held=zero_state.state_to_save(engine.raw),
-        scalars=zero_state.scalars(engine.raw),
-        meta={"tied": tied_names(engine.model)},
+        SaveRequest(
+            StoragePath(url),
+            run_state(SAVED_AT, tied=tied_names(engine.model)),
+            fence=1,
+            rank=group.rank,
+            world_size=group.size,
+            scalars=zero_state.scalars(engine.raw),
+        ),
+        zero_state.state_to_save(engine.raw),
     )
     assert LANES % group.size == 0
     lanes = ((micro_batch(SAVED_AT, lane), True) for lane in range(group.rank, LANES, group.size))
@@ -80,7 +83,7 @@ def resume(group: Group, cases: list[Case]) -> list[list[float]]:
         found = newest(StoragePath(url))
         assert found is not None
         assert found.step == SAVED_AT
-        fill(open_checkpoint(found), [pair for pair in zero_state.wanted(engine.raw) if pair[0].kind != forget])
+        fill(open_checkpoint(found), [pair for pair in zero_state.state_to_fill(engine.raw) if pair[0].kind != forget])
         zero_state.after_fill(engine.raw, found.scalars)
         buffers = dict(engine.model.named_buffers())
         assert buffers["table"].tolist() == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0] or forget == "buffer"

@@ -174,7 +174,7 @@ def test_prepare_dry_run_shows_sources_and_output(capsys: pytest.CaptureFixture[
     code, out, _ = run(capsys, "prepare", job_file(tmp_path, text), "--dry-run")
     assert code == 0
     assert "units      1, of 1 files with 3.9 KiB" in out
-    assert "tokens     about 1.00k, at 4 bytes a token" in out
+    assert "tokens     about 1.00k, at 4 bytes per token" in out
     assert "workers    3 at once" in out
     assert f"output     {tmp_path}/runs/a/data" in out
     assert not (tmp_path / "runs").exists()
@@ -321,6 +321,8 @@ def test_the_quickstart_job_is_the_one_in_jobs_with_a_worker_to_a_node() -> None
     from raylm.config.load import load_job
 
     job = quickstart_job("runs", 50)
-    written = load_job(JOBS / "quickstart.yaml", ["train.steps=50", "workers.resources={seat: 1}", "workers.gpu=false"])
+    written = load_job(
+        JOBS / "quickstart.yaml", ["train.steps=50", "workers.resources={worker_slot: 1}", "workers.gpu=false"]
+    )
     assert job == written
     assert isinstance(job, Job)

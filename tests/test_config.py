@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from raylm.config.job import Job
 from raylm.config.keys import schema_keys, settings_in
-from raylm.config.load import load_job, parse_job, resolved_yaml, same_run, with_overrides
+from raylm.config.load import load_job, parse_job, resolved_yaml, with_overrides
 from raylm.config.other_names import OTHER_NAMES
 from raylm.errors import ConfigError
 
@@ -206,28 +206,6 @@ values = st.recursive(
 def test_the_resolved_job_loads_to_the_same_job(config: dict[str, object]) -> None:
     job = Job.model_validate({"model": {"config": config}, "optim": {"lr": 1e-8}})
     assert parse_job(resolved_yaml(job), origin="run.yaml") == job
-
-
-def test_a_resumed_run_may_change_its_workers_but_not_its_order() -> None:
-    old = parse_job("batch: {sequences: 64}", origin="a")
-    grown = parse_job("batch: {sequences: 64}\nworkers: {max: 4}\nzero: {stage: 3}\ntrain: {steps: 900}", origin="b")
-    assert same_run(old, grown) == []
-    other = parse_job("batch: {sequences: 32}\ntrain: {seed: 3}\noptim: {lr: 1}", origin="c")
-    assert same_run(old, other) == [
-        "batch.sequences: 64 in the run, now 32",
-        "optim.lr: 0.0003 in the run, now 1.0",
-        "train.seed: 0 in the run, now 3",
-    ]
-
-
-def test_data_may_move_but_its_mixture_may_not_change() -> None:
-    old = parse_job("data: {mixture: [{path: a}, {path: b}]}", origin="a")
-    moved = parse_job("data: {mixture: [{path: s3://x/a}, {path: b}]}", origin="b")
-    assert same_run(old, moved) == []
-    mixed = parse_job("data: {mixture: [{path: a, weight: 2}, {path: b}]}", origin="c")
-    assert same_run(old, mixed) == ["data.mixture.0.weight: 1.0 in the run, now 2.0"]
-    fewer = parse_job("data: {mixture: [{path: a}]}", origin="d")
-    assert "data.mixture.1.weight: 1.0 in the run, now None" in same_run(old, fewer)
 
 
 PATHS = """storage: ../runs

@@ -206,7 +206,7 @@ def state_of(engine: Any) -> list[Any]:
     from raylm.checkpoint import zero_state
 
     weights = [getattr(p, "ds_tensor", p).detach() for p in engine.model.parameters()]
-    tensors = [tensor for _, tensor in zero_state.wanted(engine.raw)] + weights
+    tensors = [tensor for _, tensor in zero_state.state_to_fill(engine.raw)] + weights
     return [tensor.clone() for tensor in tensors] + [zero_state.scalars(engine.raw)]
 
 

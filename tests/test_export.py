@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 from raylm.checkpoint.chunks import Chunk
-from raylm.checkpoint.save import begin_save, tied_names
+from raylm.checkpoint.save import SaveRequest, begin_save
+from raylm.checkpoint.state import tied_names
 from raylm.config.job import Job
 from raylm.config.load import resolved_yaml
 from raylm.config.prepare.tokenizer import TokenizerSettings
@@ -27,6 +28,7 @@ from raylm.prep import tokenizer as tokenizers_
 from raylm.records import MicroBatch
 from raylm.shards import Counts, DatasetManifest, RowFormat, ShardWriter, write_manifest
 from raylm.storage import Connection, StoragePath
+from raylm.testing.checkpoints import run_state
 from raylm.testing.ranks import ranks
 from raylm.trained import Trained, open_trained
 
@@ -77,22 +79,9 @@ def make_run(folder: StoragePath, data: Path, *, dtype: str = "fp32", steps: tup
             (Chunk(name, "master", 0, p.numel(), "float32", p.numel(), tuple(p.shape)), p.detach().reshape(-1))
             for name, p in model.named_parameters()
         ]
-        meta = {
-            "progress": {"step": step, "tokens_seen": 0, "sequences_seen": 0},
-            "model_config": config_dict(model.config),
-            "model": job.model.model_dump(mode="json"),
-            "tied": tied_names(model),
-        }
+        state = run_state(step, model_config=config_dict(model.config), model=job.model, tied=tied_names(model))
         saved = begin_save(
-            run / "checkpoints",
-            step=step,
-            attempt=1,
-            rank=0,
-            world_size=1,
-            held=held,
-            scalars={},
-            meta=meta,
-            asynchronous=False,
+            SaveRequest(run / "checkpoints", state, fence=1, rank=0, world_size=1), held, asynchronous=False
         ).wait(60)
         assert saved.committed
     for parameter in model.parameters():
@@ -211,14 +200,15 @@ def trained_and_saved(group: Any, run: StoragePath, job: Job, vocab_size: int, s
     lanes = [lane_batch(group.rank)]
     engine.step(lanes, step=0, seed=0, global_weight=2 * group.size * (LENGTH - 1), lr=0.01)
     begin_save(
-        run / "checkpoints",
-        step=20,
-        attempt=1,
-        rank=group.rank,
-        world_size=group.size,
-        held=zero_state.state_to_save(engine.raw),
-        scalars=zero_state.scalars(engine.raw),
-        meta={"model_config": config, "model": settings.model_dump(mode="json"), "tied": tied_names(engine.model)},
+        SaveRequest(
+            run / "checkpoints",
+            run_state(20, model_config=config, model=settings, tied=tied_names(engine.model)),
+            fence=1,
+            rank=group.rank,
+            world_size=group.size,
+            scalars=zero_state.scalars(engine.raw),
+        ),
+        zero_state.state_to_save(engine.raw),
         asynchronous=False,
     ).wait(60)
     held_out = engine.evaluate((lane, True) for lane in lanes)
@@ -281,7 +271,7 @@ def test_tensors_of_another_model_are_refused(run: Run, tmp_path: Path) -> None:
     shutil.copytree(run.place.url, copied)
     manifest = copied / "checkpoints/step-000000010/manifest.json"
     body = json.loads(manifest.read_text())
-    body["meta"]["model_config"]["num_hidden_layers"] = 5
+    body["state"]["model_config"]["num_hidden_layers"] = 5
     manifest.write_text(json.dumps(body))
     assert "lacks 9 of the model's tensors" in str(refused(copied))
 

@@ -54,6 +54,42 @@ register_operator(OperatorKind("shout", Shout, "puts texts in capitals", shout))
 '''
 
 
+SOURCE = '''
+"""Markdown, cut at its headings."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Literal
+
+from pydantic import Field
+
+from raylm import register_source
+from raylm.prep.readers import FileSourceSettings, Raw, Reading, SourceKind
+
+
+class MarkdownSource(FileSourceSettings):
+    """Markdown, one section a document."""
+
+    kind: Literal["markdown"] = Field("markdown", description="Markdown.")
+    level: int = Field(1, ge=1, le=6, description="Headings of this level begin a document.")
+
+
+def read(reading: Reading[MarkdownSource]) -> Iterator[Raw]:
+    with reading.open() as stream:
+        text = stream.read().decode()
+    for match in re.finditer(rf"^{'#' * reading.source.level} (.+)\\n((?:(?!# ).*\\n)*)", text, re.M):
+        if match[2].strip():
+            yield Raw(match.start(), match[2], {"title": match[1]})
+        else:
+            reading.skip("empty_section", match.start(), match[1])
+
+
+register_source(SourceKind("markdown", MarkdownSource, read, "Markdown, one section a document"))
+'''
+
+
 def python(code: str, folder: Path) -> str:
     """What a fresh process prints that runs this in the folder."""
     done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False)
@@ -94,7 +130,10 @@ def manifest(folder: Path) -> dict[str, Any]:
 
 def test_an_operator_of_ones_own_prepares_data_on_ray_and_without_it(shouting: Path) -> None:
     raylm(shouting, "prepare", "job.yaml")
-    code = "from raylm.config.load import load_job\nfrom raylm.prep import here, prepare\n"
+    code = (
+        "from raylm.config.load import load_job\nfrom raylm.prep.prepare import prepare\n"
+        "from raylm.prep.tasks import here\n"
+    )
     python(f"{code}prepare(load_job('job.yaml', ['prepare.output=alone']), session=here)", shouting)
     on_ray, alone = manifest(shouting / "runs/loud/data"), manifest(shouting / "alone")
     assert on_ray["fingerprint"] == alone["fingerprint"]
@@ -106,20 +145,27 @@ def test_an_operator_of_ones_own_prepares_data_on_ray_and_without_it(shouting: P
     assert (shouting / "alone/card.md").read_text().count("shout: 90 of 90 documents") == 1
 
 
-def test_an_operator_of_ones_own_is_in_the_json_schema_and_checked_like_others(shouting: Path) -> None:
+def test_an_operator_of_ones_own_is_in_the_json_schema_and_explained(shouting: Path) -> None:
+    schema = json.loads(raylm(shouting, "schema", "--plugin", "shout.py"))
+    assert "shout" in json.dumps(schema)
+    assert "Documents of fewer words are dropped." in json.dumps(schema)
+    assert "shout" not in raylm(shouting, "schema")
+    explained = raylm(shouting, "explain", "prepare.steps.shout.min_words", "--job", "job.yaml")
+    assert "Documents of fewer words are dropped." in explained
+    assert "min_words" in raylm(shouting, "explain", "prepare.steps.shout", "--plugin", "shout.py")
+    plan = raylm(shouting, "prepare", "job.yaml", "--dry-run")
+    assert "1. shout, min_words 2" in plan
+
+
+def test_an_operator_of_ones_own_is_checked_like_others(shouting: Path) -> None:
     code = (
-        "import json\nfrom raylm.config.job import Job\nfrom raylm.config.load import load_job\n"
-        "from raylm.errors import ConfigError\nload_job('job.yaml')\nprint(json.dumps(Job.model_json_schema()))\n"
+        "from raylm.config.load import load_job\nfrom raylm.errors import ConfigError\nload_job('job.yaml')\n"
         "try:\n    load_job('job.yaml', ['prepare.steps.0={shuot: {}}'])\nexcept ConfigError as error:\n"
         "    print(error.message, error.hint)\n"
         "try:\n    load_job('job.yaml', ['prepare.steps.0.shout.min_word=3'])\nexcept ConfigError as error:\n"
         "    print(error.message, error.hint)\n"
     )
-    schema, misspelled, wrong_key = python(code, shouting).splitlines()
-    entry = json.loads(schema)["$defs"]["OperatorSettings"]
-    assert "shout" in entry["anyOf"][0]["enum"]
-    assert "shout" in entry["anyOf"][1]["properties"]
-    assert "Documents of fewer words are dropped." in json.dumps(entry)
+    misspelled, wrong_key = python(code, shouting).splitlines()
     assert "'prepare.steps.0.shuot'" in misspelled
     assert "did you mean 'prepare.steps.0.shout'?" in misspelled
     assert "unknown key 'prepare.steps.0.shout.min_word'" in wrong_key
@@ -145,6 +191,78 @@ def test_an_operator_under_a_name_in_use_is_one_error_before_anything_is_done(
     assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert not (shouting / "runs").exists()
+
+
+@pytest.fixture
+def noting(tmp_path: Path) -> Path:
+    """A folder with a kind of source in a file of its own, a job that names it, and notes."""
+    (tmp_path / "markdown.py").write_text(SOURCE)
+    sections = "".join(f"# Part {number}\nSome words of part {number}.\n" for number in range(60))
+    (tmp_path / "notes.md").write_text(f"{sections}# Nothing\n")
+    (tmp_path / "more.md").write_text("# Last\nThe last words.\n")
+    (tmp_path / "job.yaml").write_text(
+        "name: notes\n"
+        "plugins: [markdown.py]\n"
+        "prepare:\n"
+        "  sources: [{kind: markdown, glob: '*.md'}]\n"
+        "  unit_bytes: 700\n"
+        "  sequence_length: 64\n"
+        "  tokenizer: {vocab_size: 300}\n"
+    )
+    return tmp_path
+
+
+def test_a_source_of_ones_own_prepares_data_on_ray_and_without_it(noting: Path) -> None:
+    raylm(noting, "prepare", "job.yaml")
+    code = (
+        "from raylm.config.load import load_job\nfrom raylm.prep.prepare import prepare\n"
+        "from raylm.prep.tasks import here\n"
+        "prepare(load_job('job.yaml', ['prepare.output=alone']), session=here)"
+    )
+    python(code, noting)
+    on_ray, alone = manifest(noting / "runs/notes/data"), manifest(noting / "alone")
+    assert on_ray["fingerprint"] == alone["fingerprint"]
+    counts = alone["sources"]["text"]
+    assert counts["documents"] + counts["held_out_documents"] == 61
+    assert json.loads((noting / "alone/skipped.json").read_text())["sources"]["text"]["reasons"]["empty_section"] == {
+        "count": 1,
+        "examples": [f"{noting}/notes.md#{(noting / 'notes.md').read_text().index('# Nothing')}: Nothing"],
+    }
+
+
+def test_a_source_of_ones_own_is_in_the_json_schema_and_explained(noting: Path) -> None:
+    schema = json.loads(raylm(noting, "schema", "--job", "job.yaml"))
+    kinds = {entry["properties"]["kind"]["const"]: entry for entry in _kinds(schema)}
+    assert kinds["markdown"]["properties"]["level"]["description"] == "Headings of this level begin a document."
+    assert "Headings of this level begin a document." in raylm(
+        noting, "explain", "prepare.sources.level", "--job", "job.yaml"
+    )
+
+
+def _kinds(schema: dict[str, Any]) -> list[dict[str, Any]]:
+    entries = schema["$defs"]["SourceSettings"]["anyOf"]
+    return [schema["$defs"][entry["$ref"].rpartition("/")[2]] if "$ref" in entry else entry for entry in entries]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("jsonl", "kind of source 'jsonl' cannot be registered: raylm has a built-in kind of source of that name"),
+        ("markdown", "kind of source 'markdown' is registered twice"),
+    ],
+)
+def test_a_source_under_a_name_in_use_is_one_error_before_anything_is_done(
+    noting: Path, name: str, message: str
+) -> None:
+    (noting / "second.py").write_text(SOURCE.replace('"markdown"', f'"{name}"'))
+    job = (noting / "job.yaml").read_text().replace("[markdown.py]", "[markdown.py, second.py]")
+    (noting / "job.yaml").write_text(job)
+    code = "from raylm.cli.main import main\nmain(['prepare', 'job.yaml'])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=noting, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (noting / "runs").exists()
 
 
 OBJECTIVE = '''

@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parent.parent / "raylm"
 
 # Each floor may import the floors below it; rooms of one floor do not import each other, except within a room.
 FLOORS = (
-    ("errors", "records", "humanize", "html"),
+    ("errors", "records", "strict_json", "humanize", "html"),
     ("storage", "registry", "runtime"),
     ("plugins",),
     ("config", "shards", "rows"),
@@ -38,7 +38,7 @@ DOORS = {
     "adlfs": ("raylm.storage",),
     "azure": ("raylm.storage", "raylm.testing.servers"),
     "deepspeed": ("raylm.train.deepspeed_internals", "raylm.checkpoint.zero_state"),
-    "ray.data": ("raylm.prep", "raylm.stream.ray_data", "raylm.runtime"),
+    "ray.data": ("raylm.stream.ray_data", "raylm.runtime"),
     "ray.train": ("raylm.train.launch", "raylm.runtime"),
     "ray._private": ("raylm.runtime.ray_internals",),
     "ray._raylet": ("raylm.runtime.ray_internals",),

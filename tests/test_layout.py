@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from test_engine import build, take, targets
 
 from raylm.checkpoint.chunks import KINDS, Chunk
-from raylm.checkpoint.memory import plan
+from raylm.checkpoint.memory import plan_moves
 from raylm.errors import CheckpointError
 from raylm.testing.ranks import RankFailed, Ranks, ranks
 from raylm.train.group import Group
@@ -60,7 +60,7 @@ def train(group: Group, journey: int, stay: Stay, since: int, options: dict[str,
         _scalars.clear()
     engine = build(group, stage=stay.stage, **(options | ({"seed": FRESH_SEED} if since else {})))
     if since:
-        memory.reshard(group, _held, zero_state.wanted(engine.raw), step=since if _held else None)
+        memory.reshard(group, _held, zero_state.state_to_fill(engine.raw), step=since if _held else None)
         zero_state.after_fill(engine.raw, _agreed(group, _scalars))
     losses = {step: take(engine, step).loss_sum / targets(step) for step in range(since, stay.until)}
     untrained = [
@@ -224,7 +224,7 @@ def corrupt(group: Group, stage: int, without: str) -> list[float]:
     held, scalars = memory.snapshot(zero_state.state_to_save(engine.raw)), zero_state.scalars(engine.raw)
     engine.destroy()
     engine = build(group, stage=stage, **options)
-    wanted = [(chunk, tensor) for chunk, tensor in zero_state.wanted(engine.raw) if chunk.kind != without]
+    wanted = [(chunk, tensor) for chunk, tensor in zero_state.state_to_fill(engine.raw) if chunk.kind != without]
     memory.reshard(group, held, wanted)
     if without == "weights":
         zero_state.after_fill(build_nothing(engine), scalars)
@@ -257,7 +257,7 @@ def pieces(group: Group, stage: int, dtype: str, offload: bool) -> list[tuple[Ch
     engine = build(group, stage=stage, dtype=dtype, offload=offload, **EVERYTHING)
     take(engine, 0)
     result = [(chunk.checked(), tensor.numel()) for chunk, tensor in zero_state.state_to_save(engine.raw)]
-    for chunk, tensor in zero_state.wanted(engine.raw):
+    for chunk, tensor in zero_state.state_to_fill(engine.raw):
         assert tensor.dim() == 1
         assert str(tensor.dtype) == f"torch.{chunk.dtype}"
         assert tensor.numel() == chunk.length
@@ -289,14 +289,14 @@ def uncovered(group: Group) -> str:
     from raylm.checkpoint import memory, zero_state
 
     engine = build(group, stage=1)
-    before = [tensor.clone() for _, tensor in zero_state.wanted(engine.raw)]
+    before = [tensor.clone() for _, tensor in zero_state.state_to_fill(engine.raw)]
     held = memory.snapshot(zero_state.state_to_save(engine.raw))
     for _, tensor in held:
         tensor.zero_()
     try:
-        memory.reshard(group, held if group.rank else held[:-1], zero_state.wanted(engine.raw))
+        memory.reshard(group, held if group.rank else held[:-1], zero_state.state_to_fill(engine.raw))
     except CheckpointError as error:
-        after = [tensor for _, tensor in zero_state.wanted(engine.raw)]
+        after = [tensor for _, tensor in zero_state.state_to_fill(engine.raw)]
         assert all(bool((old == new).all()) for old, new in zip(before, after, strict=True))
         return f"{error} / {error.hint}"
     finally:
@@ -369,7 +369,7 @@ def holdings(draw: st.DrawFn) -> tuple[list[list[Chunk]], list[list[Chunk]]]:
 def test_moves_bring_every_wanted_element_once_and_from_a_holder(state: tuple[list[list[Chunk]], Any]) -> None:
     held, wanted = state
     filled = [[np.zeros(piece.length, int) for piece in pieces] for pieces in wanted]
-    for move in plan(held, wanted):
+    for move in plan_moves(held, wanted):
         source, target = held[move.source][move.held], wanted[move.target][move.wanted]
         assert source.start + move.held_at == target.start + move.wanted_at
         assert 0 <= move.held_at <= move.held_at + move.length <= source.length
@@ -380,7 +380,7 @@ def test_moves_bring_every_wanted_element_once_and_from_a_holder(state: tuple[li
 @given(holdings())
 def test_nothing_that_a_rank_holds_itself_is_sent_to_it(state: tuple[list[list[Chunk]], Any]) -> None:
     held, wanted = state
-    for move in plan(held, wanted):
+    for move in plan_moves(held, wanted):
         if move.source != move.target:
             target = wanted[move.target][move.wanted]
             first = target.start + move.wanted_at
@@ -389,13 +389,13 @@ def test_nothing_that_a_rank_holds_itself_is_sent_to_it(state: tuple[list[list[C
 
 def test_copies_share_the_sending() -> None:
     everything = [chunk(0, 100)]
-    moves = plan([everything, everything, [], []], [[], [], [chunk(0, 50)], [chunk(50, 100)]])
+    moves = plan_moves([everything, everything, [], []], [[], [], [chunk(0, 50)], [chunk(50, 100)]])
     assert sorted(move.source for move in moves) == [0, 1]
 
 
 def test_another_models_state_is_refused() -> None:
     with pytest.raises(CheckpointError, match="has 50 elements here and 100 there") as caught:
-        plan([[chunk(0, 100)]], [[chunk(0, 50, numel=50)]])
+        plan_moves([[chunk(0, 100)]], [[chunk(0, 50, numel=50)]])
     assert "another model" in str(caught.value.hint)
 
 

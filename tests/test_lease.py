@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from raylm.errors import TrainingError
+from raylm.run.folder import RunFolder
 from raylm.run.lease import Lease
 from raylm.storage import StoragePath
 
@@ -22,7 +23,7 @@ def holder(folder: Path, **changes: Any) -> dict[str, Any]:
     """Write that another process trains in this folder."""
     import socket
 
-    written = {"token": "theirs", "host": socket.gethostname(), "pid": 1, "began": 0.0, "beat": 3, **changes}
+    written = {"token": "theirs", "host": socket.gethostname(), "pid": 1, "began": 0.0, "heartbeat": 3, **changes}
     (folder / "driver.json").write_text(json.dumps(written))
     return written
 
@@ -36,18 +37,18 @@ def test_a_second_driver_is_refused_while_the_first_lives(tmp_path: Path) -> Non
     try:
         holder(tmp_path, pid=first.pid, began=psutil.Process(first.pid).create_time())
         with pytest.raises(TrainingError, match=f"is being trained already, by process {first.pid} on ") as found:
-            Lease(StoragePath(str(tmp_path))).take(nobody_minds)
+            Lease(RunFolder(StoragePath(str(tmp_path)))).acquire(nobody_minds)
         assert "stop that one first" in (found.value.hint or "")
     finally:
         first.kill()
         first.wait()
-    Lease(StoragePath(str(tmp_path))).take(nobody_minds)  # it was killed: no waiting on its own machine
+    Lease(RunFolder(StoragePath(str(tmp_path)))).acquire(nobody_minds)  # it was killed: no waiting on its own machine
     assert json.loads((tmp_path / "driver.json").read_text())["pid"] == os.getpid()
 
 
 def test_another_process_with_the_number_of_a_dead_one_does_not_count(tmp_path: Path) -> None:
     holder(tmp_path, pid=os.getppid(), began=1.0)
-    Lease(StoragePath(str(tmp_path))).take(nobody_minds)
+    Lease(RunFolder(StoragePath(str(tmp_path)))).acquire(nobody_minds)
 
 
 @pytest.mark.parametrize("beats", [True, False])
@@ -58,15 +59,15 @@ def test_on_another_machine_it_lives_if_it_says_so(tmp_path: Path, beats: bool) 
     def sleep(seconds: float) -> None:
         waited.append(seconds)
         if beats and len(waited) == 4:
-            holder(tmp_path, host="elsewhere", beat=there["beat"] + 1)
+            holder(tmp_path, host="elsewhere", heartbeat=there["heartbeat"] + 1)
 
-    lease = Lease(StoragePath(str(tmp_path)), sleep=sleep)
+    lease = Lease(RunFolder(StoragePath(str(tmp_path))), sleep=sleep)
     if beats:
         with pytest.raises(TrainingError, match="process 1 on elsewhere"):
-            lease.take(nobody_minds)
+            lease.acquire(nobody_minds)
         assert len(waited) == 4
     else:
-        lease.take(nobody_minds)
+        lease.acquire(nobody_minds)
         assert sum(waited) == 15
         lease.release()
 
@@ -79,8 +80,8 @@ def test_whoever_is_replaced_is_told_and_leaves_the_others_file(tmp_path: Path) 
         words.append(by)
         told.set()
 
-    lease = Lease(StoragePath(str(tmp_path)), beat_seconds=0.05)
-    lease.take(lost)
+    lease = Lease(RunFolder(StoragePath(str(tmp_path))), heartbeat_seconds=0.05)
+    lease.acquire(lost)
     first = json.loads((tmp_path / "driver.json").read_text())
     written = holder(tmp_path, host="elsewhere")
     assert told.wait(10)
@@ -91,8 +92,8 @@ def test_whoever_is_replaced_is_told_and_leaves_the_others_file(tmp_path: Path) 
 
 
 def test_it_beats_and_is_gone_afterwards(tmp_path: Path) -> None:
-    lease = Lease(StoragePath(str(tmp_path)), beat_seconds=0.02)
-    lease.take(nobody_minds)
+    lease = Lease(RunFolder(StoragePath(str(tmp_path))), heartbeat_seconds=0.02)
+    lease.acquire(nobody_minds)
     seen = set()
     for _ in range(400):
         seen.add((tmp_path / "driver.json").read_text())
@@ -107,6 +108,16 @@ def test_it_beats_and_is_gone_afterwards(tmp_path: Path) -> None:
 
 def test_half_a_file_is_nobodys(tmp_path: Path) -> None:
     (tmp_path / "driver.json").write_text('{"token": "th')
-    lease = Lease(StoragePath(str(tmp_path)))
-    lease.take(nobody_minds)
+    lease = Lease(RunFolder(StoragePath(str(tmp_path))))
+    lease.acquire(nobody_minds)
     lease.release()
+
+
+def test_a_second_run_of_one_process_is_refused_until_the_first_releases(tmp_path: Path) -> None:
+    first, second = (Lease(RunFolder(StoragePath(str(tmp_path)))) for _ in range(2))
+    first.acquire(nobody_minds)
+    with pytest.raises(TrainingError, match=f"is being trained already, by process {os.getpid()} on "):
+        second.acquire(nobody_minds)
+    first.release()
+    second.acquire(nobody_minds)
+    second.release()

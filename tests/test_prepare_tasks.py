@@ -16,10 +16,11 @@ from test_prepare import job
 from raylm.config.job import Job
 from raylm.config.prepare.steps import OPERATORS
 from raylm.errors import ConfigError, DataError, RaylmError
-from raylm.prep import on_ray, prepare
 from raylm.prep.operators import Resources
 from raylm.prep.operators.resources import most_of
 from raylm.prep.passes import passes_of, resources_of
+from raylm.prep.prepare import prepare
+from raylm.prep.tasks import on_ray
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from raylm.errors import ConfigError
 from raylm.run.events import (
     EVENTS,
     CheckpointCommitted,
@@ -16,7 +17,9 @@ from raylm.run.events import (
     parse_event,
 )
 from raylm.run.folder import RunFolder
+from raylm.run.identity import Identity
 from raylm.storage import StoragePath
+from raylm.train.launch.preflight import refuse_other_run
 
 PACKAGE = Path(__file__).parent.parent / "raylm"
 FILES = ("run.yaml", "metrics.jsonl", "events.jsonl", "audit.jsonl", "driver.json")
@@ -102,3 +105,23 @@ def test_a_field_that_cannot_be_is_named() -> None:
         parse_event({"event": "finished", "step": "x"})
     with pytest.raises(ValueError, match="names no event"):
         parse_event({"step": 1})
+
+
+def test_a_run_of_another_version_is_one_error(tmp_path: Path) -> None:
+    run = RunFolder(StoragePath(str(tmp_path)))
+    assert run.read_job() is None
+    run.settings.write_text("optim: {clip: 1.0}\n")
+    with pytest.raises(ConfigError, match=r"another version of raylm: .*unknown key 'optim\.clip'") as caught:
+        run.read_job()
+    assert "start the run again under another name" in str(caught.value.hint)
+
+
+def test_steps_of_a_run_that_does_not_say_which_it_is_are_left_alone(tmp_path: Path) -> None:
+    run = RunFolder(StoragePath(str(tmp_path)))
+    now = Identity(data="a", order={}, model={}, optimizer={})
+    refuse_other_run(run, now, allow_changed_data=False)
+    run.metrics.write_text('{"step": 1}\n')
+    with pytest.raises(ConfigError, match=r"there is no identity\.json"):
+        refuse_other_run(run, now, allow_changed_data=False)
+    run.identity.write_bytes(now.to_json())
+    refuse_other_run(run, now, allow_changed_data=False)

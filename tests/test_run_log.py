@@ -113,6 +113,22 @@ def test_damage_that_is_no_kill_is_reported_with_its_place(tmp_path: Path, store
         read_metrics(run)
 
 
+def test_a_writer_that_was_cut_off_and_comes_late_takes_no_line_of_its_successor() -> None:
+    run = run_folder(Path(), "memory")
+    late = RunLog(run)
+    for step in range(1, 6):
+        late.metric(StepMetrics(step=step, loss=1.0))
+    late.flush()
+    successor = RunLog(run)
+    successor.rewind(3)
+    for step in range(4, 8):
+        successor.metric(StepMetrics(step=step, loss=2.0))
+    successor.flush()
+    late.metric(StepMetrics(step=6, loss=1.0))
+    late.flush()
+    assert {one.step: one.loss for one in read_metrics(run)} == {1: 1.0, 2: 1.0, 3: 1.0, 4: 2.0, 5: 2.0, 6: 2.0, 7: 2.0}
+
+
 def test_on_an_object_store_a_flush_makes_the_lines_readable() -> None:
     run = RunFolder(StoragePath("memory://runlog/run"))
     log = RunLog(run)

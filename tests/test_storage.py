@@ -13,8 +13,10 @@ from pathlib import Path
 import pytest
 
 from raylm.errors import StorageError
-from raylm.storage import Connection, NotFound, StoragePath, find
+from raylm.storage import Connection, NotFound, StoragePath, find, retried
 from raylm.storage import local as local_files
+from raylm.storage.fsspec_internals import azure_client, mark_closed, replace_azure_client, without_protocol
+from raylm.storage.retry import pause_seconds
 from raylm.testing.servers import CREDENTIALS, Faults, S3Server, failing, free_port, proxy
 
 
@@ -271,3 +273,95 @@ def test_a_server_that_stays_broken_is_reported(moto: S3Server) -> None:
         pytest.raises(StorageError, match=r"cannot read s3://bucket/x: .*"),
     ):
         StoragePath("s3://bucket/x", broken.connection(retries=1)).read_bytes()
+
+
+def test_an_upload_that_cannot_be_given_up_is_logged(moto: S3Server, caplog: pytest.LogCaptureFixture) -> None:
+    with proxy(moto, Faults(lambda method, path: "error" if method == "DELETE" else "pass")) as broken:
+        folder = StoragePath(moto.bucket().url, broken.connection(retries=0))
+        with pytest.raises(ZeroDivisionError):
+            write_and_fail(folder / "whole.bin", 40 * 2**20)
+    assert f"cannot discard what was written of {folder.url}/whole.bin" in caplog.text
+    assert "lifecycle rule" in caplog.text
+    assert StoragePath(folder.url, moto.connection()).list() == []
+
+
+def test_trying_again_waits_longer_each_time_and_ends() -> None:
+    calls: list[int] = []
+
+    def failing_often() -> int:
+        calls.append(len(calls))
+        if len(calls) < 4:
+            raise OSError
+        return 7
+
+    assert retried(failing_often, errors=OSError, retries=3, first_seconds=0.001) == 7
+    calls.clear()
+    with pytest.raises(OSError):
+        retried(failing_often, errors=OSError, retries=2, first_seconds=0.001)
+    assert len(calls) == 3
+    calls.clear()
+    with pytest.raises(OSError):
+        retried(failing_often, errors=OSError, retries=9, worth=lambda error: len(calls) < 2, first_seconds=0.001)
+    for trial, doubled in enumerate((0.1, 0.2, 0.4)):
+        assert all(doubled / 2 <= pause_seconds(trial) <= 1.5 * doubled for _ in range(50))
+    assert pause_seconds(30) <= 15
+
+
+# Names of fsspec's file systems that raylm/storage/fsspec_internals.py reaches for: a release may take them away.
+def test_fsspec_still_strips_protocols() -> None:
+    import fsspec
+
+    assert without_protocol(fsspec.filesystem("memory"), "memory://folder/name/") == "/folder/name"
+
+
+def test_gcsfs_still_makes_every_request_through_one_method_that_tries_again() -> None:
+    import inspect
+
+    core = pytest.importorskip("gcsfs.core")
+    retry = pytest.importorskip("gcsfs.retry")
+    once = core.GCSFileSystem._request.__wrapped__
+    assert inspect.iscoroutinefunction(once)
+    assert list(inspect.signature(once).parameters)[:3] == ["self", "method", "path"]
+    assert retry.is_retriable(retry.HttpError({"code": 503, "message": "later"}))
+    assert not retry.is_retriable(retry.HttpError({"code": 403, "message": "no"}))
+    assert all(issubclass(kind, Exception) for kind in retry.RETRIABLE_EXCEPTIONS)
+
+
+def test_adlfs_still_keeps_its_client_and_what_it_connects_with() -> None:
+    adlfs = pytest.importorskip("adlfs")
+    key = "a2V5"
+    text = f"DefaultEndpointsProtocol=http;AccountName=a;AccountKey={key};BlobEndpoint=http://127.0.0.1:9/a;"
+    files = adlfs.AzureBlobFileSystem(connection_string=text, skip_instance_cache=True)
+    before = files.service_client
+    replace_azure_client(files, read_timeout=3)
+    assert type(files.service_client) is type(before)
+    assert files.service_client is not before
+    assert azure_client(files).account_name == "a"
+    for name in ("connection_string", "credential", "account_key", "sas_token"):
+        assert hasattr(files, name), name
+    named = adlfs.AzureBlobFileSystem(account_name="a", account_key=key, skip_instance_cache=True)
+    assert named.account_url.startswith("https://a.")
+    replace_azure_client(named, read_timeout=3)
+    assert azure_client(named).account_name == "a"
+
+
+def test_an_fsspec_stream_that_is_marked_closed_completes_nothing(tmp_path: Path) -> None:
+    from fsspec.spec import AbstractBufferedFile
+
+    uploads: list[bool] = []
+
+    class File(AbstractBufferedFile):
+        def _upload_chunk(self, final: bool = False) -> None:
+            uploads.append(final)
+
+        def _initiate_upload(self) -> None:
+            pass
+
+    import fsspec
+
+    stream = File(fsspec.filesystem("memory"), "/x", mode="wb")
+    stream.write(b"some")
+    mark_closed(stream)
+    stream.close()
+    stream.__del__()
+    assert uploads == []

@@ -1,7 +1,11 @@
 """Sections of several kinds: the registry decides which there are, and a mistake is located under its key."""
 
+import os
 import pickle
+import subprocess
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import pytest
@@ -118,3 +122,40 @@ def test_the_json_schema_lists_every_kind() -> None:
     assert named["properties"]["quality"]["anyOf"][0]["properties"]["rules"]["description"] == "Which rules."
     kinds = [entry["properties"]["kind"]["const"] for entry in schema["Source"]["anyOf"]]
     assert kinds == ["jsonl", "text"]
+
+
+PROGRAM = """
+import sys
+from ray import cloudpickle
+from test_unions import OPERATORS, SOURCES, Both, Entry, Settings, Source
+
+class Own(Settings):
+    number: int = 1
+
+class Mine(Source):
+    kind: str = "mine"
+
+OPERATORS.register("own", Entry(Own))
+SOURCES.register("mine", Entry(Mine))
+made = Both.model_validate({"steps": [{"own": {"number": 7}}], "sources": [{"kind": "mine"}]})
+sys.stdout.buffer.write(cloudpickle.dumps(made))
+"""
+ELSEWHERE = """
+import pickle, sys
+made = pickle.load(sys.stdin.buffer)
+from test_unions import OPERATORS, SOURCES
+assert OPERATORS.get("own").settings.__name__ == "Own" and SOURCES.get("mine").settings.__name__ == "Mine"
+print(made.steps[0].settings.number)
+"""
+
+
+def test_what_a_program_registers_itself_goes_along_to_other_processes() -> None:
+    paths = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1])])
+    environment = {**os.environ, "PYTHONPATH": paths}
+
+    def python(code: str, given: bytes = b"") -> bytes:
+        return subprocess.run(
+            [sys.executable, "-c", code], input=given, capture_output=True, check=True, env=environment
+        ).stdout
+
+    assert python(ELSEWHERE, python(PROGRAM)).strip() == b"7"

@@ -1,6 +1,6 @@
-"""The one shape that training state has on its way to storage or to another rank: contiguous 1-D pieces.
+"""The one shape that training state has on its way to storage or to another rank: contiguous 1-D chunks.
 
-Comes in: nothing. Leaves: `Chunk`, which says which elements of which tensor a 1-D piece holds. Torch-free, so that
+Torch-free, so that
 manifests can be read, checked and planned anywhere.
 """
 

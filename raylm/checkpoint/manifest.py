@@ -1,12 +1,12 @@
 """The checkpoint format: names, the index beside each part, and the manifest whose presence is the commit.
 
-    <checkpoints>/attempts/000003                             who may commit: the newest number, claimed once
-    <checkpoints>/step-000000040/a3/rank-00000-of-2.safetensors   one rank's pieces, all 1-D
-    <checkpoints>/step-000000040/a3/rank-00000-of-2.json          which pieces, where, checksums
+    <checkpoints>/fences/000003                             who may commit: the newest number, claimed once
+    <checkpoints>/step-000000040/fence-3/rank-00000-of-2.safetensors   one rank's chunks, all 1-D
+    <checkpoints>/step-000000040/fence-3/rank-00000-of-2.json          which chunks, where, checksums
     <checkpoints>/step-000000040/manifest.json                    written last and once
 
-Comes in: bytes of JSON, never trusted, or records. Leaves: the other one. No file name is ever read from storage: they
-follow from step, attempt, rank and world size. Nothing is pickled, and nothing here loads torch.
+No file name is ever read from storage: they follow from step, fence, rank and world size. Bytes that are read are
+never trusted, nothing is pickled, and nothing here loads torch.
 """
 
 from __future__ import annotations
@@ -20,18 +20,20 @@ from math import prod
 from typing import Any, cast
 
 from raylm.checkpoint.chunks import Chunk, Kind
+from raylm.checkpoint.state import RunState
 from raylm.errors import CheckpointError
 from raylm.storage import NotFound, StoragePath
+from raylm.strict_json import parse_json
 
 FORMAT = "raylm-checkpoint"
-VERSION = 1
+VERSION = 2
 # Every block of a part has a checksum of its own, so that a reader of any slice can check all it read, at most two
-# blocks more than it needed. It costs 44 bytes of index a MiB.
+# blocks more than it needed. It costs 44 bytes of index per MiB.
 BLOCK_BYTES = 256 << 10
 MANIFEST = "manifest.json"
-ATTEMPTS = "attempts"
+FENCES = "fences"
 STEP_FOLDER = re.compile(r"step-(\d{9,})")
-ATTEMPT_FOLDER = re.compile(r"a(\d+)")
+FENCE_FOLDER = re.compile(r"fence-(\d+)")
 
 # torch's name of a dtype -> safetensors' name and the bytes of an element.
 DTYPES: dict[str, tuple[str, int]] = {
@@ -55,7 +57,7 @@ DTYPES: dict[str, tuple[str, int]] = {
 
 
 def element_bytes(dtype: str) -> int:
-    """Bytes an element of torch's `dtype` takes."""
+    """Bytes per element of torch's `dtype`."""
     if dtype not in DTYPES:
         raise CheckpointError(
             f"a checkpoint cannot hold dtype {dtype!r}", hint=f"known are {', '.join(sorted(DTYPES))}"
@@ -73,14 +75,14 @@ def part_name(rank: int, world_size: int) -> str:
     return f"rank-{rank:05d}-of-{world_size}"
 
 
-def attempt_folder(step_place: StoragePath, attempt: int) -> StoragePath:
-    """Where one attempt's ranks put their parts."""
-    return step_place / f"a{attempt}"
+def fence_folder(step_path: StoragePath, fence: int) -> StoragePath:
+    """Where the ranks that hold a fence put their parts."""
+    return step_path / f"fence-{fence}"
 
 
 @dataclass(frozen=True)
-class Stored:
-    """A piece and the byte of its part's file at which it begins."""
+class StoredChunk:
+    """A chunk and the byte of its part's file at which it begins."""
 
     chunk: Chunk
     offset: int
@@ -96,13 +98,13 @@ class Part:
     """The index of what one rank wrote; crc32 has one checksum for each block_bytes of the file, header included."""
 
     step: int
-    attempt: int
+    fence: int
     rank: int
     world_size: int
     file_bytes: int
     block_bytes: int
     crc32: tuple[int, ...]
-    stored: tuple[Stored, ...]
+    stored: tuple[StoredChunk, ...]
 
     def to_json(self) -> bytes:
         """The index file."""
@@ -116,86 +118,92 @@ class Part:
             **{key: getattr(self, key) for key in _PART_NUMBERS},
             "columns": ["kind", "name", "dtype", "shape", "start", "length", "offset"],
         }
-        return json.dumps({**head, "crc32": self.crc32, "pieces": rows}, separators=(",", ":")).encode()
+        return json.dumps({**head, "crc32": self.crc32, "chunks": rows}, separators=(",", ":")).encode()
 
 
-_PART_NUMBERS = ("step", "attempt", "rank", "world_size", "file_bytes", "block_bytes")
+_PART_NUMBERS = ("step", "fence", "rank", "world_size", "file_bytes", "block_bytes")
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What makes a checkpoint count: whose parts belong to it, and everything about the run that is not a tensor."""
+    """What makes a checkpoint count: whose parts belong to it, and the state of the run that is not a tensor."""
 
     step: int
-    attempt: int
+    fence: int
     world_size: int
     total_bytes: int
     index_crc32: tuple[int, ...]
     committed_at: str
     scalars: dict[str, int | float]
-    meta: dict[str, Any]
+    state: RunState
 
     def to_json(self) -> bytes:
         """The manifest file."""
-        body = {"format": FORMAT, "version": VERSION, **{key: getattr(self, key) for key in _MANIFEST_FIELDS}}
+        fields = {key: getattr(self, key) for key in _MANIFEST_FIELDS}
+        body = {"format": FORMAT, "version": VERSION, **fields, "state": self.state.to_json()}
         return json.dumps(body, indent=1).encode()
 
 
-_MANIFEST_FIELDS = ("step", "attempt", "world_size", "total_bytes", "committed_at", "index_crc32", "scalars", "meta")
+_MANIFEST_FIELDS = ("step", "fence", "world_size", "total_bytes", "committed_at", "index_crc32", "scalars")
 
 
-def damaged(place: StoragePath, what: str) -> CheckpointError:
+def damaged(path: StoragePath, what: str) -> CheckpointError:
     """The one error for a file of a committed checkpoint that is not what was written."""
     return CheckpointError(
-        f"{place.url} {what}",
+        f"{path.url} {what}",
         hint="put the file back from a copy, or remove this checkpoint's folder to resume from the one before it",
     )
 
 
-def read_manifest(step_place: StoragePath) -> Manifest | None:
+def read_manifest(step_path: StoragePath) -> Manifest | None:
     """The manifest of a checkpoint's folder, None when nothing was committed there."""
-    place = step_place / MANIFEST
+    path = step_path / MANIFEST
     try:
-        data = place.read_bytes()
+        data = path.read_bytes()
     except NotFound:
         return None
     try:
         body = _json_object(data)
+        _check_version(body, path)
         manifest = Manifest(
             step=_number(body, "step"),
-            attempt=_number(body, "attempt"),
+            fence=_number(body, "fence"),
             world_size=_number(body, "world_size", least=1),
             total_bytes=_number(body, "total_bytes"),
             index_crc32=tuple(_numbers(body["index_crc32"])),
             committed_at=str(body["committed_at"]),
             scalars=_scalars(body["scalars"]),
-            meta=_mapping(body["meta"]),
+            state=_state(body["state"]),
         )
         if len(manifest.index_crc32) != manifest.world_size:
             raise ValueError(f"{len(manifest.index_crc32)} parts for {manifest.world_size} workers")
-        if STEP_FOLDER.fullmatch(step_place.name) and step_place.name != f"step-{manifest.step:09d}":
+        if STEP_FOLDER.fullmatch(step_path.name) and step_path.name != f"step-{manifest.step:09d}":
             raise ValueError(f"it is the manifest of step {manifest.step}")
+        if manifest.state.progress.step != manifest.step:
+            raise ValueError(f"its state is of step {manifest.state.progress.step}")
     except (ValueError, KeyError, TypeError) as error:
-        raise damaged(place, f"is not a checkpoint's manifest: {_plain(error)}") from error
+        raise damaged(path, f"is not a checkpoint's manifest: {_plain(error)}") from error
     return manifest
 
 
-def parse_part(data: bytes, place: StoragePath, *, step: int, attempt: int, rank: int, world_size: int) -> Part:
-    """The index in `data`, which was read from `place`, checked against who must have written it."""
+def parse_part(data: bytes, path: StoragePath, *, step: int, fence: int, rank: int, world_size: int) -> Part:
+    """The index in `data`, which was read from `path`, checked against who must have written it."""
     try:
         body = _json_object(data)
-        seen = [_number(body, key) for key in ("step", "attempt", "rank", "world_size")]
-        if seen != [step, attempt, rank, world_size]:
-            raise ValueError(f"it is of (step, attempt, rank, workers) {seen}")
+        if body.get("version") != VERSION:
+            raise ValueError(f"version is {body.get('version')!r}; this raylm reads {VERSION}")
+        seen = [_number(body, key) for key in ("step", "fence", "rank", "world_size")]
+        if seen != [step, fence, rank, world_size]:
+            raise ValueError(f"it is of (step, fence, rank, workers) {seen}")
         part = Part(
             step,
-            attempt,
+            fence,
             rank,
             world_size,
             file_bytes=_number(body, "file_bytes"),
             block_bytes=_number(body, "block_bytes", least=1),
             crc32=tuple(_numbers(body["crc32"])),
-            stored=tuple(_stored(body["pieces"])),
+            stored=tuple(_stored(body["chunks"])),
         )
         if len(part.crc32) != -(-part.file_bytes // part.block_bytes):
             raise ValueError(f"{len(part.crc32)} checksums for {part.file_bytes} bytes")
@@ -203,7 +211,7 @@ def parse_part(data: bytes, place: StoragePath, *, step: int, attempt: int, rank
             if stored.offset < 0 or stored.stop > part.file_bytes or stored.offset % element_bytes(stored.chunk.dtype):
                 raise ValueError(f"{stored.chunk.kind} {stored.chunk.name!r} lies outside the file")
     except (ValueError, KeyError, TypeError, CheckpointError) as error:
-        raise damaged(place, f"is not the index of a checkpoint's part: {_plain(error)}") from error
+        raise damaged(path, f"is not the index of a checkpoint's part: {_plain(error)}") from error
     return part
 
 
@@ -212,7 +220,7 @@ def checksum(data: bytes) -> int:
     return zlib.crc32(data)
 
 
-def _stored(rows: Any) -> Iterator[Stored]:
+def _stored(rows: Any) -> Iterator[StoredChunk]:
     for kind, name, dtype, shape, start, length, offset in rows:
         numbers = list(_numbers([*shape, start, length, offset]))
         chunk = Chunk(
@@ -224,16 +232,29 @@ def _stored(rows: Any) -> Iterator[Stored]:
             numel=prod(numbers[:-3]),
             shape=tuple(numbers[:-3]),
         )
-        yield Stored(chunk.checked(), numbers[-1])
+        yield StoredChunk(chunk.checked(), numbers[-1])
 
 
 def _json_object(data: bytes) -> dict[str, Any]:
     body = _mapping(json.loads(data))
     if body.get("format") != FORMAT:
         raise ValueError(f"format is {body.get('format')!r}, not {FORMAT!r}")
-    if body.get("version") != VERSION:
-        raise ValueError(f"version is {body.get('version')!r}; this raylm reads {VERSION}")
     return body
+
+
+def _check_version(body: dict[str, Any], path: StoragePath) -> None:
+    if body.get("version") != VERSION:
+        raise CheckpointError(
+            f"{path.url} has version {body.get('version')!r}; this raylm reads version {VERSION}",
+            hint="resume it with the raylm that wrote it, or start under another name",
+        )
+
+
+def _state(value: Any) -> RunState:
+    try:
+        return parse_json(RunState, json.dumps(_mapping(value)))
+    except ValueError as error:
+        raise ValueError(f"state: {error}") from error
 
 
 def _mapping(value: Any) -> dict[str, Any]:

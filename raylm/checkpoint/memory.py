@@ -1,6 +1,6 @@
-"""Resharding without storage: comes in pieces of state that living ranks hold, leaves each rank filled as it wants.
+"""Resharding without storage: chunks that living ranks hold fill what each rank wants.
 
-Every rank learns what all ranks hold and want, works out the same plan, and sends exactly the elements needed.
+Every rank learns what all ranks hold and want, works out the same moves, and sends exactly the elements needed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 from raylm.checkpoint.chunks import Chunk
 from raylm.errors import CheckpointError
 
-# Bytes sent from one rank to another at once: pieces are small and many, and joined copies of all would double memory.
+# Bytes sent from one rank to another at once: chunks are small and many, and joined copies of all would double memory.
 MESSAGE_BYTES = 64 << 20
 
 
@@ -37,7 +37,7 @@ class Members(Protocol):
 
 @dataclass(frozen=True)
 class Move:
-    """`length` elements from rank `source`'s held piece `held` at `held_at` to rank `target`'s wanted piece."""
+    """`length` elements from rank `source`'s held chunk `held` at `held_at` to rank `target`'s wanted chunk."""
 
     source: int
     held: int
@@ -74,13 +74,13 @@ def reshard(
 ) -> int:
     """Fill every rank's wanted tensors from what the ranks hold; returns the bytes this rank received.
 
-    Pieces may overlap (copies kept for a neighbour); any of them serves. `step` is the one that held pieces are of.
+    Chunks may overlap (copies kept for a neighbour); any of them serves. `step` is the one that held chunks are of.
     When some element is held by no rank, or ranks hold different steps, every rank raises CheckpointError and nothing
     is written.
     """
     _one_step(group, step if held else None)
     index = _everyones(group, [chunk for chunk, _ in held], [chunk for chunk, _ in wanted])
-    moves = plan([chunks for chunks, _ in index], [chunks for _, chunks in index])
+    moves = plan_moves([chunks for chunks, _ in index], [chunks for _, chunks in index])
     for move in moves:
         if move.source == move.target == group.rank:
             _part(wanted[move.wanted][1], move.wanted_at, move.length).copy_(
@@ -89,7 +89,7 @@ def reshard(
     return _exchange(group, moves, held, wanted, [chunks for chunks, _ in index])
 
 
-def plan(held: Sequence[Sequence[Chunk]], wanted: Sequence[Sequence[Chunk]]) -> list[Move]:
+def plan_moves(held: Sequence[Sequence[Chunk]], wanted: Sequence[Sequence[Chunk]]) -> list[Move]:
     """Which rank sends what to whom, given what each holds and wants; the same list wherever it is worked out."""
     holders: dict[tuple[str, str], list[tuple[int, int, int, int]]] = defaultdict(list)
     sizes: dict[tuple[str, str], int] = {}
@@ -121,23 +121,23 @@ def _fill(
     own = [span for span in spans if span[2] == target]
     at = chunk.start
     while at < chunk.stop:
-        connection = spans[: bisect.bisect_right(spans, at, key=lambda span: span[0])]
-        able = [span for span in connection if span[1] > at]
+        begun = spans[: bisect.bisect_right(spans, at, key=lambda span: span[0])]
+        able = [span for span in begun if span[1] > at]
         if not able:
             raise CheckpointError(
                 f"no rank holds element {at} of {chunk.kind} {chunk.name!r}",
                 hint="too many workers were lost at once: resume from the newest checkpoint",
             )
-        start, stop, source, piece = min(able, key=lambda span: (span[2] != target, sent[span[2]], span[2]))
+        start, stop, source, number_held = min(able, key=lambda span: (span[2] != target, sent[span[2]], span[2]))
         stop = min(stop, chunk.stop)
         if source != target:  # not beyond where the rank's own copy begins
             stop = min([stop, *(span[0] for span in own if span[0] > at)])
-        yield Move(source, piece, at - start, target, number, at - chunk.start, stop - at)
+        yield Move(source, number_held, at - start, target, number, at - chunk.start, stop - at)
         at = stop
 
 
 def _one_step(group: Members, step: int | None) -> None:
-    """Pieces of two steps cover the state as well as those of one, and would be mixed without a sound."""
+    """Chunks of two steps cover the state as well as those of one, and would be mixed without a sound."""
     steps: list[int | None] = group.all_gather_objects(step)
     if len(different := {number for number in steps if number is not None}) > 1:
         raise CheckpointError(
@@ -204,14 +204,14 @@ def _unpack(
 def _messages(moves: Sequence[Move], sizes: Sequence[int]) -> Iterator[list[Move]]:
     """The moves in order, cut into messages of about MESSAGE_BYTES; long moves are cut too."""
     batch: list[Move] = []
-    room = MESSAGE_BYTES
+    left = MESSAGE_BYTES
     for move, size in zip(moves, sizes, strict=True):
         done = 0
         while done < move.length:
-            if room < size:
+            if left < size:
                 yield batch
-                batch, room = [], MESSAGE_BYTES
-            length = min(move.length - done, room // size)
+                batch, left = [], MESSAGE_BYTES
+            length = min(move.length - done, left // size)
             batch.append(
                 Move(
                     move.source,
@@ -224,7 +224,7 @@ def _messages(moves: Sequence[Move], sizes: Sequence[int]) -> Iterator[list[Move
                 )
             )
             done += length
-            room -= length * size
+            left -= length * size
     if batch:
         yield batch
 

@@ -1,6 +1,6 @@
 """Loading: any set of 1-D destinations is filled from a committed checkpoint, whoever saved it.
 
-Comes in: a folder of checkpoints and the pieces that are wanted. Leaves: filled tensors. Only the bytes that are needed
+Only the bytes that are needed
 are read, neighbouring ones in one request, in threads; every block read is held against its checksum.
 """
 
@@ -14,11 +14,23 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from raylm.checkpoint import manifest as layout
 from raylm.checkpoint.chunks import Chunk
-from raylm.checkpoint.manifest import Manifest, Part, damaged, element_bytes
+from raylm.checkpoint.manifest import (
+    MANIFEST,
+    STEP_FOLDER,
+    Manifest,
+    Part,
+    checksum,
+    damaged,
+    element_bytes,
+    fence_folder,
+    parse_part,
+    part_name,
+    read_manifest,
+)
+from raylm.checkpoint.state import RunState
 from raylm.errors import CheckpointError, StorageError
 from raylm.storage import NotFound, StoragePath
 
@@ -37,13 +49,13 @@ class CheckpointInfo:
     """A committed checkpoint: where it stands and what its manifest says."""
 
     step: int
-    place: StoragePath
+    path: StoragePath
     manifest: Manifest
 
     @property
-    def meta(self) -> dict[str, Any]:
-        """What the trainer wrote beside the tensors."""
-        return self.manifest.meta
+    def state(self) -> RunState:
+        """What it says besides its tensors."""
+        return self.manifest.state
 
     @property
     def scalars(self) -> dict[str, int | float]:
@@ -62,12 +74,12 @@ class CheckpointInfo:
 
     def part(self, rank: int, ending: str) -> StoragePath:
         """A file that one rank wrote."""
-        folder = layout.attempt_folder(self.place, self.manifest.attempt)
-        return folder / f"{layout.part_name(rank, self.world_size)}.{ending}"
+        folder = fence_folder(self.path, self.manifest.fence)
+        return folder / f"{part_name(rank, self.world_size)}.{ending}"
 
 
 @dataclass(frozen=True)
-class Piece:
+class Fragment:
     """Elements of one tensor in one part's file."""
 
     chunk: Chunk
@@ -77,20 +89,20 @@ class Piece:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint whose indexes have been read: every piece it holds, by tensor, in order."""
+    """A checkpoint whose indexes have been read: every fragment it holds, by tensor, in order."""
 
     info: CheckpointInfo
     parts: tuple[Part, ...]
-    pieces: dict[tuple[str, str], tuple[Piece, ...]]
+    fragments: dict[tuple[str, str], tuple[Fragment, ...]]
 
 
 def committed(folder: StoragePath) -> list[CheckpointInfo]:
     """Every committed checkpoint of a run, the oldest first."""
-    places = step_folders(folder)
-    if not places:
+    paths = step_folders(folder)
+    if not paths:
         return []
-    with ThreadPoolExecutor(min(THREADS, len(places))) as pool:
-        found = list(pool.map(checkpoint_at, places))
+    with ThreadPoolExecutor(min(THREADS, len(paths))) as pool:
+        found = list(pool.map(checkpoint_at, paths))
     return [one for one in found if one is not None]
 
 
@@ -99,27 +111,27 @@ def newest(folder: StoragePath) -> CheckpointInfo | None:
     return next((one for one in map(checkpoint_at, reversed(step_folders(folder))) if one is not None), None)
 
 
-def open_checkpoint(place: StoragePath | CheckpointInfo) -> Checkpoint:
+def open_checkpoint(path: StoragePath | CheckpointInfo) -> Checkpoint:
     """Read a checkpoint's indexes, given its folder or what `newest` found; CheckpointError when it is not whole."""
-    found = place if isinstance(place, CheckpointInfo) else checkpoint_at(place)
+    found = path if isinstance(path, CheckpointInfo) else checkpoint_at(path)
     if found is None:
         raise CheckpointError(
-            f"{place} holds no committed checkpoint: it has no {layout.MANIFEST}",
+            f"{path} holds no committed checkpoint: it has no {MANIFEST}",
             hint="name the folder of a checkpoint that was committed; `raylm report` lists them",
         )
     with ThreadPoolExecutor(min(THREADS, found.world_size)) as pool:
         parts = tuple(pool.map(lambda rank: _read_part(found, rank), range(found.world_size)))
-    pieces: dict[tuple[str, str], list[Piece]] = {}
+    held: dict[tuple[str, str], list[Fragment]] = {}
     for part in parts:
         for stored in part.stored:
-            pieces.setdefault(stored.chunk.tensor, []).append(Piece(stored.chunk, part.rank, stored.offset))
-    ordered = {tensor: tuple(sorted(held, key=lambda one: one.chunk.start)) for tensor, held in pieces.items()}
+            held.setdefault(stored.chunk.tensor, []).append(Fragment(stored.chunk, part.rank, stored.offset))
+    ordered = {tensor: tuple(sorted(some, key=lambda one: one.chunk.start)) for tensor, some in held.items()}
     return Checkpoint(found, parts, ordered)
 
 
 def fill(checkpoint: Checkpoint, wanted: Sequence[tuple[Chunk, torch.Tensor]]) -> None:
     """Fill every destination; CheckpointError before anything is written when the checkpoint does not cover them."""
-    gap = 0 if checkpoint.info.place.is_local else GAP_BYTES
+    gap = 0 if checkpoint.info.path.is_local else GAP_BYTES
     by_rank: list[list[_Copy]] = [[] for _ in checkpoint.parts]
     for chunk, tensor in wanted:
         for copy in _copies(checkpoint, chunk, tensor):
@@ -140,20 +152,20 @@ def fill(checkpoint: Checkpoint, wanted: Sequence[tuple[Chunk, torch.Tensor]]) -
 def reading(found: CheckpointInfo, seconds: float = 7200.0) -> Iterator[None]:
     """Keep retention, wherever it runs, from removing this checkpoint; without effect where one may not write.
 
-    The workers of a run need none: only their own attempt removes anything, and not before it has saved.
+    The workers of a run need none: only the holder of the newest fence removes anything, and not before it has saved.
     """
-    lease = _readers(found.place) / f"{found.step}-{uuid.uuid4().hex}"
+    lease = _readers(found.path) / f"{found.step}-{uuid.uuid4().hex}"
     until = datetime.now(UTC) + timedelta(seconds=seconds)
-    leased = bool(layout.STEP_FOLDER.fullmatch(found.place.name))
+    leased = bool(STEP_FOLDER.fullmatch(found.path.name))
     try:
         if leased:
             lease.write_text(json.dumps({"until": until.isoformat()}))
     except StorageError:
         leased = False  # a reader's key often may not write
     try:
-        if not (found.place / layout.MANIFEST).exists():
+        if not (found.path / MANIFEST).exists():
             raise CheckpointError(
-                f"{found.place.url} was removed by the run's retention", hint="read the newest checkpoint instead"
+                f"{found.path.url} was removed by the run's retention", hint="read the newest checkpoint instead"
             )
         yield
     finally:
@@ -165,28 +177,28 @@ def reading(found: CheckpointInfo, seconds: float = 7200.0) -> Iterator[None]:
 def steps_being_read(folder: StoragePath) -> set[int]:
     """The steps that `reading` protects now."""
     held = set()
-    for place in (folder / READERS).list():
-        step, _, token = place.name.partition("-")
+    for path in (folder / READERS).list():
+        step, _, token = path.name.partition("-")
         with suppress(NotFound, ValueError, KeyError, TypeError):
-            until = datetime.fromisoformat(json.loads(place.read_bytes())["until"])
+            until = datetime.fromisoformat(json.loads(path.read_bytes())["until"])
             if token and until > datetime.now(UTC):
                 held.add(int(step))
     return held
 
 
-def _readers(step_place: StoragePath) -> StoragePath:
-    return StoragePath(step_place.url.rsplit("/", 1)[0], step_place.connection) / READERS
+def _readers(step_path: StoragePath) -> StoragePath:
+    return StoragePath(step_path.url.rsplit("/", 1)[0], step_path.connection) / READERS
 
 
 def weights(checkpoint: Checkpoint, dtype: torch.dtype | None = None) -> dict[str, torch.Tensor]:
     """The model's state dict on the CPU: masters and frozen weights, cast to dtype when given, and buffers as saved.
 
-    A tied parameter stands under each of its names (meta["tied"]) as one tensor.
+    A tied parameter stands under each of its names (`RunState.tied`) as one tensor.
     """
     import torch
 
     wanted, state = [], {}
-    for (kind, name), held in checkpoint.pieces.items():
+    for (kind, name), held in checkpoint.fragments.items():
         if kind not in ("master", "frozen", "buffer"):
             continue
         first = held[0].chunk
@@ -199,7 +211,7 @@ def weights(checkpoint: Checkpoint, dtype: torch.dtype | None = None) -> dict[st
         state[name] = flat.view(first.shape)
     with reading(checkpoint.info):
         fill(checkpoint, wanted)
-    for alias, name in dict(checkpoint.info.meta.get("tied", {})).items():
+    for alias, name in checkpoint.info.state.tied.items():
         if name in state:
             state[alias] = state[name]
     return state
@@ -207,27 +219,25 @@ def weights(checkpoint: Checkpoint, dtype: torch.dtype | None = None) -> dict[st
 
 def step_folders(folder: StoragePath) -> list[StoragePath]:
     """The folders of all steps, committed or not, ascending."""
-    found = [place for place in folder.list() if layout.STEP_FOLDER.fullmatch(place.name)]
-    return sorted(found, key=lambda place: int(place.name.removeprefix("step-")))
+    found = [path for path in folder.list() if STEP_FOLDER.fullmatch(path.name)]
+    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
 
 
-def checkpoint_at(place: StoragePath) -> CheckpointInfo | None:
+def checkpoint_at(path: StoragePath) -> CheckpointInfo | None:
     """What is committed in a checkpoint's folder, if anything; CheckpointError when the manifest is damaged."""
-    found = layout.read_manifest(place)
-    return None if found is None else CheckpointInfo(found.step, place, found)
+    found = read_manifest(path)
+    return None if found is None else CheckpointInfo(found.step, path, found)
 
 
 def _read_part(info: CheckpointInfo, rank: int) -> Part:
-    place = info.part(rank, "json")
+    path = info.part(rank, "json")
     try:
-        data = place.read_bytes()
+        data = path.read_bytes()
     except NotFound as error:
-        raise damaged(place, "is missing") from error
-    if layout.checksum(data) != info.manifest.index_crc32[rank]:
-        raise damaged(place, "is damaged: its checksum differs from the manifest's")
-    return layout.parse_part(
-        data, place, step=info.step, attempt=info.manifest.attempt, rank=rank, world_size=info.world_size
-    )
+        raise damaged(path, "is missing") from error
+    if checksum(data) != info.manifest.index_crc32[rank]:
+        raise damaged(path, "is damaged: its checksum differs from the manifest's")
+    return parse_part(data, path, step=info.step, fence=info.manifest.fence, rank=rank, world_size=info.world_size)
 
 
 @dataclass(frozen=True)
@@ -253,8 +263,8 @@ class _Request:
 
 
 def _copies(checkpoint: Checkpoint, chunk: Chunk, destination: torch.Tensor) -> Iterator[_Copy]:
-    """The stored bytes that together are one wanted piece."""
-    held = checkpoint.pieces.get(chunk.tensor, ())
+    """The stored bytes that together are one wanted fragment."""
+    held = checkpoint.fragments.get(chunk.tensor, ())
     if not held:
         raise _not_held(checkpoint, chunk, "it is not in the checkpoint")
     if held[0].chunk.shape != chunk.shape:
@@ -264,14 +274,14 @@ def _copies(checkpoint: Checkpoint, chunk: Chunk, destination: torch.Tensor) -> 
         raise _not_held(checkpoint, chunk, f"it was saved as {held[0].chunk.dtype} and is wanted as {chunk.dtype}")
     assert destination.numel() == chunk.length, f"{chunk} does not fit its destination"
     reached = chunk.start
-    for piece in held:
-        stop = min(piece.chunk.stop, chunk.stop)
-        if piece.chunk.start > reached or stop <= reached:
+    for fragment in held:
+        stop = min(fragment.chunk.stop, chunk.stop)
+        if fragment.chunk.start > reached or stop <= reached:
             continue
-        size = element_bytes(piece.chunk.dtype)
-        begins = piece.offset + (reached - piece.chunk.start) * size
+        size = element_bytes(fragment.chunk.dtype)
+        begins = fragment.offset + (reached - fragment.chunk.start) * size
         ends = begins + (stop - reached) * size
-        yield _Copy(piece.rank, begins, ends, piece.chunk.dtype, destination, reached - chunk.start)
+        yield _Copy(fragment.rank, begins, ends, fragment.chunk.dtype, destination, reached - chunk.start)
         reached = stop
     if reached < chunk.stop:
         raise _not_held(checkpoint, chunk, f"elements {reached} to {chunk.stop} are not in the checkpoint")
@@ -283,7 +293,7 @@ def _floats(*dtypes: str) -> bool:
 
 def _not_held(checkpoint: Checkpoint, chunk: Chunk, why: str) -> CheckpointError:
     return CheckpointError(
-        f"{checkpoint.info.place.url} cannot give {chunk.kind} {chunk.name!r}: {why}",
+        f"{checkpoint.info.path.url} cannot give {chunk.kind} {chunk.name!r}: {why}",
         hint="the checkpoint is of another model: use the model settings it was saved with, or another run folder",
     )
 
@@ -324,28 +334,28 @@ def _split(part: Part, start: int, stop: int, longest: int, copies: list[_Copy])
 
 def _serve(checkpoint: Checkpoint, request: _Request) -> None:
     """Read, check and hand out one request's bytes."""
-    place = checkpoint.info.part(request.part.rank, "safetensors")
-    data = _read(place, request)
+    path = checkpoint.info.part(request.part.rank, "safetensors")
+    data = _read(path, request)
     block = request.part.block_bytes
     view = memoryview(data)
     for number, begins in enumerate(range(request.start, request.stop, block), request.start // block):
         inside = view[begins - request.start : begins - request.start + block]
         if zlib.crc32(inside) != request.part.crc32[number]:
-            raise damaged(place, f"is damaged: bytes {begins} to {begins + inside.nbytes} fail their checksum")
+            raise damaged(path, f"is damaged: bytes {begins} to {begins + inside.nbytes} fail their checksum")
     for copy in request.copies:
         _hand_out(copy, view, request)
 
 
-def _read(place: StoragePath, request: _Request) -> bytes:
+def _read(path: StoragePath, request: _Request) -> bytes:
     try:
-        return place.read_range(request.start, request.stop - request.start)
+        return path.read_range(request.start, request.stop - request.start)
     except NotFound as error:
-        raise damaged(place, "is missing") from error
+        raise damaged(path, "is missing") from error
     except StorageError:
-        size = place.size()
+        size = path.size()
         if size >= request.stop:
             raise
-        raise damaged(place, f"is truncated: {size} of {request.part.file_bytes} bytes are there") from None
+        raise damaged(path, f"is truncated: {size} of {request.part.file_bytes} bytes are there") from None
 
 
 def _hand_out(copy: _Copy, view: memoryview, request: _Request) -> None:

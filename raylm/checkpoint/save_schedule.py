@@ -1,7 +1,6 @@
 """When to save and what to keep, as arithmetic over numbers that are handed in.
 
-Comes in: measured costs, failures, the step and a clock's reading. Leaves: yes or no, and sets of steps. Pure: nothing
-here reads a clock or storage.
+Pure: nothing here reads a clock or storage.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ def young_daly(save_stall_seconds: float, mean_time_between_failures_seconds: fl
     """Seconds of training between saves that lose the least time to saving and to replaying.
 
     Daly's higher-order estimate (Future Generation Computer Systems 22, 2006, eq. 37). When a save costs more than
-    twice the time between failures, the best that can be done is one save a failure.
+    twice the time between failures, the best that can be done is one save per failure.
     """
     cost, between = save_stall_seconds, mean_time_between_failures_seconds
     if cost >= 2 * between:
@@ -81,10 +80,6 @@ class SaveSchedule:
     def measured(self, stall_seconds: float, total_seconds: float) -> SaveSchedule:
         """A save has ended: it held training up for one time, and took the other in all."""
         return replace(self, stall_seconds=max(stall_seconds, 1e-3), upload_seconds=total_seconds)
-
-    def failed(self) -> SaveSchedule:
-        """A worker or a node was lost."""
-        return replace(self, failures=self.failures + 1)
 
 
 @dataclass(frozen=True)

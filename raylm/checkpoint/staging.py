@@ -1,7 +1,6 @@
 """The buffer that a save copies living tensors into, so that training may go on while they are written.
 
-Comes in: 1-D tensors and where each goes. Leaves: their bytes, unchanged until they are released. One buffer a process
-is kept and reused: fresh memory costs more to touch for the first time than to fill.
+One buffer per process is kept and reused: fresh memory costs more to touch for the first time than to fill.
 """
 
 from __future__ import annotations
@@ -23,14 +22,16 @@ class Staging:
         self._pinned = False
         self._length = 0
 
-    def fill(self, pieces: Sequence[tuple[int, torch.Tensor]], length: int) -> None:
+    def fill(self, tensors: Sequence[tuple[int, torch.Tensor]], length: int) -> None:
         """Wait until the buffer is free, then copy each tensor to its byte offset."""
         self._taken.acquire()
+        filled = False
         try:
-            self._copy(pieces, length)
-        except BaseException:
-            self._taken.release()
-            raise
+            self._copy(tensors, length)
+            filled = True
+        finally:
+            if not filled:
+                self._taken.release()
 
     def bytes(self) -> memoryview:
         """What was filled in last."""
@@ -41,12 +42,12 @@ class Staging:
         """Let the next save have the buffer."""
         self._taken.release()
 
-    def _copy(self, pieces: Sequence[tuple[int, torch.Tensor]], length: int) -> None:
+    def _copy(self, tensors: Sequence[tuple[int, torch.Tensor]], length: int) -> None:
         import torch
 
-        on_gpu = any(tensor.is_cuda for _, tensor in pieces)
+        on_gpu = any(tensor.is_cuda for _, tensor in tensors)
         buffer = self._reserve(length, pinned=on_gpu)
-        for offset, tensor in pieces:
+        for offset, tensor in tensors:
             size = tensor.numel() * tensor.element_size()
             target = buffer[offset : offset + size].view(tensor.dtype)
             target.copy_(tensor.detach().reshape(-1), non_blocking=tensor.is_cuda)

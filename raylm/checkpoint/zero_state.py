@@ -1,7 +1,7 @@
 """Where training state stands inside DeepSpeed: the only module that knows its internals (0.19).
 
-Comes in: DeepSpeed's engine. Leaves: 1-D views of its state with the `Chunk` that says what each is; filled again, they
-are the engine's state. That every rank owns a contiguous piece of each flattened tensor is what all ZeRO stages share.
+An engine's state is seen as 1-D views with the `Chunk` that says what each is; filled again, they are its state. That
+every rank owns a contiguous fragment of each flattened tensor is what all ZeRO stages share.
 
 What holds the fp32 weights of trained parameters, and so is the key of the optimizer's state:
 
@@ -30,7 +30,7 @@ STEP = "optimizer_step"
 
 
 @dataclass(frozen=True)
-class _Piece:
+class _Fragment:
     """Elements [start, start + length) of parameter `name`, at `offset` of the optimizer's fp32 tensor `holder`."""
 
     name: str
@@ -58,7 +58,7 @@ def state_to_save(engine: Any) -> list[tuple[Chunk, Tensor]]:
     return [pair for pair in pairs if pair[0].length]
 
 
-def wanted(engine: Any) -> list[tuple[Chunk, Tensor]]:
+def state_to_fill(engine: Any) -> list[tuple[Chunk, Tensor]]:
     """What this rank has to be filled with, before `after_fill`: 1-D views into the live state."""
     pairs = [*_trained(engine), *(pair for pair, _ in _untrained(engine))]
     return [pair for pair in pairs if pair[0].length]
@@ -79,8 +79,8 @@ def after_fill(engine: Any, values: Mapping[str, int | float]) -> None:
             f"the state lacks {STEP!r} (it has: {', '.join(sorted(values)) or 'nothing'})",
             hint="it was not written by this version of raylm, or is damaged: resume from another checkpoint",
         )
-    for piece in _pieces(engine):
-        _state_of(engine, piece)["step"].fill_(int(values[STEP]))
+    for fragment in _fragments(engine):
+        _state_of(engine, fragment)["step"].fill_(int(values[STEP]))
     optimizer, stage = engine.optimizer, _stage(engine)
     if stage == 3:
         optimizer._partition_all_parameters()  # gathered copies would outlive the change
@@ -98,11 +98,11 @@ def after_fill(engine: Any, values: Mapping[str, int | float]) -> None:
 
 def _trained(engine: Any) -> Iterator[tuple[Chunk, Tensor]]:
     """This rank's masters and moments, as far as it has them."""
-    for piece in _pieces(engine):
-        yield piece.chunk("master", piece.holder.dtype), piece.view(piece.holder)
-        state = _state_of(engine, piece)
+    for fragment in _fragments(engine):
+        yield fragment.chunk("master", fragment.holder.dtype), fragment.view(fragment.holder)
+        state = _state_of(engine, fragment)
         for kind in MOMENTS:
-            yield piece.chunk(kind, state[kind].dtype), piece.view(state[kind])
+            yield fragment.chunk(kind, state[kind].dtype), fragment.view(state[kind])
 
 
 def _untrained(engine: Any) -> Iterator[tuple[tuple[Chunk, Tensor], bool]]:
@@ -125,28 +125,28 @@ def _untrained(engine: Any) -> Iterator[tuple[tuple[Chunk, Tensor], bool]]:
             yield _whole(f"{prefix}.{name}" if prefix else name, "buffer", buffer), True
 
 
-def _pieces(engine: Any) -> Iterator[_Piece]:
+def _fragments(engine: Any) -> Iterator[_Fragment]:
     """This rank's part of every trained parameter, in the order of the optimizer's groups."""
     optimizer = engine.optimizer
     if hasattr(optimizer, "fp32_partitioned_groups_flat"):
-        yield from _pieces_of_parameters(engine, optimizer)
+        yield from _fragments_of_parameters(engine, optimizer)
     elif hasattr(optimizer, "single_partition_of_fp32_groups"):
         for index, holder in enumerate(optimizer.single_partition_of_fp32_groups):
             parameters = optimizer.round_robin_bit16_groups[index]
             offsets = optimizer.round_robin_bit16_offsets[index]
-            yield from _pieces_of_group(engine, index, holder, parameters, offsets)
+            yield from _fragments_of_group(engine, index, holder, parameters, offsets)
     elif hasattr(optimizer, "fp32_groups_flat_partition"):
         for index, holder in enumerate(optimizer.fp32_groups_flat_partition):
             parameters = optimizer.bf16_groups[index]
-            yield from _pieces_of_group(engine, index, holder, parameters, _running(p.numel() for p in parameters))
+            yield from _fragments_of_group(engine, index, holder, parameters, _running(p.numel() for p in parameters))
     elif hasattr(optimizer, "fp32_groups"):
         for index, masters in enumerate(optimizer.fp32_groups):
             for master, weight in zip(masters, optimizer.fp16_groups[index], strict=True):
-                yield _whole_piece(engine, weight, master, optimizer.param_groups[index])
+                yield _whole_fragment(engine, weight, master, optimizer.param_groups[index])
     elif isinstance(optimizer, torch.optim.Optimizer):
         for options in optimizer.param_groups:
             for parameter in options["params"]:
-                yield _whole_piece(engine, parameter, parameter, options)
+                yield _whole_fragment(engine, parameter, parameter, options)
     else:
         raise CheckpointError(
             f"state cannot be found inside DeepSpeed's {type(optimizer).__name__}",
@@ -154,9 +154,9 @@ def _pieces(engine: Any) -> Iterator[_Piece]:
         )
 
 
-def _pieces_of_group(
+def _fragments_of_group(
     engine: Any, index: int, holder: Tensor, parameters: list[Any], offsets: list[int]
-) -> Iterator[_Piece]:
+) -> Iterator[_Fragment]:
     """Stages 1 and 2: the group laid end to end and cut into as many equal parts as there are ranks."""
     first = holder.numel() * dist.get_rank()
     for parameter, offset in zip(parameters, offsets, strict=True):
@@ -164,10 +164,10 @@ def _pieces_of_group(
         if start < stop:
             name, shape = engine.param_names[parameter], tuple(parameter.shape)
             options = engine.optimizer.param_groups[index]
-            yield _Piece(name, shape, start - offset, stop - start, holder, start - first, options)
+            yield _Fragment(name, shape, start - offset, stop - start, holder, start - first, options)
 
 
-def _pieces_of_parameters(engine: Any, optimizer: Any) -> Iterator[_Piece]:
+def _fragments_of_parameters(engine: Any, optimizer: Any) -> Iterator[_Fragment]:
     """Stage 3: every parameter cut into equal parts, the last ones short or empty; a rank's parts end to end."""
     for index, holder in enumerate(optimizer.fp32_partitioned_groups_flat):
         options = optimizer.param_groups[optimizer.sub_group_to_group_id[index]]
@@ -176,23 +176,23 @@ def _pieces_of_parameters(engine: Any, optimizer: Any) -> Iterator[_Piece]:
             start, length = _slice_of(parameter)
             if length:
                 shape = tuple(parameter.ds_shape)
-                yield _Piece(engine.param_names[parameter], shape, start, length, holder, offset, options)
+                yield _Fragment(engine.param_names[parameter], shape, start, length, holder, offset, options)
             offset += parameter.partition_numel()
 
 
-def _whole_piece(engine: Any, parameter: Any, holder: Tensor, options: dict[str, Any]) -> _Piece:
-    return _Piece(engine.param_names[parameter], tuple(parameter.shape), 0, parameter.numel(), holder, 0, options)
+def _whole_fragment(engine: Any, parameter: Any, holder: Tensor, options: dict[str, Any]) -> _Fragment:
+    return _Fragment(engine.param_names[parameter], tuple(parameter.shape), 0, parameter.numel(), holder, 0, options)
 
 
-def _state_of(engine: Any, piece: _Piece) -> dict[str, Any]:
+def _state_of(engine: Any, fragment: _Fragment) -> dict[str, Any]:
     """The optimizer's state of a holder, made as its first step would make it."""
-    state: dict[str, Any] = _adam(engine).state[piece.holder]
+    state: dict[str, Any] = _adam(engine).state[fragment.holder]
     if not state:
         # Fused AdamW counts on the device, in fp32.
-        device = piece.holder.device if piece.options.get("fused") else "cpu"
+        device = fragment.holder.device if fragment.options.get("fused") else "cpu"
         state["step"] = torch.zeros((), dtype=torch.float32, device=device)
         for kind in MOMENTS:
-            state[kind] = torch.zeros_like(piece.holder, requires_grad=False)
+            state[kind] = torch.zeros_like(fragment.holder, requires_grad=False)
     return state
 
 

@@ -1,4 +1,4 @@
-"""Comes in: a job. Leaves: the rows that `--dry-run` shows before anything is spent."""
+"""What `--dry-run` shows of a job before anything is spent."""
 
 from __future__ import annotations
 
@@ -43,13 +43,15 @@ def _steps(job: Job) -> list[str]:
 def train_rows(job: Job) -> Rows:
     """What `raylm train` would train on, with and into."""
     from raylm.model.flops import shape_of
-    from raylm.train.launch.preflight import refuse_other_job
+    from raylm.run.folder import RunFolder
+    from raylm.run.identity import identity_of
+    from raylm.train.launch.preflight import refuse_other_run
 
     length, data = _data(job)
     shape_of(job.model, job.prepare.tokenizer.vocab_size, length)  # a job without a model, or with none that works
-    run = StoragePath(job.run_url, job.object_store.connection())
-    with contextlib.suppress(StorageError):  # told below
-        refuse_other_job(job, run)
+    with contextlib.suppress(StorageError):  # shown below
+        # The settings alone: the data may not be prepared yet.
+        refuse_other_run(RunFolder.of(job), identity_of(job, []), allow_changed_data=True)
     per_step = job.batch.sequences * length
     workers = f"{job.workers.min} to {job.workers.max}" if job.workers.min < job.workers.max else f"{job.workers.max}"
     interval = "by Young and Daly's formula"
@@ -59,6 +61,7 @@ def train_rows(job: Job) -> Rows:
         interval = f"every {job.checkpoint.every_seconds:g} s"
     return [
         ("model", f"{job.model.preset or job.model.path or 'inline config'}, {job.model.dtype}"),
+        ("starts from", job.init_from.path or "random weights"),
         ("data", data),
         ("batch", f"{job.batch.sequences} sequences, {count(per_step)} tokens, {job.batch.lanes} lanes"),
         ("workers", f"{workers}, {job.workers.cpus:g} CPUs each, ZeRO stage {job.zero.stage}"),
@@ -80,7 +83,7 @@ def _data(job: Job) -> tuple[int, str]:
         try:
             manifest = read_manifest(place)
         except (DataError, StorageError) as error:
-            return length, f"not to be read: {error.message}"
+            return length, f"cannot be read: {error.message}"
         reading([Dataset(place, manifest)], columns)  # an objective whose columns the shards lack
         tokens += manifest.train_tokens
         length = manifest.sequence_length
@@ -106,8 +109,8 @@ def _raw_rows(job: Job) -> Rows:
     total = sum(file_bytes for _, found in files for _, file_bytes in found)
     return [
         ("units", f"{len(units):,}, of {sum(len(found) for _, found in files):,} files with {size(total)}"),
-        # English takes between 3 and 4.5 bytes a token, depending on the vocabulary.
-        ("tokens", f"about {count(total / 4)}, at 4 bytes a token; more where files are compressed, fewer in pages"),
+        # English takes between 3 and 4.5 bytes per token, depending on the vocabulary.
+        ("tokens", f"about {count(total / 4)}, at 4 bytes per token; more where files are compressed, fewer in pages"),
     ]
 
 

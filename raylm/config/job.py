@@ -11,6 +11,7 @@ from raylm.config.checkpoint import CheckpointSettings
 from raylm.config.cluster import ClusterSettings
 from raylm.config.data import DataSettings, MixtureEntry
 from raylm.config.evaluate import EvaluateSettings
+from raylm.config.init_from import InitFromSettings
 from raylm.config.model import ModelSettings
 from raylm.config.object_store import ObjectStore
 from raylm.config.objective import ObjectiveSettings
@@ -37,6 +38,9 @@ class Job(Settings):
     prepare: PrepareSettings = Field(default_factory=PrepareSettings, description="Raw text to tokenized shards.")
     data: DataSettings = Field(default_factory=DataSettings, description="What is trained on.")
     model: ModelSettings = Field(default_factory=ModelSettings, description="The network.")
+    init_from: InitFromSettings = Field(
+        default_factory=InitFromSettings, description="Another run, or a model, whose weights training starts from."
+    )
     method: Literal["pretrain"] = Field(
         "pretrain", description="What is trained, and how: all weights, from what the model starts with."
     )

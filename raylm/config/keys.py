@@ -130,8 +130,10 @@ def nearest(key: str, kind: str | None = None) -> str | None:
         return f"did you mean '{elsewhere[0]}'?"
     if elsewhere := [setting.key for setting in known if wrong in setting.other_names]:
         return f"did you mean '{elsewhere[0]}'?"
-    names = dict.fromkeys(setting.name for setting in of_kind)
-    return f"keys here: {', '.join(sorted(names))}" if names else None
+    names = ", ".join(sorted(dict.fromkeys(setting.name for setting in of_kind)))
+    if of_kind and of_kind[0].field is None:
+        return f"known: {names}; what your own code registers has to be listed under plugins"
+    return f"keys here: {names}" if names else None
 
 
 def _like(wrong: str, settings: list[Setting]) -> str | None:

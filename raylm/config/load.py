@@ -6,7 +6,7 @@ The file and the flags are all there is: no environment variable changes a setti
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -95,60 +95,6 @@ def resolved_yaml(job: Job) -> str:
     """Every setting of the job, defaults included, as a job file that loads to the same job."""
     body = yaml.dump(job.model_dump(mode="json"), Dumper=JobDumper, sort_keys=False)
     return f"# Every setting of this run, as raylm {__version__} resolved it.\n{body}"
-
-
-# What a resumed run may not change: it would be another run under the same name. Everything else (workers, zero,
-# checkpoint, evaluate, where, storage, train.steps, kernels) may differ from one resume to the next.
-FIXED = (
-    "method",
-    "model.preset",
-    "model.config",
-    "model.path",
-    "model.dtype",
-    "model.document_attention",
-    "model.dropout",
-    "batch.sequences",
-    "batch.micro_batch",
-    "data.chunk_rows",
-    "data.window_chunks",
-    "optim",
-    "train.seed",
-)
-
-
-def same_run(old: Job, new: Job) -> list[str]:
-    """The settings that differ and may not between resumes, one `key: old, now new` line each; empty if none."""
-    before, after = dict(_leaves(_fixed(old))), dict(_leaves(_fixed(new)))
-    return [
-        f"{key}: {before.get(key)!r} in the run, now {after.get(key)!r}"
-        for key in before | after
-        if before.get(key) != after.get(key)
-    ]
-
-
-def _fixed(job: Job) -> dict[str, Any]:
-    """The part of a job that makes it this run; data may move, its mixture may not change."""
-    dump = job.model_dump(mode="json")
-    fixed = {key: _dig(dump, key) for key in FIXED}
-    fixed["data.mixture"] = {
-        str(index): {"weight": entry.weight, "weight_schedule": [at.model_dump() for at in entry.weight_schedule]}
-        for index, entry in enumerate(job.mixture)
-    }
-    return fixed
-
-
-def _dig(values: Any, dotted: str) -> Any:
-    for part in dotted.split("."):
-        values = values[part]
-    return values
-
-
-def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _similar_files(path: Path) -> str | None:

@@ -27,16 +27,40 @@ from raylm.config.base import Settings
 from raylm.registry import Registry
 
 
-class NamedSettings(Settings):
+class _FromTable(Settings):
+    """Settings of an entry of a registry; one that a program registered itself goes along to other processes."""
+
+    table: ClassVar[Registry[Any]]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A module of the user's registers its entry wherever it is imported; a notebook's cells are not imported.
+        name = self._entry_name()
+        own = type(getattr(self, "settings", self)).__module__ == "__main__"
+        return (_restored, (type(self), name, self.table.get(name) if own else None, self.__getstate__()))
+
+    def _entry_name(self) -> str:
+        raise NotImplementedError
+
+
+def _restored(section: type[_FromTable], name: str, entry: Any, state: dict[Any, Any]) -> _FromTable:
+    if entry is not None:
+        section.table.register(name, entry, replace=True)
+    made = section.__new__(section)
+    made.__setstate__(state)
+    return made
+
+
+class NamedSettings(_FromTable):
     """An entry `name: settings`; a bare name, or a name with nothing after it, asks for the defaults.
 
     A subclass names its table: `table: ClassVar[Registry[Operator]] = OPERATORS`.
     """
 
-    table: ClassVar[Registry[Any]]
-
     name: str
     settings: SerializeAsAny[Settings]
+
+    def _entry_name(self) -> str:
+        return self.name
 
     @model_validator(mode="wrap")
     @classmethod
@@ -79,15 +103,17 @@ def _alone(name: str, settings: type[Settings]) -> type[Settings]:
     return create_model(f"{settings.__name__}Entry", __base__=Settings, **fields)
 
 
-class SettingsByKind(Settings):
+class SettingsByKind(_FromTable):
     """A section whose `kind` says which settings it takes; made by `model_validate`, never by its own constructor.
 
     A direct subclass names its table and holds what all kinds share; each kind's class derives from that one and
     begins with `kind: Literal["jsonl"] = "jsonl"`.
     """
 
-    table: ClassVar[Registry[Any]]
     default_kind: ClassVar[str]
+
+    def _entry_name(self) -> str:
+        return str(getattr(self, "kind", self.default_kind))
 
     @model_validator(mode="wrap")
     @classmethod

@@ -81,7 +81,7 @@ def pack_documents(job: Job, output: StoragePath, number: int, documents: Iterab
             texts = [document.text for document in batch]
             tokens = _tokens(tokenizer.encode_batch_fast(texts, add_special_tokens=False), facts)
             sizes = np.fromiter((len(text.encode()) for text in texts), dtype=np.int64, count=len(texts))
-            _note(packed, batch, sizes, tokens, partial_and_unknown(folder))
+            _measure(packed, batch, sizes, tokens, partial_and_unknown(folder))
             for held_out, mine in _sides(batch, job.prepare.held_out):
                 _count(packed.counts, "held_out_" if held_out else "", sizes[mine], tokens.lengths[mine])
                 packers[held_out].add(tokens.of(mine))
@@ -142,7 +142,7 @@ def _count(counts: dict[str, int], side: str, sizes: NDArray[np.int64], lengths:
     counts[f"{side}tokens"] += int(lengths.sum())
 
 
-def _note(
+def _measure(
     packed: Packed,
     batch: Sequence[Document],
     sizes: NDArray[np.int64],

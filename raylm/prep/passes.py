@@ -201,14 +201,14 @@ def _read(job: Job, unit: Unit, skipped: Skipped) -> Iterator[Document]:
         yield from read_range(source, part, job.object_store.connection(), skipped)
 
 
-def _store(place: StoragePath, documents: Iterable[Document]) -> None:
+def _store(path: StoragePath, documents: Iterable[Document]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     # Offsets of 64 bits: one document may be larger than what 32 can count.
     schema = pa.schema({"id": pa.string(), "text": pa.large_string(), "meta": pa.string()})
     with contextlib.ExitStack() as stack:
-        stream = stack.enter_context(place.open_write())
+        stream = stack.enter_context(path.open_write())
         writer = stack.enter_context(pq.ParquetWriter(pa.PythonFile(stream, mode="w"), schema, compression="zstd"))
         for batch in batches(documents, _WRITTEN_BYTES):
             columns = {
@@ -219,10 +219,10 @@ def _store(place: StoragePath, documents: Iterable[Document]) -> None:
             writer.write_table(pa.table(columns, schema=schema))
 
 
-def _stored(place: StoragePath, source: str) -> Iterator[Document]:
+def _stored(path: StoragePath, source: str) -> Iterator[Document]:
     import pyarrow.parquet as pq
 
-    with place.open_read() as stream:
+    with path.open_read() as stream:
         file = pq.ParquetFile(stream)
         for batch in file.iter_batches(256, use_threads=False):
             for identity, text, meta in zip(*(column.to_pylist() for column in batch.columns), strict=True):

@@ -1,4 +1,4 @@
-"""Comes in: series of numbers and marks. Leaves: SVG text, drawn twice, over steps and over time.
+"""Charts as SVG text: series of numbers and marks, drawn twice, over steps and over time.
 
 Pure: every coordinate is computed here, so a page shows its curves without any script.
 """
@@ -33,7 +33,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Mark:
-    """Something that happened at `x`, told in `words`; `kind` is its class on the page."""
+    """Something that happened at `x`, described by `words`; `kind` is its class on the page."""
 
     x: float
     kind: str
@@ -54,7 +54,7 @@ class Axis:
     breaks: tuple[tuple[float, str], ...] = ()
     lost: tuple[tuple[float, float], ...] = ()
 
-    def place(self, x: float) -> float:
+    def pixel(self, x: float) -> float:
         """x in the picture's units."""
         return LEFT + (x - self.low) / ((self.high - self.low) or 1) * (WIDTH - LEFT - RIGHT)
 
@@ -84,11 +84,11 @@ def grouped(points: Sequence[tuple[float, float]], most: int = MOST_POINTS) -> t
 
 def smoothed(points: Sequence[Point]) -> tuple[Point, ...]:
     """A centred moving average over about a thirtieth of the points; the ends average over fewer."""
-    connection = max(1, len(points) // 60)
+    half = max(1, len(points) // 60)
     sums = [0.0, *itertools.accumulate(point.value for point in points)]
     found = []
     for index, point in enumerate(points):
-        near = min(connection, index, len(points) - 1 - index)
+        near = min(half, index, len(points) - 1 - index)
         mean = (sums[index + near + 1] - sums[index - near]) / (2 * near + 1)
         found.append(Point(point.x, mean, mean, mean))
     return tuple(found)
@@ -163,10 +163,10 @@ def chart(
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)} over {axis.name}" '
         f'data-axis="{axis.name}" data-chart="{escape(title)}">'
     ]
-    parts += [_lost(axis.place(begin), axis.place(end)) for begin, end in axis.lost]
+    parts += [_lost(axis.pixel(begin), axis.pixel(end)) for begin, end in axis.lost]
     parts += [_grid_line(height(tick), label(tick)) for tick in ticks]
-    parts += [_tick(axis.place(x), words) for x, words in axis.ticks]
-    parts += [_break(axis.place(x), words) for x, words in axis.breaks]
+    parts += [_tick(axis.pixel(x), words) for x, words in axis.ticks]
+    parts += [_break(axis.pixel(x), words) for x, words in axis.breaks]
     parts += _marks(axis, marks)
     parts += [_curve(one, axis, height) for one in series]
     parts.append(f'<text class="title" x="{LEFT}" y="13">{escape(title)}</text>')
@@ -200,7 +200,7 @@ def _break(x: float, words: str) -> str:
     )
 
 
-# Each kind has a shape of its own, so that colour is never all that tells them apart.
+# Each kind has a shape of its own, so that colour is never all that distinguishes them.
 _SHAPES = {
     "loss": "M-5,-4 L5,-4 L0,5 Z",
     "notice": "M0,-6 L6,0 L0,6 L-6,0 Z",
@@ -219,7 +219,7 @@ def _marks(axis: Axis, marks: Sequence[Mark]) -> list[str]:
     """Marks from left to right; what would cover its neighbour stands below it, checkpoints that would are left out."""
     drawn, last, below = [], dict[str, float](), 0
     for mark in sorted(marks, key=lambda mark: mark.x):
-        x = axis.place(mark.x)
+        x = axis.pixel(mark.x)
         # Checkpoints are many and good news: a dot at the foot, no line through the curves.
         if mark.kind == "checkpoint":
             if x - last.get("foot", -math.inf) >= 5:
@@ -243,21 +243,21 @@ def _mark(x: float, y: float, mark: Mark, line: str = "") -> str:
 def _curve(series: Series, axis: Axis, height: Callable[[float], float]) -> str:
     drawn = []
     for run in series.runs:
-        places = [(axis.place(point.x), height(point.value)) for point in run]
+        points = [(axis.pixel(point.x), height(point.value)) for point in run]
         if series.dots:
-            drawn += [f'<circle class="{series.style}" cx="{x:.1f}" cy="{y:.1f}" r="3.5"/>' for x, y in places]
+            drawn += [f'<circle class="{series.style}" cx="{x:.1f}" cy="{y:.1f}" r="3.5"/>' for x, y in points]
             continue
         if series.band and any(point.high > point.low for point in run):
-            upper = [f"{axis.place(point.x):.1f},{height(point.high):.1f}" for point in run]
-            lower = [f"{axis.place(point.x):.1f},{height(point.low):.1f}" for point in reversed(run)]
+            upper = [f"{axis.pixel(point.x):.1f},{height(point.high):.1f}" for point in run]
+            lower = [f"{axis.pixel(point.x):.1f},{height(point.low):.1f}" for point in reversed(run)]
             drawn.append(f'<polygon class="band" points="{" ".join(upper + lower)}"/>')
-        if places:
-            drawn.append(f'<path class="{series.style}" d="{_path(places, stairs=series.stairs)}"/>')
+        if points:
+            drawn.append(f'<path class="{series.style}" d="{_path(points, stairs=series.stairs)}"/>')
     return "".join(drawn)
 
 
-def _path(places: Sequence[tuple[float, float]], *, stairs: bool) -> str:
-    (x, y), *rest = places
+def _path(points: Sequence[tuple[float, float]], *, stairs: bool) -> str:
+    (x, y), *rest = points
     # A lone point is a line of no length: round caps make it a dot.
     words = [f"M{x:.1f},{y:.1f}"] if rest else [f"M{x:.1f},{y:.1f}h0.01"]
     words += [f"H{x:.1f}V{y:.1f}" if stairs else f"L{x:.1f},{y:.1f}" for x, y in rest]

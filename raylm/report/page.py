@@ -1,4 +1,4 @@
-"""Comes in: a run's `History`. Leaves: one HTML page that needs nothing but itself."""
+"""A run's `History` as one HTML page that needs nothing but itself."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ from raylm.run.events import (
     GrowthPossible,
     PreemptionNotice,
     Resized,
+    ShrinkRequested,
     StepMetrics,
     WorkerLost,
 )
@@ -45,6 +46,7 @@ MARKS: dict[type[Event], str] = {
     WorkerLost: "loss",
     PreemptionNotice: "notice",
     GrowthPossible: "resize",
+    ShrinkRequested: "resize",
     Resized: "resize",
     CheckpointCommitted: "checkpoint",
     BadLoss: "bad",
@@ -66,9 +68,9 @@ SPENT = (
     ("stopped", "nothing was running; not part of the bar"),
 )
 # More events than this are not all listed: a long run commits thousands of checkpoints.
-MOST_EVENTS = 400
+MAX_EVENTS = 400
 # More held-out losses than this become a line.
-MOST_DOTS = 50
+MAX_DOTS = 50
 
 
 def write_report(run: RunFolder, output: StoragePath | None = None) -> StoragePath:
@@ -138,22 +140,20 @@ def _resizes(total: Totals) -> str:
 def _time_bar(total: Totals) -> str:
     """Where the running time went, as one bar and a table; time when nothing ran stands beside it."""
     running = total.span_seconds - total.stopped_seconds or 1.0
-    pieces, rows = [], []
+    bars, rows = [], []
     for name, what in SPENT:
         seconds = getattr(total, f"{name}_seconds")
         share = "" if name == "stopped" else f"{100 * seconds / running:.1f} %"
         if name == "stopped" and not seconds:
             continue
         if share:
-            pieces.append(
-                f'<i class="{name}" style="width:{100 * seconds / running:.3f}%" title="{name}: {share}"></i>'
-            )
+            bars.append(f'<i class="{name}" style="width:{100 * seconds / running:.3f}%" title="{name}: {share}"></i>')
         rows.append(
             f'<tr><td><i class="swatch {name}"></i>{name}</td><td class="n">{duration(seconds)}</td>'
             f'<td class="n">{share}</td><td>{what}</td></tr>'
         )
     return (
-        f'<section><h2>Where the time went</h2><div class="bar">{"".join(pieces)}</div>'
+        f'<section><h2>Where the time went</h2><div class="bar">{"".join(bars)}</div>'
         f"<table>{''.join(rows)}</table></section>"
     )
 
@@ -239,12 +239,12 @@ def _charts(
             Series(tuple(smoothed(run) for run in loss.runs), "line loss"),
         ]
     if held_out:
-        few = len(held_out) <= MOST_DOTS
+        few = len(held_out) <= MAX_DOTS
         shown.append(Series((grouped(held_out),), "dot held-out" if few else "line held-out", dots=few))
     lr = curve([step.lr for step in steps], "line lr")
     throughput = curve([step.tokens_per_second for step in steps], "line throughput", band=True)
     size = Series((tuple(workers),), "line workers", stairs=True)
-    title = "loss" if not held_out else f"loss, held-out loss ({'dots' if len(held_out) <= MOST_DOTS else 'dashed'})"
+    title = "loss" if not held_out else f"loss, held-out loss ({'dots' if len(held_out) <= MAX_DOTS else 'dashed'})"
     return "".join(
         [
             chart(title=title, axis=axis, series=shown, marks=marks, label=lambda v: f"{v:g}"),
@@ -304,8 +304,8 @@ def _point(x: float, value: float) -> Point:
 
 def _event_table(history: History) -> str:
     listed = history.events
-    if len(listed) > MOST_EVENTS:
-        listed = tuple(event for event in listed if not isinstance(event, CheckpointCommitted))[-MOST_EVENTS:]
+    if len(listed) > MAX_EVENTS:
+        listed = tuple(event for event in listed if not isinstance(event, CheckpointCommitted))[-MAX_EVENTS:]
     rows = [
         f"<tr><td>{_clock(event.at)}</td><td>{shape(MARKS[type(event)]) if type(event) in MARKS else ''}</td>"
         f"<td>{escape(event.describe())}</td></tr>"

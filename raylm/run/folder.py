@@ -1,6 +1,7 @@
 """The run folder, `<storage>/<name>`: the one module that spells the names in it.
 
 run.yaml          every setting of the run, resolved
+identity.json     what makes a job the same run
 metrics           a line per optimizer step     metrics.jsonl on a file system, metrics/000001.jsonl … elsewhere
 events            a line per event              events.jsonl, events/…
 audit             a line per step of what it was trained on, where `train.audit` is set
@@ -17,8 +18,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from raylm.config.job import Job
+from raylm.errors import ConfigError
 from raylm.shards import TOKENIZER_FOLDER
-from raylm.storage import StoragePath
+from raylm.storage import NotFound, StoragePath
 
 CHECKPOINTS = "checkpoints"
 
@@ -55,6 +57,11 @@ class RunFolder:
     def settings(self) -> StoragePath:
         """The resolved settings of the run, a job file."""
         return self.path / "run.yaml"
+
+    @property
+    def identity(self) -> StoragePath:
+        """What makes a job the same run as this one."""
+        return self.path / "identity.json"
 
     @property
     def metrics(self) -> StoragePath:
@@ -100,6 +107,20 @@ class RunFolder:
     def report(self) -> StoragePath:
         """The HTML report."""
         return self.path / "report.html"
+
+    def read_job(self) -> Job | None:
+        """The run's settings, None when there are none; ConfigError when another version of raylm wrote them."""
+        from raylm.config.load import parse_job
+
+        try:
+            return parse_job(self.settings.read_text(), origin=self.settings.url)
+        except NotFound:
+            return None
+        except ConfigError as error:
+            raise ConfigError(
+                f"{self.url} holds a run of another version of raylm: {error.message}",
+                hint="use the raylm that wrote it, or start the run again under another name",
+            ) from error
 
     def exists(self) -> bool:
         """Whether a run's settings or checkpoints stand here."""

@@ -150,12 +150,8 @@ def thrown_away(history: History) -> list[tuple[float, float]]:
 
 def _planned(run: RunFolder) -> int | None:
     """How many steps the run was to have, as its settings say; None when that is not known."""
-    from raylm.config.load import parse_job
-
-    file = run.settings
-    if not file.exists():
-        return None
     try:
-        return parse_job(file.read_text(), origin=file.url).train.steps
+        job = run.read_job()
+        return None if job is None else job.train.steps
     except ConfigError:
         return None  # written by another version of raylm; the history is readable all the same

@@ -1,9 +1,8 @@
-"""One driver a run: a file in the run folder says who trains it, and says so again every few seconds.
+"""One driver per run: a lease in the run folder, renewed every few seconds, says which process trains it.
 
-Comes in: the run folder. Leaves: the right to train there, or an error that names who has it. A driver that was killed
-has none: on its own machine that is seen at once, elsewhere when its file has not changed for a while. Two that start
-within one moment may both begin; the one whose file was replaced notices at its next beat and ends. What is saved is
-safe all the while, since an older attempt cannot commit.
+The lease of a driver that was killed has expired: on its own machine that is seen at once, elsewhere when it was not
+renewed for a while. Two that start within one moment may both begin; the one whose lease was replaced notices at its
+next heartbeat and ends. What is saved is safe all the while, since an older attempt cannot commit.
 """
 
 from __future__ import annotations
@@ -21,12 +20,15 @@ from dataclasses import asdict, dataclass, replace
 
 from raylm.errors import StorageError, TrainingError
 from raylm.run.folder import RunFolder
-from raylm.storage import NotFound, StoragePath
+from raylm.storage import NotFound
+from raylm.strict_json import parse_json
 
 log = logging.getLogger(__name__)
 
-BEAT_SECONDS = 5.0
-GONE_SECONDS = 15.0  # without a beat, on another machine
+HEARTBEAT_SECONDS = 5.0
+EXPIRY_SECONDS = 15.0  # without a heartbeat, on another machine
+
+_HELD_HERE: set[str] = set()  # tokens of the leases that this process holds
 
 
 @dataclass(frozen=True)
@@ -37,65 +39,69 @@ class Holder:
     host: str
     pid: int
     began: float
-    beat: int = 0
+    heartbeat: int = 0
 
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host}"
 
 
 class Lease:
-    """The right to train in a run folder, from `take` until `release`."""
+    """The right to train in a run folder, from `acquire` until `release`."""
 
     def __init__(
         self,
-        run: StoragePath,
+        run: RunFolder,
         *,
-        beat_seconds: float = BEAT_SECONDS,
-        gone_seconds: float = GONE_SECONDS,
+        heartbeat_seconds: float = HEARTBEAT_SECONDS,
+        expiry_seconds: float = EXPIRY_SECONDS,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self._run, self._file = run, RunFolder(run).lease
-        self._beat_seconds, self._gone_seconds, self._sleep = beat_seconds, gone_seconds, sleep
+        self._run, self._file = run, run.lease
+        self._heartbeat_seconds, self._expiry_seconds, self._sleep = heartbeat_seconds, expiry_seconds, sleep
         self._me = _this_process()
         self._ended = threading.Event()
 
-    def take(self, lost: Callable[[str], None]) -> None:
-        """Take it, or raise a TrainingError naming who trains there; `lost` is told when another takes it later."""
+    def acquire(self, on_lost: Callable[[str], None]) -> None:
+        """Acquire it, or raise a TrainingError naming its holder; `on_lost` is called when it is taken over."""
         other = self._holder()
-        if other is not None and self._lives(other):
+        if other is not None and self._is_alive(other):
             raise TrainingError(
                 f"{self._run.url} is being trained already, by {other}",
                 hint="stop that one first (Ctrl-C there), or choose another name",
             )
+        _HELD_HERE.add(self._me.token)
         self._write()
-        threading.Thread(target=self._beats, args=(lost,), name="raylm-lease", daemon=True).start()
+        threading.Thread(target=self._renew, args=(on_lost,), name="raylm-lease", daemon=True).start()
 
     def release(self) -> None:
         """Give it back; nothing happens when it is another's by now."""
         self._ended.set()
+        _HELD_HERE.discard(self._me.token)
         with suppress(StorageError):
             holder = self._holder()
             if holder is not None and holder.token == self._me.token:
                 self._file.remove()
 
-    def _beats(self, lost: Callable[[str], None]) -> None:
-        while not self._ended.wait(self._beat_seconds):
+    def _renew(self, on_lost: Callable[[str], None]) -> None:
+        while not self._ended.wait(self._heartbeat_seconds):
             try:
                 holder = self._holder()
                 if holder is not None and holder.token != self._me.token:
-                    lost(str(holder))
+                    on_lost(str(holder))
                     return
                 if not self._ended.is_set():
-                    self._me = replace(self._me, beat=self._me.beat + 1)
+                    self._me = replace(self._me, heartbeat=self._me.heartbeat + 1)
                     self._write()
             except StorageError as error:
-                log.warning("cannot say that this run is being trained: %s", error)
+                log.warning("the lease of this run could not be renewed: %s", error)
 
-    def _lives(self, other: Holder) -> bool:
+    def _is_alive(self, other: Holder) -> bool:
         if other.host == self._me.host:
-            return other.pid != self._me.pid and _began(other.pid) == other.began
-        log.warning("%s trained this run: waiting %g s to see whether it still does", other, self._gone_seconds)
-        for _ in range(max(1, round(self._gone_seconds))):
+            if other.pid == self._me.pid:
+                return other.token in _HELD_HERE
+            return _began(other.pid) == other.began
+        log.warning("%s trained this run: waiting %g s to see whether it still does", other, self._expiry_seconds)
+        for _ in range(max(1, round(self._expiry_seconds))):
             self._sleep(1.0)
             now = self._holder()
             if now is None:
@@ -106,9 +112,9 @@ class Lease:
 
     def _holder(self) -> Holder | None:
         try:
-            return Holder(**json.loads(self._file.read_bytes()))
-        except (NotFound, ValueError, TypeError):
-            return None  # none, or not one of ours
+            return parse_json(Holder, self._file.read_bytes())
+        except (NotFound, ValueError):
+            return None  # none, or not one of raylm's
 
     def _write(self) -> None:
         self._file.write_text(json.dumps(asdict(self._me)))

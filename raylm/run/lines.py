@@ -145,19 +145,25 @@ class PartedLines:
 
     def cut_after(self, step: int) -> None:
         """Remove the lines of later steps: whole parts from the last one back, and the end of one."""
-        while True:
-            kept = _up_to(bytes(self._open), step)
-            self._is_new = self._is_new or len(kept) < len(self._open)
-            self._open = bytearray(kept)
-            if kept or self._number <= 1:
-                return
+        own = self._number
+        while not (kept := _up_to(bytes(self._open), step)) and self._number > 1:
             self._part(self._number).remove()
-            self._number -= 1
             if self._finished:
                 self._number, text = self._finished.pop()
                 self._open, self._is_new = bytearray(text), True
             else:
+                self._number -= 1
                 self._open, self._is_new = bytearray(self._read(self._number)), False
+        is_new = self._is_new or len(kept) < len(self._open)
+        if self._number == own:
+            self._open, self._is_new = bytearray(kept), is_new
+            return
+        # An earlier part, perhaps another writer's: it is written again without its end, and this writer's is begun.
+        if is_new and kept:
+            self._finished.append((self._number, kept))
+        elif is_new:
+            self._part(self._number).remove()
+        self._number, self._open, self._is_new = own, bytearray(), False
 
     def flush(self) -> None:
         """Write the parts that were finished, once each, and the one that is being filled."""

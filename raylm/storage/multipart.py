@@ -1,12 +1,11 @@
-"""Writing one S3 object in several requests at a time.
+"""Writing one S3 object in several requests at a time; it is visible when the stream is closed, or not at all.
 
-Comes in: bytes in order. Leaves: one object, visible when the stream is closed, or nothing. s3fs's own streams send one
-part after another, which leaves most of a network unused: a checkpoint has to be away before a notice runs out.
+s3fs's own streams send one part after another, which leaves most of a network unused: a checkpoint has to be away
+before a notice runs out.
 """
 
 from __future__ import annotations
 
-import contextlib
 import io
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -66,17 +65,18 @@ class MultipartUpload(io.RawIOBase):
         self._end()
 
     def discard(self) -> None:
-        """Give the upload up; nothing becomes visible."""
+        """Give the upload up; nothing becomes visible, and what the server answers to that is raised."""
         if self.closed:
             return
         for part in self._parts:
             part.cancel()
         if self._pool is not None:
             self._pool.shutdown(wait=True)
-        if self._upload is not None:
-            with contextlib.suppress(Exception):  # its parts are then left to the bucket's lifecycle rule
+        try:
+            if self._upload is not None:
                 self._call("abort_multipart_upload", UploadId=self._upload, **self._where)
-        self._end()
+        finally:
+            self._end()
 
     def __del__(self) -> None:
         # io's own finaliser closes the stream, which would complete an upload that was dropped half way.

@@ -1,30 +1,27 @@
 """A `StoragePath` is a local path or any fsspec URL, and what it can do is the same everywhere.
 
-Comes in: URLs from settings and how to reach them. Leaves: bytes, streams, listings, and errors that name the URL.
 What is written is visible whole or not at all; a transient failure is tried again; credentials are never held here.
 """
 
 from __future__ import annotations
 
 import contextlib
-import random
-import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol, TypeAlias, TypeVar, cast
+from typing import BinaryIO, Protocol, TypeAlias, TypeVar, cast
 
-from raylm.errors import RaylmError, StorageError
+from raylm.errors import StorageError
 from raylm.storage.connection import Connection
-from raylm.storage.errors import NotFound, is_transient, storage_error
+from raylm.storage.errors import NotFound, in_words, is_transient
+from raylm.storage.retry import retried
 
 __all__ = ["Connection", "NotFound", "StoragePath", "find"]
 
 T = TypeVar("T")
 
 _WILDCARDS = frozenset("*?[")
-_MAX_PAUSE_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -107,13 +104,13 @@ class StoragePath:
     @contextlib.contextmanager
     def open_read(self) -> Iterator[BinaryIO]:
         """A seekable binary stream."""
-        with _translated(self.url, "read"), _backend(self).open_read(self.url) as stream:
+        with in_words(self.url, "read"), _backend(self).open_read(self.url) as stream:
             yield stream
 
     @contextlib.contextmanager
     def open_write(self) -> Iterator[BinaryIO]:
         """A binary stream whose file becomes visible when the block ends well, and not at all when it raises."""
-        with _translated(self.url, "write"), _backend(self).open_write(self.url) as stream:
+        with in_words(self.url, "write"), _backend(self).open_write(self.url) as stream:
             yield stream
 
     def write_parts(self, parts: Iterable[bytes | memoryview]) -> int:
@@ -125,12 +122,12 @@ class StoragePath:
                 written += len(part) if isinstance(part, bytes) else part.nbytes
         return written
 
-    def list(self) -> Places:
+    def list(self) -> Paths:
         """The immediate children, sorted, as they are now; empty when there is no such folder."""
         names = self._attempt("list", lambda files: files.children(self.url))
         return [self / name for name in sorted(names)]
 
-    def glob(self, pattern: str) -> Places:
+    def glob(self, pattern: str) -> Paths:
         """The files under this folder that match the pattern (`*`, `?`, `[…]`, `**`), sorted."""
         names = self._attempt("list", lambda files: files.matches(self.url, pattern))
         return [self / name for name in sorted(names)]
@@ -158,18 +155,15 @@ class StoragePath:
 
     def _attempt(self, doing: str, action: Callable[[Backend], T]) -> T:
         """Do it, and again after a growing pause where the failure looks transient."""
-        for trial in range(self.connection.retries + 1):
-            try:
-                with _translated(self.url, doing):
-                    return action(_backend(self))
-            except StorageError as error:
-                if trial == self.connection.retries or not _worth_retrying(error.__cause__):
-                    raise
-            time.sleep(min(_MAX_PAUSE_SECONDS, 0.1 * 2**trial) * (0.5 + random.random()))
-        raise AssertionError("unreachable")
+
+        def once() -> T:
+            with in_words(self.url, doing):
+                return action(_backend(self))
+
+        return retried(once, errors=StorageError, retries=self.connection.retries, worth=_is_transient)
 
 
-Places: TypeAlias = list[StoragePath]  # inside StoragePath, `list` is the method
+Paths: TypeAlias = list[StoragePath]  # inside StoragePath, `list` is the method
 
 
 def find(pattern: str, connection: Connection) -> list[tuple[StoragePath, int]]:
@@ -177,8 +171,8 @@ def find(pattern: str, connection: Connection) -> list[tuple[StoragePath, int]]:
     parts = _normal(pattern).split("/")
     first = next((number for number, part in enumerate(parts) if _WILDCARDS & set(part)), None)
     if first is None:
-        place = StoragePath(pattern, connection)
-        return [(place, place.size())] if place.is_file() else []
+        path = StoragePath(pattern, connection)
+        return [(path, path.size())] if path.is_file() else []
     root = StoragePath("/".join(parts[:first]) or "/", connection)
     found = root._attempt("list", lambda files: files.matches(root.url, "/".join(parts[first:])))
     return [(root / name, size) for name, size in sorted(found.items())]
@@ -211,33 +205,20 @@ def _normal(url: str) -> str:
     return str(Path(url).expanduser().absolute())
 
 
-def _backend(place: StoragePath) -> Backend:
+def _backend(path: StoragePath) -> Backend:
     # Imported late: fsspec is not wanted for local paths.
-    if place.is_local:
+    if path.is_local:
         from raylm.storage.local import LOCAL
 
         return LOCAL
     from raylm.storage.remote import remote
 
-    return cast(Backend, remote(place.url, place.connection))
+    return cast(Backend, remote(path.url, path.connection))
 
 
 def _gib(count: int) -> str:
     return f"{count / 2**30:.2f} GiB"
 
 
-@contextlib.contextmanager
-def _translated(url: str, doing: str) -> Iterator[None]:
-    try:
-        yield
-    except RaylmError:
-        raise
-    except Exception as error:  # every store's client has its own exceptions, without a common root
-        translated = storage_error(error, url, doing)
-        if translated is None:
-            raise
-        raise translated from error
-
-
-def _worth_retrying(error: Any) -> bool:
-    return isinstance(error, BaseException) and is_transient(error)
+def _is_transient(error: Exception) -> bool:
+    return error.__cause__ is not None and is_transient(error.__cause__)

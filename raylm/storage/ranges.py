@@ -19,21 +19,21 @@ _REST_SECONDS = 60.0  # no short cut for so long after it failed
 _resting_until: dict[Connection, float] = {}
 
 
-def read_unchanging(place: StoragePath, start: int, length: int) -> bytes:
-    """`place.read_range`, for a file that does not change once it is there."""
-    scheme, _, path = place.url.partition("://")
-    if scheme in _S3 and length and time.monotonic() >= _resting_until.get(place.connection, 0.0):
-        data = _quick(place.connection, path, start, length)
+def read_unchanging(path: StoragePath, start: int, length: int) -> bytes:
+    """`path.read_range`, for a file that does not change once it is there."""
+    scheme, _, key = path.url.partition("://")
+    if scheme in _S3 and length and time.monotonic() >= _resting_until.get(path.connection, 0.0):
+        data = _quick(path.connection, key, start, length)
         if data is not None:
             return data
-    return place.read_range(start, length)
+    return path.read_range(start, length)
 
 
-def _quick(connection: Connection, path: str, start: int, length: int) -> bytes | None:
+def _quick(connection: Connection, key: str, start: int, length: int) -> bytes | None:
     import pyarrow as pa
 
     try:
-        data: bytes = _opened(connection, path).read_at(length, start)
+        data: bytes = _opened(connection, key).read_at(length, start)
     except FileNotFoundError:
         return None
     except (OSError, pa.ArrowException):
@@ -43,9 +43,9 @@ def _quick(connection: Connection, path: str, start: int, length: int) -> bytes 
 
 
 @functools.lru_cache(maxsize=2048)
-def _opened(connection: Connection, path: str) -> Any:
+def _opened(connection: Connection, key: str) -> Any:
     # Kept open: opening asks for the object's size, and any number of threads may read parts of one object.
-    return _client(connection).open_input_file(path)
+    return _client(connection).open_input_file(key)
 
 
 @functools.lru_cache(maxsize=16)

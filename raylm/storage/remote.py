@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import os
 import uuid
 from collections.abc import Iterator
 from typing import Any, BinaryIO, cast
 
+from raylm.errors import StorageError
 from raylm.storage.clouds import AZURE, GOOGLE, azure, create_azure, create_google, google, refuse_other_account
 from raylm.storage.connection import Connection
+from raylm.storage.errors import in_words
+from raylm.storage.fsspec_internals import mark_closed, without_protocol
 from raylm.storage.multipart import MultipartUpload
+
+log = logging.getLogger(__name__)
 
 _S3 = ("s3", "s3a")
 _OBJECT_STORES = (*_S3, *GOOGLE, *AZURE)
@@ -106,17 +112,11 @@ class RemoteFiles:
                 yield stream
             return
         stream = self._upload(url)
-        try:
+        with contextlib.ExitStack() as on_failure:
+            on_failure.callback(_give_up, stream, url)
             yield stream
             stream.close()
-        except BaseException:
-            # fsspec completes the upload when a stream is closed or collected: a part would stand there as the whole.
-            if not stream.closed:
-                with contextlib.suppress(Exception):
-                    stream.discard()
-            if not stream.closed:
-                stream.closed = True
-            raise
+            on_failure.pop_all()
 
     def _upload(self, url: str) -> Any:
         if self.protocol in _S3:
@@ -129,14 +129,16 @@ class RemoteFiles:
         folder, name = url.rsplit("/", 1)
         written = f"{folder}/.raylm-writing-{uuid.uuid4().hex}-{name}"
         self.files.makedirs(folder, exist_ok=True)
-        try:
+        with contextlib.ExitStack() as on_failure:
+            on_failure.callback(self._remove_if_there, written)
             with self.files.open(written, "wb") as stream:
                 yield stream
             self.files.mv(written, url)
-        except BaseException:
-            with contextlib.suppress(FileNotFoundError):
-                self.files.rm(written)
-            raise
+            on_failure.pop_all()
+
+    def _remove_if_there(self, url: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            self.files.rm(url)
 
     def children(self, url: str) -> list[str]:
         """Names directly under the URL."""
@@ -145,14 +147,14 @@ class RemoteFiles:
             entries = self.files.ls(url, detail=True)
         except (FileNotFoundError, NotADirectoryError):
             return []
-        root = self.files._strip_protocol(url).rstrip("/")
+        root = without_protocol(self.files, url)
         names = {str(entry["name"]).rstrip("/") for entry in entries}
         return [name.rsplit("/", 1)[-1] for name in names if name != root]
 
     def matches(self, url: str, pattern: str) -> dict[str, int]:
         """Files under the URL that match, relative to it, with their bytes."""
         self._forget(url)
-        root = self.files._strip_protocol(url).rstrip("/")
+        root = without_protocol(self.files, url)
         found = self.files.glob(f"{root}/{pattern}", detail=True)
         return {
             str(name)[len(root) + 1 :]: int(entry["size"]) for name, entry in found.items() if entry["type"] == "file"
@@ -176,6 +178,19 @@ class RemoteFiles:
     def _forget(self, url: str) -> None:
         # Listings of other processes' writes must be seen; not every file system can turn its cache off.
         self.files.invalidate_cache(url)
+
+
+def _give_up(stream: Any, url: str) -> None:
+    # fsspec completes the upload when a stream is closed or collected: a part would stand there as the whole.
+    if stream.closed:
+        return
+    try:
+        with in_words(url, "discard what was written of"):
+            stream.discard()
+    except StorageError as error:
+        log.warning("%s; what was sent stays there until the bucket's lifecycle rule removes it", error)
+    if not stream.closed:
+        mark_closed(stream)
 
 
 def remote(url: str, connection: Connection) -> RemoteFiles:

@@ -10,12 +10,10 @@ step costs the same anywhere, and no number of workers appears in it.
 
 from __future__ import annotations
 
-import hashlib
 import heapq
-import json
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -162,11 +160,6 @@ class Order:
         self._every_lane = np.arange(self.lanes, dtype=np.int64)
         self._epochs: list[OrderedDict[int, _Epoch]] = [OrderedDict() for _ in datasets]
         self._boundaries: list[OrderedDict[int, int]] = [OrderedDict() for _ in datasets]
-
-    def fingerprint(self) -> str:
-        """A digest of all that the order depends on: equal digests mean equal batches at every step."""
-        described = {"geometry": asdict(self.geometry), "datasets": [asdict(dataset) for dataset in self.datasets]}
-        return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
 
     def ids(self, dataset: int, rows: Ints) -> Ints:
         """The numbers over all datasets of a dataset's rows."""

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 from raylm.config.job import Job
 from raylm.records import Progress
 from raylm.run.folder import RunFolder
+from raylm.run.identity import Identity
 from raylm.train.coordination import Coordination, Member, Reason
 
 if TYPE_CHECKING:
     from raylm.checkpoint.save import PendingSave
     from raylm.checkpoint.save_schedule import SaveSchedule
+    from raylm.checkpoint.state import Parent
     from raylm.stream.loader import Dataset
     from raylm.train.engine import Engine
     from raylm.train.group import Group
@@ -36,13 +38,14 @@ class RunContext:
     job: Job
     folder: RunFolder
     datasets: list[Dataset]
-    data_fingerprint: str
+    identity: Identity
     coordination: Coordination
     save_schedule: SaveSchedule
     progress: Progress = field(default_factory=Progress)
     model_config: dict[str, Any] = field(default_factory=dict)
     held_out: dict[int, float] = field(default_factory=dict)
     saved_step: int = 0
+    parent: Parent | None = None  # what the run was branched from
     save_failure: str = ""  # why the last save that failed did
 
 

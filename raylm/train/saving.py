@@ -5,23 +5,21 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from raylm.config.job import Job
 from raylm.errors import CheckpointError, RaylmError, StorageError
-from raylm.records import Progress
 from raylm.run.events import CheckpointCommitted, CheckpointFailed
+from raylm.run.identity import check_same_run
+from raylm.train.branching import branch, fill_engine
 from raylm.train.context import ActiveGroup, GroupEnded, RunContext
 from raylm.train.coordination import Coordination, Reason
-from raylm.train.sources import order_settings
 
 if TYPE_CHECKING:
     from raylm.checkpoint.restore import CheckpointInfo
     from raylm.checkpoint.save import PendingSave
     from raylm.checkpoint.save_schedule import SaveSchedule
-    from raylm.checkpoint.sources import StateSource
-    from raylm.train.engine import Engine
+    from raylm.checkpoint.state import RunState
 
 log = logging.getLogger(__name__)
 
@@ -46,22 +44,15 @@ def restore(context: RunContext, active: ActiveGroup) -> str | None:
 
     found = _newest_for_all(context, active)
     if found is None:
+        branch(context, active)
         return None
-    check_meta(found.meta, context.job, context.data_fingerprint, found.place.url)
+    changed = context.job.data.allow_changed
+    check_same_run(found.state.identity, context.identity, url=found.path.url, allow_changed_data=changed)
     fill_engine(active.engine, StoredCheckpoint(found))
-    context.progress = Progress(**found.meta["progress"])
+    context.progress, context.parent = found.state.progress, found.state.parent
     context.saved_step = context.progress.step
     context.save_schedule = context.save_schedule.resumed(context.progress.step, time.monotonic())
-    return found.place.url
-
-
-def fill_engine(engine: Engine, source: StateSource) -> None:
-    """Give an engine the state that a source holds; collective over the engine's group."""
-    from raylm.checkpoint import zero_state
-
-    with engine.group.watched():
-        source.fill(zero_state.wanted(engine.raw))
-        zero_state.after_fill(engine.raw, source.scalars)
+    return found.path.url
 
 
 def _newest_for_all(context: RunContext, active: ActiveGroup) -> CheckpointInfo | None:
@@ -79,51 +70,40 @@ def _newest_for_all(context: RunContext, active: ActiveGroup) -> CheckpointInfo 
     return found
 
 
-def check_meta(meta: dict[str, Any], job: Job, fingerprint: str, url: str) -> None:
-    """Refuse a checkpoint whose data or batch geometry is not the job's: its position would mean other sequences."""
-    if meta["data_fingerprint"] != fingerprint and not job.data.allow_changed:
-        raise CheckpointError(
-            f"the data changed since {url}: fingerprint {meta['data_fingerprint']} then, {fingerprint} now",
-            hint="point data.path at the shards of this run, start under another name, or pass "
-            "--set data.allow_changed=true to go on with the new data (sequences may repeat or be skipped)",
-        )
-    then, now = meta["order"], order_settings(job)
-    differing = [f"{key} was {then.get(key)}, is {value}" for key, value in now.items() if then.get(key) != value]
-    if differing and not job.data.allow_changed:
-        raise CheckpointError(
-            f"the order of the data changed since {url}: {'; '.join(differing)}",
-            hint="set them back, or start under another name; --set data.allow_changed=true goes on regardless",
-        )
+def run_state(context: RunContext, active: ActiveGroup) -> RunState:
+    """What a checkpoint of the current step says besides its tensors."""
+    from raylm.checkpoint.state import RunState, tied_names
+
+    return RunState(
+        progress=context.progress,
+        identity=context.identity,
+        tokenizer=context.datasets[0].manifest.tokenizer,
+        model_config=context.model_config,
+        model=context.job.model,
+        tied=tied_names(active.engine.model),
+        zero_stage=context.job.zero.stage,
+        held_out_loss=context.held_out.get(context.progress.step),
+        parent=context.parent,
+    )
 
 
 def begin_state_save(context: RunContext, active: ActiveGroup, *, asynchronous: bool) -> None:
     """Start saving the state of the current step; every rank calls it at the same step."""
     from raylm.checkpoint import zero_state
-    from raylm.checkpoint.save import begin_save, tied_names
+    from raylm.checkpoint.save import SaveRequest, begin_save
 
-    job, member, step = context.job, active.member, context.progress.step
+    member, step = active.member, context.progress.step
     finish_save(context, active)
-    active.pending = begin_save(
+    request = SaveRequest(
         context.folder.checkpoints,
-        step=step,
-        attempt=member.assignment.fence,
+        run_state(context, active),
+        fence=member.assignment.fence,
         rank=member.rank,
         world_size=member.size,
-        held=zero_state.state_to_save(active.engine.raw),
         scalars=zero_state.scalars(active.engine.raw),
-        meta={
-            "progress": asdict(context.progress),
-            "data_fingerprint": context.data_fingerprint,
-            "order": order_settings(job),
-            "model_config": context.model_config,
-            "model": job.model.model_dump(mode="json"),
-            "tied": tied_names(active.engine.model),
-            "zero_stage": job.zero.stage,
-            "held_out_loss": context.held_out.get(step),
-        },
         before_commit=context.coordination.flush,
-        asynchronous=asynchronous,
     )
+    active.pending = begin_save(request, zero_state.state_to_save(active.engine.raw), asynchronous=asynchronous)
     context.save_schedule = context.save_schedule.saving(step, time.monotonic())
 
 
@@ -147,7 +127,7 @@ def finish_save(context: RunContext, active: ActiveGroup) -> bool:
 
 def _result(pending: PendingSave | None) -> tuple[bool, Exception | None]:
     """Whether a save has ended, and why it failed if it did."""
-    from raylm.checkpoint.save import StaleAttempt
+    from raylm.checkpoint.save import StaleFence
 
     if pending is None:
         return True, None
@@ -155,7 +135,7 @@ def _result(pending: PendingSave | None) -> tuple[bool, Exception | None]:
         return False, None
     try:
         pending.wait(0)
-    except StaleAttempt as error:
+    except StaleFence as error:
         raise GroupEnded(Reason.STALE) from error
     except (CheckpointError, StorageError) as error:
         return True, error
@@ -204,7 +184,7 @@ def _retire(context: RunContext, active: ActiveGroup) -> None:
     try:
         apply_retention(
             context.folder.checkpoints,
-            attempt=active.member.assignment.fence,
+            fence=active.member.assignment.fence,
             newest=settings.keep,
             best=settings.keep_best,
         )

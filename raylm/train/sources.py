@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from raylm.config.job import Job
 from raylm.config.load import resolved_yaml
 from raylm.run.folder import RunFolder
+from raylm.run.identity import identity_of
 from raylm.storage import StoragePath
 
 if TYPE_CHECKING:
@@ -43,27 +44,12 @@ def stream_settings(job: Job) -> StreamSettings:
     )
 
 
-def data_fingerprint(datasets: list[Dataset]) -> str:
-    """One name for all the data of a run."""
-    return "+".join(dataset.manifest.fingerprint for dataset in datasets)
-
-
-def order_settings(job: Job) -> dict[str, Any]:
-    """Every setting that decides which sequences are in global batch t."""
-    return {
-        "batch.sequences": job.batch.sequences,
-        "batch.micro_batch": job.batch.micro_batch,
-        "train.seed": job.train.seed,
-        "data.chunk_rows": job.data.chunk_rows,
-        "data.window_chunks": job.data.window_chunks,
-        "data.weights": [[s.weight, [[t.step, t.weight] for t in s.weight_schedule]] for s in job.mixture],
-    }
-
-
 def publish(job: Job, run: RunFolder) -> None:
-    """Write what makes the run folder stand alone: its settings, and the tokenizer of its data."""
+    """Write what makes the run folder stand alone: its settings, which run it is, and the tokenizer of its data."""
     from raylm.shards import TOKENIZER_FOLDER
 
+    identity = identity_of(job, [dataset.manifest for dataset in open_datasets(job)])
+    run.identity.write_bytes(identity.to_json())
     run.settings.write_text(resolved_yaml(job))
     tokenizer = StoragePath(job.mixture[0].path, job.object_store.connection()) / TOKENIZER_FOLDER
     for file in tokenizer.list():

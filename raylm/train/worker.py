@@ -18,11 +18,13 @@ from raylm.errors import RaylmError, StorageError
 from raylm.records import Batch, Progress, StepReport
 from raylm.run.events import BadLoss, Evaluated, StepMetrics
 from raylm.run.folder import RunFolder
+from raylm.run.identity import identity_of
 from raylm.train.accumulation import micro_batches_per_rank
+from raylm.train.branching import weights_of_export
 from raylm.train.context import ActiveGroup, GroupEnded, RunContext
 from raylm.train.coordination import Coordination, Member, Reason
 from raylm.train.saving import begin_state_save, report_save, restore, save_now, save_schedule_of
-from raylm.train.sources import data_fingerprint, open_datasets, stream_settings
+from raylm.train.sources import open_datasets, stream_settings
 
 if TYPE_CHECKING:
     from raylm.train.engine import Engine
@@ -81,7 +83,7 @@ def open_run(job: Job, coordination: Coordination) -> RunContext:
         job=job,
         folder=RunFolder.of(job),
         datasets=datasets,
-        data_fingerprint=data_fingerprint(datasets),
+        identity=identity_of(job, [dataset.manifest for dataset in datasets]),
         coordination=coordination,
         save_schedule=save_schedule_of(job, coordination),
     )
@@ -141,6 +143,7 @@ def _build(context: RunContext, group: Group) -> Engine:
         eos_id=manifest.eos_id,
         auto_class=job.objective.auto_class,
     )
+    weights_of_export(context, model)
     context.model_config = config_dict(cast(Any, model).config)
     return Engine.build(model, group, objective_of(job), EngineSettings.of(job, group.size))
 

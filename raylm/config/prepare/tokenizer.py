@@ -27,7 +27,7 @@ class TokenizerSettings(Settings):
     vocab_size: int = Field(8192, ge=260, le=1_000_000, description="Size of a trained tokenizer, all tokens counted.")
     sample_bytes: int = Field(20_000_000, gt=0, description="Text that a tokenizer is trained on, at most.")
     alphabet: Literal["byte_level", "byte_fallback"] = Field(
-        "byte_level", description="What is trained on: bytes, or letters, of which rare ones are spelled in bytes."
+        "byte_level", description="What is trained on: bytes, or characters, of which rare ones are spelled in bytes."
     )
     split_digits: Literal["none", "each", "up_to_three"] = Field(
         "none", description="Whether a number may be one token, each digit is one, or up to three digits."
@@ -39,7 +39,7 @@ class TokenizerSettings(Settings):
     max_token_length: int | None = Field(
         None,
         ge=2,
-        description="Bytes of a token at most, letters with alphabet: byte_fallback; for unigram 16 when not set.",
+        description="Bytes of a token at most, characters with alphabet: byte_fallback; for unigram 16 when not set.",
     )
 
     @property

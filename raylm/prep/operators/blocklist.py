@@ -33,7 +33,7 @@ Finder: TypeAlias = Callable[[str], list[str]]
 
 
 class Blocklist(Settings):
-    """Drop documents from unwanted places, or with unwanted words. Files hold an entry a line, # begins a comment."""
+    """Drop documents from unwanted sites, or with unwanted words. Files hold one entry per line; # begins a comment."""
 
     domains: list[str] = Field(default_factory=list, description="Domains; each blocks its subdomains too.")
     domain_files: list[PathOrUrl] = Field(default_factory=list, description="Files of domains, on any fsspec URL.")
@@ -103,7 +103,7 @@ def listed_domain(host: str, domains: frozenset[str]) -> str | None:
 
 
 def finder(entries: Sequence[str], *, whole_words: bool) -> Finder:
-    """Finds entries in any case, with any white space between their words; of those at one place the longest counts."""
+    """Finds entries in any case, with any white space between their words; of those that overlap, the longest one."""
     try:
         from ahocorasick_rs import AhoCorasick
     except ImportError as error:
@@ -112,10 +112,10 @@ def finder(entries: Sequence[str], *, whole_words: bool) -> Finder:
 
     def find(text: str) -> list[str]:
         even = _even(text)
-        places = automaton.find_matches_as_indexes(even, overlapping=True)
+        found = automaton.find_matches_as_indexes(even, overlapping=True)
         if whole_words:
-            places = [place for place in places if _stands_alone(even, place[1], place[2])]
-        return [even[start:stop] for start, stop in _longest((place[1], place[2]) for place in places)]
+            found = [one for one in found if _stands_alone(even, one[1], one[2])]
+        return [even[start:stop] for start, stop in _longest((one[1], one[2]) for one in found)]
 
     return find
 
@@ -146,17 +146,17 @@ def _stands_alone(text: str, start: int, stop: int) -> bool:
     return not (text[start - 1 : start].isalnum() or text[stop : stop + 1].isalnum())
 
 
-def _longest(places: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-    """Of places that overlap the one that begins first, and of those the longest."""
+def _longest(spans: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """Of spans that overlap the one that begins first, and of those the longest."""
     end = 0
-    for start, stop in sorted(places, key=lambda place: (place[0], -place[1])):
+    for start, stop in sorted(spans, key=lambda span: (span[0], -span[1])):
         if start >= end:
             yield start, stop
             end = stop
 
 
 def _entries(given: Iterable[str], files: Iterable[str], key: str, connection: Connection) -> Iterator[tuple[str, str]]:
-    """(place for errors, entry) of those in the settings and of those in files."""
+    """(where it stands, entry) of those in the settings and of those in files."""
     for number, entry in enumerate(given):
         yield f"blocklist.{key}[{number}]", entry.strip()
     for url in files:
@@ -166,7 +166,7 @@ def _entries(given: Iterable[str], files: Iterable[str], key: str, connection: C
 def _wordy(given: Iterable[str], files: Iterable[str], key: str, connection: Connection) -> Iterator[tuple[str, str]]:
     for where, entry in _entries(given, files, key, connection):
         if not words_of(entry):
-            raise _wrong(where, f"{where}: {entry!r} holds no letter or digit", "write words or phrases, one a line")
+            raise _wrong(where, f"{where}: {entry!r} holds no letter or digit", "write words or phrases, one per line")
         yield where, entry
 
 

@@ -1,7 +1,7 @@
 """A classifier of quality: hashed runs of words and logistic regression, trained once before any unit.
 
-Comes in: examples of what is wanted and of what is not, or a model trained before. Leaves: the model, a safetensors
-file in the step's folder, and for each document a score from 0 (like the bad examples) to 1 (like the good ones).
+It learns from examples of what is wanted and of what is not, or takes a model trained before: a safetensors file in
+the step's folder. Each document gets a score from 0 (like the bad examples) to 1 (like the good ones).
 
 The trained weights are rounded to whole numbers, so that a score's sum is the same in any order and on any processor.
 Training is plain Adagrad, one example at a time.
@@ -190,12 +190,12 @@ def fit_classifier(settings: Classifier, context: OperatorContext) -> None:
     """Train the classifier, or fetch the one that is named, into the folder."""
     connection = context.connection
     if settings.model is not None:
-        place = StoragePath(settings.model, connection)
+        path = StoragePath(settings.model, connection)
         try:
-            content = place.read_bytes()
+            content = path.read_bytes()
         except NotFound as error:
-            raise DataError(f"classifier: there is no model at {place.url}", hint="correct `model`") from error
-        Model.from_bytes(content, place.url)
+            raise DataError(f"classifier: there is no model at {path.url}", hint="correct `model`") from error
+        Model.from_bytes(content, path.url)
     else:
         good = _examples("good", settings.good, settings, connection)
         bad = _examples("bad", settings.bad, settings, connection)
@@ -205,8 +205,8 @@ def fit_classifier(settings: Classifier, context: OperatorContext) -> None:
 
 def classifier_operator(settings: Classifier, context: OperatorContext) -> Operator:
     """The operator that scores documents, and drops those that the settings do not want."""
-    place = context.fitted() / MODEL_NAME
-    model = Model.from_bytes(place.read_bytes(), place.url)
+    path = context.fitted() / MODEL_NAME
+    model = Model.from_bytes(path.read_bytes(), path.url)
 
     def look(document: Document, record: OperatorRecord) -> tuple[Document, ...]:
         score = model.score(document.text)

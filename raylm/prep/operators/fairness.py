@@ -1,6 +1,6 @@
 """Who is written about, and how: counts of groups, of sentiment and occupations beside them, of languages.
 
-Comes in: documents. Leaves: the same ones, and tallies that add up over units; report/fairness.py reads them.
+Documents pass as they are; the tallies add up over units, and report/fairness.py reads them.
 
 A sentence is the window: what is named in the same one counts as together. Terms and sentiment (vaderSentiment, MIT)
 are English, so documents of another known language count for `language` only. Spelling tells British from American by

@@ -1,4 +1,4 @@
-"""Words and phrases found in a text: lists of them in files, and the place of each in a run of words."""
+"""Words and phrases found in a text: lists of them in files, and where each stands in a run of words."""
 
 from __future__ import annotations
 
@@ -79,10 +79,10 @@ def word_pairs(url: str | None, packaged: str, connection: Connection) -> list[t
     return pairs
 
 
-def _read(place: StoragePath) -> str:
+def _read(path: StoragePath) -> str:
     try:
-        return place.read_text()
+        return path.read_text()
     except (NotFound, UnicodeDecodeError) as error:
         raise DataError(
-            f"{place.url} is no list of words: {error}", hint="name a UTF-8 text file in the step's settings"
+            f"{path.url} is no list of words: {error}", hint="name a UTF-8 text file in the step's settings"
         ) from error

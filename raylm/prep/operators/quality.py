@@ -122,7 +122,7 @@ def quality_operator(settings: Quality, context: OperatorContext) -> Operator:
     """The operator that drops what a rule refuses, the reason in the library's words; c4 also cuts lines out."""
     cut: Counter[str] = Counter()
     rules_for = functools.cache(functools.partial(_rules, settings, cut))
-    rules_for(settings.language)  # what is not installed is said before any unit
+    rules_for(settings.language)  # what is not installed is found before any unit
 
     def look(document: Document, record: OperatorRecord) -> tuple[Document, ...]:
         if not document.text.strip():
@@ -217,11 +217,11 @@ def _rules(settings: Quality, cut: Counter[str], language: str) -> tuple[Rule, .
     }
     rules = tuple((name, made[name]()) for name in settings.rules)
     for name, rule in rules:
-        rule.stat_update = functools.partial(_note, cut, name)
+        rule.stat_update = functools.partial(_count_lines, cut, name)
     return rules
 
 
-def _note(cut: Counter[str], rule: str, *labels: str, **_: Any) -> None:
+def _count_lines(cut: Counter[str], rule: str, *labels: str, **_: Any) -> None:
     """In place of the library's own counts of what it does to lines."""
     for label in labels:
         if label.startswith(_CUT):

@@ -40,7 +40,7 @@ class Toxicity(Settings):
     """A score of toxic language, by a list of words and, where one is given, by a model."""
 
     words: PathOrUrl | None = Field(
-        None, description="File of words or phrases, one a line, with a weight after a tab; English when not set."
+        None, description="File of words or phrases, one per line, with a weight after a tab; English when not set."
     )
     max_share: Share = Field(0.01, description="Weight of toxic words in all words that a document may have.")
     model: PathOrUrl | None = Field(None, description="Folder of a transformers model that classifies sequences.")

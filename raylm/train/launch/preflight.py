@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from raylm.config.job import Job
-from raylm.config.load import parse_job, same_run
 from raylm.errors import ConfigError
 from raylm.run.folder import RunFolder
+from raylm.run.identity import Identity, check_same_run, identity_of, parse_identity
 from raylm.shards import DatasetManifest
 from raylm.storage import StoragePath
 
@@ -27,8 +27,8 @@ def preflight(job: Job, run: StoragePath) -> TrainResult | None:
     from raylm.checkpoint.restore import newest
     from raylm.objectives import objective_of
     from raylm.stream.reading import reading
-    from raylm.train.saving import check_meta
-    from raylm.train.sources import data_fingerprint, open_datasets
+    from raylm.train.branching import check_parent
+    from raylm.train.sources import open_datasets
 
     datasets = open_datasets(job)
     lengths = {dataset.manifest.sequence_length for dataset in datasets}
@@ -41,11 +41,14 @@ def preflight(job: Job, run: StoragePath) -> TrainResult | None:
         )
     reading(datasets, objective_of(job).columns)
     run.check_writable(needed_bytes=_state_bytes(job, datasets[0].manifest))
-    found = newest(RunFolder(run).checkpoints)
-    refuse_other_job(job, run)
+    folder = RunFolder(run)
+    found = newest(folder.checkpoints)
+    now = identity_of(job, [dataset.manifest for dataset in datasets])
     if found is None:
+        refuse_other_run(folder, now, allow_changed_data=job.data.allow_changed)
+        check_parent(job, datasets[0].manifest)
         return None
-    check_meta(found.meta, job, data_fingerprint(datasets), found.place.url)
+    check_same_run(found.state.identity, now, url=found.path.url, allow_changed_data=job.data.allow_changed)
     if found.step < job.train.steps:
         return None
     return TrainResult(job.run_url, found.step, last_loss(run), already_finished=True)
@@ -58,24 +61,17 @@ def _state_bytes(job: Job, manifest: DatasetManifest) -> int:
     return 12 * shape_of(job.model, manifest.vocab_size, manifest.sequence_length, job.objective.auto_class).parameters
 
 
-def refuse_other_job(job: Job, run: StoragePath) -> None:
-    """Raise a ConfigError when the run folder holds a run that these settings would not go on with."""
-    folder = RunFolder(run)
-    if not folder.has_trained() or not folder.settings.exists():
+def refuse_other_run(folder: RunFolder, now: Identity, *, allow_changed_data: bool) -> None:
+    """Raise when the folder holds steps of a run that is not the job's."""
+    if not folder.has_trained():
         return
-    try:
-        old = parse_job(folder.settings.read_text(), origin=folder.settings.url)
-    except ConfigError as error:
+    if not folder.identity.exists():
         raise ConfigError(
-            f"{run.url} holds a run that this version cannot read: {error.message}",
-            hint="use another name, or move that folder away",
-        ) from error
-    differing = same_run(old, job)
-    if differing:
-        raise ConfigError(
-            f"{run.url} holds a run of another job: {'; '.join(differing)}",
-            hint="set these back to resume that run, or choose another name",
+            f"{folder.url} holds a run of another version of raylm: there is no {folder.identity.name}",
+            hint="resume it with the raylm that wrote it, use another name, or move that folder away",
         )
+    then = parse_identity(folder.identity.read_bytes(), folder.identity.url)
+    check_same_run(then, now, url=folder.url, allow_changed_data=allow_changed_data)
 
 
 def last_loss(run: StoragePath) -> float | None:

@@ -40,8 +40,8 @@ def records(wanted: EvaluationSet, connection: Connection) -> Iterator[list[str]
         )
     empty = True
     keys: set[str] = set()
-    for place, _ in files:
-        for value in _values(wanted, place):
+    for path, _ in files:
+        for value in _values(wanted, path):
             texts = [value["text"]] if wanted.kind == "text" else list(texts_under(value, wanted.columns, keys))
             if any(text.strip() for text in texts):
                 empty = False

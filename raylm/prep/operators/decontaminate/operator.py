@@ -1,5 +1,4 @@
-"""Takes out what evaluation sets hold too. Comes in: the sets, once, before any unit. Leaves: an index of their runs of
-words, one safetensors file, and with it documents that share none.
+"""Takes out what evaluation sets hold too: once, before any unit, the sets become an index of their runs of words.
 
 A run of 13 words is what GPT-3 ("Language Models are Few-Shot Learners", appendix C), lm-eval and, with 12, datatrove
 call contamination.

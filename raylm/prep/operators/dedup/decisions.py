@@ -34,8 +34,8 @@ def write_decisions(folder: StoragePath, number: int, columns: dict[str, NDArray
 def read_decisions(folder: StoragePath, unit: int) -> dict[int, dict[int, tuple[int, int]]]:
     """document → part → (unit, document) that is kept instead, of what is to be dropped in this unit."""
     drops: dict[int, dict[int, tuple[int, int]]] = {}
-    for place in (folder / _FOUND).list():
-        table = read_table(place, filters=[("unit", "=", unit)])
+    for path in (folder / _FOUND).list():
+        table = read_table(path, filters=[("unit", "=", unit)])
         for document, part, *first in zip(*(table[name].to_pylist() for name in COLUMNS[1:]), strict=True):
             drops.setdefault(document, {})[part] = (first[0], first[1])
     return drops
@@ -56,29 +56,29 @@ def without_dropped(
             yield document
 
 
-def write_table(place: StoragePath, table: Any) -> None:
+def write_table(path: StoragePath, table: Any) -> None:
     """A table as a Parquet file that is there whole or not at all."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    with place.open_write() as stream:
+    with path.open_write() as stream:
         pq.write_table(table, pa.PythonFile(stream, mode="w"), compression="zstd", row_group_size=_GROUP_ROWS)
 
 
-def read_table(place: StoragePath, columns: Iterable[str] | None = None, filters: Any = None) -> Any:
+def read_table(path: StoragePath, columns: Iterable[str] | None = None, filters: Any = None) -> Any:
     """A table, or the rows of it that pass `filters`; row groups that cannot hold any are not read."""
     import pyarrow.parquet as pq
 
-    with place.open_read() as stream:
+    with path.open_read() as stream:
         # A task is promised one CPU; and Arrow's threads now and then abort a process that ends soon after.
         return pq.read_table(
             stream, columns=None if columns is None else list(columns), filters=filters, use_threads=False
         )
 
 
-def row_count(place: StoragePath) -> int:
+def row_count(path: StoragePath) -> int:
     """The rows of a Parquet file, from its footer."""
     import pyarrow.parquet as pq
 
-    with place.open_read() as stream:
+    with path.open_read() as stream:
         return int(pq.read_metadata(stream).num_rows)

@@ -61,7 +61,7 @@ class ExactDuplicatesBarrier:
     def applied(
         self, documents: Iterable[Document], folder: StoragePath, unit: int, record: OperatorRecord
     ) -> Iterator[Document]:
-        """The documents without what another one, or another place of theirs, holds before."""
+        """The documents without what another one, or another part of theirs, holds before."""
         if self._settings.part == "document":
             return without_dropped(documents, folder, unit, record, "duplicate")
         return self._cut(documents, read_decisions(folder, unit), record)
@@ -99,11 +99,11 @@ class _Hashes:
     def add(self, document: Document) -> None:
         """Look at the next document of the unit."""
         if self._settings.part == "document":
-            self._note(document.text, 0)
+            self._add(document.text, 0)
         else:
             for index, part in enumerate(_SEPARATORS[self._settings.part].split(document.text)[::2]):
                 if len(part.strip()) >= max(1, self._settings.min_chars):
-                    self._note(part.strip(), index)
+                    self._add(part.strip(), index)
         self._documents += 1
 
     def table(self) -> Any:
@@ -117,7 +117,7 @@ class _Hashes:
         columns = [keys[order, 0], keys[order, 1], places[order, 0], places[order, 1]]
         return pa.table(dict(zip(_COLUMNS, map(pa.array, columns), strict=True)))
 
-    def _note(self, text: str, part: int) -> None:
+    def _add(self, text: str, part: int) -> None:
         self._digests.append(hashlib.blake2b(text.encode(), digest_size=16).digest())
         self._places.append((self._documents, part))
 

@@ -138,7 +138,7 @@ def _polynomials(letters: NDArray[np.uint8], starts: NDArray[np.int64]) -> NDArr
     import numpy as np
 
     powers, inverses = _powers()
-    # One product with the power of the place in the text, and one a word that takes the word's own place out again,
+    # One product with the power of the place in the text, and one per word that takes the word's own place out again,
     # are a third of the time of finding each letter's place in its word.
     weighted = letters.astype(np.uint64)
     for block in range(0, len(letters), _TABLE):

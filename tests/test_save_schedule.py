@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import nan, sqrt
 
 import pytest
@@ -68,7 +69,7 @@ def test_the_automatic_interval_follows_cost_and_failures() -> None:
     save_schedule = SaveSchedule(started=0.0).measured(2.0, 5.0)
     assert save_schedule.interval_seconds(0.0) == pytest.approx(young_daly(2.0, 3600.0))
     assert save_schedule.measured(0.02, 0.5).interval_seconds(0.0) < save_schedule.interval_seconds(0.0)
-    assert save_schedule.failed().failed().interval_seconds(0.0) < save_schedule.interval_seconds(0.0)
+    assert replace(save_schedule, failures=2).interval_seconds(0.0) < save_schedule.interval_seconds(0.0)
 
 
 def test_a_save_is_not_begun_before_the_upload_before_can_have_ended() -> None:
