@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from raylm.evaluation import evaluate as evaluate
     from raylm.generation import generate as generate
     from raylm.hf_export import export as export
+    from raylm.objectives import register_objective as register_objective
     from raylm.prep.operators import register_operator as register_operator
     from raylm.prep.prepare import prepare as prepare
     from raylm.prep.readers import register_source as register_source
@@ -42,6 +43,7 @@ _PUBLIC = {
     "load_job": "raylm.config.load",
     "open_trained": "raylm.trained",
     "prepare": "raylm.prep.prepare",
+    "register_objective": "raylm.objectives",
     "register_operator": "raylm.prep.operators",
     "register_source": "raylm.prep.readers",
     "start": "raylm.train.launch",

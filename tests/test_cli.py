@@ -321,6 +321,8 @@ def test_the_quickstart_job_is_the_one_in_jobs_with_a_worker_to_a_node() -> None
     from raylm.config.load import load_job
 
     job = quickstart_job("runs", 50)
-    written = load_job(JOBS / "quickstart.yaml", ["train.steps=50", "workers.resources={seat: 1}", "workers.gpu=false"])
+    written = load_job(
+        JOBS / "quickstart.yaml", ["train.steps=50", "workers.resources={worker_slot: 1}", "workers.gpu=false"]
+    )
     assert job == written
     assert isinstance(job, Job)

@@ -82,7 +82,7 @@ def test_mistakes_are_named(folder: Path) -> None:
 
 @pytest.mark.long
 def test_nodes_come_are_drained_are_lost_and_come_back(folder: Path) -> None:
-    script = [sys.executable, str(Path(__file__).parent.parent / "cluster" / "local.py"), "--folder", str(folder)]
+    script = [sys.executable, "-m", "raylm.cli.main", "cluster", "--folder", str(folder)]
 
     def say(*words: str) -> str:
         done = subprocess.run([*script, *words], capture_output=True, text=True, timeout=240)

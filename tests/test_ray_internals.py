@@ -81,8 +81,8 @@ def test_policies_are_asked_for_sizes_and_for_restarts() -> None:
 def test_a_scaling_config_says_what_each_worker_is_given() -> None:
     from ray.train import ScalingConfig
 
-    config = ScalingConfig(num_workers=(1, 2), resources_per_worker={"CPU": 2, "seat": 1})
-    assert ray_internals.resources_per_worker(config) == {"CPU": 2, "seat": 1}
+    config = ScalingConfig(num_workers=(1, 2), resources_per_worker={"CPU": 2, "slot": 1})
+    assert ray_internals.resources_per_worker(config) == {"CPU": 2, "slot": 1}
 
 
 def test_what_a_worker_raised_is_told_from_its_death(ray_here: Any) -> None:

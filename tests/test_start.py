@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from raylm.config.job import Job
-from raylm.config.load import load_job
-from raylm.run.events import Event, Finished, Started, StepMetrics
+from raylm.config.load import load_job, with_overrides
+from raylm.errors import ClusterError, Interrupted, TrainingError
+from raylm.run.events import Event, Failed, Finished, Started, StepMetrics
 from raylm.testing.cluster import Cluster
 from raylm.testing.datasets import job_settings, make_data, write_job
-from raylm.train.launch import Run, start
+from raylm.testing.elastic import Outcome, environment, read_outcome
+from raylm.train.launch import Run, start, train
 
 # Where a run of two sizes differs from one worker in fp32: the order of a few sums.
 TOLERANCE = 1e-6
@@ -68,7 +73,7 @@ def test_a_run_is_followed_by_several_and_leaves_the_process_as_it_was(
         follower.start()
     with pytest.raises(TimeoutError, match="has not ended after"):
         run.result(timeout=0.01)
-    result = run.result(timeout=120)
+    result = run.result(timeout=300)
     for follower in followers:
         follower.join(10)
     assert (result.step, run.step, run.done) == (6, 6, True)
@@ -83,3 +88,109 @@ def test_a_run_is_followed_by_several_and_leaves_the_process_as_it_was(
     again = start(job)
     assert again.result().already_finished
     assert list(again.events()) == []
+
+
+def wait_for(condition: Callable[[], bool], what: str, seconds: float = 300) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > until:
+            pytest.fail(f"{what} did not happen within {seconds} s")
+        time.sleep(0.05)
+
+
+def test_two_runs_share_three_workers_and_one_grows_into_the_place_of_the_other(
+    tmp_path: Path, data: Path, cluster: Cluster
+) -> None:
+    """Both have the losses, and see the sequences, of the same runs alone."""
+    both = {"evaluate__every_steps": 1000, "optim__schedule": "constant"}
+    first = job_of(tmp_path, data, cluster, name="first", steps=400, train__seed=1, **both)
+    second = job_of(tmp_path, data, cluster, name="second", steps=60, train__seed=2, **both)
+    one, other = start(first), start(second)
+    wait_for(lambda: one.step >= 3 and other.step >= 3, "three steps of each run")
+    one.request_stop()
+    with pytest.raises(Interrupted, match=r"stopped at step \d+, saved"):
+        one.result(timeout=300)
+    result = other.result(timeout=300)
+    assert result.step == 60
+    stopped, grown = (read_outcome(Path(run.url)) for run in (one, other))
+    assert grown.sizes[-1] == 3, grown.events
+    assert grown.sizes[0] < 3 or 3 not in stopped.sizes, "together they had no more than three"
+    for outcome, job in ((stopped, first), (grown, second)):
+        assert_as_alone(outcome, job, tmp_path)
+
+
+def assert_as_alone(outcome: Outcome, job: Job, folder: Path) -> None:
+    """The run's losses are those of one worker without a cluster, and so is what it trained on."""
+    from raylm.train.without_ray import alone
+
+    steps = outcome.metrics[-1]["step"]
+    # A constant rate does not depend on where the run ends.
+    alone(with_overrides(job, {"storage": str(folder / "alone"), "train.steps": steps}))
+    reference = read_outcome(folder / "alone" / job.name)
+    assert [line["step"] for line in outcome.metrics] == list(range(1, steps + 1))
+    assert outcome.losses == pytest.approx(reference.losses, rel=TOLERANCE)
+    assert outcome.audit_table() == reference.audit_table()
+
+
+def test_a_run_that_is_stopped_twice_ends_at_once_and_its_workers_are_free(
+    tmp_path: Path, data: Path, cluster: Cluster
+) -> None:
+    run = start(job_of(tmp_path, data, cluster, name="cut", steps=400, checkpoint__every_steps=1000))
+    wait_for(lambda: run.step >= 2, "two steps")
+    with pytest.raises(TrainingError, match="is being trained already, by this process"):
+        start(job_of(tmp_path, data, cluster, name="cut", steps=400, checkpoint__every_steps=1000))
+    with pytest.raises(ClusterError, match=r"and cannot use the one at 127\.0\.0\.1:1 as well"):
+        start(with_overrides(job_of(tmp_path, data, cluster, name="far", steps=4), {"cluster.address": "127.0.0.1:1"}))
+    run.request_stop(at_once=True)
+    began = time.monotonic()
+    with pytest.raises(Interrupted, match="stopped at once"):
+        run.result(timeout=300)
+    assert time.monotonic() - began < 30
+    again = start(job_of(tmp_path, data, cluster, name="cut", steps=6, checkpoint__every_steps=1000))
+    assert again.result(timeout=300).step == 6
+
+
+def test_what_ends_a_run_is_raised_where_its_result_is_asked_for(tmp_path: Path, data: Path, cluster: Cluster) -> None:
+    exploding = job_of(
+        tmp_path, data, cluster, name="bad", steps=8, optim__lr=1e18, optim__warmup_steps=0, optim__max_grad_norm=0.0
+    )
+    run = start(exploding)
+    for _ in range(2):
+        with pytest.raises(TrainingError, match="loss"):
+            run.result(timeout=300)
+    failed = [record for record in run.events() if isinstance(record, Failed)]
+    assert len(failed) == 1
+
+
+def test_what_is_known_before_is_raised_by_start(tmp_path: Path, data: Path) -> None:
+    settings = job_settings(tmp_path / "runs", data, name="none", steps=4)
+    settings["cluster"] = {"address": "127.0.0.1:1"}
+    job = load_job(str(write_job(tmp_path, settings)))
+    with pytest.raises(ClusterError, match=r"no Ray cluster answers at 127\.0\.0\.1:1"):
+        start(job)
+    with pytest.raises(ClusterError):
+        train(job)
+    assert not list((tmp_path / "runs" / "none").glob("driver*")), "the run is free for another"
+
+
+def test_a_program_trains_without_a_cluster_of_its_own(tmp_path: Path, data: Path) -> None:
+    """As in a notebook: two runs, on the Ray that the first one started."""
+    path = write_job(
+        tmp_path, job_settings(tmp_path / "runs", data, name="notebook", steps=4, workers__max=1, workers__resources={})
+    )
+    code = f"""if True:
+        import raylm
+        job = raylm.load_job({str(path)!r})
+        runs = [raylm.start(job), raylm.start(raylm.with_overrides(job, {{"name": "second"}}))]
+        print([run.result().step for run in runs])
+        import ray
+        print(ray.is_initialized())
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**environment(), "RAY_AUTH_MODE": "disabled"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.stdout.split("\n")[:2] == ["[4, 4]", "False"], done.stderr[-3000:]

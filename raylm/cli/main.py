@@ -6,13 +6,13 @@ A command's module is imported when the command runs, so that `raylm --help` ans
 from __future__ import annotations
 
 import importlib
-import signal
 import sys
 from collections.abc import Sequence
 
 import click
 
 from raylm import __version__
+from raylm.cli.common import terminated_as_interrupted
 from raylm.errors import Interrupted, RaylmError
 
 # Command → where it lives, and its line in `raylm --help`.
@@ -27,6 +27,7 @@ COMMANDS = {
     "evaluate": ("raylm.cli.model:evaluate", "Held-out loss, perplexity and bits per byte."),
     "generate": ("raylm.cli.model:generate", "Continue a prompt."),
     "export": ("raylm.cli.model:export", "Write a Hugging Face folder."),
+    "cluster": ("raylm.cli.cluster:cluster", "Start, kill and drain Ray nodes on this machine."),
     "report": ("raylm.cli.model:report", "Write a run's history as one HTML page."),
     "completion": ("raylm.cli.completion:completion", "Print what makes a shell complete commands and keys."),
 }
@@ -64,10 +65,10 @@ def cli(traceback: bool) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and exit: 0, the error's own code, or 130 after Ctrl-C."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    # A polite kill ends a run as Ctrl-C does, so that what was started is ended too.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        code = cli.main(given, prog_name="raylm", standalone_mode=False)
+        # A polite kill ends a run as Ctrl-C does, so that what was started is ended too.
+        with terminated_as_interrupted():
+            code = cli.main(given, prog_name="raylm", standalone_mode=False)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from raylm.cli.common import as_typed, print_next, print_rows, quiet_logs, terminated_as_interrupted
+from raylm.cli.common import as_typed, print_next, print_rows, quiet_logs
 from raylm.cli.model import evaluation_rows
 from raylm.errors import RaylmError
 from raylm.humanize import duration
@@ -54,10 +54,10 @@ def quickstart(storage: str, steps: int | None) -> None:
 def quickstart_job(storage: str, steps: int | None = None) -> Job:
     """The packaged job, with a worker to a node."""
     from raylm.config.load import parse_job
-    from raylm.deploy.local import SEAT
+    from raylm.deploy.local import SLOT
 
     text = resources.files("raylm.cli").joinpath(JOB_NAME).read_text(encoding="utf-8")
-    overrides = [f"storage={storage}", f"workers.resources={{{SEAT}: 1}}", "workers.gpu=false"]
+    overrides = [f"storage={storage}", f"workers.resources={{{SLOT}: 1}}", "workers.gpu=false"]
     if steps is not None:
         overrides.append(f"train.steps={steps}")
     return parse_job(text, origin=JOB_NAME, overrides=overrides)
@@ -65,7 +65,7 @@ def quickstart_job(storage: str, steps: int | None = None) -> Job:
 
 @contextmanager
 def two_nodes() -> Iterator[LocalCluster]:
-    """A head and one node, a worker's seat on each, and this process connected to them."""
+    """A head and one node, a worker slot on each, and this process connected to them."""
     from raylm.deploy.local import LocalCluster
     from raylm.runtime.connect import LocalRay, connected
 
@@ -76,8 +76,7 @@ def two_nodes() -> Iterator[LocalCluster]:
     try:
         cluster.up(1, head=_shape(cpus=2), each=_shape(cpus=1))
         try:
-            # A polite kill would leave the nodes behind; end as on Ctrl-C instead.
-            with terminated_as_interrupted(), connected(cluster.address, LocalRay(cpus=1)):
+            with connected(cluster.address, LocalRay(cpus=1)):
                 yield cluster
         finally:
             cluster.down()
@@ -176,4 +175,4 @@ def _stage(words: str) -> None:
 def _shape(cpus: int) -> NodeShape:
     from raylm.deploy.local import NodeShape
 
-    return NodeShape(cpus=cpus, seats=1)
+    return NodeShape(cpus=cpus, slots=1)

@@ -13,7 +13,6 @@ from raylm.cli.common import (
     print_rows,
     quiet_logs,
     read_job,
-    terminated_as_interrupted,
 )
 
 
@@ -36,7 +35,7 @@ def train(job_file: str, overrides: tuple[str, ...], dry_run: bool) -> None:
     from raylm.cli.progress import watching
     from raylm.train.launch import train as run_train
 
-    with terminated_as_interrupted(), watching(job.train.steps) as display:
+    with watching(job.train.steps) as display:
         result = run_train(job, on_record=display.show)
     if result.already_finished:
         click.echo(f"finished already at step {result.step}; raise train.steps to go on")

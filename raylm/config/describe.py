@@ -32,6 +32,8 @@ def default_words(field: FieldInfo | None) -> str:
     if field.is_required():
         return "required"
     value = field.get_default(call_default_factory=True)
+    if isinstance(value, NamedSettings):
+        return value.name
     return value if isinstance(value, str) and value else json.dumps(_plain(value), ensure_ascii=False)
 
 
@@ -94,7 +96,8 @@ def _literals(annotation: Any) -> list[Any]:
 
 
 def _is_section(annotation: Any) -> bool:
-    return isinstance(annotation, type) and issubclass(annotation, Settings)
+    is_settings = isinstance(annotation, type) and issubclass(annotation, Settings)
+    return is_settings and not issubclass(annotation, NamedSettings)
 
 
 def _plain(value: Any) -> Any:

@@ -27,7 +27,7 @@ HEAD = "head"
 # Several nodes that start on few processors take their time.
 PATIENCE = {"RAY_agent_register_timeout_ms": "60000", "RAY_raylet_start_wait_time_s": "60"}
 # A node gives this many of a resource of this name, one for each worker that it can hold.
-SEAT = "seat"
+SLOT = "worker_slot"
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class NodeShape:
     """What each node offers."""
 
     cpus: int = 1
-    seats: int = 1
+    slots: int = 1
     object_store_bytes: int = 100_000_000
 
 
@@ -64,7 +64,7 @@ class LocalCluster:
         # Ray puts Unix sockets below this folder, and their paths may not exceed 107 bytes.
         if len(str(self.folder)) > 40:
             raise ConfigError(
-                f"{self.folder} is too long a path for Ray's sockets", hint="choose one of 40 letters or less"
+                f"{self.folder} is too long a path for Ray's sockets", hint="choose one of 40 characters or less"
             )
         self.folder.mkdir(parents=True, exist_ok=True)
         _make_token()
@@ -164,7 +164,7 @@ class LocalCluster:
         command = [
             *(*_ray(), "start", "--block", "--disable-usage-stats", "--node-ip-address=127.0.0.1"),
             *(f"--node-name={name}", f"--num-cpus={shape.cpus}", "--num-gpus=0"),
-            *(f"--resources={json.dumps({SEAT: shape.seats})}", f"--object-store-memory={shape.object_store_bytes}"),
+            *(f"--resources={json.dumps({SLOT: shape.slots})}", f"--object-store-memory={shape.object_store_bytes}"),
             # Ports of Ray's own choosing: its fixed ranges would meet on one machine.
             *("--min-worker-port=0", "--max-worker-port=0", f"--dashboard-agent-listen-port={free_port()}"),
             *(f"--metrics-export-port={free_port()}", *flags),

@@ -33,6 +33,7 @@ from raylm.run.events import (
     GrowthPossible,
     PreemptionNotice,
     Resized,
+    ShrinkRequested,
     StepMetrics,
     WorkerLost,
 )
@@ -45,6 +46,7 @@ MARKS: dict[type[Event], str] = {
     WorkerLost: "loss",
     PreemptionNotice: "notice",
     GrowthPossible: "resize",
+    ShrinkRequested: "resize",
     Resized: "resize",
     CheckpointCommitted: "checkpoint",
     BadLoss: "bad",

@@ -240,6 +240,17 @@ class GrowthPossible(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ShrinkRequested(Event):
+    """Another run of the cluster waits for workers that this one has beyond its share."""
+
+    kind = "shrink_requested"
+
+    def describe(self) -> str:
+        """The event in words."""
+        return f"another run waits for workers at step {self.step}: saving, then shrinking"
+
+
+@dataclass(frozen=True, kw_only=True)
 class StopRequested(Event):
     """Somebody asked the run to save and stop."""
 
@@ -364,6 +375,7 @@ EVENTS: dict[str, type[Event]] = {
         WorkerLost,
         PreemptionNotice,
         GrowthPossible,
+        ShrinkRequested,
         StopRequested,
         CheckpointCommitted,
         CheckpointFailed,

@@ -24,7 +24,7 @@ class Cluster:
         # Ray's sockets need a short path.
         self._folder = Path(tempfile.mkdtemp(prefix="rl-", dir="/tmp"))
         self._cluster = LocalCluster(self._folder)
-        self._cluster.up(slots, head=NodeShape(cpus=2, seats=0), each=NodeShape(cpus=1, seats=1))
+        self._cluster.up(slots, head=NodeShape(cpus=2, slots=0), each=NodeShape(cpus=1, slots=1))
         self.address: str = self._cluster.address
         self._doomed: list[tuple[float, str]] = []
         self._gone = {"head"}
@@ -77,7 +77,7 @@ class Cluster:
         self._under_way.append(executor.submit(action))
 
     def _add(self) -> None:
-        self._cluster.add(1, NodeShape(cpus=1, seats=1))
+        self._cluster.add(1, NodeShape(cpus=1, slots=1))
 
     def _drain(self, name: str, seconds: float) -> None:
         self._cluster.drain(name, seconds)

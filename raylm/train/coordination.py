@@ -32,6 +32,7 @@ class Reason(IntEnum):
     PREEMPTION_NOTICE = 2  # a node is about to be reclaimed: start again without it
     STOP = 3  # end the run
     STALE = 4  # a newer generation, or another driver, has begun: end without saving
+    SHRINK = 5  # another run of the cluster waits for workers: start again with fewer
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from raylm.run.events import (
     PreemptionNotice,
     Resized,
     Resumed,
+    ShrinkRequested,
     Started,
     StepMetrics,
     StopRequested,
@@ -147,8 +148,8 @@ class Coordinator:
 
     def request_stop(self, reason: Reason, *, capacity: int | None = None) -> bool:
         """Have the group save and end at its next step; False when no group is there to hear it."""
-        growth = GrowthPossible(capacity=capacity)
-        return self._request(reason, growth if reason is Reason.GROW else StopRequested())
+        others: dict[Reason, Event] = {Reason.GROW: GrowthPossible(capacity=capacity), Reason.SHRINK: ShrinkRequested()}
+        return self._request(reason, others.get(reason, StopRequested()))
 
     def drained(self, nodes: Mapping[str, float | None]) -> None:
         """Nodes about to be reclaimed, with seconds left where known: a group with a member on one is asked to end."""

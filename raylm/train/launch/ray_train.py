@@ -8,6 +8,7 @@ import time
 from typing import Any
 
 from raylm.config.job import Job
+from raylm.runtime.shares import ClusterShare
 
 # Ray Train reads these from the environment of its controller. Polls every quarter second (default 2) find a dead
 # worker sooner; a worker that answers nothing for 30 s (default 600) is lost; its own preemption watcher is off because
@@ -22,7 +23,7 @@ RAY_TRAIN_SETTINGS = {
 }
 
 
-def trainer_of(job: Job, actor: Any) -> Any:
+def trainer_of(job: Job, actor: Any, share: ClusterShare) -> Any:
     """Ray Train's trainer with raylm's own policies in place of its elastic ones; `controller` is its actor."""
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
@@ -50,7 +51,7 @@ def trainer_of(job: Job, actor: Any) -> Any:
         controller: Any = None
 
         def _initialize_and_run_controller(self, **kwargs: Any) -> Any:
-            kwargs["scaling_policy"] = LiveNodes(self.scaling_config, actor, job.workers.grow_check_seconds)
+            kwargs["scaling_policy"] = LiveNodes(self.scaling_config, actor, share, job.workers.grow_check_seconds)
             kwargs["failure_policy"] = AskCoordinator(self.run_config.failure_config, actor)
             # As Ray Train does, but its settings are given to the controller alone, not through this process's
             # environment, and Ctrl-C stays with whoever handles it here.
@@ -72,7 +73,8 @@ def trainer_of(job: Job, actor: Any) -> Any:
             found: list[Any] = super()._create_default_callbacks()
             return [callback for callback in found if not isinstance(callback, unused)]
 
-    gpu = job.workers.gpu if job.workers.gpu is not None else ray.cluster_resources().get("GPU", 0) > 0
+    per_worker = worker_resources(job)
+    gpu = "GPU" in per_worker
     environment = {"OMP_NUM_THREADS": str(job.workers.threads or max(1, int(job.workers.cpus)))}
     if not gpu:
         environment["DS_ACCELERATOR"] = "cpu"
@@ -83,7 +85,7 @@ def trainer_of(job: Job, actor: Any) -> Any:
         scaling_config=ScalingConfig(
             num_workers=(job.workers.min, job.workers.max),
             use_gpu=gpu,
-            resources_per_worker=resources_per_worker(job, gpu),
+            resources_per_worker=per_worker,
         ),
         # Ray Train's own storage holds nothing of ours: checkpoints and metrics go straight to the run folder.
         run_config=RunConfig(
@@ -95,6 +97,9 @@ def trainer_of(job: Job, actor: Any) -> Any:
     )
 
 
-def resources_per_worker(job: Job, gpu: bool) -> dict[str, float]:
-    """What each worker is given of its node."""
+def worker_resources(job: Job) -> dict[str, float]:
+    """What each worker is given of its node; a GPU where the cluster has any, unless the job says otherwise."""
+    import ray
+
+    gpu = job.workers.gpu if job.workers.gpu is not None else ray.cluster_resources().get("GPU", 0) > 0
     return {"CPU": job.workers.cpus, **({"GPU": 1} if gpu else {}), **job.workers.resources}

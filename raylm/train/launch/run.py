@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,17 +17,20 @@ from raylm.run.events import Event, StepMetrics
 from raylm.run.folder import RunFolder
 from raylm.run.lease import Lease
 from raylm.runtime.connect import LocalRay, connected
+from raylm.runtime.shares import Claim, ClusterShare
 from raylm.train.coordination import Control, Reason, actor_client
 from raylm.train.launch.actor import CoordinatorActor
 from raylm.train.launch.followers import Followers
 from raylm.train.launch.preflight import TrainResult, last_loss, preflight
-from raylm.train.launch.ray_train import trainer_of
+from raylm.train.launch.ray_train import trainer_of, worker_resources
 from raylm.train.sources import publish
 
 log = logging.getLogger(__name__)
 
 LISTEN_SECONDS = 0.2
 RESUMES = "the same command resumes"
+_here: set[str] = set()  # folders of the runs of this process: a lease tells processes apart
+_here_lock = threading.Lock()
 
 
 def start(job: Job) -> Run:
@@ -44,14 +48,42 @@ def start(job: Job) -> Run:
         return run
     lease = Lease(run.folder)
     with contextlib.ExitStack() as held:
+        held.enter_context(_only_run(run.url))
         lease.acquire(on_lost=run._superseded)
         held.callback(lease.release)
         publish(job, run.folder)
         # One CPU beside the workers', so that Ray Data's reads find a place.
         cpus = max(os.cpu_count() or 1, int(-(-job.workers.max * job.workers.cpus // 1)) + 1)
         held.enter_context(connected(job.cluster.address, LocalRay(cpus)))
-        run._begin(held.pop_all())
+        share = _claimed(job, run.url)
+        held.callback(share.release)
+        run._begin(share, held.pop_all())
     return run
+
+
+@contextlib.contextmanager
+def _only_run(url: str) -> Iterator[None]:
+    """No other run of this process trains in that folder meanwhile."""
+    with _here_lock:
+        if url in _here:
+            raise TrainingError(
+                f"{url} is being trained already, by this process", hint="wait for that run, or choose another name"
+            )
+        _here.add(url)
+    try:
+        yield
+    finally:
+        with _here_lock:
+            _here.discard(url)
+
+
+def _claimed(job: Job, url: str) -> ClusterShare:
+    """This run's claim to the cluster's workers, known to all others from now on."""
+    since = time.time()
+    claim = Claim(f"{url} {since}", since, job.workers.min, job.workers.max, worker_resources(job))
+    share = ClusterShare(claim)
+    share.announce()
+    return share
 
 
 def train(job: Job, *, on_record: Callable[[StepMetrics | Event], None] | None = None) -> TrainResult:
@@ -146,19 +178,19 @@ class Run:
         self._result, self._step = result, result.step
         self._followers.end()
 
-    def _begin(self, held: contextlib.ExitStack) -> None:
-        threading.Thread(target=self._main, args=(held,), name=f"raylm-run-{self._job.name}", daemon=True).start()
+    def _begin(self, share: ClusterShare, held: contextlib.ExitStack) -> None:
+        threading.Thread(target=self._main, args=(share, held), name=f"raylm-run-{self._job.name}", daemon=True).start()
 
-    def _main(self, held: contextlib.ExitStack) -> None:
+    def _main(self, share: ClusterShare, held: contextlib.ExitStack) -> None:
         try:
             with held:
-                self._result = self._trained()
+                self._result = self._trained(share)
         except BaseException as error:
             self._error = error  # a thread's edge: `result` raises it where somebody waits
         finally:
             self._followers.end()
 
-    def _trained(self) -> TrainResult:
+    def _trained(self, share: ClusterShare) -> TrainResult:
         import ray
         from ray.train import TrainingFailedError
 
@@ -175,7 +207,7 @@ class Run:
         if self._stop_requested:
             coordinator.close()
             raise Interrupted("stopped before any worker was asked for", hint=RESUMES)
-        self._trainer = trainer_of(self._job, actor)
+        self._trainer = trainer_of(self._job, actor, share)
         failure: Exception | None = None
         ended = threading.Event()
         listener = threading.Thread(target=self._listen_until, args=(ended, coordinator), daemon=True)
