@@ -144,7 +144,7 @@ def save_ours(engine: Engine, place: StoragePath, number: int, *, asynchronous: 
         SaveRequest(
             place,
             run_state(number),
-            attempt=0,
+            fence=0,
             rank=group.rank,
             world_size=group.size,
             scalars=zero_state.scalars(engine.raw),

@@ -55,7 +55,7 @@ def train_and_save(group: Group, url: str, stage: int, dtype: str) -> tuple[list
         SaveRequest(
             StoragePath(url),
             run_state(SAVED_AT, tied=tied_names(engine.model)),
-            attempt=1,
+            fence=1,
             rank=group.rank,
             world_size=group.size,
             scalars=zero_state.scalars(engine.raw),

@@ -19,7 +19,7 @@ from raylm.checkpoint import manifest, parts, restore, save
 from raylm.checkpoint.chunks import Chunk
 from raylm.checkpoint.restore import committed, fill, newest, open_checkpoint, reading, steps_being_read, weights
 from raylm.checkpoint.retention import apply_retention
-from raylm.checkpoint.save import SaveRequest, StaleAttempt, begin_save, claim_attempt
+from raylm.checkpoint.save import SaveRequest, StaleFence, begin_save, claim_fence
 from raylm.checkpoint.state import tied_names
 from raylm.errors import CheckpointError, StorageError
 from raylm.storage import StoragePath
@@ -64,7 +64,7 @@ def shared_out(state: Tensors, cuts: Cuts, ranks: int) -> list[list[tuple[Chunk,
 
 
 def save_all(
-    folder: StoragePath, step: int, *, attempt: int = 1, ranks: int = 2, cuts: Cuts | None = None, **changes: object
+    folder: StoragePath, step: int, *, fence: int = 1, ranks: int = 2, cuts: Cuts | None = None, **changes: object
 ) -> list[save.Saved]:
     """Save a step from ranks that run one after the other in this process."""
     held = shared_out(tensors_of(step), cuts or [[0.3, 0.5]], ranks)
@@ -73,7 +73,7 @@ def save_all(
             SaveRequest(
                 folder,
                 run_state(step, **changes),
-                attempt=attempt,
+                fence=fence,
                 rank=rank,
                 world_size=ranks,
                 scalars={"step": step, "beta": 0.1},
@@ -146,7 +146,7 @@ def test_a_tensor_of_many_requests_is_read_whole(folder: StoragePath) -> None:
     big = torch.arange(9_000_001, dtype=torch.int32).view(torch.float32)
     chunk = whole("master", "big", big)
     held = [(chunk, big), (whole("buffer", "odd", torch.tensor(True)), torch.tensor([True]))]
-    begin_save(SaveRequest(folder, run_state(1), attempt=1, rank=0, world_size=1), held).wait(60)
+    begin_save(SaveRequest(folder, run_state(1), fence=1, rank=0, world_size=1), held).wait(60)
     out = torch.zeros_like(big)
     fill(open_checkpoint(folder / "step-000000001"), [(chunk, out)])
     assert torch.equal(out.view(torch.int32), big.view(torch.int32))
@@ -177,7 +177,7 @@ def test_the_training_may_go_on_while_a_save_is_written(folder: StoragePath, mon
     monkeypatch.setattr(StoragePath, "write_parts", slow)
     state = tensors_of(4)
     held = [(whole(kind, name, tensor), tensor.view(-1)) for (kind, name), tensor in state.items()]
-    pending = begin_save(SaveRequest(folder, run_state(4), attempt=1, rank=0, world_size=1), held)
+    pending = begin_save(SaveRequest(folder, run_state(4), fence=1, rank=0, world_size=1), held)
     assert started.wait(30)
     assert not pending.done()
     with pytest.raises(TimeoutError):
@@ -191,7 +191,7 @@ def test_the_training_may_go_on_while_a_save_is_written(folder: StoragePath, mon
 
 def test_a_synchronous_save_has_ended_when_it_returns(folder: StoragePath) -> None:
     held = [(whole("master", "w", torch.ones(3)), torch.ones(3))]
-    pending = begin_save(SaveRequest(folder, run_state(1), attempt=1, rank=0, world_size=1), held, asynchronous=False)
+    pending = begin_save(SaveRequest(folder, run_state(1), fence=1, rank=0, world_size=1), held, asynchronous=False)
     assert pending.done()
     assert pending.wait(0).stall_seconds == pending.wait(0).total_seconds
 
@@ -203,7 +203,7 @@ def test_before_commit_runs_before_the_part_counts(folder: StoragePath) -> None:
         SaveRequest(
             folder,
             run_state(1),
-            attempt=1,
+            fence=1,
             rank=0,
             world_size=1,
             before_commit=lambda: seen.append((newest(folder), len(folder.glob("**/*.json")))),
@@ -217,7 +217,7 @@ def test_without_every_part_nothing_is_committed(folder: StoragePath) -> None:
     save_all(folder, 1)
     held = shared_out(tensors_of(2), [[0.5]], 3)
     result = begin_save(
-        SaveRequest(folder, run_state(2), attempt=1, rank=0, world_size=3, commit_timeout_seconds=0.2), held[0]
+        SaveRequest(folder, run_state(2), fence=1, rank=0, world_size=3, commit_timeout_seconds=0.2), held[0]
     ).wait(30)
     assert not result.committed
     assert result.reason == "no part came from rank 1, 2"
@@ -230,24 +230,24 @@ def test_without_every_part_nothing_is_committed(folder: StoragePath) -> None:
 
 def test_a_save_that_was_given_up_is_not_committed_by_a_late_part(folder: StoragePath) -> None:
     held = shared_out(tensors_of(1), [[0.5]], 2)
-    pending = begin_save(SaveRequest(folder, run_state(1), attempt=1, rank=0, world_size=2), held[0])
+    pending = begin_save(SaveRequest(folder, run_state(1), fence=1, rank=0, world_size=2), held[0])
     pending.abandon()
     assert pending.wait(30).reason == "no part came from rank 1"
-    begin_save(SaveRequest(folder, run_state(1), attempt=1, rank=1, world_size=2), held[1]).wait(30)
+    begin_save(SaveRequest(folder, run_state(1), fence=1, rank=1, world_size=2), held[1]).wait(30)
     assert newest(folder) is None
 
 
 def test_parts_that_do_not_cover_the_state_are_never_committed(folder: StoragePath) -> None:
     chunk = Chunk("w", "master", 0, 4, "float32", 10, (10,))
-    pending = begin_save(SaveRequest(folder, run_state(1), attempt=1, rank=0, world_size=1), [(chunk, torch.ones(4))])
+    pending = begin_save(SaveRequest(folder, run_state(1), fence=1, rank=0, world_size=1), [(chunk, torch.ones(4))])
     with pytest.raises(CheckpointError, match=r"lack elements of master 'w' from 4 of 10"):
         pending.wait(30)
     assert newest(folder) is None
 
 
-def test_each_attempt_has_its_own_number(folder: StoragePath) -> None:
+def test_each_claim_has_its_own_number(folder: StoragePath) -> None:
     numbers: list[int] = []
-    threads = [threading.Thread(target=lambda: numbers.append(claim_attempt(folder))) for _ in range(12)]
+    threads = [threading.Thread(target=lambda: numbers.append(claim_fence(folder))) for _ in range(12)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -255,34 +255,34 @@ def test_each_attempt_has_its_own_number(folder: StoragePath) -> None:
     assert sorted(numbers) == list(range(1, 13))
 
 
-def test_a_stale_attempt_cannot_commit(folder: StoragePath) -> None:
-    old = claim_attempt(folder)
-    new = claim_attempt(folder)
-    with pytest.raises(StaleAttempt, match=f"attempt {old} may not commit .* attempt {new} has begun"):
-        save_all(folder, 5, attempt=old)
-    with pytest.raises(StaleAttempt):
-        apply_retention(folder, attempt=old, newest=1)
+def test_a_stale_fence_cannot_commit(folder: StoragePath) -> None:
+    old = claim_fence(folder)
+    new = claim_fence(folder)
+    with pytest.raises(StaleFence, match=f"fence {old} may not commit .* fence {new} was claimed since"):
+        save_all(folder, 5, fence=old)
+    with pytest.raises(StaleFence):
+        apply_retention(folder, fence=old, newest=1)
     assert newest(folder) is None
-    assert save_all(folder, 5, attempt=new)[0].committed
+    assert save_all(folder, 5, fence=new)[0].committed
 
 
-def test_a_stale_attempt_stops_waiting_for_its_peers(folder: StoragePath, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stale_fence_stops_waiting_for_its_peers(folder: StoragePath, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(save, "FENCE_CHECK_SECONDS", 0.05)
-    old = claim_attempt(folder)
+    old = claim_fence(folder)
     held = [(whole("master", "w", torch.ones(3)), torch.ones(3))]
-    pending = begin_save(SaveRequest(folder, run_state(1), attempt=old, rank=0, world_size=2), held)
-    claim_attempt(folder)
-    with pytest.raises(StaleAttempt):
+    pending = begin_save(SaveRequest(folder, run_state(1), fence=old, rank=0, world_size=2), held)
+    claim_fence(folder)
+    with pytest.raises(StaleFence):
         pending.wait(30)
 
 
-def test_one_attempt_cannot_save_two_states_of_a_step(folder: StoragePath) -> None:
+def test_one_fence_cannot_save_two_states_of_a_step(folder: StoragePath) -> None:
     save_all(folder, 1)
     held = [(whole("master", "w", torch.ones(3)), torch.ones(3))]
-    pending = begin_save(SaveRequest(folder, run_state(1), attempt=1, rank=0, world_size=2), held)
-    with pytest.raises(CheckpointError, match="attempt 1 saved another state of step 1 already") as caught:
+    pending = begin_save(SaveRequest(folder, run_state(1), fence=1, rank=0, world_size=2), held)
+    with pytest.raises(CheckpointError, match="fence 1 saved another state of step 1 already") as caught:
         pending.wait(30)
-    assert "claim a new attempt" in str(caught.value.hint)
+    assert "claim a new fence" in str(caught.value.hint)
 
 
 def test_a_save_that_failed_on_one_rank_may_be_begun_again(
@@ -292,7 +292,7 @@ def test_a_save_that_failed_on_one_rank_may_be_begun_again(
 
     def begin(rank: int, timeout: float) -> save.PendingSave:
         return begin_save(
-            SaveRequest(folder, run_state(1), attempt=1, rank=rank, world_size=2, commit_timeout_seconds=timeout),
+            SaveRequest(folder, run_state(1), fence=1, rank=rank, world_size=2, commit_timeout_seconds=timeout),
             state[rank],
         )
 
@@ -309,9 +309,9 @@ def test_a_save_that_failed_on_one_rank_may_be_begun_again(
     assert same(loaded(folder / "step-000000001", tensors_of(1)), tensors_of(1))
 
 
-def test_a_step_that_another_attempt_committed_counts(folder: StoragePath) -> None:
-    save_all(folder, 1, attempt=1, ranks=2)
-    result = save_all(folder, 1, attempt=2, ranks=3)[0]
+def test_a_step_that_another_fence_committed_counts(folder: StoragePath) -> None:
+    save_all(folder, 1, fence=1, ranks=2)
+    result = save_all(folder, 1, fence=2, ranks=3)[0]
     assert (result.committed, result.reason) == (True, "the step was committed already")
     assert same(loaded(folder / "step-000000001", tensors_of(1)), tensors_of(1))
 
@@ -381,7 +381,7 @@ def test_a_damaged_file_is_named_with_what_to_do(
         ("step", 3, "it is the manifest of step 3"),
         ("world_size", 5, "2 parts for 5 workers"),
         ("world_size", -1, "world_size is -1"),
-        ("attempt", "../../etc", "attempt is '../../etc'"),
+        ("fence", "../../etc", "fence is '../../etc'"),
         ("scalars", {"step": "x"}, "scalar step is 'x'"),
         ("state", [1], "an object was expected"),
         ("state", {}, "state: progress is missing"),
@@ -399,7 +399,7 @@ def test_a_manifest_that_lies_is_refused(folder: StoragePath, key: str, value: o
 
 def test_an_index_whose_pieces_lie_outside_the_file_is_refused(folder: StoragePath) -> None:
     save_all(folder, 2, ranks=1)
-    place = folder / "step-000000002" / "a1" / "rank-00000-of-1.json"
+    place = folder / "step-000000002" / "fence-1" / "rank-00000-of-1.json"
     body = json.loads(place.read_text())
     for row in (
         [*body["chunks"][0][:6], 10**12],
@@ -408,7 +408,7 @@ def test_an_index_whose_pieces_lie_outside_the_file_is_refused(folder: StoragePa
     ):
         data = json.dumps({**body, "chunks": [row]}).encode()
         with pytest.raises(CheckpointError, match="is not the index of a checkpoint's part"):
-            manifest.parse_part(data, place, step=2, attempt=1, rank=0, world_size=1)
+            manifest.parse_part(data, place, step=2, fence=1, rank=0, world_size=1)
 
 
 @pytest.mark.parametrize(
@@ -441,7 +441,7 @@ def test_an_upload_that_fails_for_good_says_so_and_commits_nothing(
 
     monkeypatch.setattr(StoragePath, "write_parts", fails_always)
     held = [(whole("master", "w", torch.ones(3)), torch.ones(3))]
-    pending = begin_save(SaveRequest(folder, run_state(2), attempt=1, rank=0, world_size=1), held)
+    pending = begin_save(SaveRequest(folder, run_state(2), fence=1, rank=0, world_size=1), held)
     with pytest.raises(StorageError, match="no space at"):
         pending.wait(30)
     assert len(calls) == save.WRITE_TRIALS
@@ -466,18 +466,18 @@ def test_a_broken_stream_is_written_again_from_its_start(folder: StoragePath, mo
 
 
 def test_the_newest_and_the_best_survive_retention(folder: StoragePath) -> None:
-    claim_attempt(folder)
+    claim_fence(folder)
     for step, loss in ((1, 5.0), (2, 1.0), (3, 4.0), (4, 3.0), (5, None)):
         save_all(folder, step, held_out_loss=loss)
-    assert apply_retention(folder, attempt=1, newest=2, best=1) == [1, 3]
+    assert apply_retention(folder, fence=1, newest=2, best=1) == [1, 3]
     assert [one.step for one in committed(folder)] == [2, 4, 5]
     assert not (folder / "step-000000001").exists()
-    assert apply_retention(folder, attempt=1, newest=0) == [2, 4]
+    assert apply_retention(folder, fence=1, newest=0) == [2, 4]
     assert [one.step for one in committed(folder)] == [5]
 
 
 def test_a_manifest_is_removed_before_its_parts(folder: StoragePath, monkeypatch: pytest.MonkeyPatch) -> None:
-    claim_attempt(folder)
+    claim_fence(folder)
     for step in (1, 2):
         save_all(folder, step)
     real = StoragePath.remove
@@ -488,30 +488,30 @@ def test_a_manifest_is_removed_before_its_parts(folder: StoragePath, monkeypatch
 
     monkeypatch.setattr(StoragePath, "remove", dies_after_the_first)
     with pytest.raises(KeyboardInterrupt):
-        apply_retention(folder, attempt=1, newest=1)
+        apply_retention(folder, fence=1, newest=1)
     monkeypatch.undo()
     assert [one.step for one in committed(folder)] == [2]
     assert same(loaded(folder / "step-000000002", tensors_of(2)), tensors_of(2))
-    apply_retention(folder, attempt=claim_attempt(folder), newest=1)
+    apply_retention(folder, fence=claim_fence(folder), newest=1)
     assert not (folder / "step-000000001").exists()
 
 
 def test_what_is_being_read_is_not_removed(folder: StoragePath) -> None:
-    claim_attempt(folder)
+    claim_fence(folder)
     for step in (1, 2, 3):
         save_all(folder, step)
     first = committed(folder)[0]
     with reading(first):
         assert steps_being_read(folder) == {1}
-        assert apply_retention(folder, attempt=1, newest=1) == [2]
+        assert apply_retention(folder, fence=1, newest=1) == [2]
         assert same(loaded(first, tensors_of(1)), tensors_of(1))
-    assert apply_retention(folder, attempt=1, newest=1) == [1]
+    assert apply_retention(folder, fence=1, newest=1) == [1]
     with pytest.raises(CheckpointError, match="was removed by the run's retention"), reading(first):
         pass
 
 
 def test_a_reader_that_comes_during_removal_may_finish(folder: StoragePath, monkeypatch: pytest.MonkeyPatch) -> None:
-    claim_attempt(folder)
+    claim_fence(folder)
     for step in (1, 2):
         save_all(folder, step)
     checkpoint = open_checkpoint(committed(folder)[0])
@@ -524,13 +524,13 @@ def test_a_reader_that_comes_during_removal_may_finish(folder: StoragePath, monk
         real(self)
 
     monkeypatch.setattr(StoragePath, "remove", reader_comes)
-    assert apply_retention(folder, attempt=1, newest=1) == []
+    assert apply_retention(folder, fence=1, newest=1) == []
     state = tensors_of(1)
     out = {key: torch.zeros_like(tensor) for key, tensor in state.items()}
     fill(checkpoint, [(whole(*key, tensor), tensor.view(-1)) for key, tensor in out.items()])
     assert same(out, state)
     leased.__exit__(None, None, None)
-    assert apply_retention(folder, attempt=claim_attempt(folder), newest=1) == []
+    assert apply_retention(folder, fence=claim_fence(folder), newest=1) == []
     assert not (folder / "step-000000001").exists()
 
 
@@ -541,30 +541,30 @@ def test_a_lease_that_was_left_behind_runs_out(folder: StoragePath) -> None:
     assert steps_being_read(folder) == set()
 
 
-def uncommitted(folder: StoragePath, step: int, attempt: int) -> None:
-    place = manifest.attempt_folder(manifest.step_folder(folder, step), attempt)
+def uncommitted(folder: StoragePath, step: int, fence: int) -> None:
+    place = manifest.fence_folder(manifest.step_folder(folder, step), fence)
     (place / "rank-00000-of-2.safetensors").write_bytes(b"x" * 100)
 
 
 def test_what_was_never_committed_goes_once_a_later_step_is(folder: StoragePath) -> None:
-    attempt = [claim_attempt(folder) for _ in range(3)][-1]
-    save_all(folder, 20, attempt=attempt)
+    fence = [claim_fence(folder) for _ in range(3)][-1]
+    save_all(folder, 20, fence=fence)
     uncommitted(folder, 10, 1)
-    uncommitted(folder, 15, attempt)  # failed: a run saves one step after another
+    uncommitted(folder, 15, fence)  # failed: a run saves one step after another
     uncommitted(folder, 20, 2)  # beside what was committed
     uncommitted(folder, 30, 1)  # above the newest: a frozen writer may yet commit it
-    uncommitted(folder, 40, attempt)  # on its way
-    assert apply_retention(folder, attempt=attempt, newest=1) == []
-    left = {place.url.removeprefix(folder.url + "/").rsplit("/", 1)[0] for place in folder.glob("step-*/a*/*")}
-    assert left == {"step-000000020/a3", "step-000000030/a1", "step-000000040/a3"}
+    uncommitted(folder, 40, fence)  # on its way
+    assert apply_retention(folder, fence=fence, newest=1) == []
+    left = {place.url.removeprefix(folder.url + "/").rsplit("/", 1)[0] for place in folder.glob("step-*/fence-*/*")}
+    assert left == {"step-000000020/fence-3", "step-000000030/fence-1", "step-000000040/fence-3"}
 
 
 def test_retention_leaves_a_checkpoint_with_a_damaged_manifest_alone(folder: StoragePath) -> None:
-    claim_attempt(folder)
+    claim_fence(folder)
     for step in (1, 2, 3):
         save_all(folder, step)
     foreign(Path((folder / "step-000000001" / "manifest.json").url))
-    assert apply_retention(folder, attempt=1, newest=1) == [2]
+    assert apply_retention(folder, fence=1, newest=1) == [2]
     assert len((folder / "step-000000001").glob("**/*")) == 5
 
 
@@ -590,9 +590,9 @@ def test_what_is_no_json_is_refused_before_anything_is_written(folder: StoragePa
 def test_a_rank_that_owns_nothing_saves_and_wants_nothing(folder: StoragePath) -> None:
     tensor = torch.arange(4.0)
     for rank, held in ((1, []), (0, [(whole("master", "w", tensor), tensor)])):
-        last = begin_save(SaveRequest(folder, run_state(1), attempt=0, rank=rank, world_size=2), held)
+        last = begin_save(SaveRequest(folder, run_state(1), fence=0, rank=rank, world_size=2), held)
     assert last.wait(30).committed
-    assert load_file((folder / "step-000000001/a0/rank-00001-of-2.safetensors").url) == {}
+    assert load_file((folder / "step-000000001/fence-0/rank-00001-of-2.safetensors").url) == {}
     fill(open_checkpoint(committed(folder)[0]), [])
     assert torch.equal(weights(open_checkpoint(committed(folder)[0]))["w"], tensor)
 
@@ -626,9 +626,7 @@ def test_weights_load_into_a_model_with_tied_embeddings(folder: StoragePath) -> 
     model, other = Tied(), Tied()
     assert tied_names(model) == {"head.weight": "embed.weight"}
     held = [(whole("master", name, one), one.view(-1)) for name, one in model.named_parameters()]
-    begin_save(SaveRequest(folder, run_state(1, tied=tied_names(model)), attempt=1, rank=0, world_size=1), held).wait(
-        30
-    )
+    begin_save(SaveRequest(folder, run_state(1, tied=tied_names(model)), fence=1, rank=0, world_size=1), held).wait(30)
     other.load_state_dict(weights(open_checkpoint(folder / "step-000000001")), strict=True)
     assert torch.equal(other.head.weight, model.embed.weight)
 
@@ -646,4 +644,4 @@ def test_a_frozen_weight_may_change_its_float_type_on_the_way(folder: StoragePat
 def test_a_folder_without_checkpoints_has_none(folder: StoragePath) -> None:
     assert newest(folder) is None
     assert committed(folder) == []
-    assert apply_retention(folder, attempt=0, newest=1) == []
+    assert apply_retention(folder, fence=0, newest=1) == []

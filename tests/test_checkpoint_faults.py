@@ -18,7 +18,7 @@ from raylm.checkpoint import save
 from raylm.checkpoint.chunks import Chunk
 from raylm.checkpoint.restore import CheckpointInfo, committed, fill, newest, open_checkpoint
 from raylm.checkpoint.retention import apply_retention
-from raylm.checkpoint.save import SaveRequest, begin_save, claim_attempt, newest_attempt
+from raylm.checkpoint.save import SaveRequest, begin_save, claim_fence, newest_fence
 from raylm.errors import StorageError
 from raylm.storage import StoragePath
 from raylm.testing.checkpoints import run_state
@@ -33,7 +33,7 @@ def value(kind: str, step: int) -> torch.Tensor:
     return torch.arange(NUMEL, dtype=torch.float32) + {"master": 0.25, "exp_avg": 0.5, "exp_avg_sq": 0.75}[kind] + step
 
 
-def save_step(folder: StoragePath, step: int, attempt: int) -> bool:
+def save_step(folder: StoragePath, step: int, fence: int) -> bool:
     """Two ranks' save of a state that says which step it is of."""
     pending = []
     for rank in reversed(range(RANKS)):
@@ -47,7 +47,7 @@ def save_step(folder: StoragePath, step: int, attempt: int) -> bool:
                 SaveRequest(
                     folder,
                     run_state(step),
-                    attempt=attempt,
+                    fence=fence,
                     rank=rank,
                     world_size=RANKS,
                     scalars={"optimizer_step": step},
@@ -71,14 +71,14 @@ def check_loads(found: CheckpointInfo) -> None:
 def write_until_killed(folder: StoragePath, pipe: Connection) -> None:
     """What a run does over and over: resume, save, retire."""
     torch.set_num_threads(1)
-    attempt = claim_attempt(folder)
+    fence = claim_fence(folder)
     found = newest(folder)
     step = found.step if found else 0
     pipe.send(step)
     while True:
         step += 1
-        save_step(folder, step, attempt)
-        apply_retention(folder, attempt=attempt, newest=2)
+        save_step(folder, step, fence)
+        apply_retention(folder, fence=fence, newest=2)
 
 
 def kill_at_random_points(folder: StoragePath, longest_seconds: float) -> None:
@@ -105,15 +105,15 @@ def kill_at_random_points(folder: StoragePath, longest_seconds: float) -> None:
         if steps:
             assert steps[-1].step >= last
             last = steps[-1].step
-        files = folder.glob("step-*/a*/*")
+        files = folder.glob("step-*/fence-*/*")
         unfinished += any(f"step-{last:09d}" < place.url.rsplit("/", 3)[1] for place in files)
-        assert newest_attempt(folder) == kill + 1
+        assert newest_fence(folder) == kill + 1
     assert last > 0, "nothing was ever committed"
     assert unfinished > 0, "no kill hit a save under way"
-    attempt = claim_attempt(folder)
-    save_step(folder, last + 1, attempt)
-    apply_retention(folder, attempt=attempt, newest=1)
-    left = {place.url.rsplit("/", 3)[1] for place in folder.glob("step-*/a*/*")}
+    fence = claim_fence(folder)
+    save_step(folder, last + 1, fence)
+    apply_retention(folder, fence=fence, newest=1)
+    left = {place.url.rsplit("/", 3)[1] for place in folder.glob("step-*/fence-*/*")}
     assert left == {f"step-{last + 1:09d}"}, "leftovers were not removed"
 
 
@@ -135,10 +135,10 @@ def save_through_a_failing_server(server: S3Server, steps: int) -> None:
     direct = server.bucket() / "checkpoints"
     with proxy(server, faults) as failing_server:
         folder = StoragePath(direct.url, failing_server.connection(retries=8))
-        attempt = claim_attempt(folder)
+        fence = claim_fence(folder)
         for step in range(1, steps + 1):
-            assert save_step(folder, step, attempt)
-            apply_retention(folder, attempt=attempt, newest=2)
+            assert save_step(folder, step, fence)
+            apply_retention(folder, fence=fence, newest=2)
             found = newest(direct)
             assert found is not None
             assert found.step == step
@@ -175,7 +175,7 @@ def test_a_lost_answer_to_the_commit_counts_as_committed(moto: S3Server) -> None
     faults = Faults(failing_only("lose", "PUT", "manifest.json", 1))
     with proxy(moto, faults) as failing_server:
         folder = StoragePath(moto.bucket().url, failing_server.connection()) / "checkpoints"
-        assert save_step(folder, 1, claim_attempt(folder))
+        assert save_step(folder, 1, claim_fence(folder))
         check_loads(committed(folder)[0])
     assert faults.counts["lose"] == 1
 
@@ -186,14 +186,14 @@ def test_a_server_that_takes_no_more_leaves_the_checkpoint_before(
 ) -> None:
     monkeypatch.setattr(save, "WRITE_TRIALS", 1)
     direct = moto.bucket() / "checkpoints"
-    save_step(direct, 1, claim_attempt(direct))
+    save_step(direct, 1, claim_fence(direct))
     with proxy(moto, Faults(failing_only("error", "PUT", ending, 10**9))) as failing_server:
         folder = StoragePath(direct.url, failing_server.connection(retries=1))
         with pytest.raises(StorageError):
-            save_step(folder, 2, newest_attempt(direct))
+            save_step(folder, 2, newest_fence(direct))
     assert [one.step for one in committed(direct)] == [1]
     check_loads(committed(direct)[0])
-    assert save_step(direct, 3, claim_attempt(direct))
+    assert save_step(direct, 3, claim_fence(direct))
 
 
 def test_an_upload_in_several_requests_survives_their_failing(moto: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -207,7 +207,7 @@ def test_an_upload_in_several_requests_survives_their_failing(moto: S3Server, mo
     chunk = Chunk("w", "master", 0, tensor.numel(), "float32", tensor.numel(), (tensor.numel(),))
     with proxy(moto, Faults(choose)) as failing_server:
         folder = StoragePath(moto.bucket().url, failing_server.connection(retries=8)) / "checkpoints"
-        pending = begin_save(SaveRequest(folder, run_state(1), attempt=0, rank=0, world_size=1), [(chunk, tensor)])
+        pending = begin_save(SaveRequest(folder, run_state(1), fence=0, rank=0, world_size=1), [(chunk, tensor)])
         assert pending.wait(120).committed
         out = torch.zeros_like(tensor)
         fill(open_checkpoint(committed(folder)[0]), [(chunk, out)])

@@ -49,7 +49,7 @@ def train_rank(rank: int, size: int, address: str, job_file: str) -> None:
     """One rank of a run: rank 0 claims the attempt, the others know its number from the folder they share."""
     import time
 
-    from raylm.checkpoint.save import claim_attempt, newest_attempt
+    from raylm.checkpoint.save import claim_fence, newest_fence
     from raylm.config.load import load_job
     from raylm.train.coordination import Member, SilentCoordination
     from raylm.train.coordinator import Coordinator
@@ -62,7 +62,7 @@ def train_rank(rank: int, size: int, address: str, job_file: str) -> None:
     note = Path(job_file).with_suffix(f".{address.rpartition(':')[2]}")
     if rank == 0:
         publish(job, run)
-        coordinator = Coordinator(run, job.workers, audit=True, claim=lambda: claim_attempt(run.checkpoints))
+        coordinator = Coordinator(run, job.workers, audit=True, claim=lambda: claim_fence(run.checkpoints))
         assignment = coordinator.begin(size)
         note.write_text(str(assignment.attempt))
         work(job, Member(0, size, assignment, address), coordinator)
@@ -70,7 +70,7 @@ def train_rank(rank: int, size: int, address: str, job_file: str) -> None:
         return
     while not note.exists() or not note.read_text():
         time.sleep(0.01)
-    assignment = numbered(newest_attempt(run.checkpoints))
+    assignment = numbered(newest_fence(run.checkpoints))
     work(job, Member(rank, size, assignment, address), SilentCoordination(assignment))
 
 

@@ -81,7 +81,7 @@ def make_run(folder: StoragePath, data: Path, *, dtype: str = "fp32", steps: tup
         ]
         state = run_state(step, model_config=config_dict(model.config), model=job.model, tied=tied_names(model))
         saved = begin_save(
-            SaveRequest(run / "checkpoints", state, attempt=1, rank=0, world_size=1), held, asynchronous=False
+            SaveRequest(run / "checkpoints", state, fence=1, rank=0, world_size=1), held, asynchronous=False
         ).wait(60)
         assert saved.committed
     for parameter in model.parameters():
@@ -203,7 +203,7 @@ def trained_and_saved(group: Any, run: StoragePath, job: Job, vocab_size: int, s
         SaveRequest(
             run / "checkpoints",
             run_state(20, model_config=config, model=settings, tied=tied_names(engine.model)),
-            attempt=1,
+            fence=1,
             rank=group.rank,
             world_size=group.size,
             scalars=zero_state.scalars(engine.raw),

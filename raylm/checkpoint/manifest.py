@@ -1,11 +1,11 @@
 """The checkpoint format: names, the index beside each part, and the manifest whose presence is the commit.
 
-    <checkpoints>/attempts/000003                             who may commit: the newest number, claimed once
-    <checkpoints>/step-000000040/a3/rank-00000-of-2.safetensors   one rank's chunks, all 1-D
-    <checkpoints>/step-000000040/a3/rank-00000-of-2.json          which chunks, where, checksums
+    <checkpoints>/fences/000003                             who may commit: the newest number, claimed once
+    <checkpoints>/step-000000040/fence-3/rank-00000-of-2.safetensors   one rank's chunks, all 1-D
+    <checkpoints>/step-000000040/fence-3/rank-00000-of-2.json          which chunks, where, checksums
     <checkpoints>/step-000000040/manifest.json                    written last and once
 
-No file name is ever read from storage: they follow from step, attempt, rank and world size. Bytes that are read are
+No file name is ever read from storage: they follow from step, fence, rank and world size. Bytes that are read are
 never trusted, nothing is pickled, and nothing here loads torch.
 """
 
@@ -31,9 +31,9 @@ VERSION = 2
 # blocks more than it needed. It costs 44 bytes of index per MiB.
 BLOCK_BYTES = 256 << 10
 MANIFEST = "manifest.json"
-ATTEMPTS = "attempts"
+FENCES = "fences"
 STEP_FOLDER = re.compile(r"step-(\d{9,})")
-ATTEMPT_FOLDER = re.compile(r"a(\d+)")
+FENCE_FOLDER = re.compile(r"fence-(\d+)")
 
 # torch's name of a dtype -> safetensors' name and the bytes of an element.
 DTYPES: dict[str, tuple[str, int]] = {
@@ -75,9 +75,9 @@ def part_name(rank: int, world_size: int) -> str:
     return f"rank-{rank:05d}-of-{world_size}"
 
 
-def attempt_folder(step_path: StoragePath, attempt: int) -> StoragePath:
-    """Where one attempt's ranks put their parts."""
-    return step_path / f"a{attempt}"
+def fence_folder(step_path: StoragePath, fence: int) -> StoragePath:
+    """Where the ranks that hold a fence put their parts."""
+    return step_path / f"fence-{fence}"
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class Part:
     """The index of what one rank wrote; crc32 has one checksum for each block_bytes of the file, header included."""
 
     step: int
-    attempt: int
+    fence: int
     rank: int
     world_size: int
     file_bytes: int
@@ -121,7 +121,7 @@ class Part:
         return json.dumps({**head, "crc32": self.crc32, "chunks": rows}, separators=(",", ":")).encode()
 
 
-_PART_NUMBERS = ("step", "attempt", "rank", "world_size", "file_bytes", "block_bytes")
+_PART_NUMBERS = ("step", "fence", "rank", "world_size", "file_bytes", "block_bytes")
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ class Manifest:
     """What makes a checkpoint count: whose parts belong to it, and the state of the run that is not a tensor."""
 
     step: int
-    attempt: int
+    fence: int
     world_size: int
     total_bytes: int
     index_crc32: tuple[int, ...]
@@ -144,7 +144,7 @@ class Manifest:
         return json.dumps(body, indent=1).encode()
 
 
-_MANIFEST_FIELDS = ("step", "attempt", "world_size", "total_bytes", "committed_at", "index_crc32", "scalars")
+_MANIFEST_FIELDS = ("step", "fence", "world_size", "total_bytes", "committed_at", "index_crc32", "scalars")
 
 
 def damaged(path: StoragePath, what: str) -> CheckpointError:
@@ -167,7 +167,7 @@ def read_manifest(step_path: StoragePath) -> Manifest | None:
         _check_version(body, path)
         manifest = Manifest(
             step=_number(body, "step"),
-            attempt=_number(body, "attempt"),
+            fence=_number(body, "fence"),
             world_size=_number(body, "world_size", least=1),
             total_bytes=_number(body, "total_bytes"),
             index_crc32=tuple(_numbers(body["index_crc32"])),
@@ -186,18 +186,18 @@ def read_manifest(step_path: StoragePath) -> Manifest | None:
     return manifest
 
 
-def parse_part(data: bytes, path: StoragePath, *, step: int, attempt: int, rank: int, world_size: int) -> Part:
+def parse_part(data: bytes, path: StoragePath, *, step: int, fence: int, rank: int, world_size: int) -> Part:
     """The index in `data`, which was read from `path`, checked against who must have written it."""
     try:
         body = _json_object(data)
         if body.get("version") != VERSION:
             raise ValueError(f"version is {body.get('version')!r}; this raylm reads {VERSION}")
-        seen = [_number(body, key) for key in ("step", "attempt", "rank", "world_size")]
-        if seen != [step, attempt, rank, world_size]:
-            raise ValueError(f"it is of (step, attempt, rank, workers) {seen}")
+        seen = [_number(body, key) for key in ("step", "fence", "rank", "world_size")]
+        if seen != [step, fence, rank, world_size]:
+            raise ValueError(f"it is of (step, fence, rank, workers) {seen}")
         part = Part(
             step,
-            attempt,
+            fence,
             rank,
             world_size,
             file_bytes=_number(body, "file_bytes"),

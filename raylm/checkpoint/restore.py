@@ -22,10 +22,10 @@ from raylm.checkpoint.manifest import (
     STEP_FOLDER,
     Manifest,
     Part,
-    attempt_folder,
     checksum,
     damaged,
     element_bytes,
+    fence_folder,
     parse_part,
     part_name,
     read_manifest,
@@ -74,7 +74,7 @@ class CheckpointInfo:
 
     def part(self, rank: int, ending: str) -> StoragePath:
         """A file that one rank wrote."""
-        folder = attempt_folder(self.path, self.manifest.attempt)
+        folder = fence_folder(self.path, self.manifest.fence)
         return folder / f"{part_name(rank, self.world_size)}.{ending}"
 
 
@@ -152,7 +152,7 @@ def fill(checkpoint: Checkpoint, wanted: Sequence[tuple[Chunk, torch.Tensor]]) -
 def reading(found: CheckpointInfo, seconds: float = 7200.0) -> Iterator[None]:
     """Keep retention, wherever it runs, from removing this checkpoint; without effect where one may not write.
 
-    The workers of a run need none: only their own attempt removes anything, and not before it has saved.
+    The workers of a run need none: only the holder of the newest fence removes anything, and not before it has saved.
     """
     lease = _readers(found.path) / f"{found.step}-{uuid.uuid4().hex}"
     until = datetime.now(UTC) + timedelta(seconds=seconds)
@@ -237,7 +237,7 @@ def _read_part(info: CheckpointInfo, rank: int) -> Part:
         raise damaged(path, "is missing") from error
     if checksum(data) != info.manifest.index_crc32[rank]:
         raise damaged(path, "is damaged: its checksum differs from the manifest's")
-    return parse_part(data, path, step=info.step, attempt=info.manifest.attempt, rank=rank, world_size=info.world_size)
+    return parse_part(data, path, step=info.step, fence=info.manifest.fence, rank=rank, world_size=info.world_size)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ names; the newest committed checkpoint stays, and so does one that is being read
 
 from __future__ import annotations
 
-from raylm.checkpoint.manifest import ATTEMPT_FOLDER, MANIFEST
+from raylm.checkpoint.manifest import FENCE_FOLDER, MANIFEST
 from raylm.checkpoint.restore import CheckpointInfo, checkpoint_at, step_folders, steps_being_read
 from raylm.checkpoint.save import check_fence
 from raylm.checkpoint.save_schedule import Candidate, keep
@@ -14,14 +14,14 @@ from raylm.errors import CheckpointError
 from raylm.storage import StoragePath
 
 
-def apply_retention(folder: StoragePath, *, attempt: int, newest: int, best: int = 0) -> list[int]:
+def apply_retention(folder: StoragePath, *, fence: int, newest: int, best: int = 0) -> list[int]:
     """Remove checkpoints beyond the newest k and the best k by held-out loss; the steps that were removed.
 
     Also removed: what was left uncommitted below the newest committed step, since a run saves one step after another.
     Above it nothing is touched, so that a frozen writer that wakes up can at worst commit a checkpoint that is whole.
-    Call it from one rank, when a save has been committed; StaleAttempt when a newer attempt has begun.
+    Call it from one rank, when a save has been committed; StaleFence when a newer fence was claimed.
     """
-    check_fence(folder, attempt)
+    check_fence(folder, fence)
     paths = {int(path.name.removeprefix("step-")): path for path in step_folders(folder)}
     readable = ((step, _readable(path)) for step, path in paths.items())
     found = {step: one for step, one in readable if one is not None}
@@ -48,8 +48,8 @@ def _remove_leftovers(path: StoragePath, committed: CheckpointInfo | None) -> No
             path.remove()
         return
     for child in path.list():
-        match = ATTEMPT_FOLDER.fullmatch(child.name)
-        if match and int(match[1]) != committed.manifest.attempt:
+        match = FENCE_FOLDER.fullmatch(child.name)
+        if match and int(match[1]) != committed.manifest.fence:
             child.remove()
 
 

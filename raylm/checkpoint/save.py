@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING
 from raylm.checkpoint import parts
 from raylm.checkpoint.chunks import Chunk
 from raylm.checkpoint.manifest import (
-    ATTEMPTS,
     BLOCK_BYTES,
+    FENCES,
     MANIFEST,
     Manifest,
     Part,
     StoredChunk,
-    attempt_folder,
     checksum,
+    fence_folder,
     parse_part,
     part_name,
     read_manifest,
@@ -46,8 +46,8 @@ WRITE_TRIALS = 3
 FENCE_CHECK_SECONDS = 5.0
 
 
-class StaleAttempt(CheckpointError):
-    """A newer attempt of the run has begun: this one may not commit, and should stop."""
+class StaleFence(CheckpointError):
+    """A newer fence of the run was claimed: the holder of this one may not commit, and should stop."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class PendingSave:
         return self._future.done()
 
     def wait(self, timeout: float | None = None) -> Saved:
-        """What became of it; raises what went wrong, StaleAttempt included, and TimeoutError while it goes on."""
+        """What became of it; raises what went wrong, StaleFence included, and TimeoutError while it goes on."""
         return self._future.result(timeout)
 
     def abandon(self) -> None:
@@ -92,7 +92,7 @@ class SaveRequest:
 
     folder: StoragePath
     state: RunState
-    attempt: int
+    fence: int
     rank: int
     world_size: int
     scalars: dict[str, int | float] = field(default_factory=dict)
@@ -106,8 +106,8 @@ class SaveRequest:
 
     @property
     def parts_folder(self) -> StoragePath:
-        """Where the ranks of this attempt put their parts."""
-        return attempt_folder(step_folder(self.folder, self.step), self.attempt)
+        """Where the ranks that hold this fence put their parts."""
+        return fence_folder(step_folder(self.folder, self.step), self.fence)
 
     def part(self, rank: int, ending: str) -> StoragePath:
         """A file that one rank writes."""
@@ -121,21 +121,21 @@ class _Save(SaveRequest):
     abandoned: threading.Event = field(default_factory=threading.Event)
 
 
-def claim_attempt(folder: StoragePath) -> int:
-    """A number that no other attempt of this run has; whoever holds an older one can no longer commit.
+def claim_fence(folder: StoragePath) -> int:
+    """A number that nobody else has claimed for this run; whoever holds an older one can no longer commit.
 
-    One attempt is one generation of the worker group: rank 0 claims whenever a group is formed, and tells the others.
+    The coordinator claims one whenever an attempt begins.
     """
     note = json.dumps({"claimed_at": _utc_now()}).encode()
-    number = newest_attempt(folder) + 1
-    while not (folder / ATTEMPTS / f"{number:06d}").create_once(note):
+    number = newest_fence(folder) + 1
+    while not (folder / FENCES / f"{number:06d}").create_once(note):
         number += 1
     return number
 
 
-def newest_attempt(folder: StoragePath) -> int:
+def newest_fence(folder: StoragePath) -> int:
     """The newest number claimed, 0 when there is none."""
-    names = [path.name for path in (folder / ATTEMPTS).list()]
+    names = [path.name for path in (folder / FENCES).list()]
     return max((int(name) for name in names if name.isdigit()), default=0)
 
 
@@ -184,7 +184,7 @@ def _write_part(save: _Save, stored: tuple[StoredChunk, ...], header: bytes) -> 
         STAGING.release()
     if save.before_commit is not None:
         save.before_commit()
-    part = Part(save.step, save.attempt, save.rank, save.world_size, written, BLOCK_BYTES, sums, stored)
+    part = Part(save.step, save.fence, save.rank, save.world_size, written, BLOCK_BYTES, sums, stored)
     _create(save.part(save.rank, "json"), part.to_json())
     return part
 
@@ -196,14 +196,14 @@ def _written_before(save: _Save, header: bytes) -> Part | None:
         data = path.read_bytes()
     except NotFound:
         return None
-    part = parse_part(data, path, step=save.step, attempt=save.attempt, rank=save.rank, world_size=save.world_size)
+    part = parse_part(data, path, step=save.step, fence=save.fence, rank=save.rank, world_size=save.world_size)
     sums = parts.Checksums()
     for _ in parts.blocks_of(header, STAGING.bytes(), sums):
         pass
     if sums.close() != part.crc32:
         raise CheckpointError(
-            f"attempt {save.attempt} saved another state of step {save.step} already: {path.url} exists",
-            hint="claim a new attempt whenever the worker group is formed anew",
+            f"fence {save.fence} saved another state of step {save.step} already: {path.url} exists",
+            hint="claim a new fence whenever the worker group is formed anew",
         )
     return part
 
@@ -236,7 +236,7 @@ def _commit(save: _Save) -> tuple[bool, int, str]:
             data,
             save.part(rank, "json"),
             step=save.step,
-            attempt=save.attempt,
+            fence=save.fence,
             rank=rank,
             world_size=save.world_size,
         )
@@ -246,7 +246,7 @@ def _commit(save: _Save) -> tuple[bool, int, str]:
     total = sum(part.file_bytes for part in indexed)
     manifest = Manifest(
         step=save.step,
-        attempt=save.attempt,
+        fence=save.fence,
         world_size=save.world_size,
         total_bytes=total,
         index_crc32=tuple(checksum(data) for data in indexes),
@@ -254,15 +254,15 @@ def _commit(save: _Save) -> tuple[bool, int, str]:
         scalars=save.scalars,
         state=save.state,
     )
-    # Between this look and the write a newer attempt may still begin. That does no harm: the checkpoint is whole and
+    # Between this look and the write a newer fence may still be claimed. That does no harm: the checkpoint is whole and
     # of this run, and clean-up touches no step above the newest committed one.
-    check_fence(save.folder, save.attempt)
+    check_fence(save.folder, save.fence)
     if save.abandoned.is_set():
         return False, 0, "it was given up"
     step_path = step_folder(save.folder, save.step)
     if _create(step_path / MANIFEST, manifest.to_json()):
         return True, total, ""
-    # Another attempt committed this step: the same state, by promise, so it counts as well as this one.
+    # The holder of another fence committed this step: the same state, by promise, so it counts as well as this one.
     earlier = read_manifest(step_path)
     return earlier is not None, total, "the step was committed already"
 
@@ -279,19 +279,19 @@ def _wait_for_parts(save: _Save) -> list[int]:
         if not missing or time.monotonic() > deadline or save.abandoned.is_set():
             return missing
         if time.monotonic() - looked_at_fence > FENCE_CHECK_SECONDS:
-            check_fence(save.folder, save.attempt)
+            check_fence(save.folder, save.fence)
             looked_at_fence = time.monotonic()
         save.abandoned.wait(pause)
         pause = min(pause * 1.5, 0.5)
     return []
 
 
-def check_fence(folder: StoragePath, attempt: int) -> None:
-    """Raise StaleAttempt when a newer attempt of this run has begun."""
-    newest = newest_attempt(folder)
-    if newest > attempt:
-        raise StaleAttempt(
-            f"attempt {attempt} may not commit to {folder.url}: attempt {newest} has begun",
+def check_fence(folder: StoragePath, fence: int) -> None:
+    """Raise StaleFence when a newer fence of this run was claimed."""
+    newest = newest_fence(folder)
+    if newest > fence:
+        raise StaleFence(
+            f"fence {fence} may not commit to {folder.url}: fence {newest} was claimed since",
             hint="another process trains this run; stop this one",
         )
 

@@ -97,7 +97,7 @@ def begin_state_save(context: RunContext, active: ActiveGroup, *, asynchronous: 
     request = SaveRequest(
         context.folder.checkpoints,
         run_state(context, active),
-        attempt=member.assignment.fence,
+        fence=member.assignment.fence,
         rank=member.rank,
         world_size=member.size,
         scalars=zero_state.scalars(active.engine.raw),
@@ -127,7 +127,7 @@ def finish_save(context: RunContext, active: ActiveGroup) -> bool:
 
 def _result(pending: PendingSave | None) -> tuple[bool, Exception | None]:
     """Whether a save has ended, and why it failed if it did."""
-    from raylm.checkpoint.save import StaleAttempt
+    from raylm.checkpoint.save import StaleFence
 
     if pending is None:
         return True, None
@@ -135,7 +135,7 @@ def _result(pending: PendingSave | None) -> tuple[bool, Exception | None]:
         return False, None
     try:
         pending.wait(0)
-    except StaleAttempt as error:
+    except StaleFence as error:
         raise GroupEnded(Reason.STALE) from error
     except (CheckpointError, StorageError) as error:
         return True, error
@@ -184,7 +184,7 @@ def _retire(context: RunContext, active: ActiveGroup) -> None:
     try:
         apply_retention(
             context.folder.checkpoints,
-            attempt=active.member.assignment.fence,
+            fence=active.member.assignment.fence,
             newest=settings.keep,
             best=settings.keep_best,
         )

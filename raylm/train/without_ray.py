@@ -19,7 +19,7 @@ from raylm.train.worker import work
 
 def alone(job: Job) -> Coordinator | None:
     """Train without Ray: in this process, or as one rank of torchrun. Returns the coordinator on rank 0."""
-    from raylm.checkpoint.save import claim_attempt
+    from raylm.checkpoint.save import claim_fence
 
     rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     folder = RunFolder.of(job)
@@ -28,7 +28,7 @@ def alone(job: Job) -> Coordinator | None:
     if rank == 0:
         publish(job, folder)
         coordinator = Coordinator(
-            folder, job.workers, audit=job.train.audit, claim=lambda: claim_attempt(folder.checkpoints)
+            folder, job.workers, audit=job.train.audit, claim=lambda: claim_fence(folder.checkpoints)
         )
         number = coordinator.begin(size).attempt
     if size > 1:

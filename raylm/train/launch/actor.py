@@ -19,10 +19,10 @@ class CoordinatorActor(Coordinator):
     """The coordinator on the driver's node, with a thread that watches for nodes about to be reclaimed."""
 
     def __init__(self, job: Job) -> None:
-        from raylm.checkpoint.save import claim_attempt
+        from raylm.checkpoint.save import claim_fence
 
         run = RunFolder.of(job)
-        super().__init__(run, job.workers, audit=job.train.audit, claim=lambda: claim_attempt(run.checkpoints))
+        super().__init__(run, job.workers, audit=job.train.audit, claim=lambda: claim_fence(run.checkpoints))
         threading.Thread(target=self._watch, name="raylm-drains", daemon=True).start()
 
     def _watch(self, period_seconds: float = 0.25) -> None:
