@@ -5,11 +5,8 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
-<<<<<<< HEAD
 from typing import Any
-=======
 from unittest.mock import MagicMock
->>>>>>> main
 
 import click
 import pytest
@@ -31,7 +28,6 @@ JOBS = sorted((ROOT / "jobs").glob("*.yaml"))
 
 
 def blocks() -> list[str]:
-<<<<<<< HEAD
     """The fenced blocks of all pages that name no language."""
     return [
         block
@@ -39,10 +35,6 @@ def blocks() -> list[str]:
         for fence, block in re.findall(r"^```([^\n]*)\n(.*?)^```$", page, flags=re.DOTALL | re.MULTILINE)
         if not fence
     ]
-=======
-    """The fenced blocks of README."""
-    return re.findall(r"^```\w*\n(.*?)^```$", README, flags=re.DOTALL | re.MULTILINE)
->>>>>>> main
 
 
 def commands(*first: str) -> list[list[str]]:
