@@ -5,11 +5,8 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
-<<<<<<< HEAD
 from typing import Any
-=======
 from unittest.mock import MagicMock
->>>>>>> main
 
 import click
 import pytest
@@ -31,7 +28,6 @@ JOBS = sorted((ROOT / "jobs").glob("*.yaml"))
 
 
 def blocks() -> list[str]:
-<<<<<<< HEAD
     """The fenced blocks of all pages that name no language."""
     return [
         block
@@ -39,10 +35,6 @@ def blocks() -> list[str]:
         for fence, block in re.findall(r"^```([^\n]*)\n(.*?)^```$", page, flags=re.DOTALL | re.MULTILINE)
         if not fence
     ]
-=======
-    """The fenced blocks of README."""
-    return re.findall(r"^```\w*\n(.*?)^```$", README, flags=re.DOTALL | re.MULTILINE)
->>>>>>> main
 
 
 def commands(*first: str) -> list[list[str]]:
@@ -92,7 +84,7 @@ def test_every_make_target_on_a_page_exists(words: list[str]) -> None:
 
 
 @pytest.mark.parametrize("words", commands("raylm", "cluster"), ids=shlex.join)
-def test_every_cluster_command_in_readme_is_understood(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_cluster_command_on_a_page_is_understood(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("raylm.deploy.local.LocalCluster", MagicMock())
     with pytest.raises(SystemExit) as ended:
         main(words[1:])
