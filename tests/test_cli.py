@@ -203,7 +203,7 @@ def test_inspect_shows_what_a_data_set_holds(capsys: pytest.CaptureFixture[str],
     prepare(load_job(job_file(tmp_path, text)), session=here)
     code, out, _ = run(capsys, "inspect", f"{tmp_path}/runs/a/data", "--samples", "1")
     assert code == 0
-    assert re.search(r"^source +story: 500 documents, [\d.]+k tokens; left out: 2 empty$", out, re.M)
+    assert re.search(r"^source +story: 500 documents, [\d.]+k tokens; skipped: 2 empty$", out, re.M)
     assert re.search(r"^lengths +shortest \d+, median \d+, 90 % \d+, longest \d+ tokens, of \d+ doc", out, re.M)
     assert re.search(r"^sample 1:\n  line \d+ of the story$", out, re.M)
     code, _, err = run(capsys, "inspect", str(tmp_path))

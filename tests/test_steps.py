@@ -104,7 +104,7 @@ def test_a_sample_keeps_about_its_share_and_the_same_documents(tmp_path: Path) -
 
 
 def test_when_steps_drop_everything_the_error_says_which(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"left out or dropped \(\d+ not sampled; such as "):
+    with pytest.raises(DataError, match=r"skipped or dropped \(\d+ not sampled; such as "):
         run(stepped(tmp_path, [{"sample": {"rate": 0.0}}]))
 
 

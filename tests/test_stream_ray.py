@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import test_stream
 from test_stream import BATCH, same, spoil, write_dataset
@@ -21,6 +22,7 @@ from raylm.records import Batch
 from raylm.stream import ray_data
 from raylm.stream.lanes import Block
 from raylm.stream.loader import Dataset, Stream, StreamSettings, order_of
+from raylm.stream.reading import Reader
 
 DATA = DataSettings(chunk_rows=8, window_chunks=3)
 SETTINGS = StreamSettings(BATCH, DATA, seed=5, document_attention=True)
@@ -154,6 +156,18 @@ def test_threads_take_over_where_ray_data_fails(
     assert len([record for record in caplog.records if "RuntimeError: the node went away" in record.message]) == 1
 
 
+def test_a_fault_of_our_own_in_the_reading_thread_is_raised(
+    datasets: list[Dataset], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unpack_badly() -> None:
+        np.frombuffer(ray_data.Limits, dtype=np.int32)  # type: ignore[call-overload]
+
+    fake_executions(monkeypatch, datasets, then=unpack_badly)
+    monkeypatch.setattr(ray_data, "_PACKAGE", Path(__file__).parent)
+    with stream(datasets, "ray") as batches, pytest.raises(TypeError):
+        consume(batches, lambda: False, more=0)
+
+
 def test_threads_help_out_where_ray_data_is_late(
     datasets: list[Dataset], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -169,7 +183,7 @@ def fake_executions(monkeypatch: pytest.MonkeyPatch, datasets: list[Dataset], th
     given = itertools.count()
 
     def execute(self: Any, blocks: Sequence[Block]) -> Iterator[Any]:
-        reader = ray_data.Reader(datasets)
+        reader = Reader(datasets)
         for block in blocks:
             if next(given) == 7:
                 then()

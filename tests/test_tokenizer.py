@@ -313,9 +313,9 @@ def test_a_real_sentencepiece_model_gives_its_own_ids(name: str, tmp_path: Path)
 def rank_file(tmp_path: Path) -> tuple[Path, dict[bytes, int]]:
     """Small ranks, learned from TEXTS."""
     tokenizer = trained("bpe", "byte_level")
-    letters = {letter: byte for byte, letter in _byte_letters().items()}
+    characters = {character: byte for byte, character in _byte_characters().items()}
     tokens = sorted(
-        (number, bytes(letters[letter] for letter in token))
+        (number, bytes(characters[character] for character in token))
         for token, number in tokenizer.get_vocab().items()
         if token != "<|endoftext|>"
     )
@@ -325,10 +325,10 @@ def rank_file(tmp_path: Path) -> tuple[Path, dict[bytes, int]]:
     return path, ranks
 
 
-def _byte_letters() -> dict[int, str]:
-    from raylm.prep.tokenizer.from_tiktoken import _letters
+def _byte_characters() -> dict[int, str]:
+    from raylm.prep.tokenizer.from_tiktoken import byte_characters
 
-    return _letters()
+    return byte_characters()
 
 
 def their_pattern(name: str, monkeypatch: pytest.MonkeyPatch) -> str:
@@ -571,8 +571,8 @@ def test_card_and_inspect_tell_how_finely_the_tokenizer_cuts(told_languages: Non
     one = report.manifest.fertility["mixed"]["ja"]
     card = Path(report.output, "card.md").read_text()
     assert f"| mixed | ja | 1 | {one['tokens'] / one['words']:.2f} | {one['bytes'] / one['tokens']:.2f} |" in card
-    said = [value for _, value in rows(inspect_dataset(StoragePath(report.output), 0))]
-    assert any(value.startswith(f"mixed, ja: {one['tokens'] / one['words']:.2f} a word") for value in said)
+    shown = [value for _, value in rows(inspect_dataset(StoragePath(report.output), 0))]
+    assert any(value.startswith(f"mixed, ja: {one['tokens'] / one['words']:.2f} per word") for value in shown)
 
 
 def test_unknown_tokens_are_counted(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from raylm.humanize import count, size
 if TYPE_CHECKING:
     from raylm.prep.report.fertility import Counts
     from raylm.prep.report.inspect import DatasetSample
+    from raylm.prep.report.totals import SourceCounts
     from raylm.storage import Connection
 
 _SAMPLE_CHARACTERS = 400
@@ -40,14 +41,15 @@ def inspect(folder: str, samples: int, connection: Connection) -> None:
 def rows(found: DatasetSample) -> list[tuple[str, str]]:
     """The manifest in words, a source a row."""
     from raylm.prep.report.card import step_lines
+    from raylm.prep.report.totals import counts_by_source
 
     manifest = found.manifest
     sources = [
         (
             "source" if index == 0 else "",
-            f"{name}: {_documents(counts):,} documents, {count(counts.get('tokens', 0))} tokens{_skipped(counts)}",
+            f"{name}: {counts.documents:,} documents, {count(counts.train_tokens)} tokens{_skipped(counts)}",
         )
-        for index, (name, counts) in enumerate(manifest.sources.items())
+        for index, (name, counts) in enumerate(counts_by_source(manifest).items())
     ]
     steps = [("step" if index == 0 else "", words) for index, words in enumerate(step_lines(manifest))]
     quantiles = ", ".join(f"{label} {found.quantile(share):,}" for label, share in _QUANTILES)
@@ -71,28 +73,21 @@ def rows(found: DatasetSample) -> list[tuple[str, str]]:
 _QUANTILES = (("shortest", 0.0), ("median", 0.5), ("90 %", 0.9), ("longest", 1.0))
 
 
-def _documents(counts: dict[str, int]) -> int:
-    return counts.get("documents", 0) + counts.get("held_out_documents", 0)
-
-
 def _fertility(counts: Counts) -> list[tuple[str, str]]:
     """A line a source and language: how finely the tokenizer cuts it."""
     from raylm.prep.report.fertility import by_language
 
-    told = []
+    lines = []
     for source, language, one in by_language(counts):
         words, size, _, partial, unknown = one.ratios
         named = f"{source}, {language}" if language else source
-        told.append(
-            f"{named}: {words:.2f} a word, {size:.2f} bytes each, {partial:.2%} parts of letters, {unknown:.2%} unknown"
+        lines.append(
+            f"{named}: {words:.2f} per word, {size:.2f} bytes each, "
+            f"{partial:.2%} partial characters, {unknown:.2%} unknown"
         )
-    return [("tokens" if index == 0 else "", line) for index, line in enumerate(told)]
+    return [("tokens" if index == 0 else "", line) for index, line in enumerate(lines)]
 
 
-def _skipped(counts: dict[str, int]) -> str:
-    reasons = [
-        f"{number:,} {key.removeprefix('skipped_').replace('_', ' ')}"
-        for key, number in counts.items()
-        if key.startswith("skipped_")
-    ]
-    return f"; left out: {', '.join(reasons)}" if reasons else ""
+def _skipped(counts: SourceCounts) -> str:
+    reasons = [f"{number:,} {reason.replace('_', ' ')}" for reason, number in counts.skipped.items()]
+    return f"; skipped: {', '.join(reasons)}" if reasons else ""

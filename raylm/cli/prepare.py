@@ -53,7 +53,7 @@ def result_rows(result: PrepareReport) -> list[tuple[str, str]]:
     ]
     if result.skipped:
         reasons = ", ".join(f"{count:,} {reason.replace('_', ' ')}" for reason, count in result.skipped.items())
-        rows.insert(1, ("left out", f"{reasons}; examples in {result.output}/skipped.json"))
+        rows.insert(1, ("skipped", f"{reasons}; examples in {result.output}/skipped.json"))
     steps = [("step" if index == 0 else "", words) for index, words in enumerate(step_lines(manifest))]
     return [*steps, *rows, ("report", f"{result.output}/report.html")]
 
@@ -62,15 +62,15 @@ def progress_lines(
     every_seconds: float = 2.0, clock: Callable[[], float] = time.monotonic
 ) -> Callable[[PrepareProgress], None]:
     """A listener that prints each new phase, and within a phase a line every few seconds with rate and time left."""
-    told: dict[str, float] = {}
+    printed: dict[str, float] = {}
     began: dict[str, tuple[float, PrepareProgress]] = {}
 
     def tell(progress: PrepareProgress) -> None:
         now = clock()
         at, first = began.setdefault(progress.phase, (now, progress))
-        if now - told.get(progress.phase, float("-inf")) < every_seconds and progress.done < progress.total:
+        if now - printed.get(progress.phase, float("-inf")) < every_seconds and progress.done < progress.total:
             return
-        told[progress.phase] = now
+        printed[progress.phase] = now
         words = progress.phase
         if progress.total > 1:
             words += f": {progress.done} of {progress.total}"

@@ -11,7 +11,6 @@ from __future__ import annotations
 import functools
 import json
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -20,6 +19,7 @@ from raylm.errors import ConfigError, DataError
 from raylm.prep.checks.measures import wanted
 from raylm.prep.checks.quarantine import Quarantine
 from raylm.prep.checks.requirements import refuse_unmet
+from raylm.prep.checks.verdicts import verdicts_on
 from raylm.prep.operators import fit
 from raylm.prep.operators.barrier import Runner
 from raylm.prep.pack import pack_unit
@@ -39,7 +39,9 @@ from raylm.prep.passes import (
     resources_of,
 )
 from raylm.prep.planning import new_worklist, stored_worklist
-from raylm.prep.report.publish import REPORT_NAME, check_shared, manifest_of, no_documents, verdicts_on, write_record
+from raylm.prep.report.publish import check_shared, manifest_of
+from raylm.prep.report.totals import documents_in, no_documents, skipped_in
+from raylm.prep.report.write import REPORT_NAME, write_report
 from raylm.prep.split import document_held_out
 from raylm.prep.tasks import Session, on_ray
 from raylm.prep.tokenizer import import_tokenizer, sample, write_tokenizer
@@ -127,7 +129,7 @@ def prepare(
     manifest = manifest_of(job, output, results, logs)
     check_shared(output, manifest)
     verdicts = verdicts_on(job, manifest, results, logs)
-    write_record(job, output, manifest, worklist, logs, verdicts)
+    write_report(job, output, manifest, worklist, logs, verdicts)
     refuse_unmet(verdicts, (output / REPORT_NAME).url)
     write_manifest(output, manifest)
     (output / WORK_FOLDER).remove()
@@ -335,17 +337,13 @@ def _report(
     already_done: bool = False,
     resumed_units: int = 0,
 ) -> PrepareReport:
-    counts = list(manifest.sources.values())
-    skipped: Counter[str] = Counter()
-    for count in counts:
-        skipped.update({key.removeprefix("skipped_"): n for key, n in count.items() if key.startswith("skipped_")})
     return PrepareReport(
         already_done=already_done,
         manifest=manifest,
         seconds=seconds,
-        documents=sum(count["documents"] + count["held_out_documents"] for count in counts),
+        documents=documents_in(manifest),
         tokens=manifest.train_tokens + manifest.held_out_tokens,
         output=output.url,
         resumed_units=resumed_units,
-        skipped=dict(sorted(skipped.items())),
+        skipped=skipped_in(manifest),
     )

@@ -73,6 +73,6 @@ class TokenizerSettings(Settings):
 
 def _check_apart(token: str) -> None:
     """A trained tokenizer never joins letters and signs, so such a token is never mistaken for a piece of text."""
-    ends_in_signs = not any(letter.isalnum() or letter.isspace() for letter in (token[:1], token[-1:]))
-    if not ends_in_signs or not any(letter.isalnum() for letter in token):
+    ends_in_signs = not any(character.isalnum() or character.isspace() for character in (token[:1], token[-1:]))
+    if not ends_in_signs or not any(character.isalnum() for character in token):
         raise ValueError(f"special token {token!r}: it has to begin and end with a sign, such as <|user|> or [SEP]")

@@ -16,6 +16,7 @@ EXAMPLES = 5  # kept of each reason
 ALL_BROKEN = 1000  # this many broken records and no document: what is wrong is the job, not the records
 BROKEN_FILE = "broken_file"
 BROKEN_RECORD = "broken_record"
+SKIPPED = "skipped_"  # before a reason, among the counts of a source in a manifest
 
 
 @dataclass
@@ -54,8 +55,8 @@ class Skipped:
             kept += examples[: EXAMPLES - len(kept)]
 
     def counts(self) -> dict[str, int]:
-        """`skipped_<reason>` → how many."""
-        return {f"skipped_{reason}": count for reason, count in sorted(self.reasons.items())}
+        """Prefixed reason → how many, as manifests hold it."""
+        return {f"{SKIPPED}{reason}": count for reason, count in sorted(self.reasons.items())}
 
     def to_dict(self) -> dict[str, Any]:
         """As a unit's marker holds it."""

@@ -1,4 +1,4 @@
-"""Comes in: a job and what its preparation gave. Leaves: card.md, what a person wants to know of a data set."""
+"""card.md: what a person wants to know of a dataset, as Markdown."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from raylm.prep.checks.requirements import Verdict
 from raylm.prep.checks.skipped import Skipped
 from raylm.prep.report.fairness import fairness_lines
 from raylm.prep.report.fertility import RATIO_NAMES, Fertility, by_language
+from raylm.prep.report.totals import SourceCounts, steps_in
 from raylm.shards import DatasetManifest
 
 
@@ -37,8 +38,8 @@ def data_card(
             *(_source(source, manifest, tokens) for source in settings.sources),
             "",
             *_requirements(verdicts),
-            *(["## Steps", "", *step_lines(manifest), ""] if manifest.steps[:-1] else []),
-            "## Left out while reading",
+            *(["## Steps", "", *step_lines(manifest), ""] if steps_in(manifest) else []),
+            "## Skipped while reading",
             "",
             *_skipped(skipped),
             "",
@@ -52,24 +53,21 @@ def data_card(
             "## Made by",
             "",
             f"raylm {__version__}; fingerprint of the data `{manifest.fingerprint}`. manifest.json holds the settings "
-            "and every count, skipped.json examples of what was left out.",
+            "and every count, skipped.json examples of what was skipped.",
             "",
         ]
     )
 
 
 def _source(source: SourceSettings, manifest: DatasetManifest, all_tokens: int) -> str:
-    counts = manifest.sources.get(source.name, {})
-    documents, size, tokens = (counts.get(key, 0) + counts.get(f"held_out_{key}", 0) for key in _COUNTED)
+    counts = SourceCounts.of(manifest.sources.get(source.name, {}))
     files = f"{source.kind}, `{source.location}`"
-    share = tokens / max(1, all_tokens)
+    share = counts.tokens / max(1, all_tokens)
     license = source.license or "not stated"
-    cells = [source.name, files, license, f"{documents:,}", f"{size:,}", f"{tokens:,}", f"{share:.1%}"]
+    cells = [source.name, files, license, f"{counts.documents:,}", f"{counts.bytes:,}", f"{counts.tokens:,}"]
+    cells.append(f"{share:.1%}")
     # A bar would end the cell.
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
-
-
-_COUNTED = ("documents", "bytes", "tokens")
 
 
 def _requirements(verdicts: Sequence[Verdict]) -> list[str]:
@@ -85,7 +83,7 @@ def _requirements(verdicts: Sequence[Verdict]) -> list[str]:
 def step_lines(manifest: DatasetManifest) -> list[str]:
     """What each step of a preparation did, a line each."""
     lines = []
-    for number, step in enumerate(manifest.steps[:-1], 1):  # the last one only tokenizes
+    for number, step in enumerate(steps_in(manifest), 1):
         words = f"{number}. {step['name']}: {step['kept']:,} of {step['documents']:,} documents"
         for what in ("dropped", "changed"):
             counts = ", ".join(f"{times:,} {name}" for name, times in step[what].items())
@@ -121,8 +119,8 @@ def _fertility(manifest: DatasetManifest) -> list[str]:
     return [
         *(f"| {' | '.join(cells)} |" for cells in table),
         "",
-        "Words stand between white space; Chinese, Japanese and Thai write none, so compare letters and bytes there. "
-        "Parts of letters are tokens of a byte or two that are no letter by themselves.",
+        "Words stand between white space; Chinese, Japanese and Thai write none, so compare characters and bytes "
+        "there. Partial characters are tokens of a byte or two that are no character by themselves.",
         "",
     ]
 

@@ -1,6 +1,6 @@
 """How finely the tokenizer cuts texts: counts of a source's texts in a language, which add up over units.
 
-Comes in: texts and their tokens, while they are packed. Leaves: counts in the manifest, and the ratios people compare.
+Counts are taken while texts are packed and stand in the manifest; ratios are what people compare.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from raylm.prep.languages import UNKNOWN_LANGUAGE
 class Fertility:
     """Counts of texts and of their tokens without the end of text.
 
-    words: between white space; Chinese, Japanese and Thai write none, so look at letters and bytes there. partial:
-    tokens that stand for a byte or two of a letter. unknown: tokens that stand for what the tokenizer does not know.
+    words: between white space; Chinese, Japanese and Thai write none, so look at characters and bytes there. partial:
+    tokens that stand for a byte or two of a character. unknown: tokens that stand for what the tokenizer does not know.
     """
 
     documents: int = 0
@@ -38,7 +38,7 @@ class Fertility:
 
     @property
     def ratios(self) -> tuple[float, float, float, float, float]:
-        """Tokens a word, bytes a token, letters a token, and the shares of partial and of unknown tokens."""
+        """Tokens per word, bytes per token, characters per token, and the shares of partial and of unknown tokens."""
         tokens = max(1, self.tokens)
         return (
             self.tokens / max(1, self.words),
@@ -53,7 +53,9 @@ Counts = Mapping[str, Mapping[str, Mapping[str, int]]]  # source â†’ language â†
 RATIO_NAMES = ("tokens per word", "bytes per token", "characters per token", "partial characters", "unknown")
 
 
-def summed(units: Iterable[tuple[str, Mapping[str, Mapping[str, int]]]]) -> dict[str, dict[str, dict[str, int]]]:
+def summed_fertility(
+    units: Iterable[tuple[str, Mapping[str, Mapping[str, int]]]],
+) -> dict[str, dict[str, dict[str, int]]]:
     """The counts of all units, each given as its source and its counts by language."""
     sums: dict[str, dict[str, Fertility]] = {}
     for source, languages in units:

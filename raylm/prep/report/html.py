@@ -1,4 +1,4 @@
-"""Comes in: what preparation gave. Leaves: the page report.html, with the card's figures and histograms. Pure."""
+"""The page report.html of a dataset: the card's figures, and histograms."""
 
 from __future__ import annotations
 
@@ -6,24 +6,15 @@ from collections.abc import Mapping, Sequence
 from html import escape
 
 from raylm.config.prepare import PrepareSettings
-from raylm.html import frame, table, tiles
+from raylm.html import frame, table, text_of, tiles
 from raylm.humanize import count, size
 from raylm.prep.checks.requirements import Verdict
 from raylm.prep.checks.skipped import Skipped
 from raylm.prep.operators import OperatorRecord
+from raylm.prep.report.totals import SourceCounts, documents_in, steps_of
 from raylm.shards import DatasetManifest
 
 MOST_BARS = 24  # values of a tally that get a bar of their own
-_STYLE = """
-.bars { display: grid; grid-template-columns: max-content 1fr max-content; gap: 3px 10px; font-size: 13px; }
-.bars b { font-weight: normal; text-align: right; overflow-wrap: anywhere; }
-.bars i { background: var(--main); border-radius: 3px; height: 15px; min-width: 1px; align-self: center; }
-.bars i.dropped { background: var(--loss); }
-.bars span { font-variant-numeric: tabular-nums; color: var(--faint); }
-details { margin: 6px 0; font-size: 13px; } details p { margin: 3px 0 3px 16px; overflow-wrap: anywhere; }
-h3 { font-size: 15px; margin: 22px 0 6px; }
-.unmet { color: var(--bad); font-weight: 600; }
-"""
 
 
 def data_page(
@@ -45,7 +36,7 @@ def data_page(
         _reading(skipped),
         f"<footer>Data {manifest.fingerprint}, tokenizer {manifest.tokenizer}</footer>",
     ]
-    return frame(f"{name}, data", body, style=_STYLE)
+    return frame(f"{name}, data", body, style=text_of("raylm.prep.report", "report.css"))
 
 
 def _status(manifest: DatasetManifest, verdicts: Sequence[Verdict]) -> str:
@@ -55,9 +46,9 @@ def _status(manifest: DatasetManifest, verdicts: Sequence[Verdict]) -> str:
 
 
 def _tiles(manifest: DatasetManifest, records: Sequence[OperatorRecord]) -> str:
-    documents = sum(one.get("documents", 0) + one.get("held_out_documents", 0) for one in manifest.sources.values())
+    documents = documents_in(manifest)
     stored = sum(shard.bytes for shard in (*manifest.train, *manifest.held_out))
-    read = records[0].documents if len(records) > 1 else documents
+    read = records[0].documents if steps_of(records) else documents
     return tiles(
         [
             ("documents", count(documents), f"of {count(read)} read"),
@@ -81,22 +72,20 @@ def _verdicts(verdicts: Sequence[Verdict]) -> str:
 def _sources(settings: PrepareSettings, manifest: DatasetManifest) -> str:
     rows = []
     for source in settings.sources:
-        counts = manifest.sources.get(source.name, {})
-        documents, held, tokens = (
-            counts.get(key, 0) + counts.get(f"held_out_{key}", 0) for key in ("documents", "bytes", "tokens")
-        )
-        rows.append((source.name, source.kind, source.license or "", f"{documents:,}", size(held), count(tokens)))
+        counts = SourceCounts.of(manifest.sources.get(source.name, {}))
+        figures = (f"{counts.documents:,}", size(counts.bytes), count(counts.tokens))
+        rows.append((source.name, source.kind, source.license or "", *figures))
     head = ("source", "kind", "license", "documents", "text", "tokens")
     return f"<h2>Sources</h2>{table(head, rows, numbers=(3, 4, 5))}"
 
 
 def _steps(records: Sequence[OperatorRecord]) -> str:
-    if len(records) < 2:
+    if not steps_of(records):
         return ""
     most = max(record.documents for record in records) or 1
     bars = "".join(
         _bar(record.name.replace("_", " "), record.kept / most, f"{record.kept:,} of {record.documents:,}")
-        for record in records[:-1]  # the last one only tokenizes
+        for record in steps_of(records)
     )
     return f'<h2>Documents after each step</h2><div class="bars">{bars}</div>'
 
@@ -128,7 +117,7 @@ def _reading(skipped: Mapping[str, Skipped]) -> str:
     if not rows:
         return ""
     head = ("source", "reason", "times", "examples")
-    return f"<h2>Left out while reading</h2>{table(head, rows, numbers=(2,))}"
+    return f"<h2>Skipped while reading</h2>{table(head, rows, numbers=(2,))}"
 
 
 def _bars(values: Mapping[str, int], style: str = "") -> str:

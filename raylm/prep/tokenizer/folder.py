@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from raylm.errors import DataError
+from raylm.errors import DataError, RaylmError
 from raylm.storage import StoragePath
 
 if TYPE_CHECKING:
@@ -70,10 +71,17 @@ def parsed(definition: bytes, url: str) -> Any:
     """The tokenizer that tokenizer.json holds; `url` is for the message."""
     from tokenizers import Tokenizer
 
-    try:
+    with refused_by_library(lambda error: DataError(f"{url} is no tokenizer: {error}", hint="restore the file")):
         return Tokenizer.from_str(definition.decode())
-    except Exception as error:  # the library raises bare Exception
-        raise DataError(f"{url} is no tokenizer: {error}", hint="restore the file") from error
+
+
+@contextlib.contextmanager
+def refused_by_library(refusal: Callable[[Exception], RaylmError]) -> Iterator[None]:
+    """Raise the error that `refusal` makes of whatever the tokenizers library raises inside."""
+    try:
+        yield
+    except Exception as error:  # the library's own errors are bare Exceptions, so there is nothing narrower to catch
+        raise refusal(error) from error
 
 
 @functools.lru_cache(maxsize=4)
@@ -131,12 +139,12 @@ def _mapping(place: StoragePath) -> dict[str, Any]:
 
 @functools.lru_cache(maxsize=4)
 def partial_and_unknown(folder: StoragePath) -> Mapping[str, NDArray[np.bool_]]:
-    """Which ids stand for less than a letter ("partial", a byte or two of one), and which for none ("unknown")."""
+    """Which ids stand for less than a character ("partial", a byte or two of one), and which for none ("unknown")."""
     import numpy as np
 
     tokenizer, facts = load(folder)
     size = facts.vocab_size
-    # A part of a letter is no UTF-8 by itself, and the decoder says so with this sign.
+    # A part of a character is no UTF-8 by itself, and the decoder says so with this sign.
     partial = np.array(["\ufffd" in text for text in tokenizer.decode_batch([[number] for number in range(size)])])
     unknown = np.zeros(size, dtype=bool)
     model = json.loads((folder / SAVED).read_bytes())["model"]

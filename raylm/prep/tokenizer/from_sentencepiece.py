@@ -19,7 +19,7 @@ _SPACE = "\u2581"  # what stands for a space in pieces
 _UNIGRAM, _BPE = 1, 2  # trainer_spec.model_type
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _BYTE = 1, 2, 3, 4, 6  # pieces[].type
 # The library looks for every piece of the vocabulary in a text, SentencePiece only for those of plain text. With a
-# score below that of any way to spell the same letters, `<s>` in a text is three letters here too.
+# score below that of any way to spell the same characters, `<s>` in a text is three characters here too.
 _NEVER = 10_000.0
 
 
@@ -47,7 +47,7 @@ def from_sentencepiece(content: bytes, url: str, eos: str | None) -> TokenizerFi
             if piece.type in (_UNKNOWN, _CONTROL)
         ]
     )
-    _dress(tokenizer, model)
+    _set_pipeline(tokenizer, model)
 
     def piece(number: int) -> str | None:
         return model.pieces[number].piece if 0 <= number < len(model.pieces) else None
@@ -114,7 +114,7 @@ def _bpe(model: Any) -> Any:
         unk_token=model.pieces[model.trainer_spec.unk_id].piece,
         fuse_unk=True,
         byte_fallback=model.trainer_spec.byte_fallback,
-        ignore_merges=bool(_own_symbols(model)),  # nothing joins their letters, so they are found whole
+        ignore_merges=bool(_own_symbols(model)),  # nothing joins their characters, so they are found whole
     )
 
 
@@ -124,8 +124,8 @@ def _own_symbols(model: Any) -> list[str]:
     return sorted(symbols, key=len, reverse=True)
 
 
-def _dress(tokenizer: Any, model: Any) -> None:
-    """Give the tokenizer the model's normalisation, and what undoes it."""
+def _set_pipeline(tokenizer: Any, model: Any) -> None:
+    """Set the tokenizer's normalizer, and the decoder that undoes it, as the model has them."""
     from tokenizers import Regex, decoders, normalizers, pre_tokenizers
 
     spec = model.normalizer_spec

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from raylm.errors import ConfigError, DataError
-from raylm.prep.tokenizer.folder import TokenizerFiles
+from raylm.prep.tokenizer.folder import TokenizerFiles, refused_by_library
 from raylm.prep.tokenizer.train import END_OF_TEXT
 
 _CONTRACTED = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
@@ -60,10 +60,10 @@ def from_tiktoken(content: bytes, url: str, pattern: str | None, eos: str | None
 
     encoding = encoding_of(pattern, url)
     ranks = read_ranks(content, url)
-    letters = _letters()
+    characters = byte_characters()
 
     def spelled(token: bytes) -> str:
-        return "".join(letters[byte] for byte in token)
+        return "".join(characters[byte] for byte in token)
 
     vocabulary = {spelled(token): rank for token, rank in ranks.items()}
     behind = max(ranks.values()) + 1
@@ -110,13 +110,13 @@ def encoding_of(pattern: str | None, url: str) -> Encoding:
             f"prepare.tokenizer.pattern is {pattern!r}, which is no encoding that raylm knows",
             hint=f"set it to {names}, or to a regular expression",
         )
-    try:
-        Regex(pattern)
-    except Exception as error:  # the library raises bare Exception
-        raise ConfigError(
+    with refused_by_library(
+        lambda error: ConfigError(
             f"prepare.tokenizer.pattern is no regular expression: {error}",
             hint=f"correct {pattern!r}, or name an encoding: {names}",
-        ) from error
+        )
+    ):
+        Regex(pattern)
     return Encoding(pattern, 0, {})
 
 
@@ -174,8 +174,8 @@ def _decoded(text: bytes) -> bytes | None:
         return None
 
 
-def _letters() -> dict[int, str]:
-    """The letter that stands for each byte: itself where it can be printed, or one from 256 on, in order."""
+def byte_characters() -> dict[int, str]:
+    """The character that stands for each byte: itself where it can be printed, or one from 256 on, in order."""
     printed = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printed]
-    return {byte: chr(byte) for byte in printed} | {byte: chr(256 + place) for place, byte in enumerate(others)}
+    return {byte: chr(byte) for byte in printed} | {byte: chr(256 + number) for number, byte in enumerate(others)}

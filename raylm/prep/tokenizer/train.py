@@ -22,7 +22,7 @@ from raylm.prep.tokenizer.folder import TokenizerFiles
 END_OF_TEXT = "<|endoftext|>"
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
 _UNKNOWN = "<unk>"
-_COVERED = 0.9995  # of the letters have tokens of their own, where the others are spelled in bytes
+_COVERED = 0.9995  # of the characters have tokens of their own, where the others are spelled in bytes
 _UNIGRAM_LONGEST = 16
 _SPACE = "\u2581"  # what sentencepiece writes for a space
 _NOT_LEARNED = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u2047\u2581]")  # sentencepiece has its own use for them
@@ -65,16 +65,18 @@ def _bpe(texts: Iterable[str], settings: TokenizerSettings, special: list[str]) 
     more: dict[str, Any] = {}
     size = settings.vocab_size
     if settings.alphabet == "byte_level":
-        alphabet = _byte_letters()
+        alphabet = _byte_alphabet()
     else:
-        texts = list(texts)  # their letters are counted before the trainer reads them
+        texts = list(texts)  # their characters are counted before the trainer reads them
         size -= len(BYTES)
-        alphabet = _common_letters(Counter(letter for text in texts for letter in text), (size - len(special)) // 2)
+        alphabet = _common_characters(
+            Counter(character for text in texts for character in text), (size - len(special)) // 2
+        )
         more["limit_alphabet"] = max(1, len(alphabet))
     if settings.max_token_length is not None:
         more["max_token_length"] = settings.max_token_length + 1  # the library means: shorter than that
     tokenizer = Tokenizer(models.BPE())
-    _dress(tokenizer, settings)
+    _set_pipeline(tokenizer, settings)
     trainer = trainers.BpeTrainer(
         vocab_size=size,
         min_frequency=settings.min_frequency,
@@ -100,20 +102,20 @@ def _unigram(texts: Iterable[str], settings: TokenizerSettings, special: list[st
     from tokenizers import AddedToken, Tokenizer, models
 
     tokenizer = Tokenizer(models.Unigram())
-    _dress(tokenizer, settings)
+    _set_pipeline(tokenizer, settings)
     words = _words(tokenizer, texts)
-    room = settings.vocab_size - len(special)
+    max_pieces = settings.vocab_size - len(special)
     if settings.alphabet == "byte_level":
-        alphabet = _byte_letters()
-        pieces = _learned(words, room, alphabet, settings)
+        alphabet = _byte_alphabet()
+        pieces = _learned(words, max_pieces, alphabet, settings)
         tokenizer.model = models.Unigram(pieces)
     else:
-        room -= len(BYTES) + 1
-        letters: Counter[str] = Counter()
+        max_pieces -= len(BYTES) + 1
+        characters: Counter[str] = Counter()
         for word, count in words.items():
-            for letter in word:
-                letters[letter] += count
-        pieces = _learned(words, room, _common_letters(letters, room // 2), settings)
+            for character in word:
+                characters[character] += count
+        pieces = _learned(words, max_pieces, _common_characters(characters, max_pieces // 2), settings)
         first = [(_UNKNOWN, 0.0), *((token, 0.0) for token in BYTES)]
         tokenizer.model = models.Unigram([*first, *pieces], unk_id=0, byte_fallback=True)
     # They come after the pieces: the model would find one that is a piece in plain text.
@@ -132,23 +134,23 @@ def _words(tokenizer: Any, texts: Iterable[str]) -> Counter[str]:
 
 
 def _learned(
-    words: Counter[str], room: int, alphabet: list[str], settings: TokenizerSettings
+    words: Counter[str], max_pieces: int, alphabet: list[str], settings: TokenizerSettings
 ) -> list[tuple[str, float]]:
-    """Pieces with the logarithm of their probability, `room` of them at most; every letter of the alphabet is one."""
+    """Pieces with the logarithm of their probability, `max_pieces` at most; every character of the alphabet is one."""
     seen: Counter[str] = Counter()
     known = re.compile(f"[{re.escape(''.join(alphabet))}]+") if alphabet else re.compile(r"(?!)")
     for word, count in words.items():
         if not _NOT_LEARNED.search(word):
             for part in known.findall(word):
                 seen[part] += count
-    letters = {letter for word in seen for letter in word}
-    missing = [letter for letter in alphabet if letter not in letters]
-    pieces = _sentencepiece(seen, room - len(missing), settings) if seen else []
+    seen_characters = {character for word in seen for character in word}
+    missing = [character for character in alphabet if character not in seen_characters]
+    pieces = _sentencepiece(seen, max_pieces - len(missing), settings) if seen else []
     least = min((score for _, score in pieces), default=0.0)
-    return [*pieces, *((letter, least - 1) for letter in missing)]
+    return [*pieces, *((character, least - 1) for character in missing)]
 
 
-def _sentencepiece(words: Counter[str], room: int, settings: TokenizerSettings) -> list[tuple[str, float]]:
+def _sentencepiece(words: Counter[str], max_pieces: int, settings: TokenizerSettings) -> list[tuple[str, float]]:
     try:
         import sentencepiece
     except ImportError as error:
@@ -160,7 +162,7 @@ def _sentencepiece(words: Counter[str], room: int, settings: TokenizerSettings) 
         input_format="tsv",
         model_writer=model,
         model_type="unigram",
-        vocab_size=room + 1,  # with its own unknown piece
+        vocab_size=max_pieces + 1,  # with its own unknown piece
         hard_vocab_limit=False,
         num_threads=1,  # each thread sums for itself: their number would change the last digits
         character_coverage=1.0,
@@ -184,8 +186,8 @@ def _sentencepiece(words: Counter[str], room: int, settings: TokenizerSettings) 
     return [(made.id_to_piece(number).replace(_SPACE, " "), made.get_score(number)) for number in numbers]
 
 
-def _dress(tokenizer: Any, settings: TokenizerSettings) -> None:
-    """Give the tokenizer what comes before its model and after it."""
+def _set_pipeline(tokenizer: Any, settings: TokenizerSettings) -> None:
+    """Set the normalizer, pre-tokenizer and decoder around the tokenizer's model."""
     from tokenizers import Regex, decoders, normalizers, pre_tokenizers
 
     if settings.normalization != "none":
@@ -203,21 +205,21 @@ def _dress(tokenizer: Any, settings: TokenizerSettings) -> None:
     tokenizer.decoder = decoders.ByteLevel()
 
 
-def _byte_letters() -> list[str]:
-    """The letters that stand for bytes where a tokenizer works on those."""
+def _byte_alphabet() -> list[str]:
+    """The characters that stand for bytes where a tokenizer works on those."""
     from tokenizers import pre_tokenizers
 
     return sorted(pre_tokenizers.ByteLevel.alphabet())
 
 
-def _common_letters(letters: Counter[str], most: int) -> list[str]:
-    """The letters that make up nearly all of the text, the most common first, equal ones in their own order."""
-    enough = _COVERED * letters.total()
+def _common_characters(characters: Counter[str], max_count: int) -> list[str]:
+    """The characters that make up nearly all of the text, the most common first, equal ones in their own order."""
+    enough = _COVERED * characters.total()
     chosen: list[str] = []
     covered = 0
-    for letter, count in sorted(letters.items(), key=lambda item: (-item[1], item[0])):
-        if covered >= enough or len(chosen) >= most:
+    for character, count in sorted(characters.items(), key=lambda item: (-item[1], item[0])):
+        if covered >= enough or len(chosen) >= max_count:
             break
         covered += count
-        chosen.append(letter)
+        chosen.append(character)
     return chosen
