@@ -162,7 +162,6 @@ def test_what_cannot_be_a_parent_is_refused_before_anything_starts(family: Famil
         family.check(family.job("self", init_from__path=str(family.runs / "self")))
 
 
-@pytest.mark.long
 def test_the_command_branches_on_ray(family: Family) -> None:
     job = family.job("commanded", init_from__path=str(family.runs / "parent"), workers__resources={}, **STILL)
     command = [*DRIVER, "train", str(job)]

@@ -84,7 +84,7 @@ def test_every_make_target_on_a_page_exists(words: list[str]) -> None:
 
 
 @pytest.mark.parametrize("words", commands("raylm", "cluster"), ids=shlex.join)
-def test_every_cluster_command_in_readme_is_understood(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_cluster_command_on_a_page_is_understood(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("raylm.deploy.local.LocalCluster", MagicMock())
     with pytest.raises(SystemExit) as ended:
         main(words[1:])

@@ -25,18 +25,9 @@ RAY_TRAIN_SETTINGS = {
 
 def trainer_of(job: Job, actor: Any, share: ClusterShare) -> Any:
     """Ray Train's trainer with raylm's own policies in place of its elastic ones; `controller` is its actor."""
-    import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.backend import Backend, BackendConfig
 
-    from raylm.runtime.ray_internals import (
-        ControllerMetricsCallback,
-        DataParallelTrainer,
-        DatasetsCallback,
-        TrainController,
-        WorkerMetricsCallback,
-    )
-    from raylm.train.launch.policies import AskCoordinator, LiveNodes
     from raylm.train.launch.ray_worker import ray_worker
 
     class OwnGroup(Backend):  # type: ignore[misc]
@@ -46,6 +37,41 @@ def trainer_of(job: Job, actor: Any, share: ClusterShare) -> Any:
 
     class OwnGroupConfig(BackendConfig):  # type: ignore[misc]
         backend_cls = OwnGroup
+
+    per_worker = worker_resources(job)
+    gpu = "GPU" in per_worker
+    environment = {"OMP_NUM_THREADS": str(job.workers.threads or max(1, int(job.workers.cpus)))}
+    if not gpu:
+        environment["DS_ACCELERATOR"] = "cpu"
+    return _trainer_class(job, actor, share)(
+        ray_worker,
+        train_loop_config={"job": job, "coordinator": actor},
+        backend_config=OwnGroupConfig(),
+        scaling_config=ScalingConfig(
+            num_workers=(job.workers.min, job.workers.max), use_gpu=gpu, resources_per_worker=per_worker
+        ),
+        # Ray Train's own storage holds nothing of ours: checkpoints and metrics go straight to the run folder.
+        run_config=RunConfig(
+            name=f"{job.name}-{int(time.time() * 1000)}",
+            storage_path=tempfile.mkdtemp(prefix="raylm-ray-"),
+            failure_config=FailureConfig(max_failures=-1),
+            worker_runtime_env={"env_vars": environment},
+        ),
+    )
+
+
+def _trainer_class(job: Job, actor: Any, share: ClusterShare) -> Any:
+    """DataParallelTrainer, whose controller is given raylm's decisions and settings."""
+    import ray
+
+    from raylm.runtime.ray_internals import (
+        ControllerMetricsCallback,
+        DataParallelTrainer,
+        DatasetsCallback,
+        TrainController,
+        WorkerMetricsCallback,
+    )
+    from raylm.train.launch.policies import AskCoordinator, LiveNodes
 
     class ElasticTrainer(DataParallelTrainer):  # type: ignore[misc]
         controller: Any = None
@@ -73,28 +99,7 @@ def trainer_of(job: Job, actor: Any, share: ClusterShare) -> Any:
             found: list[Any] = super()._create_default_callbacks()
             return [callback for callback in found if not isinstance(callback, unused)]
 
-    per_worker = worker_resources(job)
-    gpu = "GPU" in per_worker
-    environment = {"OMP_NUM_THREADS": str(job.workers.threads or max(1, int(job.workers.cpus)))}
-    if not gpu:
-        environment["DS_ACCELERATOR"] = "cpu"
-    return ElasticTrainer(
-        ray_worker,
-        train_loop_config={"job": job, "coordinator": actor},
-        backend_config=OwnGroupConfig(),
-        scaling_config=ScalingConfig(
-            num_workers=(job.workers.min, job.workers.max),
-            use_gpu=gpu,
-            resources_per_worker=per_worker,
-        ),
-        # Ray Train's own storage holds nothing of ours: checkpoints and metrics go straight to the run folder.
-        run_config=RunConfig(
-            name=f"{job.name}-{int(time.time() * 1000)}",
-            storage_path=tempfile.mkdtemp(prefix="raylm-ray-"),
-            failure_config=FailureConfig(max_failures=-1),
-            worker_runtime_env={"env_vars": environment},
-        ),
-    )
+    return ElasticTrainer
 
 
 def worker_resources(job: Job) -> dict[str, float]:
