@@ -8,10 +8,11 @@ import importlib.metadata
 import json
 import os
 import platform
+import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,36 @@ def finish(name: str, figures: Mapping[str, Any], *, details: Mapping[str, Any],
     print(json.dumps(dict(figures)))
 
 
+def make_peers(
+    folder: Path,
+    packages: Sequence[str],
+    *,
+    optional: Sequence[str] = (),
+    flags: Sequence[str] = (),
+    complete: Callable[[Path], None] = lambda folder: None,
+) -> str | None:
+    """The peers' own virtual environment, made on first use; what went wrong, or None when it is ready.
+
+    `optional` packages may be missing, `flags` are pip's, and `complete` adds to a new environment.
+    """
+    done, content = folder / "done", "\n".join([*packages, *optional])
+    if done.exists() and done.read_text() == content:
+        return None
+    print(f"making {folder.name} (about a minute) ...", file=sys.stderr, flush=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "-q", *flags]
+    try:
+        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+        subprocess.run([*pip, *packages], check=True)
+    except subprocess.CalledProcessError as error:
+        return f"the peers cannot be installed: {error}"
+    for package in optional:
+        subprocess.run([*pip, package], check=False)
+    complete(folder)
+    done.write_text(content)
+    return None
+
+
 def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """A Markdown table."""
     lines = [head, ["---"] * len(head), *rows]
@@ -86,14 +117,14 @@ def _version(package: str) -> str | None:
 
 
 def _commit() -> str | None:
-    return _said(["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"])
+    return _output_of(["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"])
 
 
 def _gpu() -> str | None:
-    return _said(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"])
+    return _output_of(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"])
 
 
-def _said(command: Sequence[str]) -> str | None:
+def _output_of(command: Sequence[str]) -> str | None:
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() or None
     except (OSError, subprocess.CalledProcessError):

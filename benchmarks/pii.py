@@ -19,7 +19,6 @@ from __future__ import annotations
 import gzip
 import importlib.util
 import json
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -33,7 +32,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT)]
 
-from benchmarks.common import arguments, finish, table  # noqa: E402
+from benchmarks.common import arguments, finish, make_peers, table  # noqa: E402
 from raylm.prep.operators.personal.operator import PersonalData, find  # noqa: E402
 from raylm.testing.external import external_data  # noqa: E402
 
@@ -131,25 +130,6 @@ def timed(texts: Iterable[str], settings: PersonalData) -> tuple[float, list[set
     return seconds, [{(span.start, span.stop, span.kind) for span in spans} for spans in found]
 
 
-def make_peer() -> str | None:
-    """Presidio's environment, made on first use; what went wrong, if it did."""
-    done = PEERS_VENV / "done"
-    if done.exists() and done.read_text() == "\n".join(PACKAGES):
-        return None
-    print(f"making {PEERS_VENV.name} (a minute) ...", file=sys.stderr, flush=True)
-    shutil.rmtree(PEERS_VENV, ignore_errors=True)
-    try:
-        subprocess.run([sys.executable, "-m", "venv", str(PEERS_VENV)], check=True)
-        for package in PACKAGES:
-            pip = [str(PEERS_VENV / "bin" / "python"), "-m", "pip", "install", "-q", package]
-            # Without its model presidio still has its patterns.
-            subprocess.run(pip, check=package is PACKAGES[0])
-    except subprocess.CalledProcessError as error:
-        return f"presidio cannot be installed: {error}"
-    done.write_text("\n".join(PACKAGES))
-    return None
-
-
 def peer_model() -> str | None:
     """The model that presidio has."""
     asked = [str(PEERS_VENV / "bin" / "python"), "-c", f"import {MODEL}"]
@@ -197,7 +177,7 @@ def main() -> None:
         named = timed(texts, PersonalData(kinds=[], model=MODEL))[1]
         compared += [("raylm", kind, named, "") for kind in BY_MODEL]
     notes = [f"{len(texts)} texts. Hits: strict (same start and stop), and overlapping in brackets."]
-    problem = make_peer()
+    problem = make_peers(PEERS_VENV, PACKAGES[:1], optional=PACKAGES[1:])  # without its model it has its patterns
     if problem is None:
         model = peer_model()
         answer = presidio(texts, model)

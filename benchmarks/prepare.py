@@ -45,7 +45,7 @@ sys.path[:0] = [str(ROOT)]
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 from benchmarks import prepare_corpus  # noqa: E402
-from benchmarks.common import arguments, finish, table  # noqa: E402
+from benchmarks.common import arguments, finish, make_peers, table  # noqa: E402
 from benchmarks.prepare_corpus import Text  # noqa: E402
 from raylm.prep.operators.dedup.minhash import bands_for  # noqa: E402
 from raylm.prep.operators.dedup.near import NearDuplicates  # noqa: E402
@@ -131,23 +131,6 @@ class Bench:
             self.failures.append(f"{more['do']} {more.get('step', '')}: {last[:200]}")
             return {}
         return {**json.loads(done.stdout.strip().splitlines()[-1]), "process_seconds": spent}
-
-
-def make_peers() -> bool:
-    """The peers' environment, made on first use; False when their packages cannot be had."""
-    done = PEERS_VENV / "done"
-    if done.exists() and done.read_text() == "\n".join(PACKAGES):
-        return True
-    print(f"making {PEERS_VENV.name} (a minute) ...", file=sys.stderr, flush=True)
-    shutil.rmtree(PEERS_VENV, ignore_errors=True)
-    try:
-        subprocess.run([sys.executable, "-m", "venv", str(PEERS_VENV)], check=True)
-        subprocess.run([str(PEERS_VENV / "bin" / "python"), "-m", "pip", "install", "-q", *PACKAGES], check=True)
-    except subprocess.CalledProcessError as error:
-        print(f"the peers cannot be installed: {error}", file=sys.stderr)
-        return False
-    done.write_text("\n".join(PACKAGES))
-    return True
 
 
 def write_tokenizer(folder: Path, pool: Sequence[str]) -> None:
@@ -362,11 +345,11 @@ def measure_tokenizing(bench: Bench) -> dict[str, Any]:
     from benchmarks import tokenizing
 
     texts = prepare_corpus.corpus(bench.pool, int(bench.sizes.steps * 1e6 / 2), seed=4)
-    from benchmarks.prepare_raylm import _give_tokenizer, job_of
+    from benchmarks.prepare_raylm import give_tokenizer, job_of
     from raylm.records import Document
 
     request = bench.request(folder=str(bench.scratch / "steps-jsonl"))
-    _give_tokenizer(request)
+    give_tokenizer(request)
     documents = [Document(str(one.number), one.text, "texts") for one in texts]
     timing = tokenizing.measure(job_of(request), documents, 3 * bench.sizes.rounds)
     shutil.rmtree(request["out"])
@@ -379,7 +362,10 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=external_data(""), help="folder that holds pretrain-text")
     options = parser.parse_args()
     sizes = Sizes(1.5, 2.0, 1.0, 1, True) if options.quick else Sizes(10.0, 20.0, 6.0, 3, False)
-    peers = make_peers()
+    problem = make_peers(PEERS_VENV, PACKAGES)
+    if problem:
+        print(problem, file=sys.stderr)
+    peers = problem is None
     pool, what = prepare_corpus.sentences(options.data)
     with tempfile.TemporaryDirectory(prefix="raylm-prepare-") as folder:
         bench = Bench(Path(folder), sizes, peers, pool)

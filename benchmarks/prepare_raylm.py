@@ -129,7 +129,7 @@ def step(request: dict[str, Any]) -> dict[str, Any]:
         warm = {**request, "folder": request["warm"], "out": request["out"] + "-warm"}
         for one in (request, warm):
             if request["step"] == "tokenize":
-                _give_tokenizer(one)
+                give_tokenizer(one)
         pool.map(functools.partial(first, warm), [0] * WORKERS * 2, chunksize=1)
         began = time.perf_counter()
         passes = request.get("passes", 1)
@@ -141,7 +141,8 @@ def step(request: dict[str, Any]) -> dict[str, Any]:
     return {"seconds": seconds, "left": sum(map(int, left)), "removed": _removed(request) if first is sign else []}
 
 
-def _give_tokenizer(request: dict[str, Any]) -> None:
+def give_tokenizer(request: dict[str, Any]) -> None:
+    """Put the tokenizer where tasks of this request look for it."""
     from raylm.prep.tokenizer import import_tokenizer
     from raylm.shards import TOKENIZER_FOLDER
 

@@ -76,6 +76,9 @@ class Watched:
         self._engine = engine
         self.seconds = 0.0
 
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
     def step(self, *args: Any, **kwargs: Any) -> Any:
         began = time.perf_counter()
         result = self._engine.step(*args, **kwargs)

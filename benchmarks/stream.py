@@ -22,7 +22,6 @@ import contextlib
 import json
 import os
 import re
-import shutil
 import statistics
 import subprocess
 import sys
@@ -38,7 +37,7 @@ sys.path[:0] = [str(ROOT)]
 
 import numpy as np  # noqa: E402
 
-from benchmarks.common import arguments, finish, table  # noqa: E402
+from benchmarks.common import arguments, finish, make_peers, table  # noqa: E402
 
 PEERS = ("litdata", "mosaicml-streaming", "datasets")
 PEERS_VENV = ROOT / ".venv-peers"
@@ -122,32 +121,17 @@ def run(python: Path, request: dict[str, Any], *, check: bool = True) -> subproc
     return subprocess.run(command, capture_output=True, text=True, check=check, env=environment, timeout=600)
 
 
-def make_peers() -> bool:
-    """The peers' environment, made on first use; False when their packages cannot be had."""
-    done = PEERS_VENV / "done"
-    if done.exists() and done.read_text() == "\n".join(PACKAGES):
-        return True
-    print(f"making {PEERS_VENV.name} (about a minute) ...", file=sys.stderr, flush=True)
-    shutil.rmtree(PEERS_VENV, ignore_errors=True)
-    python = PEERS_VENV / "bin" / "python"
-    try:
-        subprocess.run([sys.executable, "-m", "venv", str(PEERS_VENV)], check=True)
-        subprocess.run([str(python), "-m", "pip", "install", "-q", "--no-deps", *PACKAGES], check=True)
-    except subprocess.CalledProcessError as error:
-        print(f"the peers cannot be installed: {error}", file=sys.stderr)
-        return False
-    ask = [str(python), "-c", "import sysconfig; print(sysconfig.get_paths()['purelib'])"]
+def complete_peers(folder: Path) -> None:
+    """Lend the peers torch, numpy and pyarrow, and what mosaicml-streaming imports for its picture data sets only."""
+    ask = [str(folder / "bin" / "python"), "-c", "import sysconfig; print(sysconfig.get_paths()['purelib'])"]
     packages = Path(subprocess.run(ask, capture_output=True, text=True, check=True).stdout.strip())
     (packages / "zz_borrowed.pth").write_text("\n".join(path for path in sys.path if path.endswith("site-packages")))
-    # mosaicml-streaming imports these for its picture data sets only.
     stub = packages / "torchvision" / "transforms"
     stub.mkdir(parents=True)
     for name in ("torchvision/__init__.py", "torchvision/transforms/__init__.py"):
         (packages / name).write_text("")
     (packages / "torchvision" / "datasets.py").write_text("CIFAR10 = VisionDataset = object\n")
     (stub / "functional.py").write_text("to_tensor = None\n")
-    done.write_text("\n".join(PACKAGES))
-    return True
 
 
 def write_data(folder: Path, rows: int, *, peers: bool) -> None:
@@ -226,7 +210,10 @@ def contenders(*, quick: bool, peers: bool) -> list[Contender]:
 def main() -> None:
     """Prepare, measure in turns, report."""
     options = arguments(__doc__ or "").parse_args()
-    peers = make_peers()
+    problem = make_peers(PEERS_VENV, PACKAGES, flags=["--no-deps"], complete=complete_peers)
+    if problem:
+        print(problem, file=sys.stderr)
+    peers = problem is None
     rows, rounds, seconds = (20480, 2, 1.0) if options.quick else (32768, 3, 2.0)
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)

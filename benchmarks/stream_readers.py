@@ -179,15 +179,19 @@ def measure(asked: Asked) -> dict[str, float]:
 def steady(batches: Any, seconds: float) -> dict[str, float]:
     """Tokens a second once the first rush is over; through Ray Data, once that delivers."""
     deadline = time.perf_counter() + 90
-    through = getattr(batches, "_deliverer", None)
-    while hasattr(through, "from_ray") and through.from_ray < 8:
+
+    def from_ray() -> int | None:
+        found: int | None = getattr(batches, "blocks_from_ray", None)  # of raylm alone
+        return found
+
+    while (blocks := from_ray()) is not None and blocks < 8:
         next(batches)
         time.sleep(0.02)  # a training step; without one, threads would be read past Ray Data's start
         assert time.perf_counter() < deadline, "Ray Data never delivered"
     warm, tokens = time.perf_counter() + seconds / 4, 0
     while time.perf_counter() < warm:
         next(batches)
-    from_ray = getattr(through, "from_ray", 0)
+    before = from_ray() or 0
     began, used = time.perf_counter(), time.process_time()
     while time.perf_counter() < began + seconds:
         tokens += tokens_of(next(batches))
@@ -195,7 +199,7 @@ def steady(batches: Any, seconds: float) -> dict[str, float]:
         "tokens_per_second": tokens / (time.perf_counter() - began),
         # Of this process alone; steadier than seconds where others want the processors too.
         "tokens_per_cpu_second": tokens / (time.process_time() - used),
-        "blocks_from_ray": getattr(through, "from_ray", 0) - from_ray,
+        "blocks_from_ray": (from_ray() or 0) - before,
     }
 
 

@@ -56,7 +56,7 @@ def measure(job: Any, documents: Sequence[Any], rounds: int) -> Timing:
     tokenizer, _ = load(output / TOKENIZER_FOLDER)
 
     def alone() -> None:
-        for batch in batches(documents, pack._BATCH_BYTES):
+        for batch in batches(documents, pack.BATCH_CHARACTERS):
             tokenizer.encode_batch_fast([document.text for document in batch], add_special_tokens=False)
 
     def whole() -> int:

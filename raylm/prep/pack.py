@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 TOKENIZE = "tokenize"  # what comes after the last operator, as its record is named
 # Text handed to the tokenizer at once. With 4 MB, memory for its answers was mapped anew each time: 5 % slower.
-_BATCH_BYTES = 500_000
+BATCH_CHARACTERS = 500_000
 _PACKED_ROWS = 256  # rows cut at once
 
 
@@ -75,7 +75,7 @@ def pack_documents(job: Job, output: StoragePath, number: int, documents: Iterab
             held_out: stack.enter_context(_Packer(output, side, number, job.prepare.sequence_length, facts))
             for held_out, side in ((False, "train"), (True, "held_out"))
         }
-        for batch in batches(documents, _BATCH_BYTES):
+        for batch in batches(documents, BATCH_CHARACTERS):
             for document in batch:
                 packed.measures.add(document)
             texts = [document.text for document in batch]

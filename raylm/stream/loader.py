@@ -127,6 +127,13 @@ class Stream:
     ) -> None:
         self.close()
 
+    @property
+    def blocks_from_ray(self) -> int | None:
+        """How many blocks came through Ray Data so far; None where threads read them all."""
+        from raylm.stream.ray_data import RayDataReader
+
+        return self._reader.from_ray if isinstance(self._reader, RayDataReader) else None
+
     def close(self) -> None:
         """Stop reading; safe to call twice."""
         self._reader.close()

@@ -20,6 +20,7 @@ from raylm.run.folder import RunFolder
 from raylm.run.lines import read_lines
 from raylm.storage import StoragePath
 from raylm.testing.cluster import Cluster
+from raylm.testing.datasets import write_job
 
 DRIVER = [sys.executable, "-m", "raylm.cli.main"]
 
@@ -102,6 +103,17 @@ def run_alone(job: Path, *, workers: int = 1, timeout_seconds: float = 300) -> O
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)} gave {done.returncode}:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
     return read_outcome(Path(settings["storage"]) / settings["name"], time.monotonic() - began)
+
+
+def run_at_sizes(folder: Path, settings: dict[str, Any], sizes: Sequence[int] = (1, 2)) -> dict[int, Outcome]:
+    """A job without Ray at several numbers of workers, each as a run of its own: its losses must agree.
+
+    `settings` are those of `raylm.testing.datasets.job_settings`, with the plugins and the objective to be tested.
+    """
+    return {
+        size: run_alone(write_job(folder, {**settings, "name": f"{settings['name']}-{size}"}), workers=size)
+        for size in sizes
+    }
 
 
 @dataclass
