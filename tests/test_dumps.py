@@ -1,4 +1,4 @@
-"""Web archives and Wikipedia dumps become documents; what is damaged or left out is said, never dropped in silence."""
+"""Web archives and Wikipedia dumps become documents; what is damaged or skipped is reported, never dropped."""
 
 from __future__ import annotations
 

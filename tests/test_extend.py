@@ -351,7 +351,7 @@ def test_an_objective_of_ones_own_trains_on_ray_alike_at_any_number_of_workers(w
     assert all(event["z_loss"] > 0 for event in evaluated)
 
 
-def test_an_objective_of_ones_own_is_in_the_json_schema(weighted: Path) -> None:
+def test_an_objective_of_ones_own_is_in_the_json_schema_and_explained(weighted: Path) -> None:
     code = (
         "import json\nfrom raylm.config.job import Job\nfrom raylm.config.load import load_job\nload_job('job.yaml')\n"
     )
@@ -360,6 +360,9 @@ def test_an_objective_of_ones_own_is_in_the_json_schema(weighted: Path) -> None:
     assert "row_weighted" in entry
     assert "causal" in entry
     assert "squared logarithm" in entry
+    explained = raylm(weighted, "explain", "objective.row_weighted.z_loss", "--job", "job.yaml")
+    assert "squared logarithm" in explained
+    assert "0.0001" in explained
 
 
 def test_an_objective_whose_column_the_data_lacks_is_refused_before_anything_is_spent(weighted: Path) -> None:

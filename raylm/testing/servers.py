@@ -229,7 +229,20 @@ def failing(
 @contextlib.contextmanager
 def proxy(server: AnyServer, faults: Faults) -> Iterator[AnyServer]:
     """The same server behind a proxy that fails requests as `faults` says."""
-    target = server.endpoint.removeprefix("http://")
+    handler = _failing_handler(server.endpoint.removeprefix("http://"), faults)
+    listener = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    listener.daemon_threads = True
+    thread = threading.Thread(target=listener.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield type(server)(f"http://127.0.0.1:{listener.server_address[1]}", f"{server.name}, failing")
+    finally:
+        listener.shutdown()
+        listener.server_close()
+
+
+def _failing_handler(target: str, faults: Faults) -> type[BaseHTTPRequestHandler]:
+    """What a proxy to `target` does with one connection."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -282,15 +295,7 @@ def proxy(server: AnyServer, faults: Faults) -> Iterator[AnyServer]:
 
         do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = _forward
 
-    listener = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    listener.daemon_threads = True
-    thread = threading.Thread(target=listener.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield type(server)(f"http://127.0.0.1:{listener.server_address[1]}", f"{server.name}, failing")
-    finally:
-        listener.shutdown()
-        listener.server_close()
+    return Handler
 
 
 def _program(name: str, missing: str) -> str:

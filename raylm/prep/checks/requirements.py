@@ -1,4 +1,4 @@
-"""Comes in: the rules of a job and what was measured. Leaves: a verdict on each. Pure."""
+"""The rules of a job held against what was measured: a verdict on each."""
 
 from __future__ import annotations
 

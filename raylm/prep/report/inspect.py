@@ -1,4 +1,4 @@
-"""Comes in: a data set's folder. Leaves: what a person wants to see of it, without reading all of it."""
+"""What a person wants to see of a prepared dataset, without reading all of it."""
 
 from __future__ import annotations
 

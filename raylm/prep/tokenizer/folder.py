@@ -1,4 +1,4 @@
-"""The folder of a tokenizer. Comes in: a tokenizer's definition. Leaves: files that transformers loads, and facts."""
+"""The folder of a tokenizer: files that transformers loads, and facts about it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bringing a tokenizer that exists. Comes in: a folder or a file, and settings. Leaves: a folder for transformers."""
+"""A tokenizer that exists, from a folder or a file, as a folder that transformers loads."""
 
 from __future__ import annotations
 
