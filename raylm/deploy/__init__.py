@@ -1,1 +1,1 @@
-"""Comes in: a wish for machines. Leaves: a Ray cluster that runs jobs. So far only several nodes on one machine."""
+"""Ray clusters for jobs. So far only several nodes on one machine."""
