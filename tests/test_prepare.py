@@ -702,3 +702,26 @@ def test_real_text(tmp_path: Path) -> None:
     with gzip.open(TEXTS_FOLDER / "c4_docs.jsonl.gz", "rt", encoding="utf-8") as stream:
         assert not Counter(json.loads(line)["text"] for line in stream) - Counter(found)
     assert sum(len(one.encode()) for one in found) / report.tokens > 3, "bytes a token"
+
+
+def test_a_project_that_moved_as_a_whole_is_prepared_already(tmp_path: Path) -> None:
+    from raylm.config.load import load_job
+    from raylm.prep.prepare import prepare
+    from raylm.prep.tasks import here
+
+    project = tmp_path / "here"
+    (project / "raw").mkdir(parents=True)
+    (project / "raw" / "a.txt").write_text("\n\n".join(f"paragraph {n} of a few words" for n in range(300)))
+    (project / "block.txt").write_text("example.com\n")
+    (project / "job.yaml").write_text(
+        "storage: runs\nprepare:\n  sources: [{glob: 'raw/*.txt', document: block}]\n"
+        "  steps: [{blocklist: {domain_files: [block.txt]}}]\n  sequence_length: 64\n  tokenizer: {vocab_size: 300}\n"
+    )
+    first = prepare(load_job(project / "job.yaml"), session=here)
+    moved = project.rename(tmp_path / "there")
+    again = prepare(load_job(moved / "job.yaml"), session=here)
+    assert again.already_done
+    assert again.manifest.fingerprint == first.manifest.fingerprint
+    assert str(tmp_path) not in (moved / "runs" / "run" / "data" / "manifest.json").read_text()
+    with pytest.raises(ConfigError, match=r'prepare.sources.0.glob is "../../../raw/\*.txt" there and "/elsewhere'):
+        prepare(load_job(moved / "job.yaml", ["prepare.sources.0.glob=/elsewhere/*.txt"]), session=here)

@@ -13,9 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, ValidationInfo
+from pydantic import (
+    BeforeValidator,
+    PlainSerializer,
+    SerializationInfo,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
 
-FOLDER = "folder"  # key of pydantic's validation context: where relative paths start from
+FOLDER = "folder"  # key of pydantic's context: where relative paths start from, read and written
 
 
 class CommandLineText(str):
@@ -32,7 +39,10 @@ class PathMark:
 
 
 def context(folder: str | Path | None) -> dict[str, str]:
-    """What pydantic is handed so that relative paths start from `folder`; the working directory when None."""
+    """What pydantic is handed so that relative paths start from `folder`; the working directory when None.
+
+    Given to `model_dump`, paths that were given as relative ones are written relative to it.
+    """
     return {} if folder is None else {FOLDER: absolute(str(folder))}
 
 
@@ -59,10 +69,24 @@ def _folder_for(value: Any, info: ValidationInfo) -> str | None:
     return None if isinstance(value, CommandLineText) else given.get(FOLDER)
 
 
+class MovesAlong(str):
+    """An absolute path that was given as a relative one: it changes when the folder that it lies in is moved."""
+
+    __slots__ = ()
+
+
 def _resolved(value: Any, info: ValidationInfo) -> Any:
     if isinstance(value, os.PathLike):
         value = os.fspath(value)
     return absolute(value, _folder_for(value, info)) if isinstance(value, str) else value
+
+
+def _remembered(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+    """The path, marked when it was given as a relative one."""
+    checked = handler(value)
+    given = os.fspath(value) if isinstance(value, str | os.PathLike) else None
+    moves = isinstance(value, MovesAlong) or (given is not None and checked != given and given[:1] not in ("~", "/"))
+    return MovesAlong(checked) if moves and isinstance(checked, str) else checked
 
 
 def _resolved_if_path(value: Any, info: ValidationInfo) -> Any:
@@ -86,10 +110,22 @@ def resolved_module_or_file(value: Any, info: ValidationInfo) -> Any:
     return _resolved(value, info) if is_file else value
 
 
-PathOrUrl = Annotated[str, BeforeValidator(_resolved), PathMark("path or URL")]
+def _written(value: Any, info: SerializationInfo) -> Any:
+    """A path that was given as a relative one, relative to the folder of the context, where there is one."""
+    folder = info.context.get(FOLDER) if isinstance(info.context, Mapping) else None
+    if folder is None or not isinstance(value, MovesAlong):
+        return value
+    relative = os.path.relpath(value, folder)
+    return f"{relative if relative.startswith('..') else f'./{relative}'}{'/' if value.endswith('/') else ''}"
+
+
+_Written = PlainSerializer(_written)
+_Remembered = WrapValidator(_remembered)
+
+PathOrUrl = Annotated[str, BeforeValidator(_resolved), _Remembered, _Written, PathMark("path or URL")]
 # A name that a library knows, or a path.
-NameOrPath = Annotated[str, BeforeValidator(_resolved_if_path), PathMark("name or path")]
+NameOrPath = Annotated[str, BeforeValidator(_resolved_if_path), _Remembered, _Written, PathMark("name or path")]
 # A Python module by its dotted name, or a file whose name ends in .py.
 ModuleOrFile = Annotated[str, BeforeValidator(resolved_module_or_file), PathMark("module or file")]
 # What paths begin with; a slash at its end stays.
-PathPrefix = Annotated[str, BeforeValidator(_resolved_prefix), PathMark("path or URL")]
+PathPrefix = Annotated[str, BeforeValidator(_resolved_prefix), _Remembered, _Written, PathMark("path or URL")]

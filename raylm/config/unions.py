@@ -83,7 +83,9 @@ class NamedSettings(_FromTable):
 
     @model_serializer(mode="plain")
     def _as_written(self, info: SerializationInfo) -> dict[str, Any]:
-        settings = self.settings.model_dump(mode=info.mode, exclude_defaults=bool(info.exclude_defaults))
+        settings = self.settings.model_dump(
+            mode=info.mode, exclude_defaults=bool(info.exclude_defaults), context=info.context
+        )
         return {self.name: settings}
 
     @classmethod

@@ -10,11 +10,13 @@ import contextlib
 import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from raylm.config.job import Job
+from raylm.config.paths import context
 from raylm.config.prepare import PrepareSettings
 from raylm.config.prepare.sources import SOURCES, SourceSettings
 from raylm.errors import ConfigError
@@ -77,12 +79,15 @@ _SHAPES_NOTHING: dict[str, Any] = {
 
 
 def shaping_settings(job: Job) -> dict[str, Any]:
-    """The settings that decide what the shards hold; where they lie and how fast they come does not count."""
-    return _shaping(job.prepare)
+    """The settings that decide what the shards hold; where they lie and how fast they come does not count.
+
+    Paths that were given as relative ones are relative to the output: sources and shards may move together.
+    """
+    return _shaping(job.prepare, StoragePath(job.shards_url).local_path())
 
 
-def _shaping(settings: PrepareSettings) -> dict[str, Any]:
-    return settings.model_dump(mode="json", exclude=_SHAPES_NOTHING)
+def _shaping(settings: PrepareSettings, output: Path | None) -> dict[str, Any]:
+    return settings.model_dump(mode="json", exclude=_SHAPES_NOTHING, context=context(output))
 
 
 def differences(there: dict[Any, Any], wanted: dict[Any, Any], prefix: str = "prepare") -> list[str]:
@@ -105,7 +110,8 @@ def refuse_other_settings(there: dict[str, Any], wanted: dict[str, Any], output:
     A setting that raylm did not have when the folder was made had its default then.
     """
     with contextlib.suppress(ValidationError):
-        there = _shaping(PrepareSettings.model_validate(there))
+        folder = output.local_path()
+        there = _shaping(PrepareSettings.model_validate(there, context=context(folder)), folder)
     lines = differences(there, wanted)
     if lines:
         raise ConfigError(
