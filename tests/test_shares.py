@@ -132,7 +132,7 @@ def test_a_run_that_holds_all_is_asked_to_shrink_for_one_that_waits_and_grows_wh
     cluster.taken = {"n1", "n2", "n3"}
     assert arbiter.renew(replace(waiting, size=1, nodes=("n3",), waiting=False)) == Share(1)
     assert arbiter.renew(smaller) == Share(2)
-    arbiter.release("b")
+    arbiter.release("b", 1.0)
     assert arbiter.renew(smaller) == Share(3)
     arbiter.renew(waiting)
     assert arbiter.renew(smaller) == Share(3), "what comes in the name of an ended run is not heard"
@@ -147,6 +147,17 @@ def test_nobody_shrinks_for_a_run_that_would_not_fit_even_then_or_below_its_own_
     cluster.now = 2 * WAITING_SECONDS
     arbiter.renew(claim("b", since=1.0, min=2))
     assert not arbiter.renew(holder).shrink
+
+
+def test_a_run_that_starts_again_takes_the_place_of_its_older_claim() -> None:
+    """Its driver was killed a moment ago: the new one need not wait until the old claim expires."""
+    arbiter = Arbiter(Cluster(), clock=lambda: 0.0)
+    old, new = claim("a", since=1.0, size=3, nodes=("n1", "n2", "n3"), waiting=False), claim("a", since=2.0)
+    arbiter.renew(old)
+    assert arbiter.renew(new) == Share(3)
+    arbiter.renew(old)
+    arbiter.release("a", 1.0)
+    assert arbiter.renew(claim("b", since=3.0)) == Share(1), "the new claim stands"
 
 
 def test_a_claim_that_is_not_renewed_is_dropped() -> None:

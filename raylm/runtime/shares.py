@@ -33,8 +33,9 @@ Resources = Mapping[str, float]
 class Claim:
     """What a run holds and could use.
 
-    run: its name among all runs of the cluster. since: seconds since 1970 of its start; who came first is served
-    first. size: workers it has or is about to have. nodes: where they are, as far as known. waiting: it has no group.
+    run: its folder. since: seconds since 1970 of its start; who came first is served first, and of two starts of one
+    run only the later one counts. size: workers it has or is about to have. nodes: where they are, as far as known.
+    waiting: it has no group.
     """
 
     run: str
@@ -130,13 +131,17 @@ class Arbiter:
         self._claims: dict[str, Claim] = {}
         self._renewed: dict[str, float] = {}
         self._waiting_since: dict[str, float] = {}
-        self._released: set[str] = set()
+        self._released: set[tuple[str, float]] = set()
         self._used_at = clock()
 
     def renew(self, claim: Claim) -> Share:
         """Claim anew, and hear what the run may have."""
         now = self._used_at = self._clock()
-        if claim.run not in self._released:
+        known = self._claims.get(claim.run)
+        older = known is not None and known.since > claim.since
+        if not older and (claim.run, claim.since) not in self._released:
+            if known is not None and known.since < claim.since:
+                self._drop(claim.run)  # of a driver that was killed, or taken the run from
             self._claims[claim.run], self._renewed[claim.run] = claim, now
             if claim.waiting:
                 self._waiting_since.setdefault(claim.run, now)
@@ -153,10 +158,11 @@ class Arbiter:
         short = any(self._starves(other, shares[other.run], free, now) for other in others)
         return Share(share, shrink=short and not claim.waiting and claim.size > max(share, claim.min))
 
-    def release(self, run: str) -> None:
-        """The run has ended; what still comes in its name is not heard."""
-        self._released.add(run)
-        self._drop(run)
+    def release(self, run: str, since: float) -> None:
+        """The start of a run has ended; what still comes in its name is not heard."""
+        self._released.add((run, since))
+        if run in self._claims and self._claims[run].since == since:
+            self._drop(run)
 
     def idle_seconds(self) -> float:
         """How long nobody has claimed anything."""
@@ -245,7 +251,7 @@ class ClusterShare:
         import ray
 
         try:
-            ray.get(self._handle().release.remote(self._claim.run), timeout=5)
+            ray.get(self._handle().release.remote(self._claim.run, self._claim.since), timeout=5)
         except ray.exceptions.RayError as error:
             log.warning("the share of %s is given back by expiry only: %s", self._claim.run, error)
 

@@ -79,9 +79,7 @@ def _only_run(url: str) -> Iterator[None]:
 
 def _claimed(job: Job, url: str) -> ClusterShare:
     """This run's claim to the cluster's workers, known to all others from now on."""
-    since = time.time()
-    claim = Claim(f"{url} {since}", since, job.workers.min, job.workers.max, worker_resources(job))
-    share = ClusterShare(claim)
+    share = ClusterShare(Claim(url, time.time(), job.workers.min, job.workers.max, worker_resources(job)))
     share.announce()
     return share
 
