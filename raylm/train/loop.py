@@ -38,8 +38,8 @@ def steps(
             raise TrainingError(
                 f"step {batch.step + 1} gave loss {loss} and gradient norm {result.grad_norm}"
                 + (f"; bad steps in a row: {skipped_in_a_row}" if skipped_in_a_row > 1 else ""),
-                hint="nothing was updated or saved since; lower optim.lr, check the data, "
-                "or set train.bad_loss=skip to leave such steps out",
+                hint="nothing was updated or saved since; check the data, set train.bad_loss=skip to leave such steps "
+                "out, or go on under another name with init_from and a lower optim.lr",
             )
         yield (
             batch,
