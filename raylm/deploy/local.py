@@ -1,4 +1,4 @@
-"""Comes in: how many nodes. Leaves: a Ray cluster of several real nodes on this machine, whose nodes can be lost.
+"""A Ray cluster of several real nodes on this machine, whose nodes can be lost.
 
 Each node is a `ray start` of its own. What was started is written to `cluster.json` in the cluster's folder, so that
 another process can add, kill or drain nodes, and so that nothing else is ever ended.
