@@ -14,7 +14,7 @@ help:
 	@echo 'make quickstart   train a tiny model on this machine, losing a node on the way'
 	@echo 'make test         the default tests'
 	@echo 'make lint types   ruff and mypy'
-	@echo 'make docs         docs/jobs.md and docs/job.schema.json, made from the settings'
+	@echo 'make docs         the pages of docs/ that follow from the code'
 	@echo 'make bench-quick  every benchmark, about a minute each'
 
 setup: $(STAMP)
@@ -44,6 +44,7 @@ types: setup
 docs: setup
 	$(BIN)/raylm schema --markdown > docs/jobs.md
 	$(BIN)/raylm schema > docs/job.schema.json
+	$(BIN)/python -m raylm.testing.documents
 
 bench-quick: setup
 	for script in step ray_tax checkpoint stream elastic prepare; do $(BIN)/python benchmarks/$$script.py --quick || exit 1; done

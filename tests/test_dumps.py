@@ -629,6 +629,10 @@ def test_files_are_found_by_a_list_of_paths(tmp_path: Path) -> None:
         (f"{tmp_path}/two.txt", 3),
         (f"{tmp_path}/one.txt", 3),
     ]
+    # Without a prefix, lines start from the list's folder.
+    paths.write_bytes(gzip.compress(f"two.txt\n{tmp_path}/one.txt\n".encode()))
+    beside = SourceSettings.model_validate({"paths": str(paths)})
+    assert [place.name for place, _ in list_files(beside, Connection())] == ["two.txt", "one.txt"]
     paths.write_bytes(gzip.compress(b"two.txt\nfour.txt\n"))
     with pytest.raises(DataError, match=r"four\.txt, line 2 of .*text\.paths\.gz, does not exist"):
         list_files(source, Connection())

@@ -482,7 +482,7 @@ def test_eos_overrules_a_hugging_face_folder(tmp_path: Path) -> None:
 
 
 def prepared_with(tmp_path: Path, units: int = 1) -> Any:
-    """A data set of two sources, of which a step said the language of one."""
+    """A dataset of two sources, of which a step said the language of one."""
     from raylm.config.job import Job
     from raylm.prep.prepare import prepare
     from raylm.prep.tasks import here

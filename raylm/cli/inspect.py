@@ -1,4 +1,4 @@
-"""`raylm inspect FOLDER`: what a prepared data set holds."""
+"""`raylm inspect FOLDER`: what a prepared dataset holds."""
 
 from __future__ import annotations
 

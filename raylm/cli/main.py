@@ -19,7 +19,7 @@ from raylm.errors import Interrupted, RaylmError
 COMMANDS = {
     "quickstart": ("raylm.cli.quickstart:quickstart", "Train a tiny model on this machine, losing a node on the way."),
     "prepare": ("raylm.cli.prepare:prepare", "Turn raw text into tokenized shards."),
-    "inspect": ("raylm.cli.inspect:inspect", "Show what a prepared data set holds."),
+    "inspect": ("raylm.cli.inspect:inspect", "Show what a prepared dataset holds."),
     "plan": ("raylm.cli.plan:plan", "Say what a job needs: parameters, FLOPs, memory per worker."),
     "schema": ("raylm.cli.schema:schema", "Print the JSON Schema of job files."),
     "explain": ("raylm.cli.explain:explain", "Say what a key of a job file takes and does."),

@@ -1,1 +1,1 @@
-"""Clusters of Ray nodes; so far several nodes on one machine."""
+"""Ray clusters for jobs. So far only several nodes on one machine."""

@@ -1,7 +1,7 @@
 """What preparation will do, decided before it starts: input files are cut and grouped into units of about equal size.
 
-Comes in: the listing of each source. Leaves: a `WorkList` that is written down before any work, so that a later attempt
-does exactly the same. A unit is what one task prepares, one shard holds, and one restart repeats.
+The `WorkList` is written down before any work, so that a later attempt does exactly the same. A unit is what one task
+prepares, one shard holds, and one restart repeats.
 """
 
 from __future__ import annotations

@@ -82,7 +82,7 @@ def _saved(folder: StoragePath, files: Mapping[str, Sized]) -> dict[str, list[st
 
 def _state_files(folder: StoragePath, prefix: str, files: Mapping[str, Sized]) -> tuple[str, list[str]]:
     if f"{prefix}state.json" not in files:
-        raise DataError(f"{folder.url} has no state.json", hint="the data set was not saved to its end; save it again")
+        raise DataError(f"{folder.url} has no state.json", hint="the dataset was not saved to its end; save it again")
     state = _json(folder / "state.json")
     names = [f"{prefix}{part['filename']}" for part in state.get("_data_files") or []]
     missing = [name for name in names if name not in files]

@@ -20,7 +20,7 @@ CLASSES = {
     "DataParallelTrainer": "ray.train.v2.api.data_parallel_trainer",
     # The actor that runs a training: started here, so that its settings need not stand in the driver's environment.
     "TrainController": f"{_TRAIN}.execution.controller",
-    # Callbacks that are left out: data sets cost every start an actor and an import, metrics are the run log's.
+    # Callbacks that are left out: datasets cost every start an actor and an import, metrics are the run log's.
     "DatasetsCallback": f"{_TRAIN}.callbacks",
     "ControllerMetricsCallback": f"{_TRAIN}.callbacks.metrics",
     "WorkerMetricsCallback": f"{_TRAIN}.callbacks.metrics",

@@ -25,7 +25,7 @@ class PrepareSettings(Settings):
         default_factory=list, description="What happens to documents, in order: cleaning, filters, deduplication."
     )
     require: Requirements = Field(
-        default_factory=Requirements, description="What the data set has to be, or it is not published."
+        default_factory=Requirements, description="What the dataset has to be, or it is not published."
     )
     output: PathOrUrl | None = Field(None, description="Folder of the shards; <storage>/<name>/data when not set.")
     tokenizer: TokenizerSettings = Field(default_factory=TokenizerSettings)

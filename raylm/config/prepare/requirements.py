@@ -1,4 +1,4 @@
-"""What a prepared data set has to be before it is published: the rules under `prepare.require`."""
+"""What a prepared dataset has to be before it is published: the rules under `prepare.require`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Bounds(Settings):
 
 
 class Requirements(Settings):
-    """Rules; a data set that misses one gets its report, and no manifest."""
+    """Rules; a dataset that misses one gets its report, and no manifest."""
 
     documents: Bounds | None = Field(None, description="Documents in the shards.")
     tokens: Bounds | None = Field(None, description="Tokens in the shards.")

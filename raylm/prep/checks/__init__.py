@@ -1,1 +1,1 @@
-"""What a prepared data set is measured by: what was skipped, what is broken, what is required."""
+"""What a prepared dataset is measured by: what was skipped, what is broken, what is required."""

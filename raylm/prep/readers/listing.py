@@ -36,7 +36,9 @@ def _from_list(source: FileSourceSettings, path: StoragePath, connection: Connec
             f"source {source.name!r}: {path.url} is no list of files: {error}",
             hint="paths must be a text file, plain or compressed, with one path a line",
         ) from error
-    files = [StoragePath(f"{source.prefix}{name}", connection) for name in names if name]
+    # Without a prefix a relative line starts from the list's own folder, whatever folder the command was typed in.
+    prefix = source.prefix or f"{path.url.rpartition('/')[0]}/"
+    files = [StoragePath(name if _is_whole(name, source) else f"{prefix}{name}", connection) for name in names if name]
     if not files:
         raise DataError(f"source {source.name!r}: {path.url} names no file", hint="correct the list, or use a glob")
     with ThreadPoolExecutor(_SIZES_AT_ONCE, thread_name_prefix="file sizes") as pool:
@@ -48,6 +50,11 @@ def _from_list(source: FileSourceSettings, path: StoragePath, connection: Connec
             hint="check `prefix` of this source, or take the line out",
         )
     return [(file, size) for file, size in zip(files, sizes, strict=True) if size is not None]
+
+
+def _is_whole(name: str, source: FileSourceSettings) -> bool:
+    """Whether a line is a path or URL by itself, where the source gives no prefix."""
+    return not source.prefix and ("://" in name or name.startswith("/"))
 
 
 def _size(path: StoragePath) -> int | None:

@@ -1,1 +1,1 @@
-"""What a prepared data set says of itself: manifest, card, HTML page, histograms, and raylm inspect."""
+"""What a prepared dataset says of itself: manifest, card, HTML page, histograms, and raylm inspect."""

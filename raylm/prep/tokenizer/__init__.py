@@ -1,7 +1,6 @@
-"""Tokenizers: trained on the documents, or brought from what another library wrote.
+"""Tokenizers: trained on the documents, or imported from what Hugging Face, SentencePiece or tiktoken wrote.
 
-Comes in: texts, or a folder or file of Hugging Face, SentencePiece or tiktoken. Leaves: a folder that transformers
-loads without a network, and the few facts that shards need of it.
+The result is a folder that transformers loads without a network, and the few facts that shards need of it.
 """
 
 from raylm.prep.tokenizer.folder import TokenizerFacts, load, partial_and_unknown, write_tokenizer

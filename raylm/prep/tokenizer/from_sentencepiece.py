@@ -1,7 +1,5 @@
 """A SentencePiece model becomes a tokenizer of the tokenizers library that gives the same ids.
 
-Comes in: the bytes of a .model file of kind BPE or unigram. Leaves: a `TokenizerFiles`.
-
 One difference is left: where several cuts are equally likely to a unigram model, as in a long row of one sign, the
 pieces are the same, but not always in the same order; SentencePiece adds up in 32 bits, the tokenizers library in 64.
 """

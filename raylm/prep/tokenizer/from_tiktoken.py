@@ -1,6 +1,6 @@
 """tiktoken's ranks become a tokenizer of the tokenizers library that gives the same ids.
 
-Comes in: a file of lines `base64 rank`, and the name of an encoding or a pattern. Leaves: a `TokenizerFiles`.
+Ranks are a file of lines `base64 rank`; how texts are cut is the name of an encoding, or a pattern.
 """
 
 from __future__ import annotations

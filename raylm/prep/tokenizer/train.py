@@ -1,4 +1,4 @@
-"""Training a tokenizer. Comes in: a sample of the documents' texts. Leaves: its definition, the same bytes each time.
+"""Trains a tokenizer on a sample of the documents' texts: the same bytes each time.
 
 BPE is learned by the tokenizers library, whose result depends on nothing but the texts. Its unigram trainer adds
 floating-point numbers in the order of a hash table that is seeded anew in each process: five runs over the same texts,

@@ -1,4 +1,4 @@
-"""Ray Train's trainer with raylm's own policies, workers that form their own group, and no data sets."""
+"""Ray Train's trainer with raylm's own policies, workers that form their own group, and no datasets."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def _trainer_class(job: Job, actor: Any, share: ClusterShare) -> Any:
             return ray.get(self.controller.get_result.remote())
 
         def _create_default_callbacks(self) -> list[Any]:
-            # Shards are read by raylm.stream: Ray Train's own data sets would cost every (re)start an actor, and
+            # Shards are read by raylm.stream: Ray Train's own datasets would cost every (re)start an actor, and
             # the import of Ray Data in each worker before it may begin. Metrics are in the run folder.
             unused = (DatasetsCallback, ControllerMetricsCallback, WorkerMetricsCallback)
             found: list[Any] = super()._create_default_callbacks()

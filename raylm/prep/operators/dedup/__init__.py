@@ -1,1 +1,1 @@
-"""Removes exact and near duplicates over the whole data set."""
+"""Removes exact and near duplicates over the whole dataset."""
