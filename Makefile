@@ -25,7 +25,7 @@ $(STAMP): pyproject.toml constraints.txt
 # torch first: DeepSpeed's own set-up looks for it.
 	$(BIN)/python -m pip install --quiet setuptools wheel "$$(grep '^torch==' constraints.txt)"
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
-	$(BIN)/python -c 'from raylm.train import engine; engine.prebuild()'
+	$(BIN)/python -c 'from raylm.train.deepspeed_internals import quiet_deepspeed; quiet_deepspeed()'
 	@touch $@
 
 quickstart: setup

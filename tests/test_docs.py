@@ -236,3 +236,9 @@ def test_the_documentation_lists_every_operator_as_it_describes_itself() -> None
 
     assert [name for name, summary in source_rows() if f"| `{name}` | {summary} |" not in written] == []
     assert [name for name, summary in operator_rows() if f"| `{name}` | {summary} |" not in written] == []
+
+
+def test_what_set_up_imports_is_there() -> None:
+    code = re.search(r"-c '(from raylm[^']*)'", (ROOT / "Makefile").read_text())
+    assert code is not None
+    subprocess.run([sys.executable, "-c", code[1]], check=True, capture_output=True)
