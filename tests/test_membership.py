@@ -9,7 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from raylm.errors import TrainingError
 from raylm.train.coordination import Generation, Reason
-from raylm.train.membership import GroupEnd, Membership
+from raylm.train.membership import GroupEnd, Membership, culprits
 
 MAX_FAILURES = 2
 RESTARTS = (Reason.GROW, Reason.PREEMPTION_NOTICE)
@@ -222,3 +222,17 @@ class Schedules(RuleBasedStateMachine):
 
 TestSchedules = Schedules.TestCase
 TestSchedules.settings = settings(max_examples=150, stateful_step_count=30)
+
+
+@pytest.mark.parametrize(
+    ("losses", "found"),
+    [
+        ({1: "lost: the actor died"}, [1]),
+        ({0: "error: GroupBroken: rank 0 lost a peer", 1: "lost: the actor died"}, [1]),
+        ({0: "error: GroupBroken: rank 0 lost a peer", 2: "error: ValueError: mine"}, [2]),
+        ({0: "error: GroupBroken: rank 0 lost a peer", 2: "error: GroupBroken: rank 2 lost a peer"}, [1]),
+        (dict.fromkeys(range(3), "error: GroupBroken: a network fell apart"), [0, 1, 2]),
+    ],
+)
+def test_who_ended_a_group_is_told_from_who_lost_a_peer(losses: dict[int, str], found: list[int]) -> None:
+    assert sorted(culprits(losses, range(3))) == found

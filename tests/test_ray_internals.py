@@ -89,7 +89,11 @@ def test_what_a_worker_raised_is_told_from_its_death(ray_here: Any) -> None:
     from ray.train.v2._internal.util import construct_user_exception_with_traceback
 
     wrapped = construct_user_exception_with_traceback(ValueError("mine"))
+    from ray.train.v2._internal.exceptions import WorkerHealthCheckTimeoutError
+
     assert isinstance(ray_internals.raised_by_worker(wrapped), ValueError)
+    assert isinstance(ray_internals.raised_by_worker(ValueError("mine")), ValueError)
+    assert ray_internals.raised_by_worker(WorkerHealthCheckTimeoutError("silent")) is None
     assert ray_internals.raised_by_worker(ray_here.exceptions.RayActorError()) is None
 
 

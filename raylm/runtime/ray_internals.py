@@ -114,7 +114,14 @@ def resources_per_worker(scaling_config: Any) -> dict[str, float]:
 
 def raised_by_worker(failure: Any) -> BaseException | None:
     """The exception that a worker's own code raised; None when the worker died or fell silent."""
-    found: BaseException | None = getattr(failure, "_base_exc", None)
+    from ray.exceptions import RayError
+
+    error: BaseException = getattr(failure, "_base_exc", failure)  # Ray Train hands it on with or without its wrapper
+    return None if isinstance(error, RayError | _ray_train_error()) else error
+
+
+def _ray_train_error() -> type[BaseException]:
+    found: type[BaseException] = import_module(f"{_TRAIN}.exceptions").RayTrainError
     return found
 
 

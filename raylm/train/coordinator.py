@@ -34,7 +34,7 @@ from raylm.run.folder import RunFolder
 from raylm.run.log import RunLog
 from raylm.train.coordination import Assignment, FailureHistory, Generation, Reason, RunStatus
 from raylm.train.feed import Feed
-from raylm.train.membership import Membership
+from raylm.train.membership import Membership, culprits
 
 
 class Coordinator:
@@ -201,7 +201,7 @@ class Coordinator:
             if not end.failure:
                 return end.again
             self._times.lost()
-            gone = {rank: why for rank, why in losses.items() if why.startswith("lost")} or losses
+            gone = culprits(losses, members.nodes)
             self._record(
                 WorkerLost(
                     ranks=sorted(gone),

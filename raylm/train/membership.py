@@ -7,7 +7,7 @@ one fence, so all three have one number; `begin` is where that is so.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from raylm.errors import RaylmError
@@ -21,6 +21,18 @@ class GroupEnd:
     again: bool
     failure: bool = False
     exhausted: bool = False
+
+
+def culprits(losses: Mapping[int, str], ranks: Collection[int]) -> dict[int, str]:
+    """The ranks that ended a group, each with why, of what is known when it ended.
+
+    losses: rank → `lost: …` for one that died, `error: …` for one that raised. A rank that raised GroupBroken lost a
+    peer, and ends no group by itself: where there is nothing but such, it was those that have not been heard of.
+    """
+    lost = {rank: why for rank, why in losses.items() if why.startswith("lost")}
+    raised = {rank: why for rank, why in losses.items() if not why.startswith("error: GroupBroken")}
+    silent = {rank: "lost: it did not say why" for rank in ranks if rank not in losses}
+    return lost or raised or silent or dict(losses)
 
 
 class Membership:
