@@ -393,8 +393,10 @@ def test_a_manifest_that_lies_is_refused(folder: StoragePath, key: str, value: o
     save_all(folder, 2)
     place = folder / "step-000000002" / "manifest.json"
     place.write_text(json.dumps({**json.loads(place.read_text()), key: value}))
-    with pytest.raises(CheckpointError, match=re.escape(words)):
+    with pytest.raises(CheckpointError, match=re.escape(words)) as caught:
         newest(folder)
+    if key == "version":  # the hint fits whoever reads it: train, evaluate, generate, export
+        assert caught.value.hint == "use the raylm that wrote it; to train on, start under another name"
 
 
 def test_an_index_whose_pieces_lie_outside_the_file_is_refused(folder: StoragePath) -> None:

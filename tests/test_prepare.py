@@ -387,6 +387,17 @@ def test_an_unfinished_preparation_of_another_version_is_refused(
     assert "remove the folder" in str(caught.value.hint)
 
 
+def test_prepared_data_of_another_version_is_refused_with_what_prepare_accepts(tmp_path: Path) -> None:
+    (tmp_path / "x.txt").write_text("text " * 200)
+    run(job(tmp_path / "data", [{"glob": f"{tmp_path}/x.txt"}]))
+    manifest = tmp_path / "data/manifest.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"version": 1}))
+    with pytest.raises(DataError, match="has version 1; this raylm reads version 2") as caught:
+        run(job(tmp_path / "data", [{"glob": f"{tmp_path}/x.txt"}]))
+    assert "into another folder (prepare.output) or after removing this one" in str(caught.value.hint)
+    run(job(tmp_path / "another", [{"glob": f"{tmp_path}/x.txt"}]))
+
+
 # Settings
 
 

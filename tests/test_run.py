@@ -111,7 +111,7 @@ def with_(job: Job, **changes: Any) -> Job:
 
 def test_what_cannot_work_is_refused_before_anything_starts(job: Job, tmp_path: Path) -> None:
     check(job)
-    assert not (tmp_path / "runs" / "run" / "checkpoints").exists()
+    assert not (tmp_path / "runs").exists()
     with pytest.raises(DataError, match="nowhere"):
         check(with_(job, data__path=str(tmp_path / "nowhere")))
     (tmp_path / "file").write_text("")

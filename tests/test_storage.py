@@ -147,6 +147,11 @@ def test_a_writable_folder_passes_and_stays_clean(folder: StoragePath) -> None:
     assert folder.list() == []
 
 
+def test_a_folder_that_is_not_there_is_not_made_by_the_check(tmp_path: Path) -> None:
+    StoragePath(str(tmp_path / "runs" / "a")).check_writable()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_places_are_absolute_and_travel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     place = StoragePath("runs/a")

@@ -246,7 +246,7 @@ def _check_version(body: dict[str, Any], path: StoragePath) -> None:
     if body.get("version") != VERSION:
         raise CheckpointError(
             f"{path.url} has version {body.get('version')!r}; this raylm reads version {VERSION}",
-            hint="resume it with the raylm that wrote it, or start under another name",
+            hint="use the raylm that wrote it; to train on, start under another name",
         )
 
 

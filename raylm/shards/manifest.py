@@ -205,7 +205,8 @@ def parse_manifest(raw: bytes, url: str) -> DatasetManifest:
     if content.get("version") != VERSION:
         raise DataError(
             f"{url} has version {content.get('version')!r}; this raylm reads version {VERSION}",
-            hint="prepare the data again, or use the raylm that wrote it",
+            hint="prepare the data again, into another folder (prepare.output) or after removing this one, or use the "
+            "raylm that wrote it",
         )
     try:
         manifest = _adapter().validate_json(raw)

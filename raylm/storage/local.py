@@ -100,10 +100,14 @@ class LocalFiles:
 
     def free_bytes(self, url: str) -> int | None:
         """Free bytes of the disk that the folder is, or would be, on."""
+        return shutil.disk_usage(self.nearest(url)).free
+
+    def nearest(self, url: str) -> str:
+        """The folder itself, or the nearest above it that is there."""
         path = Path(url)
         while not path.exists():
             path = path.parent
-        return shutil.disk_usage(path).free
+        return str(path)
 
 
 LOCAL = LocalFiles()

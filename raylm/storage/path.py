@@ -141,7 +141,7 @@ class StoragePath:
         self._attempt("make the folder", lambda files: files.make_folder(self.url))
 
     def check_writable(self, needed_bytes: int = 0) -> None:
-        """Raise a StorageError with a hint unless files can be written into this folder now."""
+        """Raise a StorageError with a hint unless files can be written into this folder now; nothing is left behind."""
         quick = StoragePath(self.url, self.connection.quick)
         free = quick._attempt("write into", lambda files: files.free_bytes(self.url))
         if free is not None and free < needed_bytes:
@@ -149,7 +149,9 @@ class StoragePath:
                 f"no space at {self.url}: {_gib(needed_bytes)} needed, {_gib(free)} free",
                 hint="free some space, or point `storage` at another disk or a bucket",
             )
-        probe = quick / f".raylm-write-check-{uuid.uuid4().hex}"
+        # A folder that is not there yet stays so: whoever may write above it may make it.
+        above = quick._attempt("write into", lambda files: files.nearest(self.url))
+        probe = StoragePath(above, quick.connection) / f".raylm-write-check-{uuid.uuid4().hex}"
         probe.write_bytes(b"raylm may write here")
         probe.remove()
 
@@ -193,6 +195,7 @@ class Backend(Protocol):
     def remove(self, url: str) -> None: ...
     def make_folder(self, url: str) -> None: ...
     def free_bytes(self, url: str) -> int | None: ...
+    def nearest(self, url: str) -> str: ...
 
 
 def _normal(url: str) -> str:

@@ -175,6 +175,10 @@ class RemoteFiles:
         """Unknown."""
         return None
 
+    def nearest(self, url: str) -> str:
+        """The folder itself: object stores have none to make."""
+        return url
+
     def _forget(self, url: str) -> None:
         # Listings of other processes' writes must be seen; not every file system can turn its cache off.
         self.files.invalidate_cache(url)
