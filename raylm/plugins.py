@@ -98,9 +98,11 @@ def _import(plugin: Plugin) -> None:
     except ConfigError as error:
         raise ConfigError(f"plugin {plugin.name}: {error.message}", hint=error.hint) from error
     except ModuleNotFoundError as error:
+        raise ConfigError(f"plugin {plugin.name} cannot be imported: {error}", hint=_missing(plugin, error)) from error
+    except SystemExit as error:
         raise ConfigError(
-            f"plugin {plugin.name} cannot be imported: {error}",
-            hint="install the module wherever the job runs; a plugin of one file is named by its path, as ./steps.py",
+            f"plugin {plugin.name} ended the program (SystemExit){_line_in(plugin, error)}",
+            hint='put what is only for running the file under `if __name__ == "__main__":`',
         ) from error
     except Exception as error:  # the user's own code: whatever it raises is said with its line, not with ours
         line = _line_in(plugin, error)
@@ -120,7 +122,16 @@ def _run(plugin: Plugin, source: str) -> None:
     exec(code, module.__dict__)
 
 
-def _line_in(plugin: Plugin, error: Exception) -> str:
+def _missing(plugin: Plugin, error: ModuleNotFoundError) -> str:
+    """What to do about a module that is missing: the plugin itself, or one that it imports."""
+    if plugin.source is not None:
+        return f"install {error.name} wherever the job runs; a plugin of one file imports no files beside it"
+    if error.name and f"{plugin.name}.".startswith(f"{error.name}."):
+        return "install the module wherever the job runs; a plugin of one file is named by its path, as ./steps.py"
+    return f"install {error.name} wherever the job runs"
+
+
+def _line_in(plugin: Plugin, error: BaseException) -> str:
     if isinstance(error, SyntaxError):
         return f" in line {error.lineno}"
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == plugin.name]

@@ -101,7 +101,7 @@ def train(job: Job, *, on_record: Callable[[StepMetrics | Event], None] | None =
                 return run.result()
             except KeyboardInterrupt:
                 run.request_stop()
-                log.warning("saving before stopping; press Ctrl-C again to stop at once")
+                log.warning("saving before stopping; send the signal again, or press Ctrl-C, to stop at once")
     finally:
         if not run.done:  # on_record raised
             run.request_stop(at_once=True)
