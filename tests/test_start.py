@@ -227,3 +227,19 @@ def test_a_run_outlives_the_thread_that_started_it(tmp_path: Path, data: Path) -
     assert done.stdout.splitlines() == ["True", "12 12", "[]"], done.stderr[-3000:]
     for warning in ("SIGTERM handler", "Token authentication is enabled"):
         assert warning not in done.stderr
+
+
+def test_a_lost_cluster_is_one_error_with_a_hint(
+    tmp_path: Path, data: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when the head is killed: whoever asks the coordinator hears from Ray that it cannot be asked."""
+    from ray.exceptions import ActorUnavailableError
+
+    def lost(run: Run, share: object) -> None:
+        raise ActorUnavailableError("RpcError: failed to connect to all addresses", None)
+
+    monkeypatch.setattr(Run, "_trained", lost)
+    run = start(job_of(tmp_path, data, cluster, name="lost", steps=4))
+    with pytest.raises(ClusterError, match="the Ray cluster's head, or what ran on it, is gone") as caught:
+        run.result(timeout=60)
+    assert "the same command resumes" in str(caught.value.hint)

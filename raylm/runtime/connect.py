@@ -57,6 +57,29 @@ def connected(address: str | None, local: LocalRay) -> Iterator[bool]:
             _connection.leave()
 
 
+@contextmanager
+def cluster_lost_in_words(hint: str) -> Iterator[None]:
+    """Raise ClusterError where Ray's own processes, or an actor that this block asks, are gone."""
+    ray = sys.modules.get("ray")
+    if ray is None:
+        yield
+        return
+    lost = (
+        ray.exceptions.RayActorError,  # dead, or not to be reached
+        ray.exceptions.RaySystemError,
+        ray.exceptions.RpcError,
+        ray.exceptions.LocalRayletDiedError,
+        ray.exceptions.OwnerDiedError,
+        ray.exceptions.NodeDiedError,
+    )
+    try:
+        yield
+    except lost as error:
+        raise ClusterError(
+            f"the Ray cluster's head, or what ran on it, is gone: {_first_line(error)}", hint=hint
+        ) from error
+
+
 class _Connection:
     """The connection that this process shares."""
 
