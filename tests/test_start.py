@@ -216,3 +216,36 @@ def test_a_program_trains_without_a_cluster_of_its_own(tmp_path: Path, data: Pat
         timeout=600,
     )
     assert done.stdout.split("\n")[:2] == ["[4, 4]", "False"], done.stderr[-3000:]
+
+
+def test_a_run_outlives_the_thread_that_started_it(tmp_path: Path, data: Path) -> None:
+    """With a Ray of its own, whose processes Linux would end with the thread that forked them."""
+    path = write_job(
+        tmp_path, job_settings(tmp_path / "runs", data, name="thread", steps=12, workers__max=1, workers__resources={})
+    )
+    code = f"""if True:
+        import threading, time
+        import psutil
+        import raylm
+        job = raylm.load_job({str(path)!r})
+        runs = []
+        starter = threading.Thread(target=lambda: runs.append(raylm.start(job)))
+        starter.start()
+        starter.join()
+        time.sleep(1)
+        names = [child.name() for child in psutil.Process().children(recursive=True) if child.status() != "zombie"]
+        print({{"gcs_server", "raylet"}} <= set(names))
+        (run,) = runs
+        print(len([record for record in run.events() if type(record).__name__ == "StepMetrics"]), run.result().step)
+        print([thread.name for thread in threading.enumerate() if thread.name == "raylm-ray"])
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={name: value for name, value in environment().items() if name != "RAY_AUTH_MODE"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.stdout.splitlines() == ["True", "12 12", "[]"], done.stderr[-3000:]
+    for warning in ("SIGTERM handler", "Token authentication is enabled"):
+        assert warning not in done.stderr
