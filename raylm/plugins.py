@@ -98,7 +98,12 @@ def _import(plugin: Plugin) -> None:
     except ConfigError as error:
         raise ConfigError(f"plugin {plugin.name}: {error.message}", hint=error.hint) from error
     except ModuleNotFoundError as error:
-        raise ConfigError(f"plugin {plugin.name} cannot be imported: {error}", hint=_missing(plugin, error)) from error
+        raise ConfigError(
+            f"plugin {plugin.name} cannot be imported: {error}",
+            hint="install the module wherever the job runs; a plugin of one file is named by its path, as ./steps.py"
+            if _is_in(plugin, error.name)
+            else f"install {error.name} wherever the job runs; a plugin of one file imports no files beside it",
+        ) from error
     except SystemExit as error:
         raise ConfigError(
             f"plugin {plugin.name} ended the program (SystemExit){_line_in(plugin, error)}",
@@ -122,13 +127,9 @@ def _run(plugin: Plugin, source: str) -> None:
     exec(code, module.__dict__)
 
 
-def _missing(plugin: Plugin, error: ModuleNotFoundError) -> str:
-    """What to do about a module that is missing: the plugin itself, or one that it imports."""
-    if plugin.source is not None:
-        return f"install {error.name} wherever the job runs; a plugin of one file imports no files beside it"
-    if error.name and f"{plugin.name}.".startswith(f"{error.name}."):
-        return "install the module wherever the job runs; a plugin of one file is named by its path, as ./steps.py"
-    return f"install {error.name} wherever the job runs"
+def _is_in(plugin: Plugin, module: str | None) -> bool:
+    """Whether the plugin is that module, or one inside of it."""
+    return module is not None and plugin.source is None and f"{plugin.name}.".startswith(f"{module}.")
 
 
 def _line_in(plugin: Plugin, error: BaseException) -> str:

@@ -40,6 +40,28 @@ def cluster() -> Iterator[Cluster]:
     made.close()
 
 
+def test_whoever_stops_a_run_is_told_how_to_stop_it_at_once_by_either_signal(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Stopped:
+        done = True
+        requests = 0
+
+        def events(self) -> Iterator[Event]:
+            yield from ()
+            raise KeyboardInterrupt  # SIGTERM raises it too, on the command line
+
+        def request_stop(self) -> None:
+            self.requests += 1
+
+        def result(self) -> str:
+            return f"ended after {self.requests} request"
+
+    monkeypatch.setattr("raylm.train.launch.run.start", lambda job: Stopped())
+    assert str(train(Job())) == "ended after 1 request"
+    assert caplog.messages == ["saving before stopping; send the signal again, or press Ctrl-C, to stop at once"]
+
+
 def job_of(folder: Path, data: Path, cluster: Cluster, **changes: Any) -> Job:
     settings = job_settings(folder / "runs", data, **changes)
     settings["cluster"] = {"address": cluster.address}
