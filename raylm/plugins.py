@@ -100,7 +100,14 @@ def _import(plugin: Plugin) -> None:
     except ModuleNotFoundError as error:
         raise ConfigError(
             f"plugin {plugin.name} cannot be imported: {error}",
-            hint="install the module wherever the job runs; a plugin of one file is named by its path, as ./steps.py",
+            hint="install the module wherever the job runs; a plugin of one file is named by its path, as ./steps.py"
+            if _is_in(plugin, error.name)
+            else f"install {error.name} wherever the job runs; a plugin of one file imports no files beside it",
+        ) from error
+    except SystemExit as error:
+        raise ConfigError(
+            f"plugin {plugin.name} ended the program (SystemExit){_line_in(plugin, error)}",
+            hint='put what is only for running the file under `if __name__ == "__main__":`',
         ) from error
     except Exception as error:  # the user's own code: whatever it raises is said with its line, not with ours
         line = _line_in(plugin, error)
@@ -120,7 +127,12 @@ def _run(plugin: Plugin, source: str) -> None:
     exec(code, module.__dict__)
 
 
-def _line_in(plugin: Plugin, error: Exception) -> str:
+def _is_in(plugin: Plugin, module: str | None) -> bool:
+    """Whether the plugin is that module, or one inside of it."""
+    return module is not None and plugin.source is None and f"{plugin.name}.".startswith(f"{module}.")
+
+
+def _line_in(plugin: Plugin, error: BaseException) -> str:
     if isinstance(error, SyntaxError):
         return f" in line {error.lineno}"
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == plugin.name]

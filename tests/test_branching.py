@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from raylm.checkpoint.restore import CheckpointInfo, newest
+from raylm.cli.main import main
 from raylm.config.load import load_job
 from raylm.errors import CheckpointError, ConfigError
+from raylm.prep.tokenizer import TokenizerFacts
 from raylm.run.folder import RunFolder
 from raylm.shards import RowFormat
 from raylm.storage import StoragePath
@@ -142,6 +146,105 @@ def test_an_export_is_a_parent_too(family: Family) -> None:
         family.check(family.job("moments", init_from__path=str(exported), init_from__optimizer=True))
 
 
+def tokenizer_of(folder: Path, text: str, vocab_size: int) -> TokenizerFacts:
+    """A tokenizer trained on this text, as the folder's files."""
+    from raylm.config.prepare.tokenizer import TokenizerSettings
+    from raylm.prep.tokenizer import load, train, write_tokenizer
+
+    built = train([text] * 40, TokenizerSettings(vocab_size=vocab_size))
+    write_tokenizer(StoragePath(str(folder)), built)
+    return load(StoragePath(str(folder)))[1]
+
+
+def data_of(folder: Path, text: str, vocab_size: int) -> Path:
+    """A small dataset of a tokenizer of its own."""
+    facts = tokenizer_of(folder / "tokenizer", text, vocab_size)
+    tokens = np.ones((48, SEQUENCE), dtype=np.int64)
+    rows = RowFormat(SEQUENCE, facts.vocab_size, facts.fingerprint, facts.eos_id, group_rows=8)
+    write_dataset(folder, rows, tokens, tokens[:4])
+    return folder
+
+
+TEXT = "the cat sat on the mat and the dog lay under the old table near a window"
+OTHER_TEXT = "quick brown foxes jump lazily, 12 zebras gallop away; pyjamas vex whoever mixes them"
+
+
+def test_an_export_of_another_tokenizer_is_refused_before_anything_starts(family: Family) -> None:
+    from transformers import AutoTokenizer
+
+    from raylm.model.build import build_model
+
+    own = data_of(family.folder / "own", TEXT, 290)
+    export = family.folder / "export-290"
+    job = family.job("heir", init_from__path=str(export), data__path=str(own))
+    model = build_model(load_job(job).model, vocab_size=290, sequence_length=SEQUENCE, seed=5, eos_id=0)
+    model.save_pretrained(export)  # type: ignore[operator]
+    AutoTokenizer.from_pretrained(own / "tokenizer").save_pretrained(export)
+    assert (export / "tokenizer.json").read_bytes() != (own / "tokenizer/tokenizer.json").read_bytes()
+    family.check(job)
+
+    other = family.job(
+        "heir", init_from__path=str(export), data__path=str(data_of(family.folder / "o", OTHER_TEXT, 290))
+    )
+    with pytest.raises(
+        CheckpointError, match=r"export-290 was trained with another tokenizer \(\w+\) than the"
+    ) as caught:
+        family.check(other)
+    assert "prepare.tokenizer.path" in str(caught.value.hint)
+    # The first ids of both stand for the same tokens: bytes, and the merges learned first.
+    larger = family.job("heir", init_from__path=str(export), data__path=str(data_of(family.folder / "l", TEXT, 295)))
+    with pytest.raises(CheckpointError, match=r"has a vocabulary of 290, the job's model one of 295") as caught:
+        family.check(larger)
+    assert "prepare.tokenizer.path" in str(caught.value.hint)
+    config = {"model_type": "llama", "hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2}
+    changes: dict[str, Any] = {"model__preset": None, "model__config": config, "data__path": str(own)}
+    with pytest.raises(CheckpointError, match=r"holds another model: .* is \d+x\d+ there and \d+x\d+ in the job's"):
+        family.check(family.job("heir", init_from__path=str(export), **changes))
+
+
+def dry_run(job: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as ended:
+        main(["train", str(job), "--dry-run"])
+    said = capsys.readouterr()
+    return int(ended.value.code or 0), said.out, said.err
+
+
+def test_a_dry_run_refuses_what_the_command_refuses(family: Family, capsys: pytest.CaptureFixture[str]) -> None:
+    parent = str(family.runs / "parent")
+    code, out, _ = dry_run(family.job("dry", init_from__path=parent), capsys)
+    assert (code, "starts from" in out) == (0, True)
+    code, out, _ = dry_run(family.job("dry", init_from__path=parent, data__path=str(family.folder / "none")), capsys)
+    assert (code, "no prepared data in" in out) == (0, True)
+
+    data = str(data_of(family.folder / "dry-other", TEXT, 290))
+    code, _, err = dry_run(family.job("dry", init_from__path=parent, data__path=data), capsys)
+    assert (code, "another tokenizer" in err) == (5, True)
+    manifest = family.folder / "dry-other/manifest.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"version": 1}))
+    code, _, err = dry_run(family.job("dry", data__path=data), capsys)
+    assert (code, "has version 1" in err) == (3, True)
+    code, _, err = dry_run(family.job("parent", steps=STEPS, stage=2, train__seed=99), capsys)
+    assert (code, "another job" in err) == (2, True)
+    assert not (family.runs / "dry").exists()
+
+
+def test_a_run_that_was_copied_is_not_trained_where_it_was(family: Family, capsys: pytest.CaptureFixture[str]) -> None:
+    copied = family.folder / "elsewhere" / "copy"
+    shutil.copytree(family.runs / "parent", copied)
+    assert dry_run(family.runs / "parent" / "run.yaml", capsys)[0] == 0
+    with pytest.raises(SystemExit) as ended:
+        main(["train", str(copied / "run.yaml")])
+    err = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert f"lies in the run folder {copied}, but names {family.runs}/parent" in err
+    flags = ["--set", f"storage={copied.parent}", "--set", "name=copy"]
+    assert " ".join(flags) in err
+    with pytest.raises(SystemExit) as ended:
+        main(["train", str(copied / "run.yaml"), *flags, "--dry-run"])
+    assert ended.value.code == 0
+    assert f"{copied} (goes on from step {STEPS})" in capsys.readouterr().out
+
+
 def test_what_cannot_be_a_parent_is_refused_before_anything_starts(family: Family) -> None:
     parent = str(family.runs / "parent")
     family.check(family.job("child", init_from__path=parent, optim__lr=5e-4, batch__sequences=12))
@@ -152,8 +255,6 @@ def test_what_cannot_be_a_parent_is_refused_before_anything_starts(family: Famil
     with pytest.raises(CheckpointError, match=r"holds another model: .* is \d+x\d+ there and \d+x\d+ in the job's"):
         family.check(narrower)
     rows = RowFormat(SEQUENCE, VOCABULARY, "another", eos_id=0, group_rows=8)
-    import numpy as np
-
     tokens = np.ones((48, SEQUENCE), dtype=np.int64)
     write_dataset(family.folder / "other", rows, tokens, tokens[:4])
     with pytest.raises(CheckpointError, match="another tokenizer"):

@@ -11,6 +11,7 @@ from raylm.config.job import Job
 from raylm.config.keys import schema_keys, settings_in
 from raylm.config.load import load_job, parse_job, resolved_yaml, with_overrides
 from raylm.config.other_names import OTHER_NAMES
+from raylm.config.problems import PATTERNS
 from raylm.errors import ConfigError
 
 
@@ -45,7 +46,8 @@ def test_a_job_file_loads_from_disk(tmp_path: Path) -> None:
         ),
         ("train:\n  steps: many\n", "job.yaml:2: train.steps: expected an integer, got 'many'", None),
         ("train:\n  steps: true\n", "job.yaml:2: train.steps: expected a number, got true", None),
-        ("train:\n  steps: 1.5\n", "job.yaml:2: train.steps: expected a whole number, got 1.5", None),
+        ("train:\n  steps: 1.5\n", "job.yaml:2: train.steps: expected an integer, got 1.5", None),
+        ("train:\n  steps: '3 0'\n", "job.yaml:2: train.steps: expected an integer, got '3 0'", None),
         ("train:\n  steps: 0\n", "job.yaml:2: train.steps: must be greater than or equal to 1, got 0", None),
         ("train:\n", "job.yaml:1: train: expected a section, got nothing", None),
         ("name: 12\n", "job.yaml:1: name: expected text, got 12", 'put it in quotes: "12"'),
@@ -71,6 +73,56 @@ def test_a_job_file_loads_from_disk(tmp_path: Path) -> None:
             "batch: {sequences: 8, micro_batch: 4}\nworkers:\n  max: 3\n",
             "job.yaml:3: workers.max=3 exceeds the 2 lanes of a global batch (batch.sequences=8 / batch.micro_batch=4)",
             "raise batch.sequences, lower batch.micro_batch, or set workers.max to 2 or less",
+        ),
+        (
+            "prepare:\n  steps: [normalise]\n",
+            "job.yaml:2: unknown key 'prepare.steps.0.normalise'",
+            "did you mean 'prepare.steps.0.normalize'?",
+        ),
+        (
+            "prepare:\n  steps:\n  - normalise: {}\n",
+            "job.yaml:3: unknown key 'prepare.steps.0.normalise'",
+            "did you mean 'prepare.steps.0.normalize'?",
+        ),
+        ("objective: casual\n", "job.yaml:1: unknown key 'objective.casual'", "did you mean 'objective.causal'?"),
+        (
+            "objective: z_loss\n",
+            "job.yaml:1: unknown key 'objective.z_loss'",
+            "known: causal; what your own code registers has to be listed under plugins",
+        ),
+        ("objective: {causal: {x: 1}}\n", "job.yaml:1: unknown key 'objective.causal.x'", "causal takes no keys"),
+        (
+            "prepare:\n  sources:\n  - kind: mine\n",
+            "job.yaml:3: prepare.sources.0.kind: expected 'arrow', 'book', ",
+            "what your own code registers has to be listed under plugins",
+        ),
+        ("prepare:\n  sources:\n  - kind: josnl\n", "job.yaml:3: prepare.sources.0.kind: ", "did you mean 'jsonl'?"),
+        ("where: {address: auto}\n", "job.yaml:1: unknown key 'where'", "did you mean 'cluster.address'?"),
+        ("where: {}\n", "job.yaml:1: unknown key 'where'", "did you mean 'cluster'?"),
+        ("optm: {lr: 1}\n", "job.yaml:1: unknown key 'optm'", "did you mean 'optim'?"),
+        (
+            "prepare:\n  require:\n    language: {en: 0.5}\n",
+            "job.yaml:3: prepare.require.language.en: expected a section, got 0.5",
+            "for at least that much write {min: 0.5}",
+        ),
+        (
+            "init_from: runs/mine\n",
+            "job.yaml:1: init_from: expected a section, got 'runs/mine'",
+            "did you mean 'init_from.path'?",
+        ),
+        ("model: tiny\n", "job.yaml:1: model: expected a section, got 'tiny'", "did you mean 'model.preset'?"),
+        ("workers: 3\n", "job.yaml:1: workers: expected a section, got 3", None),
+        (
+            "workers: {seat: 1}\n",
+            "job.yaml:1: unknown key 'workers.seat'",
+            "keys here: collective_timeout_seconds, cpus, gpu, grow_check_seconds, max, max_failures, min, resources, "
+            "threads; names of your own go under 'workers.resources'",
+        ),
+        (
+            "name: a b\n",
+            "job.yaml:1: name: expected ASCII letters, digits, '.', '_' and '-', the first a letter or a digit, "
+            "got 'a b'",
+            None,
         ),
         ("name: [1\n", "job.yaml:2: not valid YAML", "check indentation, quotes and colons"),
         ("a: b: c\n", "job.yaml:1: not valid YAML", "check indentation, quotes and colons"),
@@ -103,6 +155,16 @@ def test_several_mistakes_are_told_at_once_with_their_hints() -> None:
         ("optim.lr=fast", "--set optim.lr=fast: optim.lr: expected a number, got 'fast'", None),
         ("name.x=1", "--set name.x=1: name is 'a', not a section", None),
         ("train.steps=[1", "--set train.steps=[1:1: not valid YAML", "check indentation, quotes and colons"),
+        (
+            "prepare.steps=[normalise]",
+            "--set prepare.steps=[normalise]: unknown key 'prepare.steps.0.normalise'",
+            "did you mean 'prepare.steps.0.normalize'?",
+        ),
+        (
+            "prepare.sources[0].kind=x",
+            "--set prepare.sources[0].kind=x: an entry of a list is named without brackets",
+            "did you mean 'prepare.sources.0.kind'?",
+        ),
         (
             "prepare.sources.0.glob=x",
             "--set prepare.sources.0.glob=x: the job file has no list prepare.sources to take entry 0 of",
@@ -388,6 +450,14 @@ def test_other_names_stand_for_keys_that_are_there_and_hide_none() -> None:
     for key, names in OTHER_NAMES.items():
         section = key.rpartition(".")[0]
         assert {f"{section}.{name}".lstrip(".") for name in names.split()} & keys == set()
+
+
+def test_what_a_name_may_hold_is_said_in_words_for_every_pattern() -> None:
+    named = [one for one in settings_in() if one.field and any(hasattr(mark, "pattern") for mark in one.field.metadata)]
+    assert {"name", "prepare.sources.0.name"} <= {one.key for one in named}
+    for one in named:
+        patterns = [mark.pattern for mark in one.field.metadata if getattr(mark, "pattern", None)] if one.field else []
+        assert set(patterns) <= set(PATTERNS), one.key
 
 
 def test_every_setting_says_what_it_means() -> None:

@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parent.parent / "raylm"
 
 # Each floor may import the floors below it; rooms of one floor do not import each other, except within a room.
 FLOORS = (
-    ("errors", "records", "strict_json", "humanize", "html"),
+    ("errors", "records", "strict_json", "humanize", "html", "threads"),
     ("storage", "registry", "runtime"),
     ("plugins",),
     ("config", "shards", "rows"),

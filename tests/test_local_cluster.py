@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import psutil
 import pytest
 
 from raylm.deploy.local import LocalCluster, Node, NodeShape
-from raylm.errors import ConfigError
+from raylm.errors import ClusterError, ConfigError
 
 
 @pytest.fixture
@@ -78,6 +79,22 @@ def test_mistakes_are_named(folder: Path) -> None:
         LocalCluster(folder / ("x" * 60)).up(1, head=NodeShape(), each=NodeShape())
     cluster.down()
     process.wait(10)
+
+
+def test_without_its_head_a_cluster_takes_no_node_and_no_notice_and_can_be_taken_down(folder: Path) -> None:
+    (head, first), (other, second) = sleeper("head"), sleeper("node-1")
+    cluster = state(folder, first, second)
+    cluster.kill("head")
+    head.wait(10)
+    began = time.monotonic()
+    for ask in (lambda: cluster.add(1, NodeShape()), lambda: cluster.drain("node-1", 30)):
+        with pytest.raises(ClusterError, match=r"the head of the cluster in .* is gone") as caught:
+            ask()
+        assert "raylm cluster down" in str(caught.value.hint)
+    assert time.monotonic() - began < 5
+    assert cluster.nodes() == [first, second]
+    cluster.down()
+    assert other.wait(10) is not None
 
 
 @pytest.mark.long

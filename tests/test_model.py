@@ -248,7 +248,8 @@ def bad(settings: ModelSettings, vocab_size: int = VOCABULARY, sequence_length: 
 
 
 def test_bad_models_are_refused_in_plain_words(tmp_path: Path) -> None:
-    assert "the job says no model" in str(bad(ModelSettings()))
+    assert str(bad(ModelSettings())) == "the job says no model: model.preset, model.config and model.path are not set"
+    assert bad(ModelSettings()).key == "model.preset"
     assert "unknown model_type 'lama'" in str(bad(ModelSettings(config={"model_type": "lama"})))
     assert "no model_type" in str(bad(ModelSettings(config={"hidden_size": 8})))
     assert "not a causal language model" in str(bad(ModelSettings(config={"model_type": "vit", "vocab_size": 96})))

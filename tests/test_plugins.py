@@ -82,6 +82,29 @@ def test_a_plugin_that_fails_is_one_error_with_its_line(tmp_path: Path, text: st
     assert TABLE.names() == ["sample"]
 
 
+@pytest.mark.parametrize("call", ["sys.exit(0)", "sys.exit('bye')", "raise SystemExit"])
+def test_a_plugin_that_ends_the_program_is_an_error(tmp_path: Path, call: str) -> None:
+    path = plugin(tmp_path, f"import sys\nTABLE.register('own', 1)\n{call}\n")
+    error = refusal(tmp_path, "steps.py")
+    assert error.message == f"{tmp_path / 'job.yaml'}:2: plugin {path} ended the program (SystemExit) in line 4"
+    assert 'if __name__ == "__main__":' in str(error.hint)
+    assert TABLE.names() == ["sample"]
+
+
+def test_ctrl_c_while_a_plugin_is_imported_is_no_error_of_the_plugin(tmp_path: Path) -> None:
+    path = plugin(tmp_path, "raise KeyboardInterrupt\n")
+    with pytest.raises(KeyboardInterrupt):
+        Job.model_validate({"plugins": [str(path)]})
+
+
+def test_the_hint_for_a_missing_module_fits_who_misses_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plugin(tmp_path, "import no_such_module_anywhere\n")
+    plugin(tmp_path, "import no_such_module_anywhere\n", "installed_but_broken.py")
+    monkeypatch.syspath_prepend(tmp_path)
+    hint = "install no_such_module_anywhere wherever the job runs; a plugin of one file imports no files beside it"
+    assert [refusal(tmp_path, name).hint for name in ("steps.py", "installed_but_broken")] == [hint, hint]
+
+
 def test_two_plugins_may_not_take_one_name(tmp_path: Path) -> None:
     first = plugin(tmp_path, "TABLE.register('own', 1)\n")
     plugin(tmp_path, "TABLE.register('own', 2)\n", "others.py")

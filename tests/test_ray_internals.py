@@ -132,6 +132,18 @@ def test_the_health_checks_are_known_to_ray(ray_here: Any) -> None:
     assert given[0].items() >= ray_internals.HEALTH_CHECKS.items()
 
 
+def test_the_warnings_of_a_start_are_still_worded_so_and_kept_quiet(caplog: pytest.LogCaptureFixture) -> None:
+    from importlib import import_module
+
+    for name, words in ray_internals.START_WARNINGS.items():
+        assert f'"{words} ' in inspect.getsource(import_module(name))
+        logger = logging.getLogger(name)
+        with caplog.at_level(logging.WARNING, logger=name), ray_internals.quiet_start():
+            logger.warning(f"{words} and so on")
+        logger.warning("another warning")
+        assert logger.filters == []
+
+
 def test_the_token_mode_is_read_again() -> None:
     """Asked of Ray in a process of its own, where it is imported before the variable is set."""
     import subprocess

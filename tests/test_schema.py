@@ -116,12 +116,21 @@ def test_explain_lists_what_is_under_a_section(capsys: pytest.CaptureFixture[str
         assert words in out
 
 
+OWN_KINDS = "kinds of your own are shown with --job JOB or --plugin FILE"
+
+
 @pytest.mark.parametrize(
     ("key", "hint"),
     [
         ("optim.clip", "did you mean optim.max_grad_norm?"),
         ("optim.lrr", "did you mean optim.lr?"),
         ("learning_rate", "did you mean optim.lr?"),
+        ("objective.z_loss.factor", OWN_KINDS),
+        ("prepare.steps.shout", OWN_KINDS),
+        ("prepare.sources.mine.path", OWN_KINDS),
+        ("prepare.steps.0.normalise", f"did you mean prepare.steps.normalize? {OWN_KINDS}"),
+        ("prepare.sources.globb", f"did you mean prepare.sources.glob? {OWN_KINDS}"),
+        ("prepare.steps.quality.ruls", "did you mean prepare.steps.quality.rules?"),
         ("zzzzz", "raylm explain lists the sections"),
     ],
 )

@@ -40,6 +40,28 @@ def cluster() -> Iterator[Cluster]:
     made.close()
 
 
+def test_whoever_stops_a_run_is_told_how_to_stop_it_at_once_by_either_signal(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Stopped:
+        done = True
+        requests = 0
+
+        def events(self) -> Iterator[Event]:
+            yield from ()
+            raise KeyboardInterrupt  # SIGTERM raises it too, on the command line
+
+        def request_stop(self) -> None:
+            self.requests += 1
+
+        def result(self) -> str:
+            return f"ended after {self.requests} request"
+
+    monkeypatch.setattr("raylm.train.launch.run.start", lambda job: Stopped())
+    assert str(train(Job())) == "ended after 1 request"
+    assert caplog.messages == ["saving before stopping; send the signal again, or press Ctrl-C, to stop at once"]
+
+
 def job_of(folder: Path, data: Path, cluster: Cluster, **changes: Any) -> Job:
     settings = job_settings(folder / "runs", data, **changes)
     settings["cluster"] = {"address": cluster.address}
@@ -194,3 +216,52 @@ def test_a_program_trains_without_a_cluster_of_its_own(tmp_path: Path, data: Pat
         timeout=600,
     )
     assert done.stdout.split("\n")[:2] == ["[4, 4]", "False"], done.stderr[-3000:]
+
+
+def test_a_run_outlives_the_thread_that_started_it(tmp_path: Path, data: Path) -> None:
+    """With a Ray of its own, whose processes Linux would end with the thread that forked them."""
+    path = write_job(
+        tmp_path, job_settings(tmp_path / "runs", data, name="thread", steps=12, workers__max=1, workers__resources={})
+    )
+    code = f"""if True:
+        import threading, time
+        import psutil
+        import raylm
+        job = raylm.load_job({str(path)!r})
+        runs = []
+        starter = threading.Thread(target=lambda: runs.append(raylm.start(job)))
+        starter.start()
+        starter.join()
+        time.sleep(1)
+        names = [child.name() for child in psutil.Process().children(recursive=True) if child.status() != "zombie"]
+        print({{"gcs_server", "raylet"}} <= set(names))
+        (run,) = runs
+        print(len([record for record in run.events() if type(record).__name__ == "StepMetrics"]), run.result().step)
+        print([thread.name for thread in threading.enumerate() if thread.name == "raylm-ray"])
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={name: value for name, value in environment().items() if name != "RAY_AUTH_MODE"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.stdout.splitlines() == ["True", "12 12", "[]"], done.stderr[-3000:]
+    for warning in ("SIGTERM handler", "Token authentication is enabled"):
+        assert warning not in done.stderr
+
+
+def test_a_lost_cluster_is_one_error_with_a_hint(
+    tmp_path: Path, data: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when the head is killed: whoever asks the coordinator hears from Ray that it cannot be asked."""
+    from ray.exceptions import ActorUnavailableError
+
+    def lost(run: Run, share: object) -> None:
+        raise ActorUnavailableError("RpcError: failed to connect to all addresses", None)
+
+    monkeypatch.setattr(Run, "_trained", lost)
+    run = start(job_of(tmp_path, data, cluster, name="lost", steps=4))
+    with pytest.raises(ClusterError, match="the Ray cluster's head, or what ran on it, is gone") as caught:
+        run.result(timeout=60)
+    assert "the same command resumes" in str(caught.value.hint)

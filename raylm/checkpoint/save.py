@@ -35,6 +35,7 @@ from raylm.checkpoint.staging import STAGING
 from raylm.checkpoint.state import RunState, check_state
 from raylm.errors import CheckpointError, StorageError
 from raylm.storage import NotFound, StoragePath, retried
+from raylm.threads import settle
 
 if TYPE_CHECKING:
     import torch
@@ -155,21 +156,18 @@ def begin_save(request: SaveRequest, held: Held, *, asynchronous: bool = True) -
 
     future: Future[Saved] = Future()
 
-    def work() -> None:
-        try:
-            part = _write_part(save, stored, header)
-            committed, total_bytes, reason = _commit(save) if save.rank == 0 else (False, 0, "rank 0 commits")
-            took = time.perf_counter() - begun
-            held_up = stall if asynchronous else took
-            future.set_result(Saved(save.step, part.file_bytes, held_up, took, committed, total_bytes, reason))
-        except BaseException as error:  # carried to whoever waits
-            future.set_exception(error)
+    def work() -> Saved:
+        part = _write_part(save, stored, header)
+        committed, total_bytes, reason = _commit(save) if save.rank == 0 else (False, 0, "rank 0 commits")
+        took = time.perf_counter() - begun
+        held_up = stall if asynchronous else took
+        return Saved(save.step, part.file_bytes, held_up, took, committed, total_bytes, reason)
 
     if asynchronous:
         # A daemon: a worker that must leave is not held back by an upload, and half of one never counts.
-        threading.Thread(target=work, name=f"save-step-{save.step}", daemon=True).start()
+        threading.Thread(target=settle, args=(future, work), name=f"save-step-{save.step}", daemon=True).start()
     else:
-        work()
+        settle(future, work)
     return PendingSave(future, save.abandoned)
 
 

@@ -88,6 +88,8 @@ def _list(settings: Sequence[Setting]) -> None:
 def _unknown(key: str, everything: Sequence[Setting]) -> Exception:
     from raylm.errors import ConfigError
 
+    if hint := _unknown_kind(key, everything):
+        return ConfigError(f"no key of a job file is called {key}", hint=hint)
     last = key.rpartition(".")[2]
     spoken = dict.fromkeys(setting.spoken for setting in everything)
     named = [one.spoken for one in everything if one.name == last or last in one.other_names]
@@ -95,3 +97,22 @@ def _unknown(key: str, everything: Sequence[Setting]) -> Exception:
     near = named or difflib.get_close_matches(key, spoken, 1, 0.6)
     hint = f"did you mean {near[0]}?" if near else "raylm explain lists the sections"
     return ConfigError(f"no key of a job file is called {key}", hint=hint)
+
+
+def _unknown_kind(key: str, everything: Sequence[Setting]) -> str | None:
+    """A hint for a key below a registry's entries, where no entry is called so."""
+    from raylm.config.keys import like, spoken, tables_in
+
+    wanted = spoken(key)
+    for above, table in tables_in():
+        begin = f"{spoken(above)}."
+        if not wanted.startswith(begin):
+            continue
+        kind = wanted.removeprefix(begin).split(".")[0]
+        here = [setting for setting in everything if f"{_above(setting)}." == begin]
+        if kind in table or any(setting.name == kind for setting in here):
+            return None
+        near = like(kind, here) or next(iter(difflib.get_close_matches(kind, table.names(), 1, 0.6)), None)
+        own = "kinds of your own are shown with --job JOB or --plugin FILE"
+        return f"did you mean {begin}{near}? {own}" if near else own
+    return None

@@ -45,13 +45,16 @@ def train_rows(job: Job) -> Rows:
     from raylm.model.flops import shape_of
     from raylm.run.folder import RunFolder
     from raylm.run.identity import identity_of
-    from raylm.train.launch.preflight import refuse_other_run
+    from raylm.train.launch.preflight import checked, refuse_other_run
 
-    length, data = _data(job)
+    ready, length, data = _data(job)
     shape_of(job.model, job.prepare.tokenizer.vocab_size, length)  # a job without a model, or with none that works
+    run = RunFolder.of(job)
     with contextlib.suppress(StorageError):  # shown below
-        # The settings alone: the data may not be prepared yet.
-        refuse_other_run(RunFolder.of(job), identity_of(job, []), allow_changed_data=True)
+        if ready:
+            checked(job, run.path, write_check=False)
+        else:  # the settings alone
+            refuse_other_run(run, identity_of(job, []), allow_changed_data=True)
     per_step = job.batch.sequences * length
     workers = f"{job.workers.min} to {job.workers.max}" if job.workers.min < job.workers.max else f"{job.workers.max}"
     interval = "by Young and Daly's formula"
@@ -71,25 +74,25 @@ def train_rows(job: Job) -> Rows:
     ]
 
 
-def _data(job: Job) -> tuple[int, str]:
-    """Tokens per sequence, and the shards in words; where there are none yet, what prepare would make."""
-    from raylm.objectives import objective_of
-    from raylm.stream.reading import Dataset, reading
+def _data(job: Job) -> tuple[bool, int, str]:
+    """Whether all data can be read, tokens per sequence, and the shards in words.
 
-    columns = objective_of(job).columns
+    Where there are none yet, what prepare would make; shards that training refuses are refused.
+    """
     tokens, length = 0, job.prepare.sequence_length
     for source in job.mixture:
         place = StoragePath(source.path, job.object_store.connection())
         try:
+            if not (place / MANIFEST_NAME).exists():
+                return False, length, f"cannot be read: no prepared data in {place.url}; `raylm prepare` makes it"
             manifest = read_manifest(place)
-        except (DataError, StorageError) as error:
-            return length, f"cannot be read: {error.message}"
-        reading([Dataset(place, manifest)], columns)  # an objective whose columns the shards lack
+        except StorageError as error:
+            return False, length, f"cannot be read: {error.message}"
         tokens += manifest.train_tokens
         length = manifest.sequence_length
     where = ", ".join(source.path for source in job.mixture)
     epochs = job.train.steps * job.batch.sequences * length / max(1, tokens)
-    return length, f"{where}: {count(tokens)} tokens, so {epochs:.2g} epochs"
+    return True, length, f"{where}: {count(tokens)} tokens, so {epochs:.2g} epochs"
 
 
 def _raw_rows(job: Job) -> Rows:

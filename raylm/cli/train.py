@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import click
 
 from raylm.cli.common import (
@@ -15,6 +19,9 @@ from raylm.cli.common import (
     read_job,
 )
 
+if TYPE_CHECKING:
+    from raylm.config.job import Job
+
 
 @click.command()
 @job_options
@@ -25,6 +32,7 @@ def train(job_file: str, overrides: tuple[str, ...], dry_run: bool) -> None:
     Run the same command again to go on from the newest checkpoint. Ctrl-C saves and stops; a second one stops at once.
     """
     job = read_job(job_file, overrides)
+    _refuse_moved_run(job_file, overrides, job)
     if dry_run:
         from raylm.cli.preview import train_rows
 
@@ -42,6 +50,26 @@ def train(job_file: str, overrides: tuple[str, ...], dry_run: bool) -> None:
     run = as_typed(job.run_url)
     print_rows([("steps", f"{result.step:,}"), ("loss", _loss(result.loss)), ("run", run)])
     print_next(f"raylm evaluate {run}", f"raylm generate {run} --prompt 'The '", f"raylm report {run}")
+
+
+def _refuse_moved_run(job_file: str, overrides: Sequence[str], job: Job) -> None:
+    """Raise for the run.yaml of a folder that was copied or moved: it names the folder it was written in."""
+    from raylm.errors import ConfigError
+    from raylm.run.folder import RunFolder
+    from raylm.storage import StoragePath
+
+    file = Path(job_file).resolve()
+    run = RunFolder(StoragePath(str(file.parent)))
+    chosen = any(override.partition("=")[0].strip() in ("storage", "name") for override in overrides)
+    if chosen or file.name != run.settings.name or not run.has_trained():
+        return
+    named = StoragePath(job.run_url).local_path() if StoragePath(job.run_url).is_local else None
+    if named is None or named.resolve() != file.parent:
+        raise ConfigError(
+            f"{job_file} lies in the run folder {file.parent}, but names {job.run_url} as the run's folder",
+            hint=f"pass --set storage={file.parent.parent} --set name={file.parent.name} to train on where it lies, or "
+            f"--set name={job.name} to train in {job.run_url}",
+        )
 
 
 def _loss(loss: float | None) -> str:

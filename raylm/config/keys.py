@@ -14,6 +14,7 @@ from raylm.config.base import Settings
 from raylm.config.job import Job
 from raylm.config.other_names import OTHER_NAMES
 from raylm.config.unions import NamedSettings, SettingsByKind, is_union
+from raylm.registry import Registry
 
 ENTRY, ANY_NAME = "0", "*"  # stand in a key for the entries of a list and of a mapping
 
@@ -40,7 +41,7 @@ class Setting:
     @property
     def spoken(self) -> str:
         """The key as `raylm explain` takes it: without numbers of entries."""
-        return ".".join(part for part in self.key.split(".") if part not in (ENTRY, ANY_NAME))
+        return spoken(self.key)
 
     @property
     def meaning(self) -> str:
@@ -72,6 +73,17 @@ def settings_in(section: type[Settings] = Job, prefix: str = "", kind: str | Non
         yield Setting(f"{prefix}{name}", field, below[0][0] if below else None, kind)
         for inner, path in below:
             yield from settings_in(inner, ".".join([f"{prefix}{name}", *path, ""]))
+
+
+def tables_in(section: type[Settings] = Job, prefix: str = "") -> Iterator[tuple[str, Registry[Any]]]:
+    """Every key below a section under which entries of a registry stand, with the registry."""
+    for name, field in section.model_fields.items():
+        for inner, path in _sections_of(field.annotation):
+            key = ".".join([f"{prefix}{name}", *path])
+            if issubclass(inner, NamedSettings | SettingsByKind):
+                yield key, inner.table
+            else:
+                yield from tables_in(inner, f"{key}.")
 
 
 def _kind_field(section: type[SettingsByKind]) -> FieldInfo:
@@ -113,17 +125,30 @@ def _stands_for(pattern: str, key: str) -> bool:
     )
 
 
-def nearest(key: str, kind: str | None = None) -> str | None:
+def children(key: str) -> list[Setting]:
+    """The settings of the section that a key, with the numbers and names of entries, opens."""
+    return [setting for setting in settings_in() if _stands_for(setting.parent, key)]
+
+
+OWN_KINDS = "what your own code registers has to be listed under plugins"
+
+
+def is_kind(key: str) -> bool:
+    """Whether the key is the `kind` of an entry, which a registry knows."""
+    return any(_stands_for(f"{above}.kind", key) for above, _ in tables_in())
+
+
+def nearest(key: str, kind: str | None = None, value: Any = None) -> str | None:
     """A hint that names the key most likely meant: in the same section first, then anywhere.
 
-    `kind` is that of the entry the key stands in, where there are several.
+    `kind` is that of the entry the key stands in, where there are several; `value` is what the key was given.
     """
     known = sorted(settings_in(), key=lambda setting: (setting.key.count("."), setting.key))
     section, _, wrong = key.rpartition(".")
     here = [setting for setting in known if _stands_for(setting.parent, section)]
     of_kind = [setting for setting in here if setting.kind in (None, kind)] or here
-    if near := _like(wrong, of_kind):
-        return f"did you mean '{section + '.' if section else ''}{near}'?"
+    if near := like(wrong, of_kind):
+        return f"did you mean '{_opened(f'{section}.{near}'.lstrip('.'), wrong, value)}'?"
     if others := sorted({str(setting.kind) for setting in here if setting.name == wrong}):
         return f"'{wrong}' is a key of kind: {' or '.join(others)}"
     if elsewhere := [setting.key for setting in known if setting.name == wrong]:
@@ -132,11 +157,28 @@ def nearest(key: str, kind: str | None = None) -> str | None:
         return f"did you mean '{elsewhere[0]}'?"
     names = ", ".join(sorted(dict.fromkeys(setting.name for setting in of_kind)))
     if of_kind and of_kind[0].field is None:
-        return f"known: {names}; what your own code registers has to be listed under plugins"
-    return f"keys here: {names}" if names else None
+        return f"known: {names}; {OWN_KINDS}"
+    if not names:
+        return (
+            f"{section.rpartition('.')[2]} takes no keys"
+            if any(_stands_for(one.key, section) for one in known)
+            else None
+        )
+    free = [
+        one.name for one in of_kind if one.field and one.section is None and get_origin(one.field.annotation) is dict
+    ]
+    return f"keys here: {names}" + (f"; names of your own go under '{section}.{free[0]}'" if free else "")
 
 
-def _like(wrong: str, settings: list[Setting]) -> str | None:
+def _opened(key: str, wrong: str, value: Any) -> str:
+    """The key, or the one below it that a section by another library's name was given."""
+    if isinstance(value, dict) and len(value) == 1 and wrong in OTHER_NAMES.get(key, "").split():
+        [name] = value
+        return f"{key}.{name}" if name in {setting.name for setting in children(key)} else key
+    return key
+
+
+def like(wrong: str, settings: list[Setting]) -> str | None:
     """The name of the setting that another library calls so, or that is spelled much the same."""
     for setting in settings:
         if wrong in setting.other_names:
@@ -145,10 +187,15 @@ def _like(wrong: str, settings: list[Setting]) -> str | None:
     return near[0] if near else None
 
 
-def find(spoken: str) -> list[Setting]:
+def find(key: str) -> list[Setting]:
     """The settings that a key names, numbers of entries left out or not; one for each kind that has it."""
-    wanted = ".".join(part for part in spoken.replace("[]", "").split(".") if part != ANY_NAME and not part.isdigit())
+    wanted = spoken(key)
     return [setting for setting in settings_in() if setting.spoken == wanted]
+
+
+def spoken(key: str) -> str:
+    """The key without the numbers of entries."""
+    return ".".join(part for part in key.replace("[]", "").split(".") if part != ANY_NAME and not part.isdigit())
 
 
 @dataclass(frozen=True)

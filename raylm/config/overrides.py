@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ def apply_override(tree: Tree, override: str) -> None:
     if not equals or not all(parts):
         raise ConfigError(f"--set {override}: not of the form key=value", hint="for example --set optim.lr=1e-4")
     flag = f"--set {override}"
+    _refuse_brackets(dotted.strip(), flag)
     value_tree = read_tree(f"value: {text}" if "\n" not in text else f"value:\n{text}", flag)
     if set(value_tree.values) != {"value"}:
         raise ConfigError(f"{flag}: the value is not valid YAML", hint="quote it: --set 'key=\"value\"'")
@@ -28,7 +30,16 @@ def apply_change(tree: Tree, key: str, value: Any) -> None:
     parts = key.split(".")
     if not all(parts):
         raise ConfigError(f"override {key!r} is not a dotted key", hint='for example {"optim.lr": 1e-4}')
-    _set(tree, parts, typed(value), f"override {key}={shown(value)}")
+    flag = f"override {key}={shown(value)}"
+    _refuse_brackets(key, flag)
+    _set(tree, parts, typed(value), flag)
+
+
+def _refuse_brackets(key: str, flag: str) -> None:
+    """Entries of lists are `sources.0`; other libraries write `sources[0]`."""
+    ours = re.sub(r"\[(\d+)\]", r".\1", key)
+    if ours != key:
+        raise ConfigError(f"{flag}: an entry of a list is named without brackets", hint=f"did you mean '{ours}'?")
 
 
 def _set(tree: Tree, parts: Sequence[str], value: Any, flag: str) -> None:

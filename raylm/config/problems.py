@@ -9,7 +9,8 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from raylm.config.keys import nearest
+from raylm.config.describe import allowed
+from raylm.config.keys import OWN_KINDS, children, is_kind, nearest
 from raylm.config.yaml_lines import Key, Tree, dotted, shown
 from raylm.errors import ConfigError
 
@@ -35,7 +36,7 @@ def explained(error: ValidationError, tree: Tree) -> ConfigError:
 _EXPECTED = {
     "int_type": "expected an integer",
     "int_parsing": "expected an integer",
-    "int_from_float": "expected a whole number",
+    "int_from_float": "expected an integer",
     "float_type": "expected a number",
     "float_parsing": "expected a number",
     "bool_type": "expected true or false",
@@ -48,25 +49,52 @@ _EXPECTED = {
 }
 
 
+PATTERNS = {
+    r"^[A-Za-z0-9][A-Za-z0-9._-]*$": "ASCII letters, digits, '.', '_' and '-', the first a letter or a digit",
+    r"^[A-Za-z0-9._-]+$": "ASCII letters, digits, '.', '_' and '-'",
+}
+
+
 def _problem(details: ErrorDetails, tree: Tree) -> tuple[str, str | None]:
     """One problem as (`file:line: key: what is wrong, got value`, hint)."""
     kind, key, seen = details["type"], _within(details["loc"], tree.values), details["input"]
     place = tree.place(key)
     if kind == "extra_forbidden":
-        return f"{place}: unknown key '{dotted(key)}'", nearest(dotted(key), _kind_at(key[:-1], tree.values))
+        if len(key) < len(details["loc"]):  # a bare word, which stands for a key of that name
+            key = (*key, details["loc"][-1])
+        return f"{place}: unknown key '{dotted(key)}'", _nearest(key, tree, seen)
     if kind == "missing":
         return f"{place}: '{dotted(details['loc'])}' is missing", None
     if kind == "value_error":
         return f"{place}: {dotted(key)}: {details['msg'].removeprefix('Value error, ')}", None
     if kind == "literal_error":
-        allowed = details["ctx"]["expected"]
-        near = difflib.get_close_matches(str(seen), re.findall(r"'([^']+)'", allowed), 1)
-        hint = f"did you mean '{near[0]}'?" if near else None
-        return f"{place}: {dotted(key)}: expected {allowed}, got {shown(seen)}", hint
+        expected = details["ctx"]["expected"]
+        near = difflib.get_close_matches(str(seen), re.findall(r"'([^']+)'", expected), 1)
+        hint = f"did you mean '{near[0]}'?" if near else OWN_KINDS if is_kind(dotted(key)) else None
+        return f"{place}: {dotted(key)}: expected {expected}, got {shown(seen)}", hint
     if kind == "string_type" and isinstance(seen, int | float):
         return f"{place}: {dotted(key)}: expected text, got {shown(seen)}", f'put it in quotes: "{seen}"'
+    if kind == "string_pattern_mismatch" and details["ctx"]["pattern"] in PATTERNS:
+        return f"{place}: {dotted(key)}: expected {PATTERNS[details['ctx']['pattern']]}, got {shown(seen)}", None
+    hint = _section_for(dotted(key), seen) if kind == "model_type" else None
     wanted = _EXPECTED.get(kind, details["msg"].replace("Input should be", "must be").replace("String", "text"))
-    return f"{place}: {dotted(key)}: {wanted}, got {shown(seen)}", None
+    return f"{place}: {dotted(key)}: {wanted}, got {shown(seen)}", hint
+
+
+def _nearest(key: Key, tree: Tree, value: Any) -> str | None:
+    return nearest(dotted(key), _kind_at(key[:-1], tree.values), value)
+
+
+def _section_for(key: str, value: Any) -> str | None:
+    """What to write where a plain value stands in a section's place."""
+    below = {setting.name: setting.field for setting in children(key)}
+    if isinstance(value, int | float) and not isinstance(value, bool) and set(below) == {"min", "max"}:
+        return f"for at least that much write {{min: {value}}}"
+    if isinstance(value, str):
+        of_choice = [name for name, field in below.items() if value in allowed(field)]
+        if meant := [*of_choice, *(name for name in below if name == "path")]:
+            return f"did you mean '{key}.{meant[0]}'?"
+    return None
 
 
 def _within(loc: Key, values: Any) -> Key:

@@ -19,7 +19,7 @@ from typing import Any
 
 import psutil
 
-from raylm.errors import ConfigError, TrainingError
+from raylm.errors import ClusterError, ConfigError, TrainingError
 from raylm.runtime.ports import free_port
 from raylm.runtime.ray_internals import HEALTH_CHECKS, raylet_node_id
 
@@ -96,6 +96,7 @@ class LocalCluster:
 
     def add(self, count: int, shape: NodeShape) -> list[Node]:
         """Start so many more nodes, and wait until they have joined."""
+        self._need_head()
         added = []
         for _ in range(count):
             # One after the other: two that start at once choose the same socket names, and one of them fails.
@@ -104,6 +105,7 @@ class LocalCluster:
 
     def drain(self, name: str, seconds: float) -> None:
         """Tell Ray that a node will be reclaimed in so many seconds; the node lives on until it is killed."""
+        self._need_head()
         command = [
             *(*_ray(), "drain-node", f"--address={self.address}", f"--node-id={self._ray_id(name)}"),
             *("--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=reclaimed by hand"),
@@ -133,6 +135,14 @@ class LocalCluster:
         _signal(stubborn, signal.SIGKILL)
         psutil.wait_procs(stubborn, timeout=5)
         self._state.unlink(missing_ok=True)
+
+    def _need_head(self) -> None:
+        """What Ray's own commands find out only after minutes."""
+        if not any(node.name == HEAD for node in self.alive()):
+            raise ClusterError(
+                f"the head of the cluster in {self.folder} is gone, and the cluster with it",
+                hint="take it down and start it again: raylm cluster down, raylm cluster up",
+            )
 
     def _find(self, name: str) -> Node:
         for node in self.alive():

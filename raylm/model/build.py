@@ -84,7 +84,9 @@ def model_config(settings: ModelSettings, vocab_size: int, sequence_length: int,
         given = preset_config(settings.preset)
     else:
         raise ConfigError(
-            "the job says no model", hint="set model.preset (e.g. llama-125m), model.config or model.path"
+            "the job says no model: model.preset, model.config and model.path are not set",
+            hint="set model.preset (e.g. llama-125m), model.config or model.path",
+            key="model.preset",
         )
     # A config that names no token ids would get its family's own, which mean nothing to this tokenizer.
     defaults = {"vocab_size": vocab_size, "bos_token_id": None, "eos_token_id": eos_id, "pad_token_id": None}

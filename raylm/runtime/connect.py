@@ -2,6 +2,9 @@
 
 A process has one connection. Whoever asks while it stands shares it, and the last to leave closes it, unless somebody
 else made it. The environment and the signal handlers of the process are as before once a function here returns.
+
+Ray is started and ended in a thread of its own: Linux ends the processes of a local Ray with the thread that started
+them, and whoever asks for one may ask in a thread that ends before the others have left.
 """
 
 from __future__ import annotations
@@ -9,19 +12,23 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
+import queue
 import re
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from raylm.errors import ClusterError
 from raylm.runtime.ports import refusal
-from raylm.runtime.ray_internals import HEALTH_CHECKS, read_environment_again
+from raylm.runtime.ray_internals import HEALTH_CHECKS, quiet_start, read_environment_again
+from raylm.threads import settle
 
 NO_ADDRESS = "check cluster.address, or leave it out to use this machine"
 TOKEN = "RAY_AUTH_MODE"
@@ -50,6 +57,29 @@ def connected(address: str | None, local: LocalRay) -> Iterator[bool]:
             _connection.leave()
 
 
+@contextmanager
+def cluster_lost_in_words(hint: str) -> Iterator[None]:
+    """Raise ClusterError where Ray's own processes, or an actor that this block asks, are gone."""
+    ray = sys.modules.get("ray")
+    if ray is None:
+        yield
+        return
+    lost = (
+        ray.exceptions.RayActorError,  # dead, or not to be reached
+        ray.exceptions.RaySystemError,
+        ray.exceptions.RpcError,
+        ray.exceptions.LocalRayletDiedError,
+        ray.exceptions.OwnerDiedError,
+        ray.exceptions.NodeDiedError,
+    )
+    try:
+        yield
+    except lost as error:
+        raise ClusterError(
+            f"the Ray cluster's head, or what ran on it, is gone: {_first_line(error)}", hint=hint
+        ) from error
+
+
 class _Connection:
     """The connection that this process shares."""
 
@@ -57,6 +87,7 @@ class _Connection:
         self._lock = threading.Lock()
         self._users = 0
         self._address: str | None = None
+        self._keeper: _Keeper | None = None
 
     def join(self, address: str | None, local: LocalRay) -> bool:
         """Connect unless this process is; whether the connection is ours."""
@@ -72,24 +103,66 @@ class _Connection:
                 return False
             else:
                 self._address = address or os.environ.get("RAY_ADDRESS") or None
-                with _process_kept():
-                    _connect(self._address) if self._address else _start(local)
                 self._users = 0
+                self._connect(local)
             self._users += 1
             return True
 
     def leave(self) -> None:
         """One user less."""
-        import ray
-
         with self._lock:
             self._users -= 1
-            if not self._users:
-                with _process_kept():
-                    ray.shutdown()
+            if not self._users and self._keeper is not None:
+                self._keeper.call(_leave, last=True).result()
+
+    def _connect(self, local: LocalRay) -> None:
+        if self._keeper is not None:
+            self._keeper.ended.wait()
+        self._keeper = keeper = _Keeper()
+        connecting = keeper.call(lambda: _connect(self._address) if self._address else _start(local))
+        try:
+            connecting.result()
+        finally:
+            # Where a KeyboardInterrupt ends the wait, the thread goes on connecting, and leaves after that.
+            if not connecting.done() or connecting.exception() is not None:
+                keeper.call(_leave, last=True)
+
+
+class _Keeper:
+    """A thread in which Ray is started, and which lives until Ray is ended or the process is."""
+
+    def __init__(self) -> None:
+        self.ended = threading.Event()
+        self._calls: queue.SimpleQueue[tuple[Callable[[], None], Future[None], bool]] = queue.SimpleQueue()
+        # A daemon: Python runs Ray's own exit handler while such threads still live.
+        threading.Thread(target=self._main, name="raylm-ray", daemon=True).start()
+
+    def call(self, function: Callable[[], None], *, last: bool = False) -> Future[None]:
+        """Have the thread call a function, and end after the last one."""
+        done: Future[None] = Future()
+        self._calls.put((function, done, last))
+        return done
+
+    def _main(self) -> None:
+        last = False
+        while not last:
+            function, done, last = self._calls.get()
+            settle(done, partial(_unseen, function))
+        self.ended.set()
 
 
 _connection = _Connection()
+
+
+def _unseen(function: Callable[[], None]) -> None:
+    with _process_kept(), quiet_start():
+        function()
+
+
+def _leave() -> None:
+    ray = sys.modules.get("ray")
+    if ray is not None:
+        ray.shutdown()
 
 
 def _initialized() -> bool:
@@ -170,15 +243,12 @@ def _process_kept() -> Iterator[None]:
     """What Ray changes of the process while it connects and leaves is put back: variables and signal handlers."""
     environment = _ray_variables()
     handlers = {number: _handler(number) for number in signal.valid_signals() if number < signal.SIGRTMIN}
-    terminate = signal.getsignal(signal.SIGTERM)
     try:
         yield
     finally:
         for name in _ray_variables().keys() - environment.keys():
             del os.environ[name]
         os.environ.update(environment)
-        if threading.current_thread() is threading.main_thread() and terminate is not None:
-            signal.signal(signal.SIGTERM, terminate)
         # Ray's C++ sets handlers that Python does not see, and forgets at its end what was there before.
         for number, handler in handlers.items():
             if _handler(number) != handler:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,12 @@ HEALTH_CHECKS = {
     "health_check_period_ms": 500,
     "health_check_timeout_ms": 1000,
     "health_check_failure_threshold": 2,
+}
+# What Ray warns of at its start, by logger: that tokens are in use, which is as wanted, and that it sets no handler of
+# SIGTERM in another thread than the main one, which is as wanted too.
+START_WARNINGS = {
+    "ray._private.authentication.authentication_token_setup": "Token authentication is enabled",
+    "ray._private.worker": "SIGTERM handler is not set",
 }
 # Loggers of Ray Data that write a line for each execution and for the missing progress bar.
 DATA_LOGGERS = ("ray.data._internal.execution.streaming_executor", "ray.data._internal.progress")
@@ -84,6 +91,22 @@ def raylet_node_id(command_line: list[str]) -> str | None:
 
 
 # -- connections and actors --------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def quiet_start() -> Iterator[None]:
+    """Without START_WARNINGS in this block."""
+
+    def wanted(record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith(START_WARNINGS[record.name])
+
+    for name in START_WARNINGS:
+        logging.getLogger(name).addFilter(wanted)
+    try:
+        yield
+    finally:
+        for name in START_WARNINGS:
+            logging.getLogger(name).removeFilter(wanted)
 
 
 def read_environment_again() -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from raylm.config.job import Job
 from raylm.errors import CheckpointError, ConfigError
-from raylm.shards import DatasetManifest
+from raylm.shards import TOKENIZER_FOLDER, DatasetManifest
 from raylm.storage import StoragePath
 from raylm.train.context import ActiveGroup, RunContext
 
@@ -44,6 +44,8 @@ def check_parent(job: Job, data: DatasetManifest) -> None:
                 f"init_from.optimizer=true, but {path.url} is an export, which holds weights only",
                 hint="name a run folder or a checkpoint, or leave init_from.optimizer out",
             )
+        _check_tokenizer_of_export(job, data, path)
+        _check_tensors_of_export(job, data, path)
         return
     from raylm.trained import find_checkpoint
 
@@ -135,6 +137,48 @@ def _check_vocabulary(state: RunState, data: DatasetManifest, url: str) -> None:
             f"({data.tokenizer})",
             hint="prepare the data with that run's tokenizer: prepare.tokenizer.path names the folder tokenizer/ in it",
         )
+
+
+def _check_tokenizer_of_export(job: Job, data: DatasetManifest, export: StoragePath) -> None:
+    """Compare which tokens the ids stand for: a library that saves a tokenizer anew changes the bytes of its file."""
+    from raylm.prep.tokenizer.folder import SAVED, parsed
+
+    ours = StoragePath(job.mixture[0].path, job.object_store.connection()) / TOKENIZER_FOLDER / SAVED
+    both = [export / SAVED, ours]
+    if not all(file.exists() for file in both):
+        return  # nothing to compare; the size of the vocabulary is
+    definitions = [file.read_bytes() for file in both]
+    there, here = (
+        {number: token for token, number in parsed(definition, file.url).get_vocab(with_added_tokens=True).items()}
+        for definition, file in zip(definitions, both, strict=True)
+    )
+    if any(there[number] != here[number] for number in there.keys() & here.keys()):
+        raise CheckpointError(
+            f"init_from.path: {export.url} was trained with another tokenizer "
+            f"({hashlib.sha256(definitions[0]).hexdigest()[:32]}) than the data has ({data.tokenizer})",
+            hint="prepare the data with that export's tokenizer: prepare.tokenizer.path names its folder",
+        )
+
+
+def _check_tensors_of_export(job: Job, data: DatasetManifest, export: StoragePath) -> None:
+    """Compare the tensors that the export's config describes with those of the job's model."""
+    from raylm.model.build import auto_class_of, config_from, empty_model, model_config
+
+    theirs = config_from(json.loads((export / "config.json").read_bytes()))
+    ours = model_config(job.model, data.vocab_size, data.sequence_length, eos_id=data.eos_id)
+    sizes = [getattr(config, "vocab_size", None) for config in (theirs, ours)]
+    if sizes[0] != sizes[1]:
+        raise CheckpointError(
+            f"init_from.path: {export.url} has a vocabulary of {sizes[0]}, the job's model one of {sizes[1]}",
+            hint="prepare the data with that export's tokenizer (prepare.tokenizer.path names its folder); where it is "
+            "the same, give the job that model's vocab_size in model.config",
+        )
+    models = (
+        empty_model(theirs, "eager", auto_class_of(theirs)),
+        empty_model(ours, job.model.attention, job.objective.auto_class),
+    )
+    there, here = ({name: tuple(each.shape) for name, each in model.state_dict().items()} for model in models)
+    _check_shapes(here, there, export.url)
 
 
 def _check_tensors(job: Job, data: DatasetManifest, found: CheckpointInfo) -> None:

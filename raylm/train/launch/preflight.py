@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from raylm.config.job import Job
 from raylm.errors import ConfigError
@@ -10,6 +11,9 @@ from raylm.run.folder import RunFolder
 from raylm.run.identity import Identity, check_same_run, identity_of, parse_identity
 from raylm.shards import DatasetManifest
 from raylm.storage import StoragePath
+
+if TYPE_CHECKING:
+    from raylm.checkpoint.restore import CheckpointInfo
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,14 @@ class TrainResult:
 
 def preflight(job: Job, run: StoragePath) -> TrainResult | None:
     """Refuse what cannot work before anything is spent; a run that is finished already gives its result."""
+    found = checked(job, run, write_check=True)
+    if found is None or found.step < job.train.steps:
+        return None
+    return TrainResult(job.run_url, found.step, last_loss(run), already_finished=True)
+
+
+def checked(job: Job, run: StoragePath, *, write_check: bool) -> CheckpointInfo | None:
+    """Refuse what cannot work; the checkpoint that the run goes on from. Without `write_check` it only reads."""
     from raylm.checkpoint.restore import newest
     from raylm.objectives import objective_of
     from raylm.stream.reading import reading
@@ -40,7 +52,9 @@ def preflight(job: Job, run: StoragePath) -> TrainResult | None:
             hint="prepare all datasets with the same prepare.sequence_length and tokenizer",
         )
     reading(datasets, objective_of(job).columns)
-    run.check_writable(needed_bytes=_state_bytes(job, datasets[0].manifest))
+    needed = _state_bytes(job, datasets[0].manifest)
+    if write_check:
+        run.check_writable(needed_bytes=needed)
     folder = RunFolder(run)
     found = newest(folder.checkpoints)
     now = identity_of(job, [dataset.manifest for dataset in datasets])
@@ -49,9 +63,7 @@ def preflight(job: Job, run: StoragePath) -> TrainResult | None:
         check_parent(job, datasets[0].manifest)
         return None
     check_same_run(found.state.identity, now, url=found.path.url, allow_changed_data=job.data.allow_changed)
-    if found.step < job.train.steps:
-        return None
-    return TrainResult(job.run_url, found.step, last_loss(run), already_finished=True)
+    return found
 
 
 def _state_bytes(job: Job, manifest: DatasetManifest) -> int:

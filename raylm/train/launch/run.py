@@ -16,7 +16,7 @@ from raylm.errors import Interrupted, TrainingError
 from raylm.run.events import Event, StepMetrics
 from raylm.run.folder import RunFolder
 from raylm.run.lease import Lease
-from raylm.runtime.connect import LocalRay, connected
+from raylm.runtime.connect import LocalRay, cluster_lost_in_words, connected
 from raylm.runtime.shares import Claim, ClusterShare
 from raylm.train.coordination import Control, Reason, actor_client
 from raylm.train.launch.actor import CoordinatorActor
@@ -101,7 +101,7 @@ def train(job: Job, *, on_record: Callable[[StepMetrics | Event], None] | None =
                 return run.result()
             except KeyboardInterrupt:
                 run.request_stop()
-                log.warning("saving before stopping; press Ctrl-C again to stop at once")
+                log.warning("saving before stopping; send the signal again, or press Ctrl-C, to stop at once")
     finally:
         if not run.done:  # on_record raised
             run.request_stop(at_once=True)
@@ -155,7 +155,7 @@ class Run:
             again, self._stop_requested = self._stop_requested, True
         if at_once or again:
             self._cut = self._cut or "stopped at once"
-        elif self._coordinator is not None and not self.done and not self._coordinator.request_stop(Reason.STOP):
+        elif self._coordinator is not None and not self.done and not self._hears_stop(self._coordinator):
             self._cut = self._cut or "stopped while no worker was training"
 
     def result(self, timeout: float | None = None) -> TrainResult:
@@ -170,6 +170,14 @@ class Run:
         assert self._result is not None
         return self._result
 
+    def _hears_stop(self, coordinator: Control) -> bool:
+        import ray
+
+        try:
+            return coordinator.request_stop(Reason.STOP)
+        except ray.exceptions.RayError:  # the coordinator is lost, which ends the run by itself
+            return False
+
     # -- in the thread of the run -----------------------------------------------------------------------------------
 
     def _finished_already(self, result: TrainResult) -> None:
@@ -181,7 +189,7 @@ class Run:
 
     def _main(self, share: ClusterShare, held: contextlib.ExitStack) -> None:
         try:
-            with held:
+            with cluster_lost_in_words(f"start the cluster again where it is down; {RESUMES}"), held:
                 self._result = self._trained(share)
         except BaseException as error:
             self._error = error  # a thread's edge: `result` raises it where somebody waits
