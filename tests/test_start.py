@@ -265,3 +265,16 @@ def test_a_lost_cluster_is_one_error_with_a_hint(
     with pytest.raises(ClusterError, match="the Ray cluster's head, or what ran on it, is gone") as caught:
         run.result(timeout=60)
     assert "the same command resumes" in str(caught.value.hint)
+
+
+def test_a_run_whose_coordinator_is_killed_ends_with_an_error_and_resumes(
+    tmp_path: Path, data: Path, cluster: Cluster
+) -> None:
+    job = job_of(tmp_path, data, cluster, name="uncoordinated", steps=60, workers__max=1)
+    run = start(job)
+    wait_for(lambda: run.step >= 2, "two steps")
+    for process in cluster.processes("CoordinatorActor"):
+        process.kill()
+    with pytest.raises(ClusterError):
+        run.result(timeout=120)
+    assert start(with_overrides(job, {"train.steps": 8})).result(timeout=300).step == 8

@@ -54,6 +54,16 @@ class Cluster:
         else:
             raise ValueError(f"there is no action {what!r}")
 
+    def processes(self, name: str) -> list[psutil.Process]:
+        """The processes of this cluster's nodes whose command line holds `name`, and of no other cluster."""
+        found = []
+        for node in self._cluster.alive():
+            for process in self._cluster.processes(node.name):
+                with suppress(psutil.NoSuchProcess):
+                    if name in " ".join(process.cmdline()):
+                        found.append(process)
+        return found
+
     def reclaim(self) -> None:
         """Kill the nodes whose drain deadline has passed; raises what went wrong beside the training."""
         for one in [one for one in self._under_way if one.done()]:

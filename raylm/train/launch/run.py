@@ -248,12 +248,15 @@ class Run:
     def _listen_until(self, ended: threading.Event, coordinator: Control) -> None:
         import ray
 
+        lost = False
         while not ended.wait(LISTEN_SECONDS):
-            with contextlib.suppress(
-                ray.exceptions.RayError
-            ):  # a lost coordinator is seen when its status is asked for
+            try:
                 self._listen(coordinator)
-            if self._cut is not None and self._trainer.controller is not None:
+            except ray.exceptions.ActorDiedError:
+                lost = True  # nobody records steps or decides what follows a failure any more
+            except ray.exceptions.RayError:
+                pass  # it may answer again; if not, its status is asked for when the training ends
+            if (lost or self._cut is not None) and self._trainer.controller is not None:
                 ray.kill(self._trainer.controller)  # its workers end with it
 
     def _listen(self, coordinator: Control) -> None:
