@@ -258,8 +258,8 @@ def test_a_bad_loss_stops_every_rank_with_the_same_words(pool: Ranks) -> None:
     first, second = pool.run(stop, 2)
     assert first == second
     assert first.startswith("step 3 gave loss nan and gradient norm ")
-    assert "| nothing was updated or saved since; check the data" in first
-    assert first.endswith("or set train.bad_loss=skip to leave such steps out")
+    assert "| nothing was updated or saved since; check the data, set train.bad_loss=skip to leave such steps" in first
+    assert first.endswith("or go on under another name with init_from and a lower optim.lr")
 
 
 # -- evaluation, limits --------------------------------------------------------------------------------------------
