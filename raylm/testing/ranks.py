@@ -10,7 +10,6 @@ import gc
 import itertools
 import multiprocessing
 import os
-import socket
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +18,8 @@ from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any
+
+from raylm.runtime.ports import free_port
 
 _generations = itertools.count(1)
 
@@ -110,13 +111,6 @@ def ranks(most: int) -> Iterator[Ranks]:
         yield pool
     finally:
         pool.close()
-
-
-def free_port() -> int:
-    """A TCP port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _answer(rank: int, pipe: Connection) -> Any:

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from raylm.errors import StorageError
+from raylm.runtime.ports import free_port
 from raylm.storage import Connection, StoragePath
 
 ACCESS_KEY = "raylm-test-key"
@@ -101,13 +102,6 @@ class AzureServer:
 
 
 AnyServer = TypeVar("AnyServer", S3Server, GoogleServer, AzureServer)
-
-
-def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def make_bucket(endpoint: str, name: str) -> None:
