@@ -11,14 +11,12 @@ from typing import Any
 
 import pytest
 
-from raylm.config.workers import WorkerSettings
 from raylm.errors import DataError, TrainingError
 from raylm.run.events import CheckpointCommitted, Evaluated, Event, StepMetrics
 from raylm.run.folder import RunFolder
 from raylm.run.lines import read_lines
 from raylm.storage import StoragePath
 from raylm.train.coordination import (
-    Assignment,
     Control,
     Coordination,
     Generation,
@@ -29,7 +27,6 @@ from raylm.train.coordination import (
 )
 from raylm.train.coordinator import Coordinator
 from raylm.train.feed import FEED_RECORDS
-from raylm.train.membership import numbered
 
 
 class Clock:
@@ -41,16 +38,7 @@ class Clock:
 
 
 def coordinator(tmp_path: Path, clock: Clock | None = None, **settings: Any) -> Coordinator:
-    return Coordinator(
-        RunFolder(StoragePath(str(tmp_path))), WorkerSettings(min=1, max=4, **settings), clock=clock or Clock()
-    )
-
-
-def begun(made: Coordinator, size: int) -> Generation:
-    generation = made.begin(size).generation
-    for rank in range(size):
-        made.register(generation, rank, f"node-{rank}", "host:1" if rank == 0 else None)
-    return generation
+    return Coordinator(RunFolder(StoragePath(str(tmp_path))), clock=clock or Clock(), **settings)
 
 
 def metrics(step: int) -> StepMetrics:
@@ -68,51 +56,62 @@ def kinds(tmp_path: Path) -> list[str]:
 # --- what is recorded ---------------------------------------------------------------------------------------------
 
 
-def test_a_loss_is_followed_by_a_resize_and_a_resume_that_counts_what_is_replayed(tmp_path: Path) -> None:
+def test_steps_that_are_trained_again_are_counted_and_forgotten(tmp_path: Path) -> None:
     made = coordinator(tmp_path)
-    first = begun(made, 3)
+    first = made.begin(3)
     made.started(first, step=0, checkpoint=None, phases={})
     for step in range(1, 9):
         made.report_metric(first, metrics(step))
     made.report_event(first, CheckpointCommitted(step=5))
-    assert made.group_ended({2: "lost: node died", 0: "error: connection closed"})
-    second = begun(made, 2)
+    made.lost(failure=True)
+    second = made.begin(2)
     made.started(second, step=5, checkpoint="step-5", phases={})
-    assert kinds(tmp_path) == ["started", "checkpoint_committed", "worker_lost", "resized", "resumed"]
-    lost, resized, resumed = events(tmp_path)[-3:]
-    assert (lost["ranks"], lost["nodes"], lost["last_committed"]) == ([2], ["node-2"], 5)
+    assert kinds(tmp_path) == ["started", "checkpoint_committed", "resized", "resumed"]
+    resized, resumed = events(tmp_path)[-2:]
     assert (resized["workers_before"], resized["workers"], resized["step"]) == (3, 2, 8)
     assert resumed["steps_lost"] == 3
     assert [line["step"] for line in read_lines(StoragePath(str(tmp_path / "metrics.jsonl")))] == [1, 2, 3, 4, 5]
+    assert made.committed == 5
+
+
+def test_a_generation_that_goes_on_in_memory_has_resumed_and_lost_nothing(tmp_path: Path) -> None:
+    made = coordinator(tmp_path)
+    first = made.begin(2)
+    made.started(first, step=0, checkpoint=None, phases={})
+    made.report_metric(first, metrics(1))
+    made.lost(failure=True)
+    made.started(made.begin(1), step=1, checkpoint=None, phases={"state": 0.1})
+    resumed = events(tmp_path)[-1]
+    assert (resumed["event"], resumed["steps_lost"], "checkpoint" in resumed) == ("resumed", 0, False)
 
 
 def test_a_start_says_where_its_seconds_went(tmp_path: Path) -> None:
     clock = Clock()
     made = coordinator(tmp_path, clock)
-    first = made.begin(1).generation
     clock.now = 2.0
-    made.register(first, 0, "node", "host:1")
+    first = made.begin(1)
+    clock.now = 3.0
     made.started(first, step=0, checkpoint=None, phases={"build": 1.0})
     for clock.now in (3.0, 4.0, 6.0):
         made.report_metric(first, metrics(int(clock.now)))
     clock.now = 10.0
-    made.group_ended({0: "lost"})
+    made.lost(failure=True)
     clock.now = 11.0
-    second = made.begin(1).generation
+    made.lost(failure=True)
+    second = made.begin(1, phases={"gather": 1.0})
     clock.now = 14.0
-    made.register(second, 0, "node", "host:1")
-    made.started(second, step=0, checkpoint="step-0", phases={"build": 1.0})
-    started, _, resumed = events(tmp_path)
-    assert (started["seconds"], started["phases"]) == (3.0, {"workers": 2.0, "build": 1.0})
+    made.started(second, step=0, checkpoint="step-0", phases={"build": 3.0})
+    started, resumed = events(tmp_path)
+    assert (started["seconds"], started["phases"]) == (3.0, {"gather": 2.0, "build": 1.0})
     assert "since_loss_seconds" not in started
-    assert (resumed["seconds"], resumed["since_loss_seconds"]) == (4.0, 5.0)
-    assert resumed["phases"] == {"decide": 1.0, "workers": 3.0, "build": 1.0}
-    assert (made.history().failures, made.history().training_seconds) == (1, 3.0)
+    assert (resumed["seconds"], resumed["since_loss_seconds"]) == (4.0, 4.0)
+    assert resumed["phases"] == {"gather": 1.0, "build": 3.0}
+    assert (made.history().failures, made.history().training_seconds) == (2, 3.0)
 
 
 def test_an_older_generation_is_not_heard(tmp_path: Path) -> None:
     made = coordinator(tmp_path)
-    old, new = begun(made, 2), begun(made, 2)
+    old, new = made.begin(2), made.begin(2)
     made.report_metric(old, metrics(99))
     made.report_event(old, CheckpointCommitted(step=99))
     made.report_audit(old, 99, [(0, 0, 0)])
@@ -120,41 +119,31 @@ def test_an_older_generation_is_not_heard(tmp_path: Path) -> None:
     made.stopped(old, Reason.STOP, 99)
     made.fail(old, TrainingError("from the dead"))
     made.finish(old, 99, tokens=0, sequences=0)
-    assert made.address(old) is None
-    assert made.stop_requested(old) is Reason.STALE
-    assert made.stop_requested(new) is None
+    assert made.fence(old) == 0
     assert made.status().step == 0
     assert made.status().error is None
     assert not made.status().finished
+    assert not made.over
     assert kinds(tmp_path) == []
-    assert made.group_ended({0: "lost"}), "the older group's stop is not the newer one's"
+    made.stopped(new, Reason.STOP, 1)
+    assert made.over
 
 
-def test_a_notice_for_a_node_of_the_group_asks_it_to_end_and_costs_no_failure(tmp_path: Path) -> None:
-    made = coordinator(tmp_path, max_failures=0)
-    generation = begun(made, 2)
-    made.drained({"somewhere-else": 10.0})
-    assert made.stop_requested(generation) is None
-    made.drained({"node-1": 12.34})
-    made.drained({"node-1": 11.0})
-    assert made.stop_requested(generation) is Reason.PREEMPTION_NOTICE
-    made.stopped(generation, Reason.PREEMPTION_NOTICE, 7)
-    assert made.group_ended({0: "error: GroupEnded", 1: "error: GroupEnded"})
-    assert kinds(tmp_path) == ["preemption_notice"]
-    assert events(tmp_path)[0]["ranks"] == [1]
-    assert events(tmp_path)[0]["grace_seconds"] == 12.3
-
-
-def test_growing_says_for_how_many(tmp_path: Path) -> None:
-    made = coordinator(tmp_path)
-    begun(made, 2)
-    assert made.request_stop(Reason.GROW, capacity=1)
-    assert (kinds(tmp_path), events(tmp_path)[0]["capacity"]) == (["growth_possible"], 1)
+def test_a_fence_is_claimed_at_the_start_and_when_a_further_generation_first_saves(tmp_path: Path) -> None:
+    claims = iter(range(7, 100))
+    made = coordinator(tmp_path, claim=lambda: next(claims))
+    assert made.first_generation == 7, "no driver before had a generation of that number"
+    first = made.begin(2)
+    assert (first, made.fence(first), made.fence(first)) == (7, 7, 7)
+    second = made.begin(1)
+    third = made.begin(2)
+    assert (third, made.fence(third), made.fence(third)) == (9, 8, 8), "the second never saved"
+    assert made.fence(second) == 0
 
 
 def test_a_superseded_driver_writes_nothing_more_and_ends(tmp_path: Path) -> None:
     made = coordinator(tmp_path)
-    generation = begun(made, 1)
+    generation = made.begin(1)
     made.report_metric(generation, metrics(1))
     made.superseded("process 7 on there")
     before = {path.name: path.read_bytes() for path in tmp_path.rglob("*.jsonl")}
@@ -162,37 +151,23 @@ def test_a_superseded_driver_writes_nothing_more_and_ends(tmp_path: Path) -> Non
     made.report_event(generation, CheckpointCommitted(step=2))
     made.flush()
     assert {path.name: path.read_bytes() for path in tmp_path.rglob("*.jsonl")} == before
-    assert made.stop_requested(generation) is Reason.STALE
-    assert not made.group_ended({0: "error: GroupEnded"})
+    assert made.over
     assert "another `raylm train` of this run has begun, process 7 on there" in str(made.status().error)
 
 
-def test_failures_without_progress_end_the_run_with_their_cause(tmp_path: Path) -> None:
-    made = coordinator(tmp_path, max_failures=2)
-    for _ in range(2):
-        begun(made, 2)
-        assert made.group_ended({0: "error: RuntimeError: out of memory"})
-    begun(made, 2)
-    assert not made.group_ended({0: "error: RuntimeError: out of memory"})
-    error = made.status().error
-    assert error is not None
-    assert "3 failures in a row" in error.message
-    assert "out of memory" in error.message
-    assert "workers.max_failures" in str(error.hint)
-
-
-def test_an_error_no_restart_can_mend_ends_the_run(tmp_path: Path) -> None:
+def test_an_error_that_only_a_person_can_mend_ends_the_run(tmp_path: Path) -> None:
     made = coordinator(tmp_path)
-    generation = begun(made, 2)
+    generation = made.begin(2)
     made.fail(generation, DataError("shard x is truncated", hint="restore it"))
-    assert not made.group_ended({0: "error: DataError: shard x is truncated", 1: "error: gloo"})
+    made.fail(None, TrainingError("of a body that has no group yet"))
     assert str(made.status().error) == "shard x is truncated"
     assert kinds(tmp_path) == ["failed"]
+    assert made.status().ended
 
 
 def test_the_feed_gives_each_record_once_and_forgets_the_oldest(tmp_path: Path) -> None:
     made = coordinator(tmp_path)
-    generation = begun(made, 1)
+    generation = made.begin(1)
     position = 0
     seen: list[int] = []
     for step in range(1, 8):
@@ -212,7 +187,7 @@ def test_the_feed_gives_each_record_once_and_forgets_the_oldest(tmp_path: Path) 
 
 def test_a_record_in_the_feed_is_the_line_in_the_log(tmp_path: Path) -> None:
     made = coordinator(tmp_path)
-    generation = begun(made, 2)
+    generation = made.begin(2)
     made.report_metric(generation, StepMetrics(step=3, loss=2.5, lr=0.1, grad_norm=1.0, tokens_per_second=9.0))
     made.report_event(generation, Evaluated(step=3, held_out_loss=2.0))
     _, (step, event) = made.feed(0)
@@ -269,12 +244,12 @@ def test_the_actors_client_forwards_each_call_and_waits_for_answers(monkeypatch:
 
     waited: list[Any] = []
     monkeypatch.setattr(ray, "get", lambda reference: waited.append(reference) or reference)
-    actor = FakeActor(numbered(7))
+    actor = FakeActor(7)
     client = actor_client(actor)
-    assert client.assignment() == numbered(7)
+    assert client.fence(Generation(7)) == 7
     client.report_metric(Generation(7), metrics(1))
     client.started(Generation(7), step=1, checkpoint=None, phases={})
-    assert [name for name, _, _ in actor.called] == ["assignment", "report_metric", "started"]
+    assert [name for name, _, _ in actor.called] == ["fence", "report_metric", "started"]
     assert actor.called[2][1:] == ((7,), {"step": 1, "checkpoint": None, "phases": {}})
     assert len(waited) == 2, "a report is not waited for"
 
@@ -294,10 +269,10 @@ def test_the_actors_client_raises_an_error_for_people_as_it_was_raised(monkeypat
 
 
 def test_the_actor_serves_the_record_by_one_thread_and_the_rest_by_others() -> None:
-    from raylm.train.launch.actor import CoordinatorActor
+    from raylm.train.launch.actor import HubActor
 
     for call in calls():
-        group = getattr(CoordinatorActor, call.name).__ray_concurrency_group__
+        group = getattr(HubActor, call.name).__ray_concurrency_group__
         assert group == ("log" if call.in_order else "control"), call.name
         assert not hasattr(getattr(Coordinator, call.name), "__ray_concurrency_group__")
 
@@ -305,10 +280,6 @@ def test_the_actor_serves_the_record_by_one_thread_and_the_rest_by_others() -> N
 def test_the_contract_needs_neither_ray_nor_torch() -> None:
     import subprocess
 
-    code = "import sys, raylm.train.coordinator; print({'ray', 'torch'} & set(sys.modules))"
+    code = "import sys, raylm.train.hub; print({'ray', 'torch'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
-
-
-def test_the_numbers_of_an_attempt_are_three_notions() -> None:
-    assert numbered(3) == Assignment(attempt=3, generation=3, fence=3)  # type: ignore[arg-type]

@@ -46,14 +46,13 @@ def train(ranks: Ranks, size: int, folder: Path, data: Path, **changes: Any) -> 
 
 
 def train_rank(rank: int, size: int, address: str, job_file: str) -> None:
-    """One rank of a run: rank 0 claims the attempt, the others know its number from the folder they share."""
+    """One rank of a run: rank 0 claims the fence, the others know its number from the folder they share."""
     import time
 
     from raylm.checkpoint.save import claim_fence, newest_fence
     from raylm.config.load import load_job
-    from raylm.train.coordination import Member, SilentCoordination
+    from raylm.train.coordination import Generation, Member, SilentCoordination
     from raylm.train.coordinator import Coordinator
-    from raylm.train.membership import numbered
     from raylm.train.sources import publish
     from raylm.train.worker import work
 
@@ -62,16 +61,15 @@ def train_rank(rank: int, size: int, address: str, job_file: str) -> None:
     note = Path(job_file).with_suffix(f".{address.rpartition(':')[2]}")
     if rank == 0:
         publish(job, run)
-        coordinator = Coordinator(run, job.workers, audit=True, claim=lambda: claim_fence(run.checkpoints))
-        assignment = coordinator.begin(size)
-        note.write_text(str(assignment.attempt))
-        work(job, Member(0, size, assignment, address), coordinator)
+        coordinator = Coordinator(run, audit=True, claim=lambda: claim_fence(run.checkpoints))
+        generation = coordinator.begin(size)
+        note.write_text(str(generation))
+        work(job, Member(0, size, generation, address), coordinator)
         coordinator.close()
         return
     while not note.exists() or not note.read_text():
         time.sleep(0.01)
-    assignment = numbered(newest_fence(run.checkpoints))
-    work(job, Member(rank, size, assignment, address), SilentCoordination(assignment))
+    work(job, Member(rank, size, Generation(newest_fence(run.checkpoints)), address), SilentCoordination())
 
 
 def assert_same_run(outcome: Outcome, reference: Outcome, tolerance: float = TOLERANCE) -> None:
@@ -185,19 +183,24 @@ def elastic(data: Path, folder: Path, actions: list[Action], *, slots: int = 2, 
 
 
 def one_group_after_another(rank: int, size: int, address: str, job_file: str, sizes: list[int]) -> list[int]:
-    """A living process in groups of these sizes, where it has a rank there; returns the step at which each ended."""
+    """A living process in groups of these sizes, where it has a rank there; returns the step at which each ended.
+
+    Each group begins with the state that the one before left in memory.
+    """
     import time
 
     from raylm.config.load import load_job
-    from raylm.train.context import GroupEnded
+    from raylm.train.context import GroupEnded, Tenure
     from raylm.train.coordination import Coordination, Generation, Member, Reason, SilentCoordination
     from raylm.train.coordinator import Coordinator
-    from raylm.train.membership import numbered
+    from raylm.train.host_memory import keep_snapshots
+    from raylm.train.rounds import Held
     from raylm.train.sources import publish
     from raylm.train.worker import Phases, open_run, prepare_process, train_in_group
 
     job = load_job(job_file)
     run = RunFolder.of(job)
+    tenure: Tenure
 
     class Impatient(Coordinator):
         """Wants another group two steps after each start, but for the last."""
@@ -209,30 +212,37 @@ def one_group_after_another(rank: int, size: int, address: str, job_file: str, s
         def report_metric(self, generation: Generation, metrics: Any) -> None:
             super().report_metric(generation, metrics)
             if metrics.step == self.began_at + 2 and generation < len(sizes):
-                self.request_stop(Reason.GROW)
+                tenure.wish = Reason.REGROUP
 
-    coordinator = Impatient(run, job.workers, audit=True) if rank == 0 else None
-    coordination: Coordination = coordinator or SilentCoordination(numbered(0))
+    coordinator = Impatient(run, audit=True) if rank == 0 else None
+    coordination: Coordination = coordinator or SilentCoordination()
     if rank == 0:
         publish(job, run)
     prepare_process(job)
     context = open_run(job, coordination)
     ended_at = []
+    resume: Held | None = None
     for number, members in enumerate(sizes, start=1):
         note = Path(job_file).with_suffix(f".{number}")
         if coordinator is not None:
-            assert coordinator.begin(members) == numbered(number)
-            coordinator.register(Generation(number), rank, "here", address)
+            assert coordinator.begin(members) == number
             note.touch()
         while not note.exists():
             time.sleep(0.01)
-        if rank >= members:
-            continue
-        try:
-            train_in_group(context, Member(rank, members, numbered(number), address), Phases())
-        except GroupEnded:
-            assert coordinator is None or coordinator.group_ended({})
-        ended_at.append(context.progress.step)
+        if rank < members:
+            place = Member(rank, members, Generation(number), address, resume=resume, evaluated=1000)
+            tenure = Tenure(place)
+            try:
+                train_in_group(context, tenure, Phases())
+            except GroupEnded:
+                assert coordinator is None or not coordinator.over
+                if coordinator is not None:
+                    coordinator.lost(failure=False)
+            keep_snapshots(context, tenure.keeper)
+            ended_at.append(context.progress.step)
+        # Told two steps after the start, a group ends at the third: the wish is read at the next boundary.
+        step = 3 * number
+        resume = Held(number, step, members, frozenset(range(members)))
     if coordinator is not None:
         coordinator.close()
     return ended_at

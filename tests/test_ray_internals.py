@@ -17,7 +17,6 @@ import psutil
 import pytest
 
 from raylm.runtime import ray_internals
-from raylm.runtime.ray_internals import CLASSES
 
 
 @pytest.fixture(scope="module")
@@ -29,72 +28,6 @@ def ray_here() -> Iterator[Any]:
         import ray
 
         yield ray
-
-
-@pytest.mark.parametrize("name", CLASSES)
-def test_the_class_is_where_it_was(name: str) -> None:
-    assert inspect.isclass(getattr(ray_internals, name))
-
-
-def test_a_name_that_is_not_listed_is_an_attribute_error() -> None:
-    with pytest.raises(AttributeError, match="Nothing"):
-        _ = ray_internals.Nothing
-
-
-def parameters(name: str, method: str) -> set[str]:
-    return set(inspect.signature(getattr(getattr(ray_internals, name), method)).parameters)
-
-
-def test_the_trainer_hands_policies_and_callbacks_to_what_starts_the_controller() -> None:
-    trainer = ray_internals.DataParallelTrainer
-    assert {"controller_init_kwargs"} <= parameters("DataParallelTrainer", "_initialize_and_run_controller")
-    source = inspect.getsource(trainer.fit)
-    for word in ("scaling_policy=", "failure_policy=", "callbacks=self._create_default_callbacks()"):
-        assert word in source
-    assert {"scaling_policy", "failure_policy", "callbacks"} <= parameters("TrainController", "__init__")
-    assert inspect.iscoroutinefunction(ray_internals.TrainController.run)
-    assert callable(ray_internals.TrainController.get_result)
-
-
-def test_the_controller_reads_its_settings_from_its_environment() -> None:
-    from ray.train.v2._internal import constants
-
-    from raylm.train.launch.ray_train import RAY_TRAIN_SETTINGS
-
-    known = {value for name, value in vars(constants).items() if name.endswith("_ENV_VAR")}
-    assert set(RAY_TRAIN_SETTINGS) <= known
-
-
-def test_policies_are_asked_for_sizes_and_for_restarts() -> None:
-    assert {"worker_group_state", "worker_group_status"} <= parameters(
-        "ScalingPolicy", "make_decision_for_running_worker_group"
-    )
-    assert parameters("ScalingPolicy", "make_decision_for_non_running_worker_group") == {"self"}
-    assert callable(ray_internals.ScalingPolicy._maybe_send_resource_request)
-    assert {"num_workers", "resources_per_worker"} <= parameters("ResizeDecision", "__init__")
-    assert ray_internals.NoopDecision()
-    assert parameters("FailurePolicy", "make_decision") == {"self", "training_failed_error"}
-    assert {"RETRY", "RAISE"} <= set(ray_internals.FailureDecision.__members__)
-    assert "num_workers" in dir(ray_internals.WorkerGroupState)
-
-
-def test_a_scaling_config_says_what_each_worker_is_given() -> None:
-    from ray.train import ScalingConfig
-
-    config = ScalingConfig(num_workers=(1, 2), resources_per_worker={"CPU": 2, "slot": 1})
-    assert ray_internals.resources_per_worker(config) == {"CPU": 2, "slot": 1}
-
-
-def test_what_a_worker_raised_is_told_from_its_death(ray_here: Any) -> None:
-    from ray.train.v2._internal.util import construct_user_exception_with_traceback
-
-    wrapped = construct_user_exception_with_traceback(ValueError("mine"))
-    from ray.train.v2._internal.exceptions import WorkerHealthCheckTimeoutError
-
-    assert isinstance(ray_internals.raised_by_worker(wrapped), ValueError)
-    assert isinstance(ray_internals.raised_by_worker(ValueError("mine")), ValueError)
-    assert ray_internals.raised_by_worker(WorkerHealthCheckTimeoutError("silent")) is None
-    assert ray_internals.raised_by_worker(ray_here.exceptions.RayActorError()) is None
 
 
 def test_resources_and_drains_are_told_by_node(ray_here: Any) -> None:

@@ -254,7 +254,7 @@ def test_a_run_outlives_the_thread_that_started_it(tmp_path: Path, data: Path) -
 def test_a_lost_cluster_is_one_error_with_a_hint(
     tmp_path: Path, data: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As when the head is killed: whoever asks the coordinator hears from Ray that it cannot be asked."""
+    """As when the head is killed: whoever asks the hub hears from Ray that it cannot be asked."""
     from ray.exceptions import ActorUnavailableError
 
     def lost(run: Run, share: object) -> None:
@@ -267,13 +267,11 @@ def test_a_lost_cluster_is_one_error_with_a_hint(
     assert "the same command resumes" in str(caught.value.hint)
 
 
-def test_a_run_whose_coordinator_is_killed_ends_with_an_error_and_resumes(
-    tmp_path: Path, data: Path, cluster: Cluster
-) -> None:
-    job = job_of(tmp_path, data, cluster, name="uncoordinated", steps=60, workers__max=1)
+def test_a_run_whose_hub_is_killed_ends_with_an_error_and_resumes(tmp_path: Path, data: Path, cluster: Cluster) -> None:
+    job = job_of(tmp_path, data, cluster, name="hubless", steps=60, workers__max=1)
     run = start(job)
     wait_for(lambda: run.step >= 2, "two steps")
-    for process in cluster.processes("CoordinatorActor"):
+    for process in cluster.processes("HubActor"):
         process.kill()
     with pytest.raises(ClusterError):
         run.result(timeout=120)

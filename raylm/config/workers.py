@@ -20,11 +20,26 @@ class WorkerSettings(Settings):
         default_factory=dict, description="Further Ray resources per worker."
     )
     threads: int | None = Field(None, ge=1, description="Torch CPU threads per worker; its CPUs when not set.")
-    grow_check_seconds: float = Field(
-        10.0, gt=0, description="Seconds between two looks whether a larger group is possible."
+    join_interval_seconds: float | None = Field(
+        None,
+        ge=0,
+        description="Least seconds from one regroup to the next for workers that join; when not set, ten times what "
+        "the last one cost.",
     )
     max_failures: int = Field(
-        3, ge=0, description="Failures in a row, without a committed or finished step between them, that end the run."
+        3,
+        ge=0,
+        description="Errors of the program itself, in a row at the same step, that the run survives. Lost nodes never "
+        "count.",
+    )
+    copy_every_steps: int | None = Field(
+        None,
+        ge=0,
+        description="Steps between two copies of a worker's state in the memory of another node; by their cost when "
+        "not set, 0 for none.",
+    )
+    silence_seconds: float = Field(
+        6.0, gt=0, description="A worker that the driver has not heard for so many seconds counts as lost."
     )
     collective_timeout_seconds: float = Field(
         120.0, gt=0, description="A peer that is silent for so many seconds counts as lost."

@@ -8,36 +8,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib import import_module
 from pathlib import Path
 from typing import Any
-
-_TRAIN = "ray.train.v2._internal"
-# Ray Train's classes by the name they are imported under from here.
-CLASSES = {
-    # Its public trainer; `ray.train.data_parallel_trainer` is that of version 1.
-    "DataParallelTrainer": "ray.train.v2.api.data_parallel_trainer",
-    # The actor that runs a training: started here, so that its settings need not stand in the driver's environment.
-    "TrainController": f"{_TRAIN}.execution.controller",
-    # Callbacks that are left out: datasets cost every start an actor and an import, metrics are the run log's.
-    "DatasetsCallback": f"{_TRAIN}.callbacks",
-    "ControllerMetricsCallback": f"{_TRAIN}.callbacks.metrics",
-    "WorkerMetricsCallback": f"{_TRAIN}.callbacks.metrics",
-    # Decisions: sizes of groups, and whether a failure is worth a restart.
-    "ScalingPolicy": f"{_TRAIN}.execution.scaling_policy",
-    "ScalingDecision": f"{_TRAIN}.execution.scaling_policy",
-    "ResizeDecision": f"{_TRAIN}.execution.scaling_policy",
-    "NoopDecision": f"{_TRAIN}.execution.scaling_policy",
-    "FailurePolicy": f"{_TRAIN}.execution.failure_handling",
-    "FailureDecision": f"{_TRAIN}.execution.failure_handling",
-    "WorkerGroupPollStatus": f"{_TRAIN}.execution.worker_group",
-    "WorkerGroupState": f"{_TRAIN}.execution.worker_group",
-    # How a group failed.
-    "WorkerGroupStartupFailedError": f"{_TRAIN}.exceptions",
-    "WorkerGroupStartupTimeoutError": f"{_TRAIN}.exceptions",
-}
 
 # For clusters that raylm starts itself: a dead node is declared after about two seconds instead of ten or more.
 # `ray.init(_system_config=…)` and `ray start --system-config` are private.
@@ -55,12 +29,6 @@ START_WARNINGS = {
 }
 # Loggers of Ray Data that write a line for each execution and for the missing progress bar.
 DATA_LOGGERS = ("ray.data._internal.execution.streaming_executor", "ray.data._internal.progress")
-
-
-def __getattr__(name: str) -> Any:
-    if name in CLASSES:
-        return getattr(import_module(CLASSES[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 # -- nodes -----------------------------------------------------------------------------------------------------------
@@ -124,28 +92,6 @@ def in_concurrency_group(name: str) -> Callable[[Callable[..., Any]], Callable[.
         return method
 
     return mark
-
-
-# -- Ray Train -----------------------------------------------------------------------------------------------------
-
-
-def resources_per_worker(scaling_config: Any) -> dict[str, float]:
-    """What each worker of a ScalingConfig is given."""
-    found: Mapping[str, float] = scaling_config._resources_per_worker_not_none
-    return dict(found)
-
-
-def raised_by_worker(failure: Any) -> BaseException | None:
-    """The exception that a worker's own code raised; None when the worker died or fell silent."""
-    from ray.exceptions import RayError
-
-    error: BaseException = getattr(failure, "_base_exc", failure)  # Ray Train hands it on with or without its wrapper
-    return None if isinstance(error, RayError | _ray_train_error()) else error
-
-
-def _ray_train_error() -> type[BaseException]:
-    found: type[BaseException] = import_module(f"{_TRAIN}.exceptions").RayTrainError
-    return found
 
 
 # -- Ray Data ------------------------------------------------------------------------------------------------------

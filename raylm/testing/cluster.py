@@ -41,7 +41,7 @@ class Cluster:
         if what == "kill_worker":
             for process in self._cluster.processes(name):
                 with suppress(psutil.NoSuchProcess):
-                    if "RayTrainWorker" in " ".join(process.cmdline()):
+                    if "BodyActor" in " ".join(process.cmdline()):
                         process.kill()
             return
         self._gone.add(name)

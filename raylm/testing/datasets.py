@@ -84,7 +84,7 @@ def job_settings(storage: Path, data: Path, *, name: str, steps: int, stage: int
         "optim": {"lr": 1e-3, "warmup_steps": 3},
         "zero": {"stage": stage},
         "train": {"steps": steps, "audit": True, "seed": 7},
-        "workers": {"min": 1, "max": 3, "gpu": False, "resources": {SLOT: 1}, "grow_check_seconds": 1.0},
+        "workers": {"min": 1, "max": 3, "gpu": False, "resources": {SLOT: 1}, "join_interval_seconds": 1.0},
         "checkpoint": {"every_steps": 5},
         "evaluate": {"every_steps": 10, "sequences": 16},
     }

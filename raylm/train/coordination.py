@@ -1,8 +1,9 @@
-"""The contract between the workers of a run, what launches them, and the coordinator that outlives both.
+"""The contract between the bodies that train a run, its driver, and the hub that keeps the run's record.
 
-`Coordination` is what a worker may call, `Control` what the driver and Ray Train's policies may; the coordinator is
-both. In its own process it is called directly; `actor_client` calls it behind a Ray actor, and `SilentCoordination`
-serves ranks that no coordinator listens to. How a call travels is marked on the method of the contract.
+`Coordination` is what a body may call, `Control` what the driver may; the coordinator is both. In its own process it is
+called directly; `actor_client` calls it behind a Ray actor, and `SilentCoordination` serves ranks that no coordinator
+listens to. How a call travels is marked on the method of the contract. What has to arrive at once, who is in the group
+and when to leave it, does not come this way but over `link`.
 """
 
 from __future__ import annotations
@@ -14,9 +15,8 @@ from typing import Any, NewType, Protocol, TypeVar, cast
 
 from raylm.errors import RaylmError
 from raylm.run.events import Event, StepMetrics
+from raylm.train.rounds import Held
 
-# One set of worker processes that Ray Train started. It ends with the first of them.
-Attempt = NewType("Attempt", int)
 # One process group of a run: who has the same collectives. Reports of an older one are not heard.
 Generation = NewType("Generation", int)
 # Who may commit to the run's storage: a holder of an older fence may not.
@@ -26,39 +26,35 @@ Method = TypeVar("Method", bound=Callable[..., Any])
 
 
 class Reason(IntEnum):
-    """Why a group should save and end. The number travels in an all-reduce, 0 when there is none."""
+    """Why a group should end at a step's boundary. The number travels in an all-reduce, 0 when there is none."""
 
-    GROW = 1  # more workers fit: start again with more
-    PREEMPTION_NOTICE = 2  # a node is about to be reclaimed: start again without it
-    STOP = 3  # end the run
-    STALE = 4  # a newer generation, or another driver, has begun: end without saving
-    SHRINK = 5  # another run of the cluster waits for workers: start again with fewer
-
-
-@dataclass(frozen=True)
-class Assignment:
-    """What the workers of the newest attempt belong to."""
-
-    attempt: Attempt
-    generation: Generation
-    fence: Fence
+    REGROUP = 1  # a body joins or leaves: go on in another group, with the state that is in memory
+    PREEMPTION_NOTICE = 2  # every node of the group is about to be reclaimed: save, and end
+    STOP = 3  # save, and end the run
+    STALE = 4  # the run goes on, or ends, without this group: end without saving
 
 
 @dataclass(frozen=True)
 class Member:
-    """One worker's membership in one generation. address: rank 0's "host:port". node: an opaque name of the machine."""
+    """One body's membership in one generation.
+
+    address: the "host:port" of the store at which it meets. nodes: each rank's machine, by an opaque name. resume: the
+    state in the members' memory that it goes on from, None for storage. told: the last step on record. evaluated: the
+    last step whose held-out loss is. committed: the step of the newest checkpoint. serve: whether rank 0 has to serve
+    that store.
+    """
 
     rank: int
     size: int
-    assignment: Assignment
+    generation: Generation
     address: str
+    nodes: tuple[str, ...] = ()
+    resume: Held | None = None
+    told: int = 0
+    evaluated: int = 0
+    committed: int = 0
+    serve: bool = True
     local_rank: int = 0
-    node: str = ""
-
-    @property
-    def generation(self) -> Generation:
-        """The process group it is a member of."""
-        return self.assignment.generation
 
 
 @dataclass(frozen=True)
@@ -71,11 +67,15 @@ class FailureHistory:
 
 @dataclass(frozen=True)
 class RunStatus:
-    """Where a run stands. step: the last one finished or started from. error: one that no restart can mend."""
+    """Where a run stands. step: the last one finished or started from. error: one that no restart can mend.
+
+    ended: nothing is trained any more, for whatever reason.
+    """
 
     step: int
     finished: bool
     error: RaylmError | None
+    ended: bool = False
 
 
 def in_order(method: Method) -> Method:
@@ -94,30 +94,22 @@ def reported(method: Method) -> Method:
 
 
 class Coordination(Protocol):
-    """What a worker tells the coordinator and asks of it."""
-
-    def assignment(self) -> Assignment:
-        """What the newest attempt's workers belong to."""
-
-    def register(self, generation: Generation, rank: int, node: str, address: str | None) -> None:
-        """Become a member; rank 0 also gives the address at which the group meets."""
-
-    def address(self, generation: Generation) -> str | None:
-        """Where a generation meets, once its rank 0 has registered."""
+    """What a body tells the coordinator and asks of it."""
 
     def history(self) -> FailureHistory:
         """What the run went through so far."""
 
-    def stop_requested(self, generation: Generation) -> Reason | None:
-        """Why this generation should save and end, if it should."""
+    def fence(self, generation: Generation) -> Fence:
+        """The right to commit as this generation, claimed when it is first asked for: older ones end with that."""
 
     @in_order
     def started(
         self, generation: Generation, *, step: int, checkpoint: str | None, phases: Mapping[str, float]
     ) -> None:
-        """The group holds the state of `step`, from `checkpoint`; metrics after it are about to be trained again.
+        """The group holds the state of `step`; metrics after it are about to be trained again.
 
-        phases: seconds that rank 0 spent on each part of getting there.
+        checkpoint: where the state came from, None for memory and for a fresh start. phases: seconds that rank 0 spent
+        on each part of getting there.
         """
 
     @reported
@@ -141,8 +133,8 @@ class Coordination(Protocol):
         """The group has saved `step` and ends, as requested."""
 
     @in_order
-    def fail(self, generation: Generation, error: RaylmError) -> None:
-        """Report an error that no restart can mend; the first one counts."""
+    def fail(self, generation: Generation | None, error: RaylmError) -> None:
+        """Report an error that nothing but a person can mend; the first one counts. None: of no group yet."""
 
     @in_order
     def finish(self, generation: Generation, step: int, *, tokens: int, sequences: int) -> None:
@@ -150,25 +142,10 @@ class Coordination(Protocol):
 
 
 class Control(Protocol):
-    """What the driver and Ray Train's policies ask of the coordinator."""
+    """What the driver asks of the coordinator."""
 
-    def begin(self, size: int) -> Assignment:
-        """Begin an attempt of `size` workers; older ones are not heard any more and may not commit."""
-
-    def nodes(self) -> list[str]:
-        """The node of each member of the newest generation."""
-
-    def request_stop(self, reason: Reason, *, capacity: int | None = None) -> bool:
-        """Have the group save and end at its next step; False when no group is there to hear it.
-
-        A request to STOP outlives the group. capacity: workers that would fit besides, where the reason is GROW.
-        """
-
-    def group_ended(self, losses: Mapping[int, str]) -> bool:
-        """A group ended; whether another attempt makes sense. losses: what happened to each rank, one line each."""
-
-    def waiting(self, *, fits: int, needs_workers: int, per_worker: Mapping[str, float]) -> None:
-        """Record that the cluster has the capacity for too few workers to go on."""
+    def request_stop(self) -> bool:
+        """Have the group save and end the run at its next step; False when no group is there to hear it."""
 
     def superseded(self, by: str) -> None:
         """Another driver trains this run: nothing more is written, and the group ends at its next step."""
@@ -244,27 +221,13 @@ for _call in calls():
 class SilentCoordination:
     """For ranks of a run without Ray that are not the first: only rank 0 keeps the run's record."""
 
-    def __init__(self, assignment: Assignment) -> None:
-        self._assignment = assignment
-
-    def assignment(self) -> Assignment:
-        """What rank 0 passed on."""
-        return self._assignment
-
-    def register(self, generation: Generation, rank: int, node: str, address: str | None) -> None:
-        """Nobody listens."""
-
-    def address(self, generation: Generation) -> str | None:
-        """Unknown here."""
-        return None
-
     def history(self) -> FailureHistory:
         """Nothing is known."""
         return FailureHistory()
 
-    def stop_requested(self, generation: Generation) -> Reason | None:
-        """Rank 0 hears requests."""
-        return None
+    def fence(self, generation: Generation) -> Fence:
+        """Rank 0 claims it, for all."""
+        return Fence(0)
 
     def started(
         self, generation: Generation, *, step: int, checkpoint: str | None, phases: Mapping[str, float]
@@ -286,7 +249,7 @@ class SilentCoordination:
     def stopped(self, generation: Generation, reason: Reason, step: int) -> None:
         """Nobody listens."""
 
-    def fail(self, generation: Generation, error: RaylmError) -> None:
+    def fail(self, generation: Generation | None, error: RaylmError) -> None:
         """Nobody listens."""
 
     def finish(self, generation: Generation, step: int, *, tokens: int, sequences: int) -> None:

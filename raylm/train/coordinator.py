@@ -1,7 +1,7 @@
-"""What must outlive the workers of one attempt: the run's record, who is in the group, and why it should end.
+"""A run's record across generations: what may be reported, and what becomes of it in log, feed and clock.
 
-One plain object that knows nothing of torch or Ray; `launch` puts it behind a Ray actor on the driver's node, and a
-run without Ray calls it directly. `membership` decides; here is what surrounds the decisions: log, feed, clock, lock.
+One plain object that knows nothing of torch or Ray. The hub puts it behind a Ray actor, a run without Ray calls it
+directly. Who is in a generation is decided in `rounds`.
 """
 
 from __future__ import annotations
@@ -11,39 +11,32 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from raylm.config.workers import WorkerSettings
 from raylm.errors import RaylmError, TrainingError
 from raylm.run.events import (
     AuditLine,
     CheckpointCommitted,
+    Evaluated,
     Event,
     Failed,
     Finished,
-    GrowthPossible,
-    PreemptionNotice,
     Resized,
     Resumed,
-    ShrinkRequested,
     Started,
     StepMetrics,
     StopRequested,
-    Waiting,
-    WorkerLost,
 )
 from raylm.run.folder import RunFolder
 from raylm.run.log import RunLog
-from raylm.train.coordination import Assignment, FailureHistory, Generation, Reason, RunStatus
+from raylm.train.coordination import FailureHistory, Fence, Generation, Reason, RunStatus
 from raylm.train.feed import Feed
-from raylm.train.membership import Membership, culprits
 
 
 class Coordinator:
-    """A run's memory across attempts; the one implementation of both sides of the contract in `coordination`."""
+    """A run's memory across generations; the one implementation of both sides of the contract in `coordination`."""
 
     def __init__(
         self,
         run: RunFolder,
-        workers: WorkerSettings,
         *,
         audit: bool = False,
         claim: Callable[[], int] | None = None,
@@ -52,84 +45,115 @@ class Coordinator:
         self._log = RunLog(run, audit=audit)
         self._claim = claim or _counter()
         self._lock = threading.RLock()
-        self._membership = Membership(max_failures=workers.max_failures, best_step=self._log.last_step)
         self._times = _Times(clock)
         self._feed = Feed()
+        self._fence = Fence(self._claim())  # from now on no earlier driver of this run can commit
+        self._fenced = Generation(0)  # the generation that holds it
+        self._generation = Generation(0)
+        self._size = 0
+        self._error: RaylmError | None = None
+        self._finished = False
+        self._stopped = False  # as requested
+        self._stop_requested = self._superseded = False
+        self._failures = 0
+        self.last_step = self._log.last_step
+        self.evaluated = self.committed = 0
 
-    # -- a group begins ------------------------------------------------------------------------------------------
+    # -- a generation begins -------------------------------------------------------------------------------------
 
-    def begin(self, size: int) -> Assignment:
-        """Begin an attempt of `size` workers; older ones are not heard any more and may not commit."""
+    @property
+    def first_generation(self) -> Generation:
+        """The number of this driver's first generation: its first fence, which no driver before had."""
+        return Generation(int(self._fence))
+
+    def begin(
+        self, size: int, generation: Generation | None = None, phases: Mapping[str, float] | None = None
+    ) -> Generation:
+        """A generation of `size` members begins; older ones are not heard any more. phases: seconds it took so far."""
         with self._lock:
-            before = self._membership.size
-            assignment = self._membership.begin(self._claim(), size)
-            self._times.begun()
+            before = self._size
+            self._generation = (
+                generation if generation is not None else Generation(max(self._generation + 1, self._fence))
+            )
+            self._size = size
+            self._times.begun(phases or {})
             if before and before != size:
                 self._record(Resized(workers_before=before))
-            return assignment
+            return self._generation
 
-    def assignment(self) -> Assignment:
-        """What the newest attempt's workers belong to."""
-        return self._membership.assignment
+    def is_current(self, generation: Generation | None) -> bool:
+        """Whether this is the newest generation: others are not heard."""
+        return generation == self._generation
 
-    def register(self, generation: Generation, rank: int, node: str, address: str | None) -> None:
-        """Become a member; rank 0 also gives the address at which the group meets."""
+    def fence(self, generation: Generation) -> Fence:
+        """The right to commit as this generation, claimed when it is first asked for: older ones end with that."""
         with self._lock:
-            if self._membership.register(generation, rank, node, address) and address is not None:
-                self._times.registered()
-
-    def nodes(self) -> list[str]:
-        """The node of each member of the newest generation."""
+            first = not self._fenced
+            if not self.is_current(generation):
+                return Fence(0)
+            if self._fenced == generation or first:
+                self._fenced = generation
+                return self._fence
+        claimed = Fence(self._claim())  # storage is not waited for with the lock held
         with self._lock:
-            return list(self._membership.nodes.values())
-
-    def address(self, generation: Generation) -> str | None:
-        """Where a generation meets, once its rank 0 has registered."""
-        return self._membership.address(generation)
+            self._fence, self._fenced = claimed, generation
+        return claimed
 
     def started(
         self, generation: Generation, *, step: int, checkpoint: str | None, phases: Mapping[str, float]
     ) -> None:
-        """The group holds the state of `step`, from `checkpoint`; metrics after it are about to be trained again."""
+        """The group holds the state of `step`; metrics after it are about to be trained again."""
         with self._lock:
-            again = self._membership.started(generation, step)
-            if again is None:
+            if not self.is_current(generation):
                 return
+            again, self.last_step = max(0, self.last_step - step), step
+            if checkpoint is not None:
+                self.committed = max(self.committed, step)
             self._log.rewind(step)
             starting, since_loss = self._times.started(phases)
-            event = (Started if checkpoint is None else Resumed)(
-                attempt=self._membership.assignment.attempt,
-                seconds=round(sum(starting.values()) - starting.get("decide", 0.0), 3),
-                since_loss_seconds=since_loss,
-                phases={name: round(seconds, 3) for name, seconds in starting.items()},
-                steps_lost=again if checkpoint is not None or again else None,
-                checkpoint=checkpoint,
+            resumed = checkpoint is not None or since_loss is not None or step > 0
+            self._record(
+                (Resumed if resumed else Started)(
+                    attempt=generation,
+                    seconds=round(sum(starting.values()), 3),
+                    since_loss_seconds=since_loss,
+                    phases={name: round(seconds, 3) for name, seconds in starting.items()},
+                    steps_lost=again if resumed or again else None,
+                    checkpoint=checkpoint,
+                )
             )
-            self._record(event)
 
     # -- while it trains -----------------------------------------------------------------------------------------
 
     def report_metric(self, generation: Generation, metrics: StepMetrics) -> None:
         """Record a finished step of the newest generation; an older one's is not heard."""
         with self._lock:
-            if not self._membership.stepped(generation, metrics.step):
+            if not self.is_current(generation):
                 return
+            self.last_step = metrics.step
             self._times.stepped()
-            self._feed.add(self._log.metric(replace(metrics, attempt=self._membership.assignment.attempt)))
+            self._feed.add(self._log.metric(replace(metrics, attempt=generation)))
         self._log.flush_if_due()
 
     def report_audit(self, generation: Generation, step: int, rows: Sequence[tuple[int, int, int]]) -> None:
         """Record the (lane, sequence id, epoch) of all that one step trained on."""
-        if self._membership.is_current(generation):
-            self._log.audit(AuditLine(step=step, attempt=self._membership.assignment.attempt, rows=rows))
+        if self.is_current(generation):
+            self._log.audit(AuditLine(step=step, attempt=generation, rows=rows))
 
     def report_event(self, generation: Generation, event: Event) -> None:
         """Record an event of the newest generation."""
         with self._lock:
-            if self._membership.is_current(generation):
+            if self.is_current(generation):
                 if isinstance(event, CheckpointCommitted):
-                    self._membership.committed = max(self._membership.committed, event.step)
+                    self.committed = max(self.committed, event.step)
+                if isinstance(event, Evaluated):
+                    self.evaluated = event.step
                 self._record(event, step=event.step)
+
+    def record(self, event: Event) -> None:
+        """Record what happened to the run, at the last step."""
+        with self._lock:
+            self._record(event)
 
     def flush(self) -> None:
         """Return when all that was reported before can be read in the run folder."""
@@ -137,99 +161,69 @@ class Coordinator:
 
     def history(self) -> FailureHistory:
         """What the run went through so far."""
-        return FailureHistory(self._membership.failures, self._times.training_seconds)
+        return FailureHistory(self._failures, self._times.training_seconds)
 
-    def waiting(self, *, fits: int, needs_workers: int, per_worker: Mapping[str, float]) -> None:
-        """Record that the cluster has the capacity for too few workers to go on."""
+    def lost(self, *, failure: bool) -> None:
+        """A generation ended; a failure when nobody had asked for it."""
         with self._lock:
-            self._record(Waiting(workers=0, fits=fits, needs_workers=needs_workers, per_worker=dict(per_worker)))
+            self._failures += failure
+            self._times.lost()
 
-    # -- why it should end ---------------------------------------------------------------------------------------
+    # -- how it ends ---------------------------------------------------------------------------------------------
 
-    def request_stop(self, reason: Reason, *, capacity: int | None = None) -> bool:
-        """Have the group save and end at its next step; False when no group is there to hear it."""
-        others: dict[Reason, Event] = {Reason.GROW: GrowthPossible(capacity=capacity), Reason.SHRINK: ShrinkRequested()}
-        return self._request(reason, others.get(reason, StopRequested()))
-
-    def drained(self, nodes: Mapping[str, float | None]) -> None:
-        """Nodes about to be reclaimed, with seconds left where known: a group with a member on one is asked to end."""
+    def request_stop(self) -> bool:
+        """Note the request; whether a group hears it is known to whoever overrides this."""
         with self._lock:
-            ranks = self._membership.ranks_on(nodes)
-            if ranks:
-                known = [left for rank in ranks if (left := nodes[self._membership.nodes[rank]]) is not None]
-                grace_seconds = round(min(known), 1) if known else None
-                self._request(Reason.PREEMPTION_NOTICE, PreemptionNotice(ranks=ranks, grace_seconds=grace_seconds))
-
-    def stop_requested(self, generation: Generation) -> Reason | None:
-        """Why this generation should save and end, if it should."""
-        return self._membership.stop_requested(generation)
+            if not self._stop_requested:
+                self._stop_requested = True
+                self._record(StopRequested())
+            return self._size > 0
 
     def stopped(self, generation: Generation, reason: Reason, step: int) -> None:
         """The group has saved `step` and ends, as requested."""
         with self._lock:
-            if not self._membership.stopped(generation, reason):
+            if not self.is_current(generation):
                 return
-            self._times.lost()
+            self._stopped = self._stopped or reason is Reason.STOP
         self._log.flush()
 
     def superseded(self, by: str) -> None:
         """Another driver trains this run: nothing more is written, and the group ends at its next step."""
         with self._lock:
             self._log.mute()
-            self._membership.supersede(
-                TrainingError(
+            self._superseded = True
+            if not self._finished:
+                self._error = TrainingError(
                     f"another `raylm train` of this run has begun, {by}, and goes on in place of this one",
                     hint="give one of the two another name",
                 )
-            )
 
-    # -- how it ends ---------------------------------------------------------------------------------------------
-
-    def fail(self, generation: Generation, error: RaylmError) -> None:
-        """Report an error that no restart can mend; the first one counts."""
+    def fail(self, generation: Generation | None, error: RaylmError) -> None:
+        """Report an error that nothing but a person can mend; the first one counts."""
         with self._lock:
-            if not self._membership.fail(generation, error):
+            if self._error is not None or (generation is not None and not self.is_current(generation)):
                 return
+            self._error = error
             self._record(Failed(message=error.message))
         self._log.flush()
-
-    def group_ended(self, losses: Mapping[int, str]) -> bool:
-        """A group ended; whether another attempt makes sense. losses: what happened to each rank, one line each."""
-        with self._lock:
-            members = self._membership
-            end = members.ended()
-            if not end.failure:
-                return end.again
-            self._times.lost()
-            gone = culprits(losses, members.nodes)
-            self._record(
-                WorkerLost(
-                    ranks=sorted(gone),
-                    nodes=sorted({members.nodes.get(rank, "") for rank in gone} - {""}),
-                    message="; ".join(sorted(set(gone.values())))[:500],
-                    last_committed=members.committed,
-                )
-            )
-        if end.exhausted:
-            error = TrainingError(
-                f"{members.failures_in_a_row} failures in a row without a finished step beyond step "
-                f"{members.best_step}; the last: {'; '.join(sorted(set(losses.values())))[:1500]}",
-                hint="mend the cause above, or raise workers.max_failures; the same command resumes",
-            )
-            self.fail(members.assignment.generation, error)
-        return end.again
 
     def finish(self, generation: Generation, step: int, *, tokens: int, sequences: int) -> None:
         """The last step is trained and saved."""
         with self._lock:
-            if not self._membership.finish(generation):
+            if not self.is_current(generation):
                 return
+            self._finished = True
             self._record(Finished(tokens=tokens, sequences=sequences), step=step)
         self._log.flush()
 
+    @property
+    def over(self) -> bool:
+        """Whether nothing is left to train here: finished, stopped as requested, or failed."""
+        return self._finished or self._stopped or self._error is not None
+
     def status(self) -> RunStatus:
         """Where the run stands."""
-        return RunStatus(self._membership.last_step, self._membership.finished, self._membership.error)
+        return RunStatus(self.last_step, self._finished, self._error, ended=self.over)
 
     def feed(self, start: int) -> tuple[int, list[StepMetrics | Event]]:
         """Steps and events recorded since position `start`, and the new position."""
@@ -239,18 +233,12 @@ class Coordinator:
         """Write out everything and let go."""
         self._log.close()
 
-    def _request(self, reason: Reason, event: Event) -> bool:
-        with self._lock:
-            if self._membership.request(reason):
-                self._record(event)
-            return self._membership.listening
-
     def _record(self, event: Event, step: int | None = None) -> None:
         """Log an event, at the last step unless it says otherwise, of the newest group's size where it names none."""
         event = replace(
             event,
-            step=self._membership.last_step if step is None else step,
-            workers=self._membership.size if event.workers is None else event.workers,
+            step=self.last_step if step is None else step,
+            workers=self._size if event.workers is None else event.workers,
         )
         self._feed.add(self._log.event(event))
 
@@ -260,28 +248,22 @@ class _Times:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._lost_at: float | None = None  # the end of the group before
-        self._begun_at = self._registered_at = clock()
+        self._lost_at: float | None = None  # the end of the generation before
+        self._began_at = clock()  # of what the next generation's start is counted from
+        self._before: dict[str, float] = {}
         self._stepped_at: float | None = None
         self.training_seconds = 0.0
 
-    def begun(self) -> None:
-        """An attempt began."""
-        self._begun_at = self._registered_at = self._clock()
+    def begun(self, phases: Mapping[str, float]) -> None:
+        """A generation began: its members were named, after so many seconds for each part of that."""
+        self._before = dict(phases) or {"gather": self._clock() - (self._lost_at or self._began_at)}
         self._stepped_at = None
 
-    def registered(self) -> None:
-        """Its rank 0 registered."""
-        self._registered_at = self._clock()
-
     def started(self, phases: Mapping[str, float]) -> tuple[dict[str, float], float | None]:
-        """The seconds of each part of the start, and their sum when another group had ended before."""
+        """The seconds of each part of the start, and their sum when another generation had ended before."""
         lost_at, self._lost_at = self._lost_at, None
-        parts = {"workers": self._registered_at - self._begun_at, **phases}
-        if lost_at is None:
-            return parts, None
-        parts = {"decide": self._begun_at - lost_at, **parts}
-        return parts, round(sum(parts.values()), 3)
+        parts = {**self._before, **phases}
+        return parts, None if lost_at is None else round(self._clock() - lost_at, 3)
 
     def stepped(self) -> None:
         """A step ended."""
@@ -290,8 +272,9 @@ class _Times:
         self._stepped_at = now
 
     def lost(self) -> None:
-        """A group ended."""
-        self._lost_at = self._clock()
+        """A generation ended."""
+        if self._lost_at is None:
+            self._lost_at = self._clock()
 
 
 def _counter() -> Callable[[], int]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -22,6 +22,7 @@ from torch import Tensor
 from raylm.errors import TrainingError
 
 Backend = Literal["gloo", "nccl"]
+_ABANDONED: list[Any] = []
 
 
 class GroupBroken(TrainingError):
@@ -48,13 +49,17 @@ class Rendezvous:
 
 @dataclass(frozen=True)
 class Group:
-    """This process's membership in a group of workers. `generation` counts the groups that a run has had."""
+    """This process's membership in a group of workers. `generation` counts the groups that a run has had.
+
+    members: torch's process group, named in every call, so that a thread that was left behind cannot meet the next one.
+    """
 
     rank: int
     size: int
     generation: int
     device: str
     local_rank: int
+    members: Any = None
 
     @contextmanager
     def watched(self) -> Iterator[None]:
@@ -82,16 +87,16 @@ class Group:
         """Replace a tensor, on the group's device or on the CPU, by the sum of every rank's."""
         if self.size > 1:
             with self.watched():
-                dist.all_reduce(tensor)
+                dist.all_reduce(tensor, group=self.members)
 
-    def gather(self, tensor: Tensor) -> list[Tensor]:
-        """On rank 0 every rank's tensor, all of one shape, in rank order; nothing elsewhere."""
+    def all_gather(self, tensor: Tensor) -> list[Tensor]:
+        """Every rank's tensor, all of one shape, in rank order, on all of them."""
         if self.size == 1:
             return [tensor]
-        tensors = [torch.empty_like(tensor) for _ in range(self.size)] if self.rank == 0 else None
+        tensors = [torch.empty_like(tensor) for _ in range(self.size)]
         with self.watched():
-            dist.gather(tensor, tensors)
-        return tensors or []
+            dist.all_gather(tensors, tensor, group=self.members)
+        return tensors
 
     def all_gather_objects(self, value: Any) -> list[Any]:
         """Every rank's value, in rank order, on all of them; values travel pickled."""
@@ -99,17 +104,28 @@ class Group:
             return [value]
         values: list[Any] = [None] * self.size
         with self.watched():
-            dist.all_gather_object(values, value)
+            dist.all_gather_object(values, value, group=self.members)
         return values
 
     def exchange(self, sending: Sequence[tuple[int, Tensor]], receiving: Sequence[tuple[int, Tensor]]) -> None:
         """Send CPU tensors to ranks and fill others from ranks, all at once; returns when all have arrived."""
+        self.begin_exchange(sending, receiving)()
+
+    def begin_exchange(
+        self, sending: Sequence[tuple[int, Tensor]], receiving: Sequence[tuple[int, Tensor]]
+    ) -> Callable[[], None]:
+        """As exchange, but at once: the function returned waits, and until then the tensors are not to be touched."""
         with self.watched():
-            pending = [dist.isend(tensor, dst=rank) for rank, tensor in sending]
-            pending += [dist.irecv(tensor, src=rank) for rank, tensor in receiving]
-            for work in pending:
-                if work is not None:
-                    work.wait()
+            started = [dist.isend(tensor, dst=rank, group=self.members) for rank, tensor in sending]
+            started += [dist.irecv(tensor, src=rank, group=self.members) for rank, tensor in receiving]
+
+        def wait() -> None:
+            with self.watched():
+                for work in started:
+                    if work is not None:
+                        work.wait()
+
+        return wait
 
 
 def form_group(meeting: Rendezvous) -> Group:
@@ -137,7 +153,7 @@ def form_group(meeting: Rendezvous) -> Group:
             )
             own = dist.PrefixStore(f"generation-{meeting.generation}", store)  # type: ignore[attr-defined]
             _join(own, rank, size, timedelta(seconds=meeting.timeout_seconds), backend)
-            return Group(rank, size, meeting.generation, device, local_rank)
+            return Group(rank, size, meeting.generation, device, local_rank, dist.group.WORLD)
         except (RuntimeError, OSError) as error:  # torch's DistError and its kind are RuntimeErrors
             _drop_group()
             if isinstance(error, dist.DistNetworkError) and time.monotonic() < until:
@@ -157,7 +173,7 @@ def single(*, backend: Backend | None = None) -> Group:
     _set_environment("127.0.0.1", "0", 0, 1, 0)
     device = _device(chosen, 0)
     _join(dist.HashStore(), 0, 1, timedelta(minutes=10), chosen)  # type: ignore[attr-defined]
-    return Group(0, 1, 0, device, 0)
+    return Group(0, 1, 0, device, 0, dist.group.WORLD)
 
 
 def leave_group(group: Group) -> None:
@@ -168,6 +184,22 @@ def leave_group(group: Group) -> None:
         # destroy_process_group waits for kernels that a dead peer will never finish; abort does not.
         dist.distributed_c10d._abort_process_group()
     _drop_group()
+
+
+def abandon_group() -> None:
+    """Leave a group in whose collective another thread of this process is stuck: that thread keeps what it holds."""
+    if dist.is_initialized():
+        _ABANDONED.append(dist.group.WORLD)  # its end would wait for the thread
+        if "nccl" in str(dist.get_backend_config()):
+            dist.distributed_c10d._abort_process_group()
+        dist.destroy_process_group()
+    dist.distributed_c10d._world.group_count = 0
+
+
+def serve_store(host: str) -> tuple[Any, str]:
+    """A store that this process serves for as long as it lives, and its address: generation after generation meets."""
+    store = dist.TCPStore(host, 0, is_master=True, wait_for_workers=False, multi_tenant=True)  # type: ignore[attr-defined]
+    return store, f"{host}:{store.port}"
 
 
 def _of_communication(error: RuntimeError) -> bool:

@@ -12,12 +12,11 @@ from raylm.errors import CheckpointError, RaylmError, StorageError
 from raylm.run.events import CheckpointCommitted, CheckpointFailed
 from raylm.run.identity import check_same_run
 from raylm.train.branching import branch, fill_engine
-from raylm.train.context import ActiveGroup, GroupEnded, RunContext
+from raylm.train.context import ActiveGroup, GroupEnded, RunContext, SaveUnderWay
 from raylm.train.coordination import Coordination, Reason
 
 if TYPE_CHECKING:
     from raylm.checkpoint.restore import CheckpointInfo
-    from raylm.checkpoint.save import PendingSave
     from raylm.checkpoint.save_schedule import SaveSchedule
     from raylm.checkpoint.state import RunState
 
@@ -94,47 +93,64 @@ def begin_state_save(context: RunContext, active: ActiveGroup, *, asynchronous: 
 
     member, step = active.member, context.progress.step
     finish_save(context, active)
+    fence = fence_of(context, active)
     request = SaveRequest(
         context.folder.checkpoints,
         run_state(context, active),
-        fence=member.assignment.fence,
+        fence=fence,
         rank=member.rank,
         world_size=member.size,
         scalars=zero_state.scalars(active.engine.raw),
         before_commit=context.coordination.flush,
     )
-    active.pending = begin_save(request, zero_state.state_to_save(active.engine.raw), asynchronous=asynchronous)
+    save = begin_save(request, zero_state.state_to_save(active.engine.raw), asynchronous=asynchronous)
+    context.pending = SaveUnderWay(save, fence, commits=active.first)
     context.save_schedule = context.save_schedule.saving(step, time.monotonic())
+
+
+def fence_of(context: RunContext, active: ActiveGroup) -> int:
+    """The number under which this generation commits, claimed at its first save. Collective."""
+    if active.fence is None:
+        own = context.coordination.fence(active.member.generation) if active.first else 0
+        active.fence = int(active.group.all_reduce_sum([float(own)])[0])
+    return active.fence
 
 
 def finish_save(context: RunContext, active: ActiveGroup) -> bool:
     """Wait for the save under way, if any; returns whether it succeeded everywhere. Collective.
 
-    A rank that could not write its part lets nobody wait for it: the save is given up by all, and training goes on
-    from the checkpoint before.
+    It may have begun in the generation before. A rank that could not write its part lets nobody wait for it: the save
+    is given up by all, and training goes on from the checkpoint before.
     """
     while True:
-        # Rank 0 may have reported its ended save already; it still takes part.
-        done, error = _result(active.pending)
+        # Whoever commits may have reported its ended save already; it still takes part.
+        done, error = _result(context.pending)
         finished, failed = active.group.all_reduce_sum([float(done), float(error is not None)])
         if failed or finished == active.member.size:
             break
         time.sleep(0.02)
-    if active.pending is not None:
+    if context.pending is not None:
         report_save(context, active)
     return not failed
 
 
-def _result(pending: PendingSave | None) -> tuple[bool, Exception | None]:
+def give_up_save(context: RunContext) -> None:
+    """Let the save under way go: a member was lost, and with it perhaps its part."""
+    if context.pending is not None:
+        context.pending.save.abandon()
+        context.pending = None
+
+
+def _result(pending: SaveUnderWay | None) -> tuple[bool, Exception | None]:
     """Whether a save has ended, and why it failed if it did."""
     from raylm.checkpoint.save import StaleFence
 
     if pending is None:
         return True, None
-    if not pending.done():
+    if not pending.save.done():
         return False, None
     try:
-        pending.wait(0)
+        pending.save.wait(0)
     except StaleFence as error:
         raise GroupEnded(Reason.STALE) from error
     except (CheckpointError, StorageError) as error:
@@ -144,7 +160,7 @@ def _result(pending: PendingSave | None) -> tuple[bool, Exception | None]:
 
 def report_save(context: RunContext, active: ActiveGroup) -> None:
     """Take note of the ended save, and on rank 0 report whether it was committed."""
-    pending, active.pending = active.pending, None
+    pending, context.pending = context.pending, None
     assert pending is not None
     done, error = _result(pending)
     member, coordination = active.member, context.coordination
@@ -154,10 +170,10 @@ def report_save(context: RunContext, active: ActiveGroup) -> None:
         failed = CheckpointFailed(step=context.progress.step, rank=member.rank, message=str(error))
         coordination.report_event(member.generation, failed)
         return
-    if not active.first or not done:
-        pending.abandon()  # another rank's part failed, and must not come late
+    if not pending.commits or not done:
+        pending.save.abandon()  # another rank's part failed, and must not come late
         return
-    saved = pending.wait(0)
+    saved = pending.save.wait(0)
     if not saved.committed:
         context.save_failure = saved.reason or ""
         coordination.report_event(member.generation, CheckpointFailed(step=saved.step, message=context.save_failure))
@@ -174,17 +190,17 @@ def report_save(context: RunContext, active: ActiveGroup) -> None:
         ),
     )
     # Deleting takes a request per file on an object store: not in the training's way.
-    threading.Thread(target=_retire, args=(context, active), name="raylm-retention", daemon=True).start()
+    threading.Thread(target=_retire, args=(context, pending.fence), name="raylm-retention", daemon=True).start()
 
 
-def _retire(context: RunContext, active: ActiveGroup) -> None:
+def _retire(context: RunContext, fence: int) -> None:
     from raylm.checkpoint.retention import apply_retention
 
     settings = context.job.checkpoint
     try:
         apply_retention(
             context.folder.checkpoints,
-            fence=active.member.assignment.fence,
+            fence=fence,
             newest=settings.keep,
             best=settings.keep_best,
         )
@@ -204,6 +220,6 @@ def save_now(context: RunContext, active: ActiveGroup) -> bool:
 
 
 def _is_saved(context: RunContext, active: ActiveGroup) -> bool:
-    """Whether the current step is committed, which only rank 0 knows. Collective."""
-    saved = active.first and context.saved_step == context.progress.step
+    """Whether the current step is committed, which only the rank that committed it knows. Collective."""
+    saved = context.saved_step == context.progress.step
     return bool(active.group.all_reduce_sum([float(saved)])[0])

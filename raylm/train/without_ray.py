@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import os
-import socket
 import sys
 from typing import Any
 
 from raylm.config.job import Job
 from raylm.run.folder import RunFolder
 from raylm.runtime.ports import free_port
-from raylm.train.coordination import Coordination, Member, SilentCoordination
+from raylm.train.coordination import Coordination, Generation, Member, SilentCoordination
 from raylm.train.coordinator import Coordinator
-from raylm.train.membership import numbered
 from raylm.train.sources import publish
 from raylm.train.worker import work
 
@@ -27,34 +25,31 @@ def alone(job: Job) -> Coordinator | None:
     number, address = 0, f"127.0.0.1:{free_port()}"
     if rank == 0:
         publish(job, folder)
-        coordinator = Coordinator(
-            folder, job.workers, audit=job.train.audit, claim=lambda: claim_fence(folder.checkpoints)
-        )
-        number = coordinator.begin(size).attempt
+        coordinator = Coordinator(folder, audit=job.train.audit, claim=lambda: claim_fence(folder.checkpoints))
+        number = int(coordinator.begin(size))
     if size > 1:
         number, address = _meet_through_torchrun(rank, number)
-    assignment = numbered(number)
-    coordination: Coordination = coordinator or SilentCoordination(assignment)
+    coordination: Coordination = coordinator or SilentCoordination()
     local_rank = int(os.environ.get("LOCAL_RANK", rank))
     try:
-        work(job, Member(rank, size, assignment, address, local_rank, socket.gethostname()), coordination)
+        work(job, Member(rank, size, Generation(number), address, local_rank=local_rank), coordination)
     finally:
         if coordinator is not None:
             coordinator.close()
     return coordinator
 
 
-def _meet_through_torchrun(rank: int, attempt: int) -> tuple[int, str]:
-    """Hand rank 0's attempt number and a port of its own to every rank, through torchrun's store."""
+def _meet_through_torchrun(rank: int, generation: int) -> tuple[int, str]:
+    """Hand rank 0's generation and a port of its own to every rank, through torchrun's store."""
     import torch.distributed as dist
 
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     served = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     store: Any = dist.TCPStore(host, port, is_master=rank == 0 and not served)  # type: ignore[attr-defined]
     if rank == 0:
-        store.set("raylm/attempt", str(attempt))
+        store.set("raylm/generation", str(generation))
         store.set("raylm/address", f"{host}:{free_port()}")
-    return int(store.get("raylm/attempt")), store.get("raylm/address").decode()
+    return int(store.get("raylm/generation")), store.get("raylm/address").decode()
 
 
 def main(arguments: list[str]) -> None:

@@ -1,16 +1,13 @@
-"""One worker: forms the group, builds, restores, steps, saves, and ends when asked.
+"""A body's work in one group: form it, build, take over or restore the state, step, save, and end when asked.
 
-`work` knows nothing of Ray: `without_ray` runs it in one process or under torchrun, `launch.ray_worker` on Ray Train.
-A `RunContext` outlives a group, so that a process may pass it to `train_in_group` again as a member of another one.
+Nothing here knows of Ray: `without_ray` runs it in one process or under torchrun, `body` in one group after another. A
+`RunContext` outlives a group, so that a process may pass it to `train_in_group` again as a member of another one.
 """
 
 from __future__ import annotations
 
 import os
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 from raylm.config.job import Job
@@ -21,8 +18,9 @@ from raylm.run.folder import RunFolder
 from raylm.run.identity import identity_of
 from raylm.train.accumulation import micro_batches_per_rank
 from raylm.train.branching import weights_of_export
-from raylm.train.context import ActiveGroup, GroupEnded, RunContext
+from raylm.train.context import ActiveGroup, GroupEnded, RunContext, StepLine, Tenure
 from raylm.train.coordination import Coordination, Member, Reason
+from raylm.train.host_memory import copy_if_due, copy_now, keep_copies, take_over
 from raylm.train.saving import begin_state_save, report_save, restore, save_now, save_schedule_of
 from raylm.train.sources import open_datasets, stream_settings
 
@@ -31,18 +29,15 @@ if TYPE_CHECKING:
     from raylm.train.group import Group
 
 
-def work(job: Job, member: Member, coordination: Coordination, *, tidy: bool = True) -> None:
-    """Train until the run is finished or stopped, the group ends on purpose (GroupEnded), or an error ends it.
-
-    tidy=False leaves engine and group standing: for a process that ends with the group, so that nobody waits.
-    """
+def work(job: Job, member: Member, coordination: Coordination) -> None:
+    """Train in one group until the run is finished, the group ends on purpose (GroupEnded), or an error ends it."""
     phases = Phases()
     prepare_process(job)
     phases.ended("import")
     from raylm.train.group import GroupBroken
 
     try:
-        train_in_group(open_run(job, coordination), member, phases, tidy=tidy)
+        train_in_group(open_run(job, coordination), Tenure(member), phases)
     except GroupBroken:
         raise  # another group may go on
     except RaylmError as error:
@@ -77,7 +72,9 @@ def prepare_process(job: Job) -> None:
 
 
 def open_run(job: Job, coordination: Coordination) -> RunContext:
-    """What a worker needs of a run in any group."""
+    """What a body needs of a run in any group."""
+    from raylm.checkpoint.copy_schedule import CopySchedule
+
     datasets = open_datasets(job)
     return RunContext(
         job=job,
@@ -86,27 +83,29 @@ def open_run(job: Job, coordination: Coordination) -> RunContext:
         identity=identity_of(job, [dataset.manifest for dataset in datasets]),
         coordination=coordination,
         save_schedule=save_schedule_of(job, coordination),
+        copy_schedule=CopySchedule(job.workers.copy_every_steps),
     )
 
 
-def train_in_group(context: RunContext, member: Member, phases: Phases, *, tidy: bool = True) -> None:
+def train_in_group(context: RunContext, tenure: Tenure, phases: Phases) -> None:
     """Form one group, bring its engine to the newest state, and train until the run or the group ends."""
     from raylm.train.group import leave_group
 
     group: Group | None = None
     active: ActiveGroup | None = None
     try:
-        group = _form(context.job, member)
-        phases.ended("meet")
-        active = ActiveGroup(member, group, _build(context, group))
+        group = _form(context.job, tenure.member)
+        phases.ended("form")
+        active = ActiveGroup(tenure, group, _build(context, tenure.member, group))
         phases.ended("build")
         _resume(context, active, phases)
         _train(context, active)
     finally:
-        if active is not None and tidy:
-            active.engine.destroy()
-        if group is not None and tidy:
-            leave_group(group)
+        if not tenure.abandoned:  # else another group of this process has begun, and these are its globals
+            if active is not None:
+                active.engine.destroy()
+            if group is not None:
+                leave_group(group)
 
 
 def _form(job: Job, member: Member) -> Group:
@@ -124,11 +123,12 @@ def _form(job: Job, member: Member) -> Group:
             timeout_seconds=job.workers.collective_timeout_seconds,
             backend="nccl" if cuda else "gloo",
             local_rank=member.local_rank,
+            serve=None if member.serve else False,
         )
     )
 
 
-def _build(context: RunContext, group: Group) -> Engine:
+def _build(context: RunContext, member: Member, group: Group) -> Engine:
     """The model as the job describes it, under ZeRO on this group."""
     from raylm.model.build import build_model, config_dict
     from raylm.objectives import objective_of
@@ -143,28 +143,42 @@ def _build(context: RunContext, group: Group) -> Engine:
         eos_id=manifest.eos_id,
         auto_class=job.objective.auto_class,
     )
-    weights_of_export(context, model)
+    if member.resume is None:
+        weights_of_export(context, model)
     context.model_config = config_dict(cast(Any, model).config)
     return Engine.build(model, group, objective_of(job), EngineSettings.of(job, group.size))
 
 
 def _resume(context: RunContext, active: ActiveGroup, phases: Phases) -> None:
-    """Bring the engine to the newest committed step, and report the start."""
-    checkpoint = restore(context, active)
-    active.group.barrier()  # nobody steps, and no start is reported, before all hold the state
-    phases.ended("restore")
+    """Bring the engine to the newest state, in memory or in storage, and report the start."""
+    member, coordination = active.member, context.coordination
+    checkpoint = None
+    if member.resume is not None:
+        take_over(context, active, member.resume)
+        context.saved_step = max(context.saved_step, member.committed)
+    else:
+        checkpoint = restore(context, active)
+    phases.ended("state")
+    keep_copies(context, active)
+    active.group.barrier()  # nobody steps, and no start is reported, before all hold the state and its copy
+    phases.ended("copy")
     if active.first:
-        context.coordination.started(
-            active.member.generation, step=context.progress.step, checkpoint=checkpoint, phases=phases.seconds
+        for line in context.lines:  # of steps whose rank 0 died before it had told them
+            if member.told < line.metrics.step <= context.progress.step:
+                _tell(context, active, line)
+        coordination.started(
+            member.generation, step=context.progress.step, checkpoint=checkpoint, phases=phases.seconds
         )
+    if member.resume is not None and member.evaluated < context.progress.step:
+        _evaluate_if_due(context, active)
 
 
 def _train(context: RunContext, active: ActiveGroup) -> None:
-    """Consume the loop: record, evaluate, save, and end when asked."""
+    """Consume the loop: copy, record, evaluate, save, and end when asked."""
     from raylm.stream.loader import Stream
     from raylm.train.loop import steps
 
-    job, member, group = context.job, active.member, active.group
+    job, member = context.job, active.member
     stream = Stream(
         context.datasets,
         stream_settings(job),
@@ -173,28 +187,44 @@ def _train(context: RunContext, active: ActiveGroup) -> None:
         start_step=context.progress.step,
     )
     try:
-        with _stop_requests(context, active) as requested:
-            for batch, report in steps(active.engine, stream, optim=job.optim, train=job.train):
-                context.progress = _after(context.progress, report, job)
-                _record(context, active, report, batch)
-                last = report.step >= job.train.steps
-                wish = requested() if active.first else None
-                due = active.first and not last and context.save_schedule.should_save(report.step, time.monotonic())
-                reason, save = group.all_reduce_sum([float(wish or 0), float(due)])
-                if job.evaluate.every_steps and (last or report.step % job.evaluate.every_steps == 0):
-                    _evaluate(context, active)
-                if last:
-                    break
-                if reason:
-                    _stop(context, active, Reason(int(reason)))
-                    return
-                if save:
-                    begin_state_save(context, active, asynchronous=job.checkpoint.asynchronous)
-                elif active.first and active.pending is not None and active.pending.done():
-                    report_save(context, active)
+        for batch, report in steps(active.engine, stream, optim=job.optim, train=job.train):
+            context.progress = _after(context.progress, report, job)
+            line = _line(context, active, report, batch)
+            reason, save = _agree(context, active, copy_if_due(context, active), report.seconds)
+            _tell(context, active, line)
+            _evaluate_if_due(context, active)
+            if report.step >= job.train.steps:
+                break
+            if reason:
+                _leave(context, active, reason)
+                return
+            if save:
+                begin_state_save(context, active, asynchronous=job.checkpoint.asynchronous)
+            elif _committed(context):
+                report_save(context, active)
         _finish(context, active)
     finally:
         stream.close()
+
+
+def _agree(context: RunContext, active: ActiveGroup, copying: float, stepping: float) -> tuple[Reason | None, bool]:
+    """What all do at this boundary, as rank 0 wishes: leave, and why; save. After it every rank holds the step.
+
+    copying, stepping: seconds of this rank's, from whose means all decide when the next copy is due.
+    """
+    wish = active.tenure.wish if active.first else None
+    due = active.first and context.save_schedule.should_save(context.progress.step, time.monotonic())
+    numbers = [float(wish or 0), float(due), copying, stepping]
+    reason, save, copying, stepping = active.group.all_reduce_sum(numbers)
+    if copying:
+        size = active.member.size
+        context.copy_schedule = context.copy_schedule.measured(copying / size, stepping / size)
+    return (Reason(int(reason)) if reason else None), bool(save)
+
+
+def _committed(context: RunContext) -> bool:
+    """Whether this rank commits the save under way, and has."""
+    return context.pending is not None and context.pending.commits and context.pending.save.done()
 
 
 def _after(progress: Progress, report: StepReport, job: Job) -> Progress:
@@ -205,37 +235,41 @@ def _after(progress: Progress, report: StepReport, job: Job) -> Progress:
     )
 
 
-def _record(context: RunContext, active: ActiveGroup, report: StepReport, batch: Batch) -> None:
-    """Report one step: rank 0 its metrics, every rank what it trained on when audited."""
-    coordination, generation = context.coordination, active.member.generation
-    if context.job.train.audit:
-        rows = _gather_rows(context.job, active.group, batch)
-        if active.first:
-            coordination.report_audit(generation, report.step, rows)
+def _line(context: RunContext, active: ActiveGroup, report: StepReport, batch: Batch) -> StepLine:
+    """What is to be recorded of a step; every rank keeps it, and what every rank trained on when that is audited."""
+    metrics = StepMetrics(
+        step=report.step,
+        loss=report.loss,
+        lr=report.lr,
+        grad_norm=report.grad_norm,
+        tokens=report.tokens,
+        tokens_per_second=report.tokens / report.seconds,
+        step_seconds=report.seconds,
+        workers=active.member.size,
+        tokens_seen=context.progress.tokens_seen,
+        mfu=_mfu(context, active, report),
+        more=report.metrics,
+    )
+    rows = _gather_rows(context.job, active.group, batch) if context.job.train.audit else []
+    line = StepLine(metrics, rows, str(report.loss) if report.skipped else None)
+    context.lines.append(line)
+    return line
+
+
+def _tell(context: RunContext, active: ActiveGroup, line: StepLine) -> None:
+    """Report one step, as rank 0."""
     if not active.first:
         return
-    coordination.report_metric(
-        generation,
-        StepMetrics(
-            step=report.step,
-            loss=report.loss,
-            lr=report.lr,
-            grad_norm=report.grad_norm,
-            tokens=report.tokens,
-            tokens_per_second=report.tokens / report.seconds,
-            step_seconds=report.seconds,
-            workers=active.member.size,
-            tokens_seen=context.progress.tokens_seen,
-            mfu=_mfu(context, active, report),
-            more=report.metrics,
-        ),
-    )
-    if report.skipped:
-        coordination.report_event(generation, BadLoss(step=report.step, loss=str(report.loss)))
+    coordination, generation, step = context.coordination, active.member.generation, line.metrics.step
+    if context.job.train.audit:
+        coordination.report_audit(generation, step, line.rows)
+    coordination.report_metric(generation, line.metrics)
+    if line.bad_loss is not None:
+        coordination.report_event(generation, BadLoss(step=step, loss=line.bad_loss))
 
 
 def _gather_rows(job: Job, group: Group, batch: Batch) -> list[tuple[int, int, int]]:
-    """On rank 0, (lane, sequence id, epoch) of everything the group trained on in this step; empty elsewhere."""
+    """(lane, sequence id, epoch) of everything the group trained on in this step."""
     import torch
 
     mine = [
@@ -245,7 +279,7 @@ def _gather_rows(job: Job, group: Group, batch: Batch) -> list[tuple[int, int, i
     ]
     table = torch.full((micro_batches_per_rank(job.batch.lanes, group.size) * job.batch.micro_batch, 3), -1)
     table[: len(mine)] = torch.tensor(mine)
-    return [(lane, row, epoch) for one in group.gather(table) for lane, row, epoch in one.tolist() if lane >= 0]
+    return [(lane, row, epoch) for one in group.all_gather(table) for lane, row, epoch in one.tolist() if lane >= 0]
 
 
 def _mfu(context: RunContext, active: ActiveGroup, report: StepReport) -> float | None:
@@ -265,8 +299,11 @@ def _mfu(context: RunContext, active: ActiveGroup, report: StepReport) -> float 
     return per_token * report.tokens / report.seconds / (peak * active.member.size)
 
 
-def _evaluate(context: RunContext, active: ActiveGroup) -> None:
-    """Held-out loss over the same sequences at any number of workers."""
+def _evaluate_if_due(context: RunContext, active: ActiveGroup) -> None:
+    """Held-out loss over the same sequences at any number of workers, every so many steps and at the last."""
+    step, every = context.progress.step, context.job.evaluate.every_steps
+    if not every or not step or (step % every and step < context.job.train.steps):
+        return
     from raylm.stream.held_out import held_out
 
     job, member = context.job, active.member
@@ -294,9 +331,16 @@ def _evaluate(context: RunContext, active: ActiveGroup) -> None:
         context.coordination.report_event(member.generation, evaluated)
 
 
-def _stop(context: RunContext, active: ActiveGroup, reason: Reason) -> None:
-    """Save what is not saved, report it, and end the group; returns when the run is to end with it."""
+def _leave(context: RunContext, active: ActiveGroup, reason: Reason) -> None:
+    """End the group, as asked; returns when the run is to end with it.
+
+    The state goes on in memory, where this step's copy is made now if it was not its turn, or to storage.
+    """
     if reason is Reason.STALE:
+        raise GroupEnded(reason)
+    if reason is Reason.REGROUP:
+        copy_now(context, active)
+        active.group.barrier()
         raise GroupEnded(reason)
     save_now(context, active)
     if active.first:
@@ -319,23 +363,3 @@ def _finish(context: RunContext, active: ActiveGroup) -> None:
         context.coordination.finish(
             active.member.generation, progress.step, tokens=progress.tokens_seen, sequences=progress.sequences_seen
         )
-
-
-@contextmanager
-def _stop_requests(
-    context: RunContext, active: ActiveGroup, period_seconds: float = 0.2
-) -> Iterator[Callable[[], Reason | None]]:
-    """On rank 0, ask in the background whether the group should end; yields what returns the newest answer."""
-    newest: list[Reason | None] = [None]
-    closed = threading.Event()
-
-    def ask() -> None:
-        while not closed.wait(period_seconds):
-            newest[0] = context.coordination.stop_requested(active.member.generation)
-
-    if active.first:
-        threading.Thread(target=ask, name="raylm-stop-requests", daemon=True).start()
-    try:
-        yield lambda: newest[0]
-    finally:
-        closed.set()

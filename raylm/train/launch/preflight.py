@@ -92,3 +92,11 @@ def last_loss(run: StoragePath) -> float | None:
 
     steps = read_metrics(RunFolder(run))
     return steps[-1].loss if steps else None
+
+
+def worker_resources(job: Job) -> dict[str, float]:
+    """What each worker is given of its node; a GPU where the cluster has any, unless the job says otherwise."""
+    import ray
+
+    gpu = job.workers.gpu if job.workers.gpu is not None else ray.cluster_resources().get("GPU", 0) > 0
+    return {"CPU": job.workers.cpus, **({"GPU": 1} if gpu else {}), **job.workers.resources}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,16 +17,16 @@ from raylm.run.folder import RunFolder
 from raylm.run.lease import Lease
 from raylm.runtime.connect import LocalRay, cluster_lost_in_words, connected
 from raylm.runtime.shares import Claim, ClusterShare
-from raylm.train.coordination import Control, Reason, actor_client
-from raylm.train.launch.actor import CoordinatorActor
+from raylm.train.coordination import Control, actor_client
+from raylm.train.launch.actor import HubActor
 from raylm.train.launch.followers import Followers
-from raylm.train.launch.preflight import TrainResult, last_loss, preflight
-from raylm.train.launch.ray_train import trainer_of, worker_resources
+from raylm.train.launch.preflight import TrainResult, last_loss, preflight, worker_resources
 from raylm.train.sources import publish
 
 log = logging.getLogger(__name__)
 
 LISTEN_SECONDS = 0.2
+LOST_SECONDS = 30.0  # a hub that does not answer for so long is lost
 RESUMES = "the same command resumes"
 _here: set[str] = set()  # folders of the runs of this process: a lease tells processes apart
 _here_lock = threading.Lock()
@@ -116,7 +115,7 @@ class Run:
         self._followers = Followers()
         self._lock = threading.Lock()
         self._coordinator: Control | None = None
-        self._trainer: Any = None
+        self._hub: Any = None
         self._step = self._position = 0
         self._stop_requested = False
         self._cut: str | None = None  # why the run ends without a last checkpoint
@@ -174,7 +173,7 @@ class Run:
         import ray
 
         try:
-            return coordinator.request_stop(Reason.STOP)
+            return coordinator.request_stop()
         except ray.exceptions.RayError:  # the coordinator is lost, which ends the run by itself
             return False
 
@@ -198,66 +197,54 @@ class Run:
 
     def _trained(self, share: ClusterShare) -> TrainResult:
         import ray
-        from ray.train import TrainingFailedError
 
         here = ray.get_runtime_context().get_node_id()
         actor_class: Any = ray.remote(
             num_cpus=0, concurrency_groups={"log": 1, "control": 8}, label_selector={"ray.io/node-id": here}
-        )(CoordinatorActor)
-        actor = actor_class.remote(self._job)
-        coordinator = actor_client(actor)
-        self._step = coordinator.status().step  # its storage errors surface here, before workers are asked for
-        self._coordinator = coordinator
-        if self._superseded_by is not None:
-            coordinator.superseded(self._superseded_by)
-        if self._stop_requested:
-            coordinator.close()
-            raise Interrupted("stopped before any worker was asked for", hint=RESUMES)
-        self._trainer = trainer_of(self._job, actor, share)
-        failure: Exception | None = None
-        ended = threading.Event()
-        listener = threading.Thread(target=self._listen_until, args=(ended, coordinator), daemon=True)
-        listener.start()
+        )(HubActor)
+        self._hub = hub = actor_class.remote(self._job, share, worker_resources(self._job))
+        coordinator = actor_client(hub)
         try:
-            self._trainer.fit()
-        except (TrainingFailedError, ray.exceptions.RayError) as error:
-            failure = error
+            self._step = coordinator.status().step  # its storage errors surface here
+            self._coordinator = coordinator
+            if self._superseded_by is not None:
+                coordinator.superseded(self._superseded_by)
+            if self._stop_requested and self._cut is None and not self._hears_stop(coordinator):
+                raise Interrupted("stopped before any worker was training", hint=RESUMES)
+            self._listen_until_the_end(coordinator)
+            return self._outcome(coordinator)
         finally:
-            ended.set()
-            listener.join()
-            shutil.rmtree(self._trainer.run_config.storage_path, ignore_errors=True)
-        return self._outcome(coordinator, failure)
+            ray.kill(hub)  # its bodies end with it
 
-    def _outcome(self, coordinator: Control, failure: Exception | None) -> TrainResult:
+    def _outcome(self, coordinator: Control) -> TrainResult:
         status = coordinator.status()
-        coordinator.close()
-        self._listen(coordinator)
+        if self._cut is None:
+            coordinator.close()
+            self._listen(coordinator)
         if status.error is not None:
             raise status.error
         if status.finished:
             return TrainResult(self.url, status.step, last_loss(self.folder.path))
         if self._cut is not None:
             raise Interrupted(self._cut, hint=RESUMES)
-        if self._stop_requested and failure is None:
-            raise Interrupted(f"stopped at step {status.step}, saved", hint=RESUMES)
-        raise TrainingError(
-            f"training ended at step {status.step} without finishing: {failure}",
-            hint="the same command resumes from the newest checkpoint",
-        ) from failure
+        raise Interrupted(f"stopped at step {status.step}, saved", hint=RESUMES)
 
-    def _listen_until(self, ended: threading.Event, coordinator: Control) -> None:
+    def _listen_until_the_end(self, coordinator: Control) -> None:
         import ray
 
-        lost = False
-        while not ended.wait(LISTEN_SECONDS):
+        answered_at = time.monotonic()
+        while self._cut is None:
             try:
                 self._listen(coordinator)
+                if coordinator.status().ended:
+                    return
+                answered_at = time.monotonic()
             except ray.exceptions.ActorDiedError:
-                lost = True  # nobody records steps or decides what follows a failure any more
+                raise  # its bodies end with it
             except ray.exceptions.RayError:
-                pass  # it may answer again; if not, its status is asked for when the training ends
-            if (lost or self._cut is not None) and self._trainer.controller is not None:
-                ray.kill(self._trainer.controller)  # its workers end with it
+                if time.monotonic() - answered_at > LOST_SECONDS:
+                    raise
+            time.sleep(LISTEN_SECONDS)
 
     def _listen(self, coordinator: Control) -> None:
         self._position, records = coordinator.feed(self._position)

@@ -1,0 +1,427 @@
+"""The hub of a run: it asks for bodies, gathers them into generations, hears who is lost, and keeps the record.
+
+Decisions are those of `rounds`; here is what surrounds them: the switchboard, births, notices, the failure policy and
+the clock. Nothing here knows of Ray: what it needs of a cluster is a `Cluster`.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+from raylm.config.workers import WorkerSettings
+from raylm.errors import TrainingError, first_line
+from raylm.run.events import PreemptionNotice, ShrinkRequested, StepMetrics, Waiting, WorkerLost
+from raylm.run.folder import RunFolder
+from raylm.runtime.shares import Share
+from raylm.threads import settle
+from raylm.train.coordination import Generation, Member, Reason, RunStatus
+from raylm.train.coordinator import Coordinator
+from raylm.train.link import Switchboard
+from raylm.train.messages import held_of, place_line
+from raylm.train.rounds import Round, Rounds
+from raylm.train.wires import Message
+
+log = logging.getLogger(__name__)
+
+TURN_SECONDS = 0.1
+WAITING_SECONDS = 10.0  # with too few bodies before that is reported
+START_SECONDS = 60.0  # a start waits so long for bodies that are still starting
+LEAVE_SECONDS = 10.0  # bodies that were let go are ended after that
+# Of the time, what joins may take: after a regroup that cost a second, ten seconds pass before the next.
+JOIN_SHARE = 0.1
+
+
+class Cluster(Protocol):
+    """Where bodies come from."""
+
+    def ask(self, body: int, address: str, token: str) -> None:
+        """Ask for a body, which comes into being when there is room."""
+
+    def ended(self) -> Sequence[tuple[int, str, bool]]:
+        """Bodies that ended since the last call: why, and whether by an error of the program's own."""
+
+    def end(self, body: int) -> None:
+        """End a body, or no longer ask for it."""
+
+    def draining(self) -> Mapping[str, float | None]:
+        """Nodes about to be reclaimed, with the seconds left where that is known."""
+
+    def share(self, nodes: Sequence[str], *, waiting: bool) -> Share | None:
+        """What the run may have of the cluster, of which it holds a worker's place on each of `nodes`."""
+
+    def room(self) -> int:
+        """Bodies that would come into being at once."""
+
+    def per_worker(self) -> Mapping[str, float]:
+        """What each body reserves."""
+
+
+@dataclass
+class _Known:
+    """What the hub knows of a body besides its part in rounds. asked: it is not known to have come into being."""
+
+    asked: bool = True
+    node: str = ""
+    leaving: bool = False
+    let_go: bool = False
+    end_by: float | None = None
+
+
+@dataclass
+class _Standing:
+    """How the newest generation stands."""
+
+    generation: int = 0
+    ranks: dict[int, int] = field(default_factory=dict)  # body → rank
+    nodes: tuple[str, ...] = ()
+    wish: Reason | None = None
+    wished_at: float | None = None
+    broken: bool = False
+
+
+class Hub(Coordinator):
+    """The coordinator of a run whose bodies come and go."""
+
+    def __init__(
+        self,
+        run: RunFolder,
+        workers: WorkerSettings,
+        cluster: Cluster,
+        *,
+        host: str,
+        audit: bool = False,
+        claim: Callable[[], int] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        super().__init__(run, audit=audit, claim=claim, clock=clock)
+        self._workers, self._cluster, self._clock = workers, cluster, clock
+        self._rounds = Rounds(workers.min, workers.max, first_generation=self.first_generation)
+        self._known: dict[int, _Known] = {}
+        self._last_body = 0
+        self._standing = _Standing()
+        self._expected: int | None = None  # bodies that a first start waits for
+        self._began_at = self._whole_at = clock()
+        self._waiting_reported = False
+        self._join_after = 0.0
+        self._errors: tuple[int, int] = (-1, 0)  # the step at which the program failed, and how often in a row
+        self._left_at: float | None = None  # when the first member of the newest generation had left it
+        self._limit = workers.max
+        self._notice_used = False  # every member's node is about to be reclaimed, and the state is saved
+        self._regroup_began: float | None = None
+        self._closed = threading.Event()
+        self._token = secrets.token_hex(16)
+        self._switchboard = Switchboard(
+            self._token, self._heard, self._lost, patience_seconds=workers.silence_seconds, host=host
+        )
+        turning: Future[None] = Future()
+        turning.add_done_callback(self._crashed)
+        threading.Thread(target=settle, args=(turning, self._turns), name="raylm-hub", daemon=True).start()
+
+    # -- the driver's side of the contract -----------------------------------------------------------------------
+
+    def request_stop(self) -> bool:
+        """Have the group save and end the run at its next step; False when no group is there to hear it."""
+        with self._lock:
+            super().request_stop()
+            return self._is_training()
+
+    def status(self) -> RunStatus:
+        """Where the run stands; it has ended once every body has."""
+        found = super().status()
+        return replace(found, ended=self.over and not self._known)
+
+    def close(self) -> None:
+        """End what bodies there still are, and write out everything."""
+        self._closed.set()
+        with self._lock:
+            for body in list(self._known):
+                self._forget(body)
+        self._switchboard.close()
+        super().close()
+
+    def stopped(self, generation: Generation, reason: Reason, step: int) -> None:
+        """The group has saved `step` and ends, as requested."""
+        super().stopped(generation, reason, step)
+        with self._lock:
+            self._notice_used = reason is Reason.PREEMPTION_NOTICE and self.is_current(generation)
+
+    def report_metric(self, generation: Generation, metrics: StepMetrics) -> None:
+        """Record a finished step of the newest generation; the first one ends the regroup that it came of."""
+        super().report_metric(generation, metrics)
+        with self._lock:
+            if self._regroup_began is not None and self.is_current(generation):
+                cost, self._regroup_began = self._clock() - self._regroup_began, None
+                pause = self._workers.join_interval_seconds
+                self._join_after = self._clock() + (cost / JOIN_SHARE if pause is None else pause)
+
+    # -- turns ---------------------------------------------------------------------------------------------------
+
+    def _turns(self) -> None:
+        while not self._closed.wait(TURN_SECONDS):
+            with self._lock:
+                self._turn()
+
+    def _turn(self) -> None:
+        for body, why, own in self._cluster.ended():
+            self._body_ended(body, why, own=own)
+        self._end_the_late()
+        if self.over:
+            self._dismiss_all()
+            return
+        self._heed_notices()
+        self._ask_for_bodies()
+        self._gather()
+        self._report_waiting()
+
+    def _crashed(self, turning: Future[None]) -> None:
+        error = turning.exception()
+        if error is not None:
+            log.error("the hub failed", exc_info=error)
+            self.fail(None, TrainingError(f"the hub of the run failed: {type(error).__name__}: {first_line(error)}"))
+            self._dismiss_all()
+
+    def _is_training(self) -> bool:
+        return any(body in self._known for body in self._standing.ranks)
+
+    # -- bodies come ---------------------------------------------------------------------------------------------
+
+    def _ask_for_bodies(self) -> None:
+        """Ask for as many as the run may have; what does not fit comes into being when it does."""
+        living = {body: known for body, known in self._known.items() if not known.let_go}
+        nodes = [known.node for known in living.values() if not known.asked]
+        share = self._cluster.share(nodes, waiting=not self._is_training())
+        if share is None:
+            return
+        wanted = min(self._workers.max, share.workers)
+        if share.shrink:
+            self._shrink(max(wanted, self._workers.min))
+        else:
+            self._limit = self._workers.max
+            self._rounds.limit(self._limit)
+        staying = [body for body, known in living.items() if not known.leaving]
+        if self._expected is None:
+            self._expected = min(wanted, self._cluster.room())
+        for _ in range(wanted - len(staying)):
+            self._last_body += 1
+            self._known[self._last_body] = _Known()
+            self._cluster.ask(self._last_body, self._switchboard.address, self._token)
+        for body in sorted(body for body in staying if self._known[body].asked)[: max(0, len(staying) - wanted)]:
+            self._forget(body)
+
+    def _shrink(self, size: int) -> None:
+        """Another run waits for workers that this one has beyond its share."""
+        if len(self._standing.ranks) > size and self._limit != size:
+            self._record(ShrinkRequested())
+        self._limit = size
+        self._rounds.limit(size)
+
+    # -- bodies are heard, in the switchboard's thread -----------------------------------------------------------
+
+    def _heard(self, body: int, message: Message) -> None:
+        with self._lock:
+            known = self._known.get(body)
+            if known is None or known.let_go:
+                self._switchboard.send(body, {"kind": "leave", "orderly": False})
+            elif message["kind"] == "hello":
+                known.asked, known.node = False, message["node"]
+                self._rounds.arrived(body, known.node)
+                self._switchboard.send(body, {"kind": "welcome", "warm": bool(self._standing.generation)})
+            elif message["kind"] == "enlist":
+                self._enlisted(body, message)
+            if not self.over:
+                self._gather()
+
+    def _enlisted(self, body: int, message: Message) -> None:
+        held = [held_of(line) for line in message["held"]]
+        if not self._rounds.enlist(body, message["address"], held, left=message["left"]):
+            self._let_go(body, orderly=False)
+            return
+        standing = self._standing
+        if message["left"] != standing.generation or not standing.generation:
+            return
+        if message["how"] == "error":
+            self._program_failed(f"error: {message['message']}", rank=standing.ranks.get(body))
+        self._left_at = self._left_at if self._left_at is not None else self._clock()
+        standing.broken = standing.broken or message["how"] != "regroup"
+        self.lost(failure=False)
+
+    def _lost(self, body: int, why: str) -> None:
+        with self._lock:
+            self._body_ended(body, why, own=False)
+            if not self.over:
+                self._gather()
+
+    def _body_ended(self, body: int, why: str, *, own: bool) -> None:
+        """A body is gone: its place is free, and its generation broken if it was a member."""
+        known = self._known.get(body)
+        if known is None:
+            return
+        self._forget(body)
+        if known.let_go or self.over:
+            return
+        rank = self._standing.ranks.get(body)
+        self._rounds.gone(body)
+        if own:
+            self._program_failed(f"error: {why}", rank=rank)
+        elif rank is not None:
+            self._record_loss([rank], [known.node], f"lost: {why}")
+        if rank is not None:
+            self._standing.broken = True
+            self._left_at = self._left_at if self._left_at is not None else self._clock()
+            self.lost(failure=True)
+
+    def _program_failed(self, message: str, rank: int | None) -> None:
+        """The program's own error; the same step may fail so often before it ends the run."""
+        step, count = self._errors
+        self._errors = (self.last_step, count + 1 if step == self.last_step else 1)
+        known = self._standing.nodes[rank] if rank is not None else ""
+        self._record_loss([] if rank is None else [rank], [known] if known else [], message)
+        if self._errors[1] > self._workers.max_failures:
+            self.fail(
+                None,
+                TrainingError(
+                    f"the program failed {self._errors[1]} times in a row at step {self.last_step}: "
+                    f"{message.removeprefix('error: ')}",
+                    hint="mend the cause above, or raise workers.max_failures; the same command resumes",
+                ),
+            )
+
+    def _record_loss(self, ranks: list[int], nodes: list[str], message: str) -> None:
+        self._record(WorkerLost(ranks=ranks, nodes=nodes, message=message[:500], last_committed=self.committed))
+
+    # -- rounds --------------------------------------------------------------------------------------------------
+
+    def _gather(self) -> None:
+        """Close the round if it can be closed; else see that members come to it."""
+        standing, rounds = self._standing, self._rounds
+        if self._may_start() and (found := rounds.close(self.committed)) is not None:
+            self._place(found)
+            return
+        for body in rounds.dismiss():
+            self._let_go(body, orderly=True)
+        if standing.broken:
+            for body in rounds.unheard():
+                self._switchboard.send(body, {"kind": "cut", "generation": standing.generation})
+        wish = self._wish()
+        if wish is not None and wish is not standing.wish:
+            standing.wish, standing.wished_at = wish, self._clock()
+            for body in standing.ranks:
+                self._switchboard.send(body, {"kind": "wish", "generation": standing.generation, "reason": int(wish)})
+
+    def _may_start(self) -> bool:
+        """Whether a start from nothing has waited for the bodies that the cluster has room for."""
+        arrived = [known for known in self._known.values() if not known.asked and not known.let_go]
+        waited = self._clock() - (self._left_at if self._left_at is not None else self._began_at)
+        if waited > START_SECONDS:
+            self._rounds.give_up_waiting()
+        if self._notice_used and all(known.leaving for known in arrived):
+            return False  # all is saved; what they trained on now would be lost with them
+        if self._standing.generation or waited > START_SECONDS:
+            return True
+        return self._expected is not None and len(arrived) >= self._expected
+
+    def _wish(self) -> Reason | None:
+        """Why the newest generation should end at its next step, if it should."""
+        if not self._is_training() or self._standing.broken:
+            return None
+        if self._superseded:
+            return Reason.STALE
+        if self._stop_requested:
+            return Reason.STOP
+        if self._rounds.regroup_wanted():
+            leaving = any(self._known[body].leaving for body in self._standing.ranks if body in self._known)
+            small = len(self._standing.ranks) > self._limit
+            if leaving or small or self._clock() >= self._join_after:
+                return Reason.REGROUP
+        elif all(known.leaving for body, known in self._known.items() if body in self._standing.ranks):
+            return Reason.PREEMPTION_NOTICE
+        return None
+
+    def _place(self, found: Round) -> None:
+        """Begin a generation."""
+        now, before = self._clock(), self._standing
+        since = self._left_at if self._left_at is not None else self._began_at
+        generation = self.begin(
+            len(found.places), Generation(self._rounds.generation), {"gather": max(0.0, now - since)}
+        )
+        self._left_at, self._notice_used = None, False
+        ranks = {body: place.rank for body, place in found.places.items()}
+        nodes = next(iter(found.places.values())).nodes
+        self._standing = _Standing(generation, ranks, nodes)
+        if before.wished_at is not None:
+            self._regroup_began = before.wished_at
+        for body, place in found.places.items():
+            member = Member(
+                **vars(place),
+                told=self.last_step,
+                evaluated=self.evaluated,
+                committed=self.committed,
+                serve=False,
+            )
+            self._switchboard.send(body, place_line(replace(member, local_rank=0)))
+        for body in found.leave:
+            self._let_go(body, orderly=True)
+
+    # -- notices -------------------------------------------------------------------------------------------------
+
+    def _heed_notices(self) -> None:
+        """Bodies on nodes about to be reclaimed leave as soon as the others hold the state."""
+        draining = self._cluster.draining()
+        leaving = [body for body, known in self._known.items() if known.node in draining and not known.leaving]
+        if not leaving:
+            return
+        for body in leaving:
+            self._known[body].leaving = True
+        self._rounds.leaving(leaving)
+        ranks = sorted(self._standing.ranks[body] for body in leaving if body in self._standing.ranks)
+        if ranks:
+            seconds = [draining[self._known[body].node] for body in leaving]
+            known = [left for left in seconds if left is not None]
+            self._record(PreemptionNotice(ranks=ranks, grace_seconds=round(min(known), 1) if known else None))
+
+    def _report_waiting(self) -> None:
+        """Say so when there have been too few bodies, and no room for more, for a while."""
+        now = self._clock()
+        here = sum(not known.asked and not known.leaving for known in self._known.values())
+        if here >= self._workers.min or (self._is_training() and not self._standing.broken):
+            self._whole_at, self._waiting_reported = now, False
+        elif now - self._whole_at > WAITING_SECONDS and not self._waiting_reported:
+            fits, needs = here + self._cluster.room(), self._workers.min
+            self._waiting_reported = fits < needs
+            if fits < needs:
+                per_worker = dict(self._cluster.per_worker())
+                self._record(Waiting(workers=0, fits=fits, needs_workers=needs, per_worker=per_worker))
+
+    # -- bodies go -----------------------------------------------------------------------------------------------
+
+    def _let_go(self, body: int, *, orderly: bool) -> None:
+        """Tell a body to end. orderly: what it is about to finish, it may."""
+        known = self._known.get(body)
+        if known is not None and not known.let_go:
+            known.let_go, known.end_by = True, self._clock() + LEAVE_SECONDS
+            self._switchboard.send(body, {"kind": "leave", "orderly": orderly})
+
+    def _forget(self, body: int) -> None:
+        self._known.pop(body, None)
+        self._switchboard.drop(body)
+        self._cluster.end(body)
+
+    def _dismiss_all(self) -> None:
+        """The run is over: bodies end, in good order unless it failed."""
+        for body, known in list(self._known.items()):
+            if known.asked:
+                self._forget(body)
+            else:
+                self._let_go(body, orderly=self.status().error is None)
+
+    def _end_the_late(self) -> None:
+        for body, known in list(self._known.items()):
+            if known.end_by is not None and self._clock() > known.end_by:
+                self._forget(body)
