@@ -132,7 +132,7 @@ class Schedules(RuleBasedStateMachine):
 
 ANY_PACE = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 TestSchedules = Schedules.TestCase
-TestSchedules.settings = settings(ANY_PACE, max_examples=150, stateful_step_count=40)
+TestSchedules.settings = settings(ANY_PACE, max_examples=100, stateful_step_count=40)
 
 
 @pytest.mark.sweep
