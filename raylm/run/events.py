@@ -223,7 +223,7 @@ class PreemptionNotice(Event):
     def describe(self) -> str:
         """The event in words."""
         within = "" if self.grace_seconds is None else f", {duration(self.grace_seconds)} left"
-        return f"notice at step {self.step}: a node will be reclaimed{within}; saving"
+        return f"notice at step {self.step}: a node will be reclaimed{within}; its workers leave"
 
 
 @dataclass(frozen=True, kw_only=True)

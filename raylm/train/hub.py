@@ -17,7 +17,15 @@ from typing import Protocol
 
 from raylm.config.workers import WorkerSettings
 from raylm.errors import TrainingError, first_line
-from raylm.run.events import PreemptionNotice, ShrinkRequested, StepMetrics, Waiting, WorkerLost
+from raylm.run.events import (
+    CheckpointCommitted,
+    Event,
+    PreemptionNotice,
+    ShrinkRequested,
+    StepMetrics,
+    Waiting,
+    WorkerLost,
+)
 from raylm.run.folder import RunFolder
 from raylm.runtime.shares import Share
 from raylm.threads import settle
@@ -33,6 +41,7 @@ log = logging.getLogger(__name__)
 TURN_SECONDS = 0.1
 WAITING_SECONDS = 10.0  # with too few bodies before that is reported
 START_SECONDS = 60.0  # a start waits so long for bodies that are still starting
+LEAVE_MARGIN_SECONDS = 2.0
 LEAVE_SECONDS = 10.0  # bodies that were let go are ended after that
 # Of the time, what joins may take: after a regroup that cost a second, ten seconds pass before the next.
 JOIN_SHARE = 0.1
@@ -69,9 +78,15 @@ class _Known:
 
     asked: bool = True
     node: str = ""
-    leaving: bool = False
+    leave_at: float | None = None
+    due: bool = False  # it is to leave now
     let_go: bool = False
     end_by: float | None = None
+
+    @property
+    def leaving(self) -> bool:
+        """Whether its node is about to be reclaimed."""
+        return self.leave_at is not None
 
 
 @dataclass
@@ -110,6 +125,7 @@ class Hub(Coordinator):
         self._began_at = self._whole_at = clock()
         self._waiting_reported = False
         self._join_after = 0.0
+        self._step_seconds, self._regroup_seconds, self._save_seconds = 0.0, 1.0, 0.0  # as measured last
         self._errors: tuple[int, int] = (-1, 0)  # the step at which the program failed, and how often in a row
         self._left_at: float | None = None  # when the first member of the newest generation had left it
         self._limit = workers.max
@@ -156,10 +172,19 @@ class Hub(Coordinator):
         """Record a finished step of the newest generation; the first one ends the regroup that it came of."""
         super().report_metric(generation, metrics)
         with self._lock:
-            if self._regroup_began is not None and self.is_current(generation):
-                cost, self._regroup_began = self._clock() - self._regroup_began, None
+            if not self.is_current(generation):
+                return
+            self._step_seconds = metrics.step_seconds
+            if self._regroup_began is not None:
+                self._regroup_seconds, self._regroup_began = self._clock() - self._regroup_began, None
                 pause = self._workers.join_interval_seconds
-                self._join_after = self._clock() + (cost / JOIN_SHARE if pause is None else pause)
+                self._join_after = self._clock() + (self._regroup_seconds / JOIN_SHARE if pause is None else pause)
+
+    def report_event(self, generation: Generation, event: Event) -> None:
+        """Record an event of the newest generation."""
+        super().report_event(generation, event)
+        if isinstance(event, CheckpointCommitted) and event.seconds is not None:
+            self._save_seconds = event.seconds
 
     # -- turns ---------------------------------------------------------------------------------------------------
 
@@ -335,12 +360,13 @@ class Hub(Coordinator):
             return Reason.STALE
         if self._stop_requested:
             return Reason.STOP
+        members = [known for body, known in self._known.items() if body in self._standing.ranks]
         if self._rounds.regroup_wanted():
-            leaving = any(self._known[body].leaving for body in self._standing.ranks if body in self._known)
-            small = len(self._standing.ranks) > self._limit
-            if leaving or small or self._clock() >= self._join_after:
+            must = any(known.due for known in members) or len(self._standing.ranks) > self._limit
+            if must or self._standing.wish is Reason.REGROUP or self._clock() >= self._join_after:
+                self._let_leave(float("inf"))  # whoever is to leave soon: one regroup for all
                 return Reason.REGROUP
-        elif all(known.leaving for body, known in self._known.items() if body in self._standing.ranks):
+        elif all(known.due for known in members):
             return Reason.PREEMPTION_NOTICE
         return None
 
@@ -372,19 +398,30 @@ class Hub(Coordinator):
     # -- notices -------------------------------------------------------------------------------------------------
 
     def _heed_notices(self) -> None:
-        """Bodies on nodes about to be reclaimed leave as soon as the others hold the state."""
-        draining = self._cluster.draining()
-        leaving = [body for body, known in self._known.items() if known.node in draining and not known.leaving]
-        if not leaving:
-            return
-        for body in leaving:
-            self._known[body].leaving = True
-        self._rounds.leaving(leaving)
-        ranks = sorted(self._standing.ranks[body] for body in leaving if body in self._standing.ranks)
+        """Bodies on nodes about to be reclaimed are replaced at once, and leave at the last step that surely fits."""
+        draining, now = self._cluster.draining(), self._clock()
+        noticed = [body for body, known in self._known.items() if known.node in draining and not known.leaving]
+        for body in noticed:
+            left = draining[self._known[body].node]
+            self._known[body].leave_at = now if left is None else max(now, now + left - self._seconds_to_leave())
+        ranks = sorted(self._standing.ranks[body] for body in noticed if body in self._standing.ranks)
         if ranks:
-            seconds = [draining[self._known[body].node] for body in leaving]
-            known = [left for left in seconds if left is not None]
-            self._record(PreemptionNotice(ranks=ranks, grace_seconds=round(min(known), 1) if known else None))
+            told = [left for body in noticed if (left := draining[self._known[body].node]) is not None]
+            self._record(PreemptionNotice(ranks=ranks, grace_seconds=round(min(told), 1) if told else None))
+        self._let_leave(now)
+
+    def _let_leave(self, until: float) -> None:
+        """Have bodies leave that are to go by then."""
+        due = [body for body, known in self._known.items() if known.leaving and not known.due]
+        due = [body for body in due if (self._known[body].leave_at or 0.0) <= until]
+        for body in due:
+            self._known[body].due = True
+        if due:
+            self._rounds.leaving(due)
+
+    def _seconds_to_leave(self) -> float:
+        """What a body needs from being asked to leave until the others go on without it, with as much to spare."""
+        return LEAVE_MARGIN_SECONDS + 2 * (self._step_seconds + self._regroup_seconds + self._save_seconds)
 
     def _report_waiting(self) -> None:
         """Say so when there have been too few bodies, and no room for more, for a while."""
