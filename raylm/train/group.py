@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -104,12 +104,23 @@ class Group:
 
     def exchange(self, sending: Sequence[tuple[int, Tensor]], receiving: Sequence[tuple[int, Tensor]]) -> None:
         """Send CPU tensors to ranks and fill others from ranks, all at once; returns when all have arrived."""
+        self.begin_exchange(sending, receiving)()
+
+    def begin_exchange(
+        self, sending: Sequence[tuple[int, Tensor]], receiving: Sequence[tuple[int, Tensor]]
+    ) -> Callable[[], None]:
+        """As exchange, but at once: the function returned waits, and until then the tensors are not to be touched."""
         with self.watched():
-            pending = [dist.isend(tensor, dst=rank) for rank, tensor in sending]
-            pending += [dist.irecv(tensor, src=rank) for rank, tensor in receiving]
-            for work in pending:
-                if work is not None:
-                    work.wait()
+            started = [dist.isend(tensor, dst=rank) for rank, tensor in sending]
+            started += [dist.irecv(tensor, src=rank) for rank, tensor in receiving]
+
+        def wait() -> None:
+            with self.watched():
+                for work in started:
+                    if work is not None:
+                        work.wait()
+
+        return wait
 
 
 def form_group(meeting: Rendezvous) -> Group:
