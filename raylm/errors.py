@@ -84,3 +84,8 @@ class Interrupted(RaylmError):
     """Stopped by the user; the same command resumes."""
 
     exit_code = 130
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line: its kind where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -137,12 +137,12 @@ def test_the_lines_say_which_stage_fits_and_what_to_do_when_none_does() -> None:
 @pytest.mark.parametrize("preset", SHAPES)
 @pytest.mark.parametrize("vocabulary", [512, 32000])
 def test_a_presets_parameters_are_torchs(preset: str, vocabulary: int) -> None:
-    from raylm.model.build import empty_model, model_config, parameter_count
+    from raylm.model.build import empty_model, model_config
 
     settings = ModelSettings(preset=preset)
     model = empty_model(model_config(settings, vocabulary, 64))
     shape = shape_of(settings, vocabulary, 64)
-    assert shape.parameters == parameter_count(model)
+    assert shape.parameters == model.num_parameters()  # type: ignore[operator]
     assert shape.largest == max(parameter.numel() for parameter in model.parameters())
     looked_up = model.get_input_embeddings().weight  # type: ignore[operator]
     tied = looked_up is model.get_output_embeddings().weight  # type: ignore[operator]
@@ -151,11 +151,11 @@ def test_a_presets_parameters_are_torchs(preset: str, vocabulary: int) -> None:
 
 @pytest.mark.parametrize("config", [SMALL, SMALL | {"tie_word_embeddings": True}, GPT2], ids=["llama", "tied", "gpt2"])
 def test_an_inline_configs_parameters_are_torchs(config: dict[str, Any]) -> None:
-    from raylm.model.build import build_model, parameter_count
+    from raylm.model.build import build_model
 
     settings = ModelSettings(config=config)
     model = build_model(settings, vocab_size=VOCABULARY, sequence_length=LENGTH, seed=0)
-    assert shape_of(settings, VOCABULARY, LENGTH).parameters == parameter_count(model)
+    assert shape_of(settings, VOCABULARY, LENGTH).parameters == model.num_parameters()  # type: ignore[operator]
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])

@@ -180,6 +180,71 @@ def test_prepare_dry_run_shows_sources_and_output(capsys: pytest.CaptureFixture[
     assert not (tmp_path / "runs").exists()
 
 
+def test_an_error_found_after_the_job_was_read_names_its_file_and_the_flags_it_is_about(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    file = job_file(tmp_path, "name: a\n")
+    for words in (["plan", file], ["train", file, "--dry-run"]):
+        code, _, err = run(capsys, *words)
+        assert code == 2
+        assert err.startswith(
+            f"error: {file}: the job says no model: model.preset, model.config and model.path are not"
+        )
+    flags = ["--set", "train.steps=5", "--set", "model.path=nowhere"]
+    _, _, err = run(capsys, "plan", file, *flags)
+    assert err.startswith(
+        f"error: {file} with --set model.path=nowhere: model.path='{Path('nowhere').absolute()}': there"
+    )
+
+
+def test_an_error_that_names_its_place_is_left_as_it_is(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    file = job_file(tmp_path, "name: a\n")
+    for words, message in [
+        (["plan", file, "--set", "optim.lr"], "--set optim.lr: not of the form key=value"),
+        (["plan", f"{file}x"], f"no job file {file}x"),
+        (["plan", str(tmp_path)], f"{tmp_path} is a folder, not a job file"),
+        (["explain", "--job", f"{file}x"], f"no job file {file}x"),
+    ]:
+        code, _, err = run(capsys, *words)
+        assert (code, err.splitlines()[0]) == (2, f"error: {message}")
+
+
+def test_a_plugin_that_explain_cannot_read_is_said_with_its_line(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    file = job_file(tmp_path, "plugins: [none.py]\n")
+    code, _, err = run(capsys, "explain", "--job", file)
+    assert (code, err.splitlines()[0]) == (
+        2,
+        f"error: {file}:2: plugin {tmp_path}/none.py cannot be read: No such file or directory",
+    )
+
+
+@pytest.mark.parametrize("prepared", [False, True])
+def test_train_dry_run_says_what_could_not_be_checked(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, prepared: bool
+) -> None:
+    from raylm.testing.datasets import make_data
+
+    if prepared:
+        make_data(tmp_path / "data", rows=8, held_out=2)
+    silent = (
+        "object_store: {endpoint: 'http://127.0.0.1:9', retries: 0, timeout_seconds: 2}\nstorage: s3://bucket/runs\n"
+    )
+    file = tmp_path / "job.yaml"
+    file.write_text(f"{silent}model: {{preset: tiny}}\ndata: {{path: data}}\n")
+    code, out, _ = run(capsys, "train", str(file), "--set", "init_from.path=parent", "--dry-run")
+    assert code == 0
+    [said] = [line for line in out.splitlines() if line.startswith("not checked")]
+    settings = "" if prepared else "whether the settings fit the data; "
+    assert said.startswith(
+        f"not checked  {settings}whether this job may train in the output folder and from init_from.path: cannot "
+    )
+    assert "s3://bucket/runs/run/" in said
+    _, out, _ = run(capsys, "train", str(file), "--set", f"storage={tmp_path}/runs", "--dry-run")
+    assert ("not checked" in out) == (not prepared)
+
+
 def test_preparation_tells_its_pace_and_what_is_left(capsys: pytest.CaptureFixture[str]) -> None:
     times = iter([0.0, 1.0, 10.0, 20.0])
     tell = progress_lines(clock=lambda: next(times))

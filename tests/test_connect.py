@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import ray
 
-from raylm.errors import ClusterError
+from raylm.errors import ClusterError, first_line
 from raylm.runtime.connect import LocalRay, connected
 from raylm.runtime.ports import free_port
 
@@ -58,6 +58,13 @@ def address() -> Iterator[str]:
 
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield f"127.0.0.1:{server.getsockname()[1]}"
+
+
+@pytest.mark.parametrize(
+    ("said", "line"), [("refused\nat 10.0.0.1", "refused"), ("\n  refused  \n", "refused"), ("", "ValueError")]
+)
+def test_an_error_is_said_in_one_line(said: str, line: str) -> None:
+    assert first_line(ValueError(said)) == line
 
 
 def test_without_an_address_a_ray_is_started_here_and_ended(fake: FakeRay) -> None:

@@ -33,10 +33,11 @@ from raylm.prep.ranges import FileRange
 from raylm.prep.readers import python_docs
 from raylm.prep.readers.read import read_range
 from raylm.prep.report.inspect import inspect_dataset
-from raylm.prep.split import is_held_out
+from raylm.prep.split import document_held_out
 from raylm.prep.tasks import here
 from raylm.prep.tokenizer import load
 from raylm.prep.units import WorkList, differences
+from raylm.records import Document
 from raylm.shards import read_manifest, read_rows
 from raylm.storage import Connection, StoragePath
 from raylm.testing.external import external_data
@@ -408,7 +409,8 @@ def test_equal_texts_are_on_the_same_side(tmp_path: Path) -> None:
     train, held_out = documents(output), documents(output, "held_out")
     assert not set(train) & set(held_out)
     assert len(train) + len(held_out) == 400
-    assert 0.1 < sum(is_held_out(str(number), 0.2) for number in range(1000)) / 1000 < 0.3
+    many = [Document(str(number), str(number), "here") for number in range(1000)]
+    assert 0.1 < sum(document_held_out(one, 0.2) for one in many) / 1000 < 0.3
 
 
 @pytest.mark.parametrize("kind", ["line", "jsonl"])

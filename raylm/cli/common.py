@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -12,6 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
+from raylm.errors import ConfigError
+
 if TYPE_CHECKING:
     from raylm.config.job import Job
 
@@ -19,15 +22,42 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def job_options(command: Command) -> Command:
-    """The argument JOB and the option --set, handed on as `job_file` and `overrides`."""
-    command = click.option(
+    """The argument JOB and the option --set, handed on as `job_file` and `overrides`; a ConfigError names the file."""
+
+    @functools.wraps(command)
+    def with_job(*args: Any, job_file: str, overrides: tuple[str, ...], **others: Any) -> Any:
+        with naming_job(job_file, overrides):
+            return command(*args, job_file=job_file, overrides=overrides, **others)
+
+    with_job = click.option(
         "--set",
         "overrides",
         multiple=True,
         metavar="KEY=VALUE",
         help="Change a setting, for example --set optim.lr=1e-4; repeatable.",
-    )(command)
-    return click.argument("job_file", metavar="JOB", type=click.Path(dir_okay=True))(command)
+    )(with_job)
+    return cast(Command, click.argument("job_file", metavar="JOB", type=click.Path(dir_okay=True))(with_job))
+
+
+@contextmanager
+def naming_job(job_file: str, overrides: Sequence[str]) -> Iterator[None]:
+    """A ConfigError that names neither the job file nor a flag is raised again with the file and the flags it is about.
+
+    Reading a job says the line; what is found out later, of the model or the run folder, does not know the file.
+    """
+    try:
+        yield
+    except ConfigError as error:
+        if error.message.startswith("--set ") or _names(error.message, job_file):
+            raise
+        flags = [f"--set {flag}" for flag in overrides if _names(error.message, flag.partition("=")[0].strip())]
+        place = f"{job_file} with {', '.join(flags)}" if flags else job_file
+        raise ConfigError(f"{place}: {error.message}", hint=error.hint, key=error.key) from error
+
+
+def _names(message: str, word: str) -> bool:
+    """Whether a file or a key stands in a message as a word of its own."""
+    return re.search(rf"(?<![\w./-]){re.escape(word)}(?![\w/-]|\.\w)", message) is not None
 
 
 def connection_options(command: Command) -> Command:

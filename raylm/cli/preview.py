@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-
 from raylm.config.job import Job
 from raylm.errors import DataError, StorageError
 from raylm.humanize import count, size
@@ -50,11 +48,15 @@ def train_rows(job: Job) -> Rows:
     ready, length, data = _data(job)
     shape_of(job.model, job.prepare.tokenizer.vocab_size, length)  # a job without a model, or with none that works
     run = RunFolder.of(job)
-    with contextlib.suppress(StorageError):  # shown below
+    unchecked = [] if ready else ["whether the settings fit the data"]
+    try:
         if ready:
             checked(job, run.path, write_check=False)
         else:  # the settings alone
             refuse_other_run(run, identity_of(job, []), allow_changed_data=True)
+    except StorageError as error:
+        of = "whether this job may train in the output folder"
+        unchecked.append(f"{of}{' and from init_from.path' if job.init_from.path else ''}: {error.message}")
     per_step = job.batch.sequences * length
     workers = f"{job.workers.min} to {job.workers.max}" if job.workers.min < job.workers.max else f"{job.workers.max}"
     interval = "by Young and Daly's formula"
@@ -71,6 +73,7 @@ def train_rows(job: Job) -> Rows:
         ("tokens", f"{count(per_step * job.train.steps)} in {job.train.steps:,} steps"),
         ("checkpoints", f"{interval}, {job.checkpoint.keep} kept"),
         ("output", _progress(job)),
+        *([("not checked", "; ".join(unchecked))] if unchecked else []),
     ]
 
 

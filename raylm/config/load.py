@@ -31,8 +31,12 @@ def load_job(path: str | Path, overrides: Overrides = ()) -> Job:
     Overrides are `a.b=c` as on the command line, or a mapping as `with_overrides` takes it.
     """
     path = Path(path)
+    return parse_job(_text_of(path), origin=str(path), overrides=overrides, folder=path.parent)
+
+
+def _text_of(path: Path) -> str:
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise ConfigError(f"no job file {path}", hint=_similar_files(path)) from error
     except IsADirectoryError as error:
@@ -41,14 +45,17 @@ def load_job(path: str | Path, overrides: Overrides = ()) -> Job:
         raise ConfigError(f"{path} is not UTF-8 text (byte {error.start})", hint="save the file as UTF-8") from error
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
-    return parse_job(text, origin=str(path), overrides=overrides, folder=path.parent)
 
 
 def load_plugins_of(path: str | Path) -> None:
     """Import the plugins that a job file names, whatever else is in it."""
-    given = read_tree(Path(path).read_text(encoding="utf-8"), str(path)).values.get("plugins")
+    tree = read_tree(_text_of(Path(path)), str(path))
+    given = tree.values.get("plugins")
     names = [name for name in given if isinstance(name, str)] if isinstance(given, list) else []
-    load_plugins([absolute(name, Path(path).parent) if is_file(name) else name for name in names])
+    try:
+        load_plugins([absolute(name, Path(path).parent) if is_file(name) else name for name in names])
+    except ConfigError as error:
+        raise _placed(error, tree) from error
 
 
 def parse_job(text: str, *, origin: str, overrides: Overrides = (), folder: str | Path | None = None) -> Job:
@@ -86,9 +93,13 @@ def _checked(tree: Tree, folder: str | Path | None) -> Job:
     except ValidationError as error:
         raise explained(error, tree) from error
     except ConfigError as error:
-        # A check over several sections: the place is ours to add.
-        key = key_of(error.key.split(".")) if error.key else ()
-        raise ConfigError(f"{tree.place(key)}: {error.message}", hint=error.hint, key=error.key) from error
+        raise _placed(error, tree) from error
+
+
+def _placed(error: ConfigError, tree: Tree) -> ConfigError:
+    """The error of a check over several sections, or of a plugin, with the place where its key was written."""
+    key = key_of(error.key.split(".")) if error.key else ()
+    return ConfigError(f"{tree.place(key)}: {error.message}", hint=error.hint, key=error.key)
 
 
 def resolved_yaml(job: Job) -> str:

@@ -141,11 +141,6 @@ def auto_class_of(config: Any) -> str:
     return named[0] if named else CAUSAL
 
 
-def parameter_count(module: torch.nn.Module) -> int:
-    """Parameters of a module, tied ones once."""
-    return sum(parameter.numel() for parameter in module.parameters())
-
-
 @contextmanager
 def quietly() -> Iterator[None]:
     """Without transformers' progress bars inside the block: only the command line prints."""

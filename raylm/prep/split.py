@@ -14,15 +14,7 @@ def split_hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def is_held_out(text: str, share: float) -> bool:
-    """Whether a text is kept for held-out loss."""
-    return _held_out(split_hash(text), share)
-
-
 def document_held_out(document: Document, share: float) -> bool:
     """Whether a document is kept for held-out loss; a changed copy goes where its original goes."""
-    return _held_out(str(document.meta.get(SPLIT_BY) or split_hash(document.text)), share)
-
-
-def _held_out(digest: str, share: float) -> bool:
+    digest = str(document.meta.get(SPLIT_BY) or split_hash(document.text))
     return int(digest, 16) < share * 2**64

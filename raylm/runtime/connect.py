@@ -25,7 +25,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from raylm.errors import ClusterError
+from raylm.errors import ClusterError, first_line
 from raylm.runtime.ports import refusal
 from raylm.runtime.ray_internals import HEALTH_CHECKS, quiet_start, read_environment_again
 from raylm.threads import settle
@@ -76,7 +76,7 @@ def cluster_lost_in_words(hint: str) -> Iterator[None]:
         yield
     except lost as error:
         raise ClusterError(
-            f"the Ray cluster's head, or what ran on it, is gone: {_first_line(error)}", hint=hint
+            f"the Ray cluster's head, or what ran on it, is gone: {first_line(error)}", hint=hint
         ) from error
 
 
@@ -197,11 +197,11 @@ def _connect(address: str) -> None:
         ray.init(address=address, **_QUIET)
     except ConnectionError as error:
         raise ClusterError(
-            f"no Ray cluster answers at {address}: {_first_line(error)}", hint=f"{NO_ADDRESS}; {_token_hint()}"
+            f"no Ray cluster answers at {address}: {first_line(error)}", hint=f"{NO_ADDRESS}; {_token_hint()}"
         ) from error
     except ray.exceptions.AuthenticationError as error:
         raise ClusterError(
-            f"the Ray cluster at {address} does not take this user's token: {_first_line(error)}", hint=_token_hint()
+            f"the Ray cluster at {address} does not take this user's token: {first_line(error)}", hint=_token_hint()
         ) from error
     except RuntimeError as error:
         found = re.findall(r"Ray: (\S+)\s+Python: (\S+)", str(error))
@@ -220,10 +220,6 @@ def _token_hint() -> str:
         "a cluster that asks for a token takes the one in ~/.ray/auth_token, RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH"
         + (f"; {TOKEN} is {os.environ[TOKEN]!r} here" if TOKEN in os.environ else "")
     )
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _refuse_deaf(address: str) -> None:
