@@ -47,4 +47,4 @@ docs: setup
 	$(BIN)/python -m raylm.testing.documents
 
 bench-quick: setup
-	for script in step ray_tax checkpoint stream elastic prepare; do $(BIN)/python benchmarks/$$script.py --quick || exit 1; done
+	for script in step ray_tax checkpoint stream elastic goodput prepare; do $(BIN)/python benchmarks/$$script.py --quick || exit 1; done
