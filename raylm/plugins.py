@@ -1,7 +1,8 @@
 """The user's own operators, sources and objectives: modules and files that a job names under `plugins`.
 
 A plugin is imported before its job is checked, and registers what it adds. A module has to be installed wherever the
-job runs; a file travels with the job, as text, and is imported again in every worker and task.
+job runs; a file travels with the job, as text, and is imported again in every worker and task. A run folder keeps that
+text, so that the run can be read where the file is not.
 """
 
 from __future__ import annotations
@@ -15,9 +16,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 from raylm.errors import ConfigError
 from raylm.registry import registering
+
+if TYPE_CHECKING:
+    from raylm.storage import StoragePath
+
+COPIES = "plugins"  # the folder beside a run's settings that keeps its plugins' files
 
 
 @dataclass(frozen=True)
@@ -60,11 +67,28 @@ def is_file(name: str) -> bool:
     return name.endswith(".py")
 
 
-def load_plugins(names: Sequence[str]) -> None:
-    """Import each plugin, once; ConfigError with `key` plugins.N for one that cannot be."""
+def copy_names(names: Sequence[str]) -> dict[str, str]:
+    """Each plugin file with its name in a run folder: steps.py, and steps-2.py for the second file of that name."""
+    found: dict[str, str] = {}
+    for name in filter(is_file, names):
+        stem, number = Path(name).stem, 1
+        while name not in found:
+            copy = f"{stem}-{number}.py" if number > 1 else f"{stem}.py"
+            if copy not in found.values():
+                found[name] = copy
+            number += 1
+    return found
+
+
+def load_plugins(names: Sequence[str], copies: StoragePath | None = None) -> None:
+    """Import each plugin, once; ConfigError with `key` plugins.N for one that cannot be.
+
+    A file that cannot be read where it was is taken from `copies`, the folder where a run keeps its plugins' text.
+    """
+    kept = {} if copies is None else {name: copies / copy for name, copy in copy_names(names).items()}
     for number, name in enumerate(names):
         try:
-            _import(_read(name))
+            _import(_read(name, kept.get(name)))
         except ConfigError as error:
             raise ConfigError(error.message, hint=error.hint, key=f"plugins.{number}") from error
 
@@ -74,7 +98,7 @@ def carried(names: Sequence[str]) -> Carried:
     return Carried(_loaded[name] for name in names)
 
 
-def _read(name: str) -> Plugin:
+def _read(name: str, copy: StoragePath | None) -> Plugin:
     if not is_file(name):
         return Plugin(name)
     try:
@@ -82,6 +106,8 @@ def _read(name: str) -> Plugin:
     except (OSError, UnicodeDecodeError) as error:
         if name in _loaded:  # came with a job from another machine
             return _loaded[name]
+        if copy is not None and copy.exists():
+            return Plugin(name, copy.read_text())
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise ConfigError(f"plugin {name} cannot be read: {reason}", hint="check the path") from error
 

@@ -230,7 +230,9 @@ def one_group_after_another(rank: int, size: int, address: str, job_file: str, s
         while not note.exists():
             time.sleep(0.01)
         if rank < members:
-            place = Member(rank, members, Generation(number), address, resume=resume, told=3 * (number - 1), evaluated=1000)
+            place = Member(
+                rank, members, Generation(number), address, resume=resume, told=3 * (number - 1), evaluated=1000
+            )
             tenure = Tenure(place)
             try:
                 train_in_group(context, tenure, Phases())

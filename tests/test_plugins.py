@@ -11,7 +11,11 @@ import pytest
 from raylm.config.job import Job
 from raylm.config.load import load_job, parse_job, resolved_yaml
 from raylm.errors import ConfigError
+from raylm.plugins import copy_names
 from raylm.registry import Registry
+from raylm.run.folder import RunFolder
+from raylm.testing.datasets import job_settings, make_data, write_job
+from raylm.train.sources import publish
 
 TABLE: Registry[int] = Registry("operator", builtin={"sample": "nowhere:ENTRY"})
 HEADER = "from test_plugins import TABLE\n"
@@ -141,3 +145,68 @@ def test_a_file_travels_with_the_job_to_a_process_that_cannot_read_it(tmp_path: 
         env={**os.environ, "PYTHONPATH": paths},
     )
     assert done.stdout.strip() == "travels 7", done.stderr
+
+
+def published(folder: Path, *plugins: str) -> RunFolder:
+    """The run folder of a job with these plugins, as a start leaves it."""
+    if not (folder / "data").exists():
+        make_data(folder / "data", rows=8, held_out=2)
+    settings = job_settings(folder / "runs", folder / "data", name="own", steps=1, plugins=list(plugins))
+    job = load_job(write_job(folder, settings))
+    run = RunFolder.of(job)
+    publish(job, run)
+    return run
+
+
+def test_a_moved_run_folder_brings_its_plugins(tmp_path: Path) -> None:
+    path = plugin(tmp_path, "TABLE.register('own', 7)\n")
+    run = published(tmp_path, "steps.py", "test_plugins")
+    assert [file.name for file in run.plugins.list()] == ["steps.py"]
+    path.unlink()
+    moved = Path(run.url).rename(tmp_path / "moved")
+    code = (
+        "import sys; from raylm.storage import StoragePath; from test_plugins import TABLE, RunFolder, load_job\n"
+        "run = RunFolder(StoragePath(sys.argv[1]))\n"
+        "job = run.read_job() if sys.argv[2] == 'read' else load_job(run.settings.url)\n"
+        "print(job.plugins[0], TABLE.get('own'))"
+    )
+    paths = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1])])
+    for way in ("read", "load"):
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(moved), way],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, "PYTHONPATH": paths},
+        )
+        assert done.stdout.strip() == f"{path} 7", done.stderr
+
+
+def test_a_folder_beside_a_job_file_is_no_run_folder(tmp_path: Path) -> None:
+    (tmp_path / "plugins").mkdir()
+    plugin(tmp_path / "plugins", "TABLE.register('own', 1)\n", "not_read_yet.py")
+    assert "not_read_yet.py cannot be read: No such file" in refusal(tmp_path, "not_read_yet.py").message
+
+
+def test_a_plugin_that_changed_is_said_when_its_run_goes_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = plugin(tmp_path, "TABLE.register('own', 1)\n")
+    run = published(tmp_path, "steps.py")
+    plugin(tmp_path, "TABLE.register('own', 2)\n")
+    published(tmp_path, "steps.py")
+    assert caplog.messages == []  # no step was taken with the text before
+    run.metrics.write_text("")
+    plugin(tmp_path, "TABLE.register('own', 3)\n")
+    published(tmp_path, "steps.py")
+    published(tmp_path, "steps.py")
+    assert caplog.messages == [
+        f"plugin {path} has changed since {run.url} was last trained; it goes on with the new text"
+    ]
+    assert (run.plugins / "steps.py").read_text() == path.read_text()
+
+
+def test_files_of_one_name_are_kept_apart() -> None:
+    assert copy_names(["/a/steps.py", "module", "/b/steps.py", "/a/steps.py", "/c/steps-2.py"]) == {
+        "/a/steps.py": "steps.py",
+        "/b/steps.py": "steps-2.py",
+        "/c/steps-2.py": "steps-2-2.py",
+    }

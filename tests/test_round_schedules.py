@@ -136,8 +136,9 @@ TestSchedules.settings = settings(ANY_PACE, max_examples=100, stateful_step_coun
 
 
 @pytest.mark.sweep
+@pytest.mark.timeout(3600)
 def test_long_schedules() -> None:
-    long = settings(ANY_PACE, max_examples=5000, stateful_step_count=80, database=None)
+    long = settings(ANY_PACE, max_examples=3000, stateful_step_count=60, database=None)
     run_state_machine_as_test(Schedules, settings=long)
 
 

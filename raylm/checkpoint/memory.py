@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import bisect
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -33,6 +33,11 @@ class Members(Protocol):
 
     def exchange(self, sending: Sequence[tuple[int, Tensor]], receiving: Sequence[tuple[int, Tensor]]) -> None:
         """Send tensors to ranks and fill others from ranks, all at once; returns when all have arrived."""
+
+    def begin_exchange(
+        self, sending: Sequence[tuple[int, Tensor]], receiving: Sequence[tuple[int, Tensor]]
+    ) -> Callable[[], None]:
+        """As exchange, but at once: the function returned waits, and until then the tensors are not to be touched."""
 
 
 @dataclass(frozen=True)

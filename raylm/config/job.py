@@ -20,7 +20,7 @@ from raylm.config.paths import ModuleOrFile, PathOrUrl, resolved_module_or_file
 from raylm.config.prepare import PrepareSettings
 from raylm.config.workers import WorkerSettings
 from raylm.errors import ConfigError
-from raylm.plugins import Carried, carried, load_plugins
+from raylm.plugins import COPIES, Carried, carried, load_plugins
 
 
 class Job(Settings):
@@ -66,7 +66,8 @@ class Job(Settings):
         # What they register is needed to check the rest.
         given = values.get("plugins") if isinstance(values, dict) else None
         if isinstance(given, list) and all(isinstance(name, str) for name in given):
-            load_plugins([resolved_module_or_file(name, info) for name in given])
+            copies = (info.context or {}).get(COPIES)
+            load_plugins([resolved_module_or_file(name, info) for name in given], copies)
         return values
 
     def __reduce__(self) -> tuple[Any, ...]:

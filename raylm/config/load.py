@@ -20,9 +20,11 @@ from raylm.config.paths import absolute, context
 from raylm.config.problems import explained
 from raylm.config.yaml_lines import JobDumper, Tree, read_tree
 from raylm.errors import ConfigError
-from raylm.plugins import is_file, load_plugins
+from raylm.plugins import COPIES, is_file, load_plugins
+from raylm.storage import StoragePath
 
 Overrides = Sequence[str] | Mapping[str, Any]
+RESOLVED = "# Every setting of this run, as raylm "  # how the settings in a run folder begin
 
 
 def load_job(path: str | Path, overrides: Overrides = ()) -> Job:
@@ -31,7 +33,10 @@ def load_job(path: str | Path, overrides: Overrides = ()) -> Job:
     Overrides are `a.b=c` as on the command line, or a mapping as `with_overrides` takes it.
     """
     path = Path(path)
-    return parse_job(_text_of(path), origin=str(path), overrides=overrides, folder=path.parent)
+    text = _text_of(path)
+    return parse_job(
+        text, origin=str(path), overrides=overrides, folder=path.parent, plugin_copies=_plugin_copies(path, text)
+    )
 
 
 def _text_of(path: Path) -> str:
@@ -49,23 +54,40 @@ def _text_of(path: Path) -> str:
 
 def load_plugins_of(path: str | Path) -> None:
     """Import the plugins that a job file names, whatever else is in it."""
-    tree = read_tree(_text_of(Path(path)), str(path))
+    text = _text_of(Path(path))
+    tree = read_tree(text, str(path))
     given = tree.values.get("plugins")
     names = [name for name in given if isinstance(name, str)] if isinstance(given, list) else []
     try:
-        load_plugins([absolute(name, Path(path).parent) if is_file(name) else name for name in names])
+        load_plugins(
+            [absolute(name, Path(path).parent) if is_file(name) else name for name in names],
+            _plugin_copies(Path(path), text),
+        )
     except ConfigError as error:
         raise _placed(error, tree) from error
 
 
-def parse_job(text: str, *, origin: str, overrides: Overrides = (), folder: str | Path | None = None) -> Job:
+def _plugin_copies(path: Path, text: str) -> StoragePath | None:
+    """Where a run folder keeps its plugins' text, when this is the text of a run's settings."""
+    return StoragePath(str(path.absolute().parent)) / COPIES if text.startswith(RESOLVED) else None
+
+
+def parse_job(
+    text: str,
+    *,
+    origin: str,
+    overrides: Overrides = (),
+    folder: str | Path | None = None,
+    plugin_copies: StoragePath | None = None,
+) -> Job:
     """Check the text of a job file; `origin` is the name that errors give it.
 
-    Relative paths in the text start from `folder`, the working directory when None.
+    Relative paths in the text start from `folder`, the working directory when None. Plugin files that cannot be read
+    are taken from `plugin_copies`.
     """
     tree = read_tree(text, origin)
     _apply(tree, overrides)
-    return _checked(tree, folder)
+    return _checked(tree, folder, plugin_copies)
 
 
 def with_overrides(job: Job, changes: Mapping[str, Any]) -> Job:
@@ -87,9 +109,9 @@ def _apply(tree: Tree, overrides: Overrides) -> None:
             apply_override(tree, override)
 
 
-def _checked(tree: Tree, folder: str | Path | None) -> Job:
+def _checked(tree: Tree, folder: str | Path | None, plugin_copies: StoragePath | None = None) -> Job:
     try:
-        return Job.model_validate(tree.values, context=context(folder))
+        return Job.model_validate(tree.values, context={**context(folder), COPIES: plugin_copies})
     except ValidationError as error:
         raise explained(error, tree) from error
     except ConfigError as error:
@@ -105,7 +127,7 @@ def _placed(error: ConfigError, tree: Tree) -> ConfigError:
 def resolved_yaml(job: Job) -> str:
     """Every setting of the job, defaults included, as a job file that loads to the same job."""
     body = yaml.dump(job.model_dump(mode="json"), Dumper=JobDumper, sort_keys=False)
-    return f"# Every setting of this run, as raylm {__version__} resolved it.\n{body}"
+    return f"{RESOLVED}{__version__} resolved it.\n{body}"
 
 
 def _similar_files(path: Path) -> str | None:

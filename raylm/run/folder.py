@@ -8,6 +8,7 @@ audit             a line per step of what it was trained on, where `train.audit`
 checkpoints/      a folder per saved step
 tensorboard/      the metrics again, for TensorBoard
 tokenizer/        of the data
+plugins/          the files that `plugins` names, as the run was last started with them
 data/             prepared shards, unless `prepare.output` or `data.path` names another folder
 driver.json       the lease: which process trains the run
 report.html       what `raylm report` wrote
@@ -19,6 +20,7 @@ from dataclasses import dataclass
 
 from raylm.config.job import Job
 from raylm.errors import ConfigError
+from raylm.plugins import COPIES
 from raylm.shards import TOKENIZER_FOLDER
 from raylm.storage import NotFound, StoragePath
 
@@ -94,6 +96,11 @@ class RunFolder:
         return self.path / TOKENIZER_FOLDER
 
     @property
+    def plugins(self) -> StoragePath:
+        """The folder of the run's plugin files."""
+        return self.path / COPIES
+
+    @property
     def data(self) -> StoragePath:
         """The run's own prepared shards, where it has them."""
         return self.path / "data"
@@ -113,7 +120,7 @@ class RunFolder:
         from raylm.config.load import parse_job
 
         try:
-            return parse_job(self.settings.read_text(), origin=self.settings.url)
+            return parse_job(self.settings.read_text(), origin=self.settings.url, plugin_copies=self.plugins)
         except NotFound:
             return None
         except ConfigError as error:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 from raylm.config.job import Job
 from raylm.config.load import resolved_yaml
+from raylm.plugins import carried, copy_names
 from raylm.run.folder import RunFolder
 from raylm.run.identity import identity_of
-from raylm.storage import StoragePath
+from raylm.storage import NotFound, StoragePath
 
 if TYPE_CHECKING:
     from raylm.stream.loader import Dataset, StreamSettings
+
+log = logging.getLogger(__name__)
 
 
 def open_datasets(job: Job) -> list[Dataset]:
@@ -45,12 +49,32 @@ def stream_settings(job: Job) -> StreamSettings:
 
 
 def publish(job: Job, run: RunFolder) -> None:
-    """Write what makes the run folder stand alone: its settings, which run it is, and the tokenizer of its data."""
+    """Write what makes the run folder stand alone: settings, which run it is, its plugins, its data's tokenizer."""
     from raylm.shards import TOKENIZER_FOLDER
 
     identity = identity_of(job, [dataset.manifest for dataset in open_datasets(job)])
     run.identity.write_bytes(identity.to_json())
     run.settings.write_text(resolved_yaml(job))
+    _publish_plugins(job, run)
     tokenizer = StoragePath(job.mixture[0].path, job.object_store.connection()) / TOKENIZER_FOLDER
     for file in tokenizer.list():
         (run.tokenizer / file.name).write_bytes(file.read_bytes())
+
+
+def _publish_plugins(job: Job, run: RunFolder) -> None:
+    """Write the text of the job's plugin files; say so when one differs from what the run was trained with."""
+    names = copy_names(job.plugins)
+    for plugin in carried(tuple(names)):
+        assert plugin.source is not None
+        file = run.plugins / names[plugin.name]
+        try:
+            before = file.read_text()
+        except NotFound:
+            before = None
+        if before == plugin.source:
+            continue
+        if before is not None and run.has_trained():
+            log.warning(
+                "plugin %s has changed since %s was last trained; it goes on with the new text", plugin.name, run.url
+            )
+        file.write_text(plugin.source)
