@@ -170,13 +170,13 @@ class Body:
             if not tenure.cut and not future.done():  # let go: whoever finishes in good order comes back by itself
                 orderly = self._leave is not None and self._leave.get("orderly")
                 self._news.wait_for(lambda: future.done() or tenure.cut, LEAVE_SECONDS if orderly else 0)
-        if not future.done() and not _interrupted(thread, future):
-            from raylm.train.deepspeed_internals import forget_group
-            from raylm.train.group import abandon_group
-
+        if not future.done() and not _interrupted(tenure, thread, future):
             tenure.abandoned = True
             log.warning("generation %d: a thread stuck in a collective is left behind", tenure.member.generation)
-            abandon_group()
+        from raylm.train.deepspeed_internals import forget_group
+        from raylm.train.group import abandon_group
+
+        if abandon_group():  # also where the end of the thread was cut short
             forget_group()
 
     def _ended(self, tenure: Tenure, future: Future[None]) -> tuple[str, str]:
@@ -227,10 +227,11 @@ class Body:
             self._news.notify_all()
 
 
-def _interrupted(thread: threading.Thread, future: Future[None]) -> bool:
+def _interrupted(tenure: Tenure, thread: threading.Thread, future: Future[None]) -> bool:
     """Whether a generation's thread ended after it was told to: at its next step of Python, unless it is stuck."""
     assert thread.ident is not None
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(Cut))
+    if not tenure.ending:
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(Cut))
     began = stuck_since = time.monotonic()
     at: Any = None
     while not future.done():

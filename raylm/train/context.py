@@ -89,12 +89,14 @@ class Tenure:
 
     wish: why the group should end, as far as this body was told. cut: it is over, at whatever point. abandoned: the
     thread that trained in it is stuck and was left behind; whatever it still does must touch nothing that lives on.
+    ending: the thread is leaving by itself.
     """
 
     member: Member
     wish: Reason | None = None
     cut: bool = False
     abandoned: bool = False
+    ending: bool = False
     keeper: Keeper | None = None
 
 

@@ -186,14 +186,16 @@ def leave_group(group: Group) -> None:
     _drop_group()
 
 
-def abandon_group() -> None:
-    """Leave a group in whose collective another thread of this process is stuck: that thread keeps what it holds."""
-    if dist.is_initialized():
-        _ABANDONED.append(dist.group.WORLD)  # its end would wait for the thread
-        if "nccl" in str(dist.get_backend_config()):
-            dist.distributed_c10d._abort_process_group()
-        dist.destroy_process_group()
+def abandon_group() -> bool:
+    """Leave the group that this process is in, if it is: another thread may be stuck in it, and keeps what it holds."""
+    if not dist.is_initialized():
+        return False
+    _ABANDONED.append(dist.group.WORLD)  # its end would wait for the thread
+    if "nccl" in str(dist.get_backend_config()):
+        dist.distributed_c10d._abort_process_group()
+    dist.destroy_process_group()
     dist.distributed_c10d._world.group_count = 0
+    return True
 
 
 def serve_store(host: str) -> tuple[Any, str]:

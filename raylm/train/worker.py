@@ -101,6 +101,7 @@ def train_in_group(context: RunContext, tenure: Tenure, phases: Phases) -> None:
         _resume(context, active, phases)
         _train(context, active)
     finally:
+        tenure.ending = True
         if not tenure.abandoned:  # else another group of this process has begun, and these are its globals
             if active is not None:
                 active.engine.destroy()
