@@ -40,6 +40,7 @@ log = logging.getLogger(__name__)
 
 TURN_SECONDS = 0.1
 WAITING_SECONDS = 10.0  # with too few bodies before that is reported
+PLACING_SECONDS = 15.0  # from the request for a body to its hello, when there is room for it
 START_SECONDS = 60.0  # a start waits so long for bodies that are still starting
 LEAVE_MARGIN_SECONDS = 2.0
 LEAVE_SECONDS = 10.0  # bodies that were let go are ended after that
@@ -76,6 +77,7 @@ class Cluster(Protocol):
 class _Known:
     """What the hub knows of a body besides its part in rounds. asked: it is not known to have come into being."""
 
+    asked_at: float
     asked: bool = True
     node: str = ""
     leave_at: float | None = None
@@ -231,13 +233,16 @@ class Hub(Coordinator):
             self._limit = self._workers.max
             self._rounds.limit(self._limit)
         staying = [body for body, known in living.items() if not known.leaving]
-        if self._expected is None:
-            self._expected = min(wanted, self._cluster.room())
+        expected = self._cluster.room() if self._expected is None else self._expected
+        self._expected = min(wanted, expected)  # what is another run's is not waited for
         for _ in range(wanted - len(staying)):
             self._last_body += 1
-            self._known[self._last_body] = _Known()
+            self._known[self._last_body] = _Known(asked_at=self._clock())
             self._cluster.ask(self._last_body, self._switchboard.address, self._token)
-        for body in sorted(body for body in staying if self._known[body].asked)[: max(0, len(staying) - wanted)]:
+        # One that has just found a place looks as if another run had taken it, until it says hello.
+        pending = [body for body in staying if self._known[body].asked]
+        pending = [body for body in pending if self._clock() - self._known[body].asked_at > PLACING_SECONDS]
+        for body in pending[: max(0, len(staying) - wanted)]:
             self._forget(body)
 
     def _shrink(self, size: int) -> None:
