@@ -18,8 +18,8 @@ from typing import Any
 
 import pytest
 
-from raylm.train import wires
-from raylm.train.link import Link, Switchboard
+from raylm.runtime import wires
+from raylm.runtime.link import Link, Switchboard
 
 TOKEN = "the-secret-of-this-run"
 AT_ONCE = 0.5
@@ -91,7 +91,7 @@ def link(address: str, body: int = 0, patience: float = CALM, **hello: Any) -> I
 
 PROGRAM = f"""
 import hashlib, json, os, sys, threading, time
-from raylm.train.link import Link, Switchboard
+from raylm.runtime.link import Link, Switchboard
 
 def say(**what):
     os.write(1, json.dumps(what).encode() + b"\\n")
@@ -524,7 +524,7 @@ def test_only_json_is_sent_and_no_line_that_is_too_long() -> None:
 
 
 def test_a_link_says_where_no_hub_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("raylm.train.link.CONNECT_SECONDS", 0.5)
+    monkeypatch.setattr("raylm.runtime.link.CONNECT_SECONDS", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
     with pytest.raises(ConnectionError, match=f"no hub at {address} for "), link(address):

@@ -126,14 +126,14 @@ def test_two_runs_share_three_workers_and_one_grows_into_the_place_of_the_other(
     """Both have the losses, and see the sequences, of the same runs alone."""
     both = {"evaluate__every_steps": 1000, "optim__schedule": "constant"}
     first = job_of(tmp_path, data, cluster, name="first", steps=400, train__seed=1, **both)
-    second = job_of(tmp_path, data, cluster, name="second", steps=150, train__seed=2, **both)
+    second = job_of(tmp_path, data, cluster, name="second", steps=110, train__seed=2, **both)
     one, other = start(first), start(second)
     wait_for(lambda: one.step >= 3 and other.step >= 3, "three steps of each run")
     one.request_stop()
     with pytest.raises(Interrupted, match=r"stopped at step \d+, saved"):
         one.result(timeout=300)
     result = other.result(timeout=300)
-    assert result.step == 150
+    assert result.step == 110
     stopped, grown = (read_outcome(Path(run.url)) for run in (one, other))
     assert grown.sizes[-1] == 3, grown.events
     assert grown.sizes[0] < 3 or 3 not in stopped.sizes, "together they had no more than three"

@@ -19,16 +19,16 @@ from typing import TYPE_CHECKING, Any
 
 from raylm.config.job import Job
 from raylm.errors import RaylmError, first_line
+from raylm.runtime.link import Link
 from raylm.threads import settle
 from raylm.train.context import GroupEnded, RunContext, Tenure
 from raylm.train.coordination import Coordination, Reason
-from raylm.train.link import Link
 from raylm.train.messages import held_line, member_of
 from raylm.train.rounds import Held
 from raylm.train.worker import Phases, open_run, prepare_process, train_in_group
 
 if TYPE_CHECKING:
-    from raylm.train.wires import Message
+    from raylm.runtime.wires import Message
 
 log = logging.getLogger(__name__)
 

@@ -10,10 +10,9 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
-from typing import Protocol
 
 from raylm.config.workers import WorkerSettings
 from raylm.errors import TrainingError, first_line
@@ -27,68 +26,23 @@ from raylm.run.events import (
     WorkerLost,
 )
 from raylm.run.folder import RunFolder
-from raylm.runtime.shares import Share
+from raylm.runtime.link import Switchboard
+from raylm.runtime.wires import Message
 from raylm.threads import settle
+from raylm.train.bodies import Bodies, Cluster
 from raylm.train.coordination import Generation, Member, Reason, RunStatus
 from raylm.train.coordinator import Coordinator
-from raylm.train.link import Switchboard
 from raylm.train.messages import held_of, place_line
 from raylm.train.rounds import Round, Rounds
-from raylm.train.wires import Message
 
 log = logging.getLogger(__name__)
 
 TURN_SECONDS = 0.1
 WAITING_SECONDS = 10.0  # with too few bodies before that is reported
-PLACING_SECONDS = 15.0  # from the request for a body to its hello, when there is room for it
 START_SECONDS = 60.0  # a start waits so long for bodies that are still starting
 LEAVE_MARGIN_SECONDS = 2.0
-LEAVE_SECONDS = 10.0  # bodies that were let go are ended after that
 # Of the time, what joins may take: after a regroup that cost a second, ten seconds pass before the next.
 JOIN_SHARE = 0.1
-
-
-class Cluster(Protocol):
-    """Where bodies come from."""
-
-    def ask(self, body: int, address: str, token: str) -> None:
-        """Ask for a body, which comes into being when there is room."""
-
-    def ended(self) -> Sequence[tuple[int, str, bool]]:
-        """Bodies that ended since the last call: why, and whether by an error of the program's own."""
-
-    def end(self, body: int) -> None:
-        """End a body, or no longer ask for it."""
-
-    def draining(self) -> Mapping[str, float | None]:
-        """Nodes about to be reclaimed, with the seconds left where that is known."""
-
-    def share(self, nodes: Sequence[str], *, waiting: bool) -> Share | None:
-        """What the run may have of the cluster, of which it holds a worker's place on each of `nodes`."""
-
-    def room(self) -> int:
-        """Bodies that would come into being at once."""
-
-    def per_worker(self) -> Mapping[str, float]:
-        """What each body reserves."""
-
-
-@dataclass
-class _Known:
-    """What the hub knows of a body besides its part in rounds. asked: it is not known to have come into being."""
-
-    asked_at: float
-    asked: bool = True
-    node: str = ""
-    leave_at: float | None = None
-    due: bool = False  # it is to leave now
-    let_go: bool = False
-    end_by: float | None = None
-
-    @property
-    def leaving(self) -> bool:
-        """Whether its node is about to be reclaimed."""
-        return self.leave_at is not None
 
 
 @dataclass
@@ -120,8 +74,7 @@ class Hub(Coordinator):
         super().__init__(run, audit=audit, claim=claim, clock=clock)
         self._workers, self._cluster, self._clock = workers, cluster, clock
         self._rounds = Rounds(workers.min, workers.max, first_generation=self.first_generation)
-        self._known: dict[int, _Known] = {}
-        self._last_body = 0
+        self._bodies = Bodies(cluster, self._rounds, clock)
         self._standing = _Standing()
         self._expected: int | None = None  # bodies that a first start waits for
         self._began_at = self._whole_at = clock()
@@ -134,10 +87,11 @@ class Hub(Coordinator):
         self._notice_used = False  # every member's node is about to be reclaimed, and the state is saved
         self._regroup_began: float | None = None
         self._closed = threading.Event()
-        self._token = secrets.token_hex(16)
+        token = secrets.token_hex(16)
         self._switchboard = Switchboard(
-            self._token, self._heard, self._lost, patience_seconds=workers.silence_seconds, host=host
+            token, self._heard, self._lost, patience_seconds=workers.silence_seconds, host=host
         )
+        self._bodies.serve(self._switchboard, token)
         turning: Future[None] = Future()
         turning.add_done_callback(self._crashed)
         threading.Thread(target=settle, args=(turning, self._turns), name="raylm-hub", daemon=True).start()
@@ -153,14 +107,14 @@ class Hub(Coordinator):
     def status(self) -> RunStatus:
         """Where the run stands; it has ended once every body has."""
         found = super().status()
-        return replace(found, ended=self.over and not self._known)
+        return replace(found, ended=self.over and not self._bodies.known)
 
     def close(self) -> None:
         """End what bodies there still are, and write out everything."""
         self._closed.set()
         with self._lock:
-            for body in list(self._known):
-                self._forget(body)
+            for body in list(self._bodies.known):
+                self._bodies.forget(body)
         self._switchboard.close()
         super().close()
 
@@ -198,9 +152,9 @@ class Hub(Coordinator):
     def _turn(self) -> None:
         for body, why, own in self._cluster.ended():
             self._body_ended(body, why, own=own)
-        self._end_the_late()
+        self._bodies.end_the_late()
         if self.over:
-            self._dismiss_all()
+            self._bodies.let_all_go(orderly=self.status().error is None)
             return
         self._heed_notices()
         self._ask_for_bodies()
@@ -212,51 +166,34 @@ class Hub(Coordinator):
         if error is not None:
             log.error("the hub failed", exc_info=error)
             self.fail(None, TrainingError(f"the hub of the run failed: {type(error).__name__}: {first_line(error)}"))
-            self._dismiss_all()
+            self._bodies.let_all_go(orderly=self.status().error is None)
 
     def _is_training(self) -> bool:
-        return any(body in self._known for body in self._standing.ranks)
+        return bool(self._bodies.among(self._standing.ranks))
 
     # -- bodies come ---------------------------------------------------------------------------------------------
 
     def _ask_for_bodies(self) -> None:
-        """Ask for as many as the run may have; what does not fit comes into being when it does."""
-        living = {body: known for body, known in self._known.items() if not known.let_go}
-        nodes = [known.node for known in living.values() if not known.asked]
+        """Ask for as many as the run may have."""
+        nodes = [known.node for known in self._bodies.here()]
         share = self._cluster.share(nodes, waiting=not self._is_training())
         if share is None:
             return
         wanted = min(self._workers.max, share.workers)
-        if share.shrink:
-            self._shrink(max(wanted, self._workers.min))
-        else:
-            self._limit = self._workers.max
-            self._rounds.limit(self._limit)
-        staying = [body for body, known in living.items() if not known.leaving]
+        limit = max(wanted, self._workers.min) if share.shrink else self._workers.max
+        if limit < min(self._limit, len(self._standing.ranks)):
+            self._record(ShrinkRequested())
+        self._limit = limit
+        self._rounds.limit(limit)
         expected = self._cluster.room() if self._expected is None else self._expected
         self._expected = min(wanted, expected)  # what is another run's is not waited for
-        for _ in range(wanted - len(staying)):
-            self._last_body += 1
-            self._known[self._last_body] = _Known(asked_at=self._clock())
-            self._cluster.ask(self._last_body, self._switchboard.address, self._token)
-        # One that has just found a place looks as if another run had taken it, until it says hello.
-        pending = [body for body in staying if self._known[body].asked]
-        pending = [body for body in pending if self._clock() - self._known[body].asked_at > PLACING_SECONDS]
-        for body in pending[: max(0, len(staying) - wanted)]:
-            self._forget(body)
-
-    def _shrink(self, size: int) -> None:
-        """Another run waits for workers that this one has beyond its share."""
-        if len(self._standing.ranks) > size and self._limit != size:
-            self._record(ShrinkRequested())
-        self._limit = size
-        self._rounds.limit(size)
+        self._bodies.ask_for(wanted)
 
     # -- bodies are heard, in the switchboard's thread -----------------------------------------------------------
 
     def _heard(self, body: int, message: Message) -> None:
         with self._lock:
-            known = self._known.get(body)
+            known = self._bodies.known.get(body)
             if known is None or known.let_go:
                 self._switchboard.send(body, {"kind": "leave", "orderly": False})
             elif message["kind"] == "hello":
@@ -271,7 +208,7 @@ class Hub(Coordinator):
     def _enlisted(self, body: int, message: Message) -> None:
         held = [held_of(line) for line in message["held"]]
         if not self._rounds.enlist(body, message["address"], held, left=message["left"]):
-            self._let_go(body, orderly=False)
+            self._bodies.let_go(body, orderly=False)
             return
         standing = self._standing
         if message["left"] != standing.generation or not standing.generation:
@@ -290,11 +227,8 @@ class Hub(Coordinator):
 
     def _body_ended(self, body: int, why: str, *, own: bool) -> None:
         """A body is gone: its place is free, and its generation broken if it was a member."""
-        known = self._known.get(body)
-        if known is None:
-            return
-        self._forget(body)
-        if known.let_go or self.over:
+        known = self._bodies.forget(body)
+        if known is None or known.let_go or self.over:
             return
         rank = self._standing.ranks.get(body)
         self._rounds.gone(body)
@@ -335,19 +269,18 @@ class Hub(Coordinator):
             self._place(found)
             return
         for body in rounds.dismiss():
-            self._let_go(body, orderly=True)
+            self._bodies.let_go(body, orderly=True)
         if standing.broken:
-            for body in rounds.unheard():
-                self._switchboard.send(body, {"kind": "cut", "generation": standing.generation})
+            self._bodies.send(rounds.unheard(), {"kind": "cut", "generation": standing.generation})
         wish = self._wish()
         if wish is not None and wish is not standing.wish:
             standing.wish, standing.wished_at = wish, self._clock()
-            for body in standing.ranks:
-                self._switchboard.send(body, {"kind": "wish", "generation": standing.generation, "reason": int(wish)})
+            wished = {"kind": "wish", "generation": standing.generation, "reason": int(wish)}
+            self._bodies.send(standing.ranks, wished)
 
     def _may_start(self) -> bool:
         """Whether a start from nothing has waited for the bodies that the cluster has room for."""
-        arrived = [known for known in self._known.values() if not known.asked and not known.let_go]
+        arrived = self._bodies.here()
         waited = self._clock() - (self._left_at if self._left_at is not None else self._began_at)
         if waited > START_SECONDS:
             self._rounds.give_up_waiting()
@@ -365,11 +298,11 @@ class Hub(Coordinator):
             return Reason.STALE
         if self._stop_requested:
             return Reason.STOP
-        members = [known for body, known in self._known.items() if body in self._standing.ranks]
+        members = self._bodies.among(self._standing.ranks)
         if self._rounds.regroup_wanted():
             must = any(known.due for known in members) or len(self._standing.ranks) > self._limit
             if must or self._standing.wish is Reason.REGROUP or self._clock() >= self._join_after:
-                self._let_leave(float("inf"))  # whoever is to leave soon: one regroup for all
+                self._bodies.let_leave(float("inf"))  # whoever is to leave soon: one regroup for all
                 return Reason.REGROUP
         elif all(known.due for known in members):
             return Reason.PREEMPTION_NOTICE
@@ -398,40 +331,25 @@ class Hub(Coordinator):
             )
             self._switchboard.send(body, place_line(replace(member, local_rank=0)))
         for body in found.leave:
-            self._let_go(body, orderly=True)
+            self._bodies.let_go(body, orderly=True)
 
     # -- notices -------------------------------------------------------------------------------------------------
 
     def _heed_notices(self) -> None:
         """Bodies on nodes about to be reclaimed are replaced at once, and leave at the last step that surely fits."""
-        draining, now = self._cluster.draining(), self._clock()
-        noticed = [body for body, known in self._known.items() if known.node in draining and not known.leaving]
-        for body in noticed:
-            left = draining[self._known[body].node]
-            self._known[body].leave_at = now if left is None else max(now, now + left - self._seconds_to_leave())
+        # What it takes from being asked to leave until the others go on, with as much again to spare.
+        needed = 2 * (self._step_seconds + self._regroup_seconds + self._save_seconds)
+        noticed = self._bodies.notice(self._cluster.draining(), LEAVE_MARGIN_SECONDS + needed)
         ranks = sorted(self._standing.ranks[body] for body in noticed if body in self._standing.ranks)
         if ranks:
-            told = [left for body in noticed if (left := draining[self._known[body].node]) is not None]
+            told = [left for left in noticed.values() if left is not None]
             self._record(PreemptionNotice(ranks=ranks, grace_seconds=round(min(told), 1) if told else None))
-        self._let_leave(now)
-
-    def _let_leave(self, until: float) -> None:
-        """Have bodies leave that are to go by then."""
-        due = [body for body, known in self._known.items() if known.leaving and not known.due]
-        due = [body for body in due if (self._known[body].leave_at or 0.0) <= until]
-        for body in due:
-            self._known[body].due = True
-        if due:
-            self._rounds.leaving(due)
-
-    def _seconds_to_leave(self) -> float:
-        """What a body needs from being asked to leave until the others go on without it, with as much to spare."""
-        return LEAVE_MARGIN_SECONDS + 2 * (self._step_seconds + self._regroup_seconds + self._save_seconds)
+        self._bodies.let_leave(self._clock())
 
     def _report_waiting(self) -> None:
         """Say so when there have been too few bodies, and no room for more, for a while."""
         now = self._clock()
-        here = sum(not known.asked and not known.leaving for known in self._known.values())
+        here = sum(not known.leaving for known in self._bodies.here())
         if here >= self._workers.min or (self._is_training() and not self._standing.broken):
             self._whole_at, self._waiting_reported = now, False
         elif now - self._whole_at > WAITING_SECONDS and not self._waiting_reported:
@@ -440,30 +358,3 @@ class Hub(Coordinator):
             if fits < needs:
                 per_worker = dict(self._cluster.per_worker())
                 self._record(Waiting(workers=0, fits=fits, needs_workers=needs, per_worker=per_worker))
-
-    # -- bodies go -----------------------------------------------------------------------------------------------
-
-    def _let_go(self, body: int, *, orderly: bool) -> None:
-        """Tell a body to end. orderly: what it is about to finish, it may."""
-        known = self._known.get(body)
-        if known is not None and not known.let_go:
-            known.let_go, known.end_by = True, self._clock() + LEAVE_SECONDS
-            self._switchboard.send(body, {"kind": "leave", "orderly": orderly})
-
-    def _forget(self, body: int) -> None:
-        self._known.pop(body, None)
-        self._switchboard.drop(body)
-        self._cluster.end(body)
-
-    def _dismiss_all(self) -> None:
-        """The run is over: bodies end, in good order unless it failed."""
-        for body, known in list(self._known.items()):
-            if known.asked:
-                self._forget(body)
-            else:
-                self._let_go(body, orderly=self.status().error is None)
-
-    def _end_the_late(self) -> None:
-        for body, known in list(self._known.items()):
-            if known.end_by is not None and self._clock() > known.end_by:
-                self._forget(body)

@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from raylm.train.wires import Exchange, Message, Wire, call, line, not_for_children
+from raylm.runtime.wires import Exchange, Message, Wire, call, line, not_for_children
 
 CONNECT_SECONDS = 10.0
 

@@ -1,0 +1,154 @@
+"""The bodies of a run as its hub knows them: asked for, heard of, about to leave, let go."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from raylm.runtime.link import Switchboard
+from raylm.runtime.shares import Share
+from raylm.train.rounds import Rounds
+
+PLACING_SECONDS = 15.0  # from the request for a body to its hello, when there is room for it
+LEAVE_SECONDS = 10.0  # bodies that were let go are ended after that
+
+
+class Cluster(Protocol):
+    """Where bodies come from."""
+
+    def ask(self, body: int, address: str, token: str) -> None:
+        """Ask for a body, which comes into being when there is room."""
+
+    def ended(self) -> Sequence[tuple[int, str, bool]]:
+        """Bodies that ended since the last call: why, and whether by an error of the program's own."""
+
+    def end(self, body: int) -> None:
+        """End a body, or no longer ask for it."""
+
+    def draining(self) -> Mapping[str, float | None]:
+        """Nodes about to be reclaimed, with the seconds left where that is known."""
+
+    def share(self, nodes: Sequence[str], *, waiting: bool) -> Share | None:
+        """What the run may have of the cluster, of which it holds a worker's place on each of `nodes`."""
+
+    def room(self) -> int:
+        """Bodies that would come into being at once."""
+
+    def per_worker(self) -> Mapping[str, float]:
+        """What each body reserves."""
+
+
+@dataclass
+class Known:
+    """What the hub knows of a body besides its part in rounds. asked: it is not known to have come into being."""
+
+    asked_at: float
+    asked: bool = True
+    node: str = ""
+    leave_at: float | None = None
+    due: bool = False  # it is to leave now
+    let_go: bool = False
+    end_by: float | None = None
+
+    @property
+    def leaving(self) -> bool:
+        """Whether its node is about to be reclaimed."""
+        return self.leave_at is not None
+
+    def leave_by(self, time: float) -> bool:
+        """Whether it is to leave by then."""
+        return self.leave_at is not None and self.leave_at <= time
+
+
+class Bodies:
+    """Every body that was asked for and has not ended. The caller holds the hub's lock."""
+
+    def __init__(self, cluster: Cluster, rounds: Rounds, clock: Callable[[], float]) -> None:
+        self.known: dict[int, Known] = {}
+        self._cluster, self._rounds, self._clock = cluster, rounds, clock
+        self._last = 0
+        self._switchboard: Switchboard | None = None
+        self._token = ""
+
+    def serve(self, switchboard: Switchboard, token: str) -> None:
+        """What bodies connect to, and with which token."""
+        self._switchboard, self._token = switchboard, token
+
+    def ask_for(self, wanted: int) -> None:
+        """Have so many stay; what does not fit comes into being when it does."""
+        assert self._switchboard is not None
+        staying = [body for body, known in self.known.items() if not known.let_go and not known.leaving]
+        for _ in range(wanted - len(staying)):
+            self._last += 1
+            self.known[self._last] = Known(asked_at=self._clock())
+            self._cluster.ask(self._last, self._switchboard.address, self._token)
+        # One that has just found a place looks as if another run had taken it, until it says hello.
+        pending = [body for body in staying if self.known[body].asked]
+        pending = [body for body in pending if self._clock() - self.known[body].asked_at > PLACING_SECONDS]
+        for body in pending[: max(0, len(staying) - wanted)]:
+            self.forget(body)
+
+    def here(self) -> list[Known]:
+        """Those that have come into being and were not let go."""
+        return [known for known in self.known.values() if not known.asked and not known.let_go]
+
+    def among(self, members: Iterable[int]) -> list[Known]:
+        """Those of a generation's members that have not ended."""
+        return [self.known[body] for body in members if body in self.known]
+
+    def notice(self, draining: Mapping[str, float | None], margin: float) -> dict[int, float | None]:
+        """Bodies on nodes about to be reclaimed, each told once, with the seconds left where that is known.
+
+        They are replaced at once, and are to leave `margin` seconds before their time is up.
+        """
+        now, noticed = self._clock(), dict[int, float | None]()
+        for body, known in self.known.items():
+            if known.node in draining and not known.leaving:
+                left = noticed[body] = draining[known.node]
+                known.leave_at = now if left is None else max(now, now + left - margin)
+        return noticed
+
+    def let_leave(self, until: float) -> None:
+        """Have bodies leave whose time to leave has come by then."""
+        due = [body for body, known in self.known.items() if not known.due and known.leave_by(until)]
+        for body in due:
+            self.known[body].due = True
+        if due:
+            self._rounds.leaving(due)
+
+    def let_go(self, body: int, *, orderly: bool) -> None:
+        """Tell a body to end. orderly: what it is about to finish, it may."""
+        known = self.known.get(body)
+        if known is not None and not known.let_go:
+            known.let_go, known.end_by = True, self._clock() + LEAVE_SECONDS
+            self.send([body], {"kind": "leave", "orderly": orderly})
+
+    def let_all_go(self, *, orderly: bool) -> None:
+        """The run is over: bodies end, and those that have not come into being never do."""
+        for body, known in list(self.known.items()):
+            if known.asked:
+                self.forget(body)
+            else:
+                self.let_go(body, orderly=orderly)
+
+    def end_the_late(self) -> None:
+        """End bodies that were let go and did not end by themselves."""
+        for body, known in list(self.known.items()):
+            if known.end_by is not None and self._clock() > known.end_by:
+                self.forget(body)
+
+    def forget(self, body: int) -> Known | None:
+        """A body is no more, or must be: what was known of it."""
+        known = self.known.pop(body, None)
+        if known is not None:
+            assert self._switchboard is not None
+            self._switchboard.drop(body)
+            self._cluster.end(body)
+        return known
+
+    def send(self, bodies: Iterable[int], message: Mapping[str, object]) -> None:
+        """Send a message to each."""
+        assert self._switchboard is not None
+        for body in bodies:
+            self._switchboard.send(body, message)
