@@ -141,6 +141,15 @@ def test_a_fence_is_claimed_at_the_start_and_when_a_further_generation_first_sav
     assert made.fence(second) == 0
 
 
+def test_the_next_drivers_generations_have_numbers_of_their_own(tmp_path: Path) -> None:
+    claims = iter(range(1, 100))
+    made = coordinator(tmp_path, claim=lambda: next(claims))
+    for step in (1, 2, 3):
+        made.report_metric(made.begin(2), metrics(step))
+    made.close()
+    assert coordinator(tmp_path, claim=lambda: next(claims)).begin(2) == 4
+
+
 def test_a_superseded_driver_writes_nothing_more_and_ends(tmp_path: Path) -> None:
     made = coordinator(tmp_path)
     generation = made.begin(1)

@@ -41,6 +41,7 @@ class RunLog:
         self._scalars = Scalars(run.tensorboard)
         self._last_step = _last_step(self._metrics)
         self._last_audited = _last_step(self._audit)
+        self.last_attempt = _last(self._metrics, "attempt")  # of all drivers before this one
         self._muted = False
         self._flushed_at = clock()
 
@@ -152,5 +153,10 @@ def _by_step(records: list[R]) -> list[R]:
 
 
 def _last_step(file: LineFile) -> int:
+    return _last(file, "step")
+
+
+def _last(file: LineFile, field: str) -> int:
+    """A whole number of the last line, 0 where there is none."""
     line = file.last()
-    return 0 if line is None or not isinstance(line.get("step"), int) else int(line["step"])
+    return 0 if line is None or not isinstance(line.get(field), int) else int(line[field])

@@ -63,8 +63,8 @@ class Coordinator:
 
     @property
     def first_generation(self) -> Generation:
-        """The number of this driver's first generation: its first fence, which no driver before had."""
-        return Generation(int(self._fence))
+        """The number of this driver's first generation, higher than those of every driver before."""
+        return Generation(max(int(self._fence), self._log.last_attempt + 1))
 
     def begin(
         self, size: int, generation: Generation | None = None, phases: Mapping[str, float] | None = None
@@ -72,9 +72,8 @@ class Coordinator:
         """A generation of `size` members begins; older ones are not heard any more. phases: seconds it took so far."""
         with self._lock:
             before = self._size
-            self._generation = (
-                generation if generation is not None else Generation(max(self._generation + 1, self._fence))
-            )
+            following = Generation(self._generation + 1 if self._generation else self.first_generation)
+            self._generation = generation if generation is not None else following
             self._size = size
             self._times.begun(phases or {})
             if before and before != size:
