@@ -90,12 +90,16 @@ class Cluster:
                 self._doomed.remove((due, name))
                 self._cluster.kill(name)
 
+    def thaw(self) -> None:
+        """Let frozen nodes and paused workers go on, long after they were given up."""
+        for node in self._cluster.alive():
+            self._cluster.send(node.name, signal.SIGCONT)
+
     def close(self) -> None:
         """End every process of the cluster."""
         for executor in (self._adding, self._draining):
             executor.shutdown(wait=False, cancel_futures=True)
-        for node in self._cluster.alive():
-            self._cluster.send(node.name, signal.SIGCONT)
+        self.thaw()
         self._cluster.down()
         shutil.rmtree(self._folder, ignore_errors=True)
 

@@ -194,7 +194,8 @@ def _act(what: str, cluster: Cluster, driver: _Driver, drain_seconds: float) -> 
 
 
 def _no_orphans(cluster: Cluster) -> None:
-    """RuntimeError when a worker outlives its run."""
+    """RuntimeError when a worker outlives its run, once what was frozen is awake."""
+    cluster.thaw()
     until = time.monotonic() + ORPHAN_SECONDS
     while left := cluster.processes("BodyActor"):
         if time.monotonic() > until:

@@ -197,13 +197,13 @@ def _train(context: RunContext, active: ActiveGroup) -> None:
             _evaluate_if_due(context, active)
             if report.step >= job.train.steps:
                 break
-            if reason:
-                _leave(context, active, reason)
-                return
-            if save:
+            if save and reason in (None, Reason.REGROUP):  # one that is begun outlives a regroup
                 begin_state_save(context, active, asynchronous=job.checkpoint.asynchronous)
             elif _committed(context):
                 report_save(context, active)
+            if reason:
+                _leave(context, active, reason)
+                return
         _finish(context, active)
     finally:
         stream.close()
