@@ -364,3 +364,4 @@ def _finish(context: RunContext, active: ActiveGroup) -> None:
         context.coordination.finish(
             active.member.generation, progress.step, tokens=progress.tokens_seen, sequences=progress.sequences_seen
         )
+    active.group.barrier()  # the end of a body before that report would count as a loss
