@@ -11,6 +11,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from raylm.checkpoint.state import tied_names  # noqa: E402
 from raylm.config.model import ModelSettings  # noqa: E402
 from raylm.errors import ConfigError  # noqa: E402
 from raylm.model.build import (  # noqa: E402
@@ -288,3 +289,20 @@ def test_bad_model_folders_are_refused_in_plain_words(tmp_path: Path) -> None:
     assert "cannot be loaded" in str(bad(ModelSettings(path=str(broken))))
     (broken / "config.json").write_text("{")
     assert "is not JSON" in str(bad(ModelSettings(path=str(broken))))
+
+
+@pytest.mark.parametrize("preset", ["tiny", "llama-25m"])
+def test_an_empty_model_has_the_names_shapes_ties_and_buffers_of_a_full_one(preset: Any) -> None:
+    """What is not filled from a checkpoint's tensors, because it is computed, must be right from the start."""
+    settings = ModelSettings(preset=preset)
+    full, empty = (
+        build_model(settings, vocab_size=512, sequence_length=64, seed=0, empty=empty) for empty in (False, True)
+    )
+    shapes = [{name: tuple(each.shape) for name, each in model.named_parameters()} for model in (full, empty)]
+    assert shapes[0] == shapes[1]
+    tied = [tied_names(model) for model in (full, empty)]
+    assert tied[0] == tied[1] != {}
+    computed = dict(full.named_buffers())
+    assert computed.keys() == dict(empty.named_buffers()).keys()
+    for name, buffer in empty.named_buffers():
+        assert torch.equal(buffer, computed[name]), name

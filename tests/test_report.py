@@ -68,7 +68,6 @@ def eventful(folder: Path) -> Writer:
     run.event("resized", step=10, workers=1, workers_before=2)
     run.event("resumed", step=6, workers=1, seconds=2.0, steps_lost=4, since_loss_seconds=8.0)
     run.steps(7, 20, seconds=2.0, workers=1)
-    run.event("growth_possible", step=20, workers=1)
     run.wait(5)
     run.event("resized", step=20, workers=2, workers_before=1)
     run.event("resumed", step=20, workers=2, seconds=1.0, steps_lost=0, since_loss_seconds=5.0)
@@ -173,7 +172,7 @@ def test_every_loss_notice_resize_and_checkpoint_is_marked_in_both_views(tmp_pat
         assert len(charts) == 4
         for chart in charts:
             kinds = [chart.count(f'class="marked {kind}"') for kind in ("loss", "notice", "resize", "checkpoint")]
-            assert kinds == [1, 1, 3, 1]
+            assert kinds == [1, 1, 2, 1]
 
 
 def test_what_a_run_says_cannot_become_markup(tmp_path: Path) -> None:
@@ -224,10 +223,16 @@ def test_a_long_run_stays_a_small_page(tmp_path: Path) -> None:
         ("started", {"workers": 1, "seconds": 3.2}, "started with 1 worker after 3.2s"),
         (
             "resumed",
-            {"step": 5, "workers": 2, "steps_lost": 1},
-            "resumed at step 5 with 2 workers, 1 step to train again",
+            {"step": 5, "workers": 2, "steps_lost": 1, "checkpoint": "runs/a/checkpoints/step-000000005"},
+            "resumed from storage at step 5 with 2 workers, 1 step to train again",
         ),
-        ("resumed", {"step": 5, "workers": 2, "steps_lost": 0}, "resumed at step 5 with 2 workers, no step lost"),
+        (
+            "resumed",
+            {"step": 5, "workers": 2, "steps_lost": 0},
+            "resumed from memory at step 5 with 2 workers, no step lost",
+        ),
+        ("resumed", {"step": 0, "workers": 2}, "resumed at step 0 with 2 workers, no step lost"),
+        ("shrink_requested", {"step": 9}, "another run waits for workers at step 9: some of these leave"),
         (
             "worker_lost",
             {"step": 9, "ranks": [1, 2], "last_committed": 5},
@@ -237,7 +242,7 @@ def test_a_long_run_stays_a_small_page(tmp_path: Path) -> None:
         (
             "preemption_notice",
             {"step": 9, "grace_seconds": 28},
-            "notice at step 9: a node will be reclaimed, 28s left; saving",
+            "notice at step 9: a node will be reclaimed, 28s left; its workers leave",
         ),
         (
             "checkpoint_committed",

@@ -93,7 +93,7 @@ def test_fields_and_kinds_of_a_newer_version_are_kept() -> None:
 
 def test_an_event_says_itself_in_words() -> None:
     assert PreemptionNotice(step=4, ranks=[1], grace_seconds=30.0).describe() == (
-        "notice at step 4: a node will be reclaimed, 30s left; saving"
+        "notice at step 4: a node will be reclaimed, 30s left; its workers leave"
     )
     assert WorkerLost(step=4, ranks=[1, 2], last_committed=3).describe() == (
         "lost rank 1, 2 at step 4; last checkpoint: step 3"

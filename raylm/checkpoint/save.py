@@ -125,7 +125,7 @@ class _Save(SaveRequest):
 def claim_fence(folder: StoragePath) -> int:
     """A number that nobody else has claimed for this run; whoever holds an older one can no longer commit.
 
-    The coordinator claims one whenever an attempt begins.
+    The hub claims one when it begins, and one for each later generation that saves.
     """
     note = json.dumps({"claimed_at": _utc_now()}).encode()
     number = newest_fence(folder) + 1

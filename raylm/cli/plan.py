@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from raylm.checkpoint.copy_schedule import copy_bytes
 from raylm.cli.common import command_line, job_options, print_next, read_job
 from raylm.config.job import Job
 from raylm.model import budget
@@ -63,6 +64,8 @@ def plan_lines(made: Plan) -> list[str]:
         building = made.at(3, workers).building_bytes
         if building > made.at(3, workers).total_bytes:
             lines.append(f"  stage 3 takes {building / 1e9:.2f} GB while the engine is built: whole weights, then cut")
+        copies = copy_bytes(shape.parameters, workers) / 1e9
+        lines.append(f"  copies of the newest steps take {copies:.2f} GB of host memory per worker")
         lines.append(f"  fits {gpu:g} GB: {answer} ({made.usable_bytes / 1e9:.1f} GB are left for tensors)")
         if not fitting:
             lines.append("  " + _advice(made))

@@ -17,6 +17,7 @@ import transformers
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import CONFIG_MAPPING, AutoConfig
+from transformers.initialization import no_init_weights
 from transformers.utils import logging as transformers_logging
 
 from raylm.config.model import ModelSettings
@@ -51,10 +52,18 @@ def build_model(
     eos_id: int | None = None,
     dtype: torch.dtype = torch.float32,
     auto_class: str = CAUSAL,
+    empty: bool = False,
 ) -> torch.nn.Module:
-    """The module to train, in training mode, with the switches of `settings` set, made by a class of transformers."""
+    """The module to train, in training mode, with the switches of `settings` set, made by a class of transformers.
+
+    empty: its weights are whatever was in memory, for whoever fills them.
+    """
     config = model_config(settings, vocab_size, sequence_length, eos_id=eos_id)
-    if settings.path is not None:
+    if empty:
+        with no_init_weights():
+            model = _from_config(config, settings.attention, auto_class)
+            cast(Any, model).tie_weights()
+    elif settings.path is not None:
         model = _load_weights(Path(settings.path), config, settings.attention, auto_class)
     else:
         model = from_scratch(config, settings.attention, auto_class, seed=seed)

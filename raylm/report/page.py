@@ -30,7 +30,6 @@ from raylm.run.events import (
     Failed,
     Finished,
     GroupStarted,
-    GrowthPossible,
     PreemptionNotice,
     Resized,
     ShrinkRequested,
@@ -45,7 +44,6 @@ from raylm.storage import StoragePath
 MARKS: dict[type[Event], str] = {
     WorkerLost: "loss",
     PreemptionNotice: "notice",
-    GrowthPossible: "resize",
     ShrinkRequested: "resize",
     Resized: "resize",
     CheckpointCommitted: "checkpoint",

@@ -61,7 +61,10 @@ class Record:
 
 @dataclass(frozen=True, kw_only=True)
 class StepMetrics(Record):
-    """What one optimizer step gave. loss: nats per token over the global batch; seconds and rates are wall time."""
+    """What one optimizer step gave. loss: nats per token over the global batch; seconds and rates are wall time.
+
+    attempt: the number of the generation that trained it.
+    """
 
     loss: float = math.nan
     lr: float = math.nan
@@ -84,7 +87,10 @@ class StepMetrics(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class AuditLine(Record):
-    """What one step trained on. rows: (lane, sequence id, epoch) of every sequence of the global batch."""
+    """What one step trained on. rows: (lane, sequence id, epoch) of every sequence of the global batch.
+
+    attempt: the number of the generation that trained it.
+    """
 
     attempt: int = 0
     rows: Sequence[Sequence[int]] = ()
@@ -134,10 +140,11 @@ class OtherEvent(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class GroupStarted(Event):
-    """A worker group holds the state of `step` and trains on: what `Started` and `Resumed` have in common.
+    """A generation holds the state of `step` and trains on: what `Started` and `Resumed` have in common.
 
-    seconds: from the request for workers until then. phases: the same by part. since_loss_seconds: from the end of the
-    group before. steps_lost: steps to train again.
+    attempt: its number. seconds: of all its phases. phases: seconds by part, from the moment the first member left the
+    generation before. since_loss_seconds: from that moment, where this driver had one. steps_lost: steps to train
+    again. checkpoint: what it was read from, None for memory.
     """
 
     attempt: int | None = None
@@ -159,7 +166,7 @@ class GroupStarted(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Started(GroupStarted):
-    """A group started with nothing saved."""
+    """The first generation of a run that has saved nothing."""
 
     kind = "started"
 
@@ -170,18 +177,26 @@ class Started(GroupStarted):
 
 @dataclass(frozen=True, kw_only=True)
 class Resumed(GroupStarted):
-    """A group started from `checkpoint`."""
+    """A generation goes on from `checkpoint`, or from the memory of its members."""
 
     kind = "resumed"
 
     def describe(self) -> str:
         """The event in words."""
-        return f"resumed at step {self.step} with {self._who}{self._took}{self._replay or ', no step lost'}"
+        return (
+            f"resumed {self._source}at step {self.step} with {self._who}{self._took}{self._replay or ', no step lost'}"
+        )
+
+    @property
+    def _source(self) -> str:
+        if self.checkpoint is not None:
+            return "from storage "
+        return "from memory " if self.step else ""  # at step 0 there may have been nothing to go on from
 
 
 @dataclass(frozen=True, kw_only=True)
 class Resized(Event):
-    """The next group has another number of workers than the one before."""
+    """The next generation has another number of workers than the one before."""
 
     kind = "resized"
 
@@ -195,7 +210,7 @@ class Resized(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerLost(Event):
-    """Ranks ended with errors. last_committed: the step of the newest checkpoint."""
+    """Ranks were lost, or failed: the message says which. last_committed: the step of the newest checkpoint."""
 
     kind = "worker_lost"
 
@@ -213,7 +228,7 @@ class WorkerLost(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class PreemptionNotice(Event):
-    """A node that hosts these ranks is about to be reclaimed, in grace_seconds where that is known."""
+    """The nodes of these ranks are about to be reclaimed, in grace_seconds where that is known."""
 
     kind = "preemption_notice"
 
@@ -227,19 +242,6 @@ class PreemptionNotice(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
-class GrowthPossible(Event):
-    """More workers fit on the cluster than are in the group. capacity: how many besides."""
-
-    kind = "growth_possible"
-
-    capacity: int | None = None
-
-    def describe(self) -> str:
-        """The event in words."""
-        return f"capacity for more workers at step {self.step}: saving, then growing"
-
-
-@dataclass(frozen=True, kw_only=True)
 class ShrinkRequested(Event):
     """Another run of the cluster waits for workers that this one has beyond its share."""
 
@@ -247,7 +249,7 @@ class ShrinkRequested(Event):
 
     def describe(self) -> str:
         """The event in words."""
-        return f"another run waits for workers at step {self.step}: saving, then shrinking"
+        return f"another run waits for workers at step {self.step}: some of these leave"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -341,7 +343,7 @@ class Waiting(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Failed(Event):
-    """The run ended with an error that no restart can mend."""
+    """The run ended with an error that nothing but a person can mend."""
 
     kind = "failed"
 
@@ -374,7 +376,6 @@ EVENTS: dict[str, type[Event]] = {
         Resized,
         WorkerLost,
         PreemptionNotice,
-        GrowthPossible,
         ShrinkRequested,
         StopRequested,
         CheckpointCommitted,

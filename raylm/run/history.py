@@ -117,7 +117,7 @@ def totals(history: History) -> Totals:
 
 
 def stops(history: History) -> list[tuple[float, float]]:
-    """Spans of time, first to last, in which no driver was running: before each start that continues no attempt."""
+    """Spans of time, first to last, in which no driver was running: before each first start of a driver."""
     found = []
     for start in history.starts:
         began = start.at - (start.seconds or 0.0)

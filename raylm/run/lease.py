@@ -2,7 +2,7 @@
 
 The lease of a driver that was killed has expired: on its own machine that is seen at once, elsewhere when it was not
 renewed for a while. Two that start within one moment may both begin; the one whose lease was replaced notices at its
-next heartbeat and ends. What is saved is safe all the while, since an older attempt cannot commit.
+next heartbeat and ends. What is saved is safe all the while, since an older fence cannot commit.
 """
 
 from __future__ import annotations

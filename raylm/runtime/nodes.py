@@ -39,7 +39,7 @@ def usable_nodes() -> list[Mapping[str, Any]]:
 def capacity(needed: Mapping[str, float], held: Sequence[str] = ()) -> int:
     """Workers that fit now; `held` names the node of each worker whose resources are about to be given back.
 
-    Ray Train takes an ended group down only when the next decision is carried out, so its resources are not free yet.
+    Those are not among the free ones yet.
     """
     free = free_resources()
     fits = 0

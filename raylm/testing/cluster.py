@@ -16,6 +16,9 @@ import psutil
 
 from raylm.deploy.local import LocalCluster, NodeShape
 
+# Longer than the driver's patience with a silent worker.
+PAUSE_SECONDS = 9.0
+
 
 class Cluster:
     """A head with CPUs for data and `slots` nodes that hold one worker each; `address` is for `cluster.address`."""
@@ -27,6 +30,7 @@ class Cluster:
         self._cluster.up(slots, head=NodeShape(cpus=2, slots=0), each=NodeShape(cpus=1, slots=1))
         self.address: str = self._cluster.address
         self._doomed: list[tuple[float, str]] = []
+        self._paused: list[tuple[float, psutil.Process]] = []
         self._gone = {"head"}
         # Apart, because nodes are added one after the other: two that start at once choose the same socket names.
         self._adding, self._draining = ThreadPoolExecutor(1), ThreadPoolExecutor()
@@ -38,11 +42,11 @@ class Cluster:
             self._start(self._adding, self._add)
             return
         name = [node.name for node in self._cluster.alive() if node.name not in self._gone][-1]
-        if what == "kill_worker":
+        if what in ("kill_worker", "pause"):
             for process in self._cluster.processes(name):
                 with suppress(psutil.NoSuchProcess):
                     if "BodyActor" in " ".join(process.cmdline()):
-                        process.kill()
+                        self._hit(process, what)
             return
         self._gone.add(name)
         if what == "kill":
@@ -53,6 +57,13 @@ class Cluster:
             self._start(self._draining, lambda: self._drain(name, drain_seconds))
         else:
             raise ValueError(f"there is no action {what!r}")
+
+    def _hit(self, process: psutil.Process, what: str) -> None:
+        if what == "pause":
+            process.suspend()
+            self._paused.append((time.monotonic() + PAUSE_SECONDS, process))
+        else:
+            process.kill()
 
     def processes(self, name: str) -> list[psutil.Process]:
         """The processes of this cluster's nodes whose command line holds `name`, and of no other cluster."""
@@ -65,10 +76,15 @@ class Cluster:
         return found
 
     def reclaim(self) -> None:
-        """Kill the nodes whose drain deadline has passed; raises what went wrong beside the training."""
+        """Kill nodes whose deadline has passed and wake paused workers; raises what went wrong beside the training."""
         for one in [one for one in self._under_way if one.done()]:
             self._under_way.remove(one)
             one.result()
+        for due, process in list(self._paused):
+            if due <= time.monotonic():
+                self._paused.remove((due, process))
+                with suppress(psutil.NoSuchProcess):
+                    process.resume()
         for due, name in list(self._doomed):
             if due <= time.monotonic():
                 self._doomed.remove((due, name))

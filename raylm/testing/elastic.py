@@ -22,12 +22,18 @@ from raylm.storage import StoragePath
 from raylm.testing.cluster import Cluster
 from raylm.testing.datasets import write_job
 
+# Orphans are given this long to end by themselves.
+ORPHAN_SECONDS = 15.0
 DRIVER = [sys.executable, "-m", "raylm.cli.main"]
 
 
 @dataclass(frozen=True)
 class Action:
-    """What happens once `step` is finished: kill, kill_worker, freeze, drain, add, or driver (killed and restarted)."""
+    """What happens once `step` is finished.
+
+    kill, freeze, drain: the newest node. kill_worker, pause (for PAUSE_SECONDS): the worker on it. add: a node. driver,
+    hub: killed, and the command given again.
+    """
 
     step: int
     what: str
@@ -161,11 +167,8 @@ def run_elastic(
             if waiting and step >= waiting[0].step and waiting[0].workers in (None, size):
                 action = waiting.pop(0)
                 acts.append({"what": action.what, "step": step, "at": time.time()})
-                if action.what == "driver":
-                    driver.kill()
-                    driver.start()
-                else:
-                    cluster.act(action.what, drain_seconds)
+                _act(action.what, cluster, driver, drain_seconds)
+        _no_orphans(cluster)
     finally:
         driver.process.kill()
         cluster.close()
@@ -175,6 +178,28 @@ def run_elastic(
     if waiting:
         raise RuntimeError(f"the run ended before {waiting}; {acts}")
     return outcome
+
+
+def _act(what: str, cluster: Cluster, driver: _Driver, drain_seconds: float) -> None:
+    if what == "hub":
+        for process in cluster.processes("HubActor"):
+            process.kill()
+        driver.process.wait(120)
+        driver.start()
+    elif what == "driver":
+        driver.kill()
+        driver.start()
+    else:
+        cluster.act(what, drain_seconds)
+
+
+def _no_orphans(cluster: Cluster) -> None:
+    """RuntimeError when a worker outlives its run."""
+    until = time.monotonic() + ORPHAN_SECONDS
+    while left := cluster.processes("BodyActor"):
+        if time.monotonic() > until:
+            raise RuntimeError(f"{len(left)} workers outlived the run: {left}")
+        time.sleep(0.1)
 
 
 def _last(run: Path) -> tuple[int, int]:

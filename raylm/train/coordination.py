@@ -67,7 +67,7 @@ class FailureHistory:
 
 @dataclass(frozen=True)
 class RunStatus:
-    """Where a run stands. step: the last one finished or started from. error: one that no restart can mend.
+    """Where a run stands. step: the last one finished or started from. error: one that nothing but a person can mend.
 
     ended: nothing is trained any more, for whatever reason.
     """

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 
 def save_schedule_of(job: Job, coordination: Coordination) -> SaveSchedule:
-    """When to save, knowing the failures of earlier attempts."""
+    """When to save, knowing the failures so far."""
     from raylm.checkpoint.save_schedule import SaveSchedule
 
     history = coordination.history()

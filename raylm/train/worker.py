@@ -143,6 +143,7 @@ def _build(context: RunContext, member: Member, group: Group) -> Engine:
         seed=job.train.seed,
         eos_id=manifest.eos_id,
         auto_class=job.objective.auto_class,
+        empty=member.resume is not None,
     )
     if member.resume is None:
         weights_of_export(context, model)

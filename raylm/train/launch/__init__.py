@@ -1,4 +1,4 @@
-"""A job in, a trained run out: checks, the run in its thread, and Ray Train with raylm's decisions."""
+"""A job in, a trained run out: checks, the run in its thread, and its hub and bodies as Ray actors."""
 
 from raylm.train.launch.preflight import TrainResult, preflight
 from raylm.train.launch.run import Run, start, train
