@@ -93,7 +93,7 @@ class Hub(Coordinator):
         self._standing = _Standing()
         self._expected: int | None = None  # bodies that a first start waits for
         self._began_at = self._whole_at = clock()
-        self._waiting_reported = False
+        self._waiting_reported = self._crashed = False
         self._join_after = 0.0
         self._step_seconds, self._regroup_seconds, self._save_seconds = 0.0, 1.0, 0.0  # as measured last
         self._failures_in_a_row = ProgramFailures()
@@ -103,7 +103,6 @@ class Hub(Coordinator):
         self._regroup_began: float | None = None
         self._closed = threading.Event()
         self._noted = threading.Event()  # something of the record is to be written
-        self._crashed = False
         token = secrets.token_hex(16)
         heard, lost = partial(self._guarded, self._heard), partial(self._guarded, self._lost)
         self._switchboard = Switchboard(token, heard, lost, patience_seconds=workers.silence_seconds, host=host)
@@ -383,7 +382,9 @@ class Hub(Coordinator):
         self._bodies.let_leave(self._clock())
 
     def _waits_long(self) -> bool:
-        return not self._waiting_reported and self._clock() - self._whole_at > WAITING_SECONDS
+        starting = not self._standing.generation and (self._expected or 0) >= self._workers.min  # there was room
+        patience = START_SECONDS if starting else WAITING_SECONDS
+        return not self._waiting_reported and self._clock() - self._whole_at > patience
 
     def _report_waiting(self, room: int | None) -> None:
         """Say so when there have been too few bodies, and no room for more, for a while."""
