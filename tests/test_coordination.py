@@ -5,16 +5,19 @@ from __future__ import annotations
 import inspect
 import math
 import sys
+import threading
 import types
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from raylm.errors import DataError, TrainingError
+from raylm.errors import DataError, StorageError, TrainingError
 from raylm.run.events import CheckpointCommitted, Evaluated, Event, StepMetrics
 from raylm.run.folder import RunFolder
 from raylm.run.lines import read_lines
+from raylm.run.log import RunLog
 from raylm.storage import StoragePath
 from raylm.train.coordination import (
     Control,
@@ -148,6 +151,43 @@ def test_the_next_drivers_generations_have_numbers_of_their_own(tmp_path: Path) 
         made.report_metric(made.begin(2), metrics(step))
     made.close()
     assert coordinator(tmp_path, claim=lambda: next(claims)).begin(2) == 4
+
+
+def test_the_newer_of_two_generations_that_claim_at_once_holds_the_newer_fence(tmp_path: Path) -> None:
+    claims, asked, answer = iter(range(1, 9)), threading.Event(), threading.Event()
+
+    def claim() -> int:
+        number = next(claims)
+        if number == 2:
+            asked.set()
+            answer.wait(10)
+        return number
+
+    made = coordinator(tmp_path, claim=claim)
+    made.fence(made.begin(1))
+    with ThreadPoolExecutor(2) as pool:
+        older = pool.submit(made.fence, made.begin(2))
+        assert asked.wait(10)
+        newer = pool.submit(made.fence, made.begin(3))
+        answer.set()
+    assert (older.result(), newer.result()) == (2, 3)
+    assert made.fence(Generation(3)) == 3
+
+
+def test_what_storage_does_not_take_is_written_later_and_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = coordinator(tmp_path)
+    generation = made.begin(1)
+    with monkeypatch.context() as full:
+        full.setattr(RunLog, "metric", lambda *_: (_ for _ in ()).throw(StorageError("the disk is full")))
+        with pytest.raises(StorageError):
+            made.report_metric(generation, metrics(1))
+        with pytest.raises(StorageError):
+            made.report_event(generation, Evaluated(step=1))
+    made.report_metric(generation, metrics(2))
+    assert [line["step"] for line in read_lines(StoragePath(str(tmp_path / "metrics.jsonl")))] == [1, 2]
+    assert kinds(tmp_path) == ["evaluated"]
 
 
 def test_a_superseded_driver_writes_nothing_more_and_ends(tmp_path: Path) -> None:

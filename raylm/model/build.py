@@ -48,18 +48,17 @@ def build_model(
     *,
     vocab_size: int,
     sequence_length: int,
-    seed: int,
+    seed: int | None,
     eos_id: int | None = None,
     dtype: torch.dtype = torch.float32,
     auto_class: str = CAUSAL,
-    empty: bool = False,
 ) -> torch.nn.Module:
     """The module to train, in training mode, with the switches of `settings` set, made by a class of transformers.
 
-    empty: its weights are whatever was in memory, for whoever fills them.
+    seed: of its first weights; with None they are whatever was in memory, for whoever fills them.
     """
     config = model_config(settings, vocab_size, sequence_length, eos_id=eos_id)
-    if empty:
+    if seed is None:
         with no_init_weights():
             model = _from_config(config, settings.attention, auto_class)
             cast(Any, model).tie_weights()

@@ -41,10 +41,14 @@ class Cluster(Protocol):
 
 @dataclass
 class Known:
-    """What the hub knows of a body besides its part in rounds. asked: it is not known to have come into being."""
+    """What the hub knows of a body besides its part in rounds. asked: it is not known to have come into being.
+
+    ready: it has enlisted for a round.
+    """
 
     asked_at: float
     asked: bool = True
+    ready: bool = False
     node: str = ""
     leave_at: float | None = None
     due: bool = False  # it is to leave now
@@ -123,6 +127,13 @@ class Bodies:
         if known is not None and not known.let_go:
             known.let_go, known.end_by = True, self._clock() + LEAVE_SECONDS
             self.send([body], {"kind": "leave", "orderly": orderly})
+
+    def end_the_leaving(self) -> None:
+        """Let those go that are to leave, with the state that they hold."""
+        for body, known in self.known.items():
+            if known.due and not known.let_go:
+                self._rounds.gone(body)
+                self.let_go(body, orderly=True)
 
     def let_all_go(self, *, orderly: bool) -> None:
         """The run is over: bodies end, and those that have not come into being never do."""

@@ -1,7 +1,8 @@
 """A run's record across generations: what may be reported, and what becomes of it in log, feed and clock.
 
 One plain object that knows nothing of torch or Ray. The hub puts it behind a Ray actor, a run without Ray calls it
-directly. Who is in a generation is decided in `rounds`.
+directly. Who is in a generation is decided in `rounds`. Storage is never waited for with the lock held: what is
+recorded there is only noted, and written afterwards.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from raylm.run.events import (
 )
 from raylm.run.folder import RunFolder
 from raylm.run.log import RunLog
+from raylm.run.notes import Notes, stamped
 from raylm.train.coordination import FailureHistory, Fence, Generation, Reason, RunStatus
 from raylm.train.feed import Feed
 
@@ -43,8 +45,10 @@ class Coordinator:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._log = RunLog(run, audit=audit)
+        self._notes = Notes()  # of lines for the log
         self._claim = claim or _counter()
         self._lock = threading.RLock()
+        self._claiming = threading.Lock()
         self._times = _Times(clock)
         self._feed = Feed()
         self._fence = Fence(self._claim())  # from now on no earlier driver of this run can commit
@@ -86,17 +90,18 @@ class Coordinator:
 
     def fence(self, generation: Generation) -> Fence:
         """The right to commit as this generation, claimed when it is first asked for: older ones end with that."""
-        with self._lock:
-            first = not self._fenced
-            if not self.is_current(generation):
-                return Fence(0)
-            if self._fenced == generation or first:
-                self._fenced = generation
-                return self._fence
-        claimed = Fence(self._claim())  # storage is not waited for with the lock held
-        with self._lock:
-            self._fence, self._fenced = claimed, generation
-        return claimed
+        with self._claiming:  # of two generations the newer one holds the newer fence
+            with self._lock:
+                first = not self._fenced
+                if not self.is_current(generation):
+                    return Fence(0)
+                if self._fenced == generation or first:
+                    self._fenced = generation
+                    return self._fence
+            claimed = Fence(self._claim())
+            with self._lock:
+                self._fence, self._fenced = claimed, generation
+            return claimed
 
     def started(
         self, generation: Generation, *, step: int, checkpoint: str | None, phases: Mapping[str, float]
@@ -108,7 +113,7 @@ class Coordinator:
             again, self.last_step = max(0, self.last_step - step), step
             if checkpoint is not None:
                 self.committed = max(self.committed, step)
-            self._log.rewind(step)
+            self._notes.add(lambda: self._log.rewind(step))
             starting, since_loss = self._times.started(phases)
             resumed = checkpoint is not None or since_loss is not None or step > 0
             self._record(
@@ -121,6 +126,7 @@ class Coordinator:
                     checkpoint=checkpoint,
                 )
             )
+        self._write()
 
     # -- while it trains -----------------------------------------------------------------------------------------
 
@@ -131,13 +137,18 @@ class Coordinator:
                 return
             self.last_step = metrics.step
             self._times.stepped()
-            self._feed.add(self._log.metric(replace(metrics, attempt=generation)))
-        self._log.flush_if_due()
+            line = stamped(replace(metrics, attempt=generation))
+            self._feed.add(line)
+            self._notes.add(lambda: self._log.metric(line))
+        self._write()
 
     def report_audit(self, generation: Generation, step: int, rows: Sequence[tuple[int, int, int]]) -> None:
         """Record the (lane, sequence id, epoch) of all that one step trained on."""
-        if self.is_current(generation):
-            self._log.audit(AuditLine(step=step, attempt=generation, rows=rows))
+        with self._lock:
+            if self.is_current(generation):
+                line = stamped(AuditLine(step=step, attempt=generation, rows=rows))
+                self._notes.add(lambda: self._log.audit(line))
+        self._write()
 
     def report_event(self, generation: Generation, event: Event) -> None:
         """Record an event of the newest generation."""
@@ -148,14 +159,17 @@ class Coordinator:
                 if isinstance(event, Evaluated):
                     self.evaluated = event.step
                 self._record(event, step=event.step)
+        self._write()
 
     def record(self, event: Event) -> None:
         """Record what happened to the run, at the last step."""
         with self._lock:
             self._record(event)
+        self._write()
 
     def flush(self) -> None:
         """Return when all that was reported before can be read in the run folder."""
+        self._notes.write()
         self._log.flush()
 
     def history(self) -> FailureHistory:
@@ -184,7 +198,7 @@ class Coordinator:
             if not self.is_current(generation):
                 return
             self._stopped = self._stopped or reason is Reason.STOP
-        self._log.flush()
+        self.flush()
 
     def superseded(self, by: str) -> None:
         """Another driver trains this run: nothing more is written, and the group ends at its next step."""
@@ -199,12 +213,9 @@ class Coordinator:
 
     def fail(self, generation: Generation | None, error: RaylmError) -> None:
         """Report an error that nothing but a person can mend; the first one counts."""
-        with self._lock:
-            if self._error is not None or (generation is not None and not self.is_current(generation)):
-                return
-            self._error = error
-            self._record(Failed(message=error.message))
-        self._log.flush()
+        if generation is None or self.is_current(generation):
+            self._fail(error)
+            self.flush()
 
     def finish(self, generation: Generation, step: int, *, tokens: int, sequences: int) -> None:
         """The last step is trained and saved."""
@@ -213,7 +224,7 @@ class Coordinator:
                 return
             self._finished = True
             self._record(Finished(tokens=tokens, sequences=sequences), step=step)
-        self._log.flush()
+        self.flush()
 
     @property
     def over(self) -> bool:
@@ -230,16 +241,30 @@ class Coordinator:
 
     def close(self) -> None:
         """Write out everything and let go."""
+        self._notes.write()
         self._log.close()
 
+    def _fail(self, error: RaylmError) -> None:
+        with self._lock:
+            if self._error is None:
+                self._error = error
+                self._record(Failed(message=error.message))
+
+    def _write(self) -> None:
+        """Write what was noted; not for when the lock is held."""
+        self._notes.write()
+        self._log.flush_if_due()
+
     def _record(self, event: Event, step: int | None = None) -> None:
-        """Log an event, at the last step unless it says otherwise, of the newest group's size where it names none."""
+        """Note an event, at the last step unless it says otherwise, of the newest group's size where it names none."""
         event = replace(
             event,
             step=self.last_step if step is None else step,
             workers=self._size if event.workers is None else event.workers,
         )
-        self._feed.add(self._log.event(event))
+        line = stamped(event)
+        self._feed.add(line)
+        self._notes.add(lambda: self._log.event(line))
 
 
 class _Times:

@@ -2,6 +2,9 @@
 
 Decisions are those of `rounds`; here is what surrounds them: the switchboard, births, notices, the failure policy and
 the clock. Nothing here knows of Ray: what it needs of a cluster is a `Cluster`.
+
+The hub's lock is held only for decisions, as the switchboard's thread waits for it and no beat leaves meanwhile: the
+cluster is looked at before, and the record is written by a thread of its own.
 """
 
 from __future__ import annotations
@@ -10,12 +13,13 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import Future
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
 
 from raylm.config.workers import WorkerSettings
-from raylm.errors import TrainingError, first_line
+from raylm.errors import RaylmError, TrainingError, first_line
 from raylm.run.events import (
     CheckpointCommitted,
     Event,
@@ -28,16 +32,17 @@ from raylm.run.events import (
 from raylm.run.folder import RunFolder
 from raylm.runtime.link import Switchboard
 from raylm.runtime.wires import Message
-from raylm.threads import settle
 from raylm.train.bodies import Bodies, Cluster
 from raylm.train.coordination import Generation, Member, Reason, RunStatus
 from raylm.train.coordinator import Coordinator
+from raylm.train.failures import ProgramFailures
 from raylm.train.messages import held_of, place_line
 from raylm.train.rounds import Round, Rounds
 
 log = logging.getLogger(__name__)
 
 TURN_SECONDS = 0.1
+WRITE_AGAIN_SECONDS = 1.0  # after the record could not be written
 WAITING_SECONDS = 10.0  # with too few bodies before that is reported
 START_SECONDS = 60.0  # a start waits so long for bodies that are still starting
 LEAVE_MARGIN_SECONDS = 2.0
@@ -55,6 +60,16 @@ class _Standing:
     wish: Reason | None = None
     wished_at: float | None = None
     broken: bool = False
+    cut: set[int] = field(default_factory=set)  # members that were told that it is over
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What the cluster shows. room: bodies that would come into being at once, None where that does not matter."""
+
+    ended: Sequence[tuple[int, str, bool]]
+    draining: Mapping[str, float | None]
+    room: int | None
 
 
 class Hub(Coordinator):
@@ -78,23 +93,22 @@ class Hub(Coordinator):
         self._standing = _Standing()
         self._expected: int | None = None  # bodies that a first start waits for
         self._began_at = self._whole_at = clock()
-        self._waiting_reported = False
+        self._waiting_reported = self._crashed = False
         self._join_after = 0.0
         self._step_seconds, self._regroup_seconds, self._save_seconds = 0.0, 1.0, 0.0  # as measured last
-        self._errors: tuple[int, int] = (-1, 0)  # the step at which the program failed, and how often in a row
+        self._failures_in_a_row = ProgramFailures()
         self._left_at: float | None = None  # when the first member of the newest generation had left it
         self._limit = workers.max
         self._notice_used = False  # every member's node is about to be reclaimed, and the state is saved
         self._regroup_began: float | None = None
         self._closed = threading.Event()
+        self._noted = threading.Event()  # something of the record is to be written
         token = secrets.token_hex(16)
-        self._switchboard = Switchboard(
-            token, self._heard, self._lost, patience_seconds=workers.silence_seconds, host=host
-        )
+        heard, lost = partial(self._guarded, self._heard), partial(self._guarded, self._lost)
+        self._switchboard = Switchboard(token, heard, lost, patience_seconds=workers.silence_seconds, host=host)
         self._bodies.serve(self._switchboard, token)
-        turning: Future[None] = Future()
-        turning.add_done_callback(self._crashed)
-        threading.Thread(target=settle, args=(turning, self._turns), name="raylm-hub", daemon=True).start()
+        for name, work in (("raylm-hub", self._turns), ("raylm-record", self._writes)):
+            threading.Thread(target=self._guarded, args=(work,), name=name, daemon=True).start()
 
     # -- the driver's side of the contract -----------------------------------------------------------------------
 
@@ -107,12 +121,12 @@ class Hub(Coordinator):
     def status(self) -> RunStatus:
         """Where the run stands; it has ended once every body has."""
         found = super().status()
-        return replace(found, ended=self.over and not self._bodies.known)
+        return replace(found, ended=self.over and (self._crashed or not self._bodies.known))
 
     def close(self) -> None:
         """End what bodies there still are, and write out everything."""
-        self._closed.set()
         with self._lock:
+            self._closed.set()
             for body in list(self._bodies.known):
                 self._bodies.forget(body)
         self._switchboard.close()
@@ -126,15 +140,15 @@ class Hub(Coordinator):
 
     def report_metric(self, generation: Generation, metrics: StepMetrics) -> None:
         """Record a finished step of the newest generation; the first one ends the regroup that it came of."""
-        super().report_metric(generation, metrics)
         with self._lock:
+            super().report_metric(generation, metrics)
             if not self.is_current(generation):
                 return
             self._step_seconds = metrics.step_seconds
             if self._regroup_began is not None:
-                self._regroup_seconds, self._regroup_began = self._clock() - self._regroup_began, None
-                pause = self._workers.join_interval_seconds
-                self._join_after = self._clock() + (self._regroup_seconds / JOIN_SHARE if pause is None else pause)
+                now, pause = self._clock(), self._workers.join_interval_seconds
+                self._regroup_seconds, self._regroup_began = now - self._regroup_began, None
+                self._join_after = now + (self._regroup_seconds / JOIN_SHARE if pause is None else pause)
 
     def report_event(self, generation: Generation, event: Event) -> None:
         """Record an event of the newest generation."""
@@ -146,34 +160,58 @@ class Hub(Coordinator):
 
     def _turns(self) -> None:
         while not self._closed.wait(TURN_SECONDS):
+            seen = self._look()
             with self._lock:
-                self._turn()
+                if not self._closed.is_set():
+                    self._turn(seen)
 
-    def _turn(self) -> None:
-        for body, why, own in self._cluster.ended():
+    def _look(self) -> _Seen:
+        room = self._cluster.room() if self._expected is None or self._waits_long() else None
+        return _Seen(self._cluster.ended(), self._cluster.draining(), room)
+
+    def _turn(self, seen: _Seen) -> None:
+        for body, why, own in seen.ended:
             self._body_ended(body, why, own=own)
         self._bodies.end_the_late()
         if self.over:
             self._bodies.let_all_go(orderly=self.status().error is None)
             return
-        self._heed_notices()
-        self._ask_for_bodies()
+        self._heed_notices(seen.draining)
+        self._ask_for_bodies(seen.room)
         self._gather()
-        self._report_waiting()
+        self._report_waiting(seen.room)
 
-    def _crashed(self, turning: Future[None]) -> None:
-        error = turning.exception()
-        if error is not None:
-            log.error("the hub failed", exc_info=error)
-            self.fail(None, TrainingError(f"the hub of the run failed: {type(error).__name__}: {first_line(error)}"))
-            self._bodies.let_all_go(orderly=self.status().error is None)
+    def _guarded(self, work: Callable[..., None], *arguments: Any) -> None:
+        """Do one thread's work; a mistake of the hub's own ends the run, and its bodies with it."""
+        try:
+            work(*arguments)
+        except Exception as error:
+            log.exception("the hub failed")
+            with self._lock:
+                self._fail(TrainingError(f"the hub of the run failed: {type(error).__name__}: {first_line(error)}"))
+                self._crashed = True
+                self._bodies.let_all_go(orderly=False)
+
+    def _write(self) -> None:
+        self._noted.set()
+
+    def _writes(self) -> None:
+        """Write what was noted; what storage does not take is tried again."""
+        while not self._closed.is_set():
+            self._noted.wait(TURN_SECONDS)
+            self._noted.clear()
+            try:
+                super()._write()
+            except RaylmError as error:
+                log.warning("the record of the run cannot be written: %s", error)
+                self._closed.wait(WRITE_AGAIN_SECONDS)
 
     def _is_training(self) -> bool:
         return bool(self._bodies.among(self._standing.ranks))
 
     # -- bodies come ---------------------------------------------------------------------------------------------
 
-    def _ask_for_bodies(self) -> None:
+    def _ask_for_bodies(self, room: int | None) -> None:
         """Ask for as many as the run may have."""
         nodes = [known.node for known in self._bodies.here()]
         share = self._cluster.share(nodes, waiting=not self._is_training())
@@ -185,8 +223,8 @@ class Hub(Coordinator):
             self._record(ShrinkRequested())
         self._limit = limit
         self._rounds.limit(limit)
-        expected = self._cluster.room() if self._expected is None else self._expected
-        self._expected = min(wanted, expected)  # what is another run's is not waited for
+        expected = room if self._expected is None else self._expected
+        self._expected = None if expected is None else min(wanted, expected)  # another run's is not waited for
         self._bodies.ask_for(wanted)
 
     # -- bodies are heard, in the switchboard's thread -----------------------------------------------------------
@@ -210,6 +248,7 @@ class Hub(Coordinator):
         if not self._rounds.enlist(body, message["address"], held, left=message["left"]):
             self._bodies.let_go(body, orderly=False)
             return
+        self._bodies.known[body].ready = True
         standing = self._standing
         if message["left"] != standing.generation or not standing.generation:
             return
@@ -243,18 +282,15 @@ class Hub(Coordinator):
 
     def _program_failed(self, message: str, rank: int | None) -> None:
         """The program's own error; the same step may fail so often before it ends the run."""
-        step, count = self._errors
-        self._errors = (self.last_step, count + 1 if step == self.last_step else 1)
+        count = self._failures_in_a_row.add(self.last_step, 0 if rank is None else self._standing.generation)
         known = self._standing.nodes[rank] if rank is not None else ""
         self._record_loss([] if rank is None else [rank], [known] if known else [], message)
-        if self._errors[1] > self._workers.max_failures:
-            self.fail(
-                None,
+        if count > self._workers.max_failures:
+            self._fail(
                 TrainingError(
-                    f"the program failed {self._errors[1]} times in a row at step {self.last_step}: "
-                    f"{message.removeprefix('error: ')}",
+                    f"the program failed {count} times in a row at step {self.last_step}: {message[len('error: ') :]}",
                     hint="mend the cause above, or raise workers.max_failures; the same command resumes",
-                ),
+                )
             )
 
     def _record_loss(self, ranks: list[int], nodes: list[str], message: str) -> None:
@@ -271,7 +307,9 @@ class Hub(Coordinator):
         for body in rounds.dismiss():
             self._bodies.let_go(body, orderly=True)
         if standing.broken:
-            self._bodies.send(rounds.unheard(), {"kind": "cut", "generation": standing.generation})
+            unheard = set(rounds.unheard()) - standing.cut
+            standing.cut |= unheard
+            self._bodies.send(unheard, {"kind": "cut", "generation": standing.generation})
         wish = self._wish()
         if wish is not None and wish is not standing.wish:
             standing.wish, standing.wished_at = wish, self._clock()
@@ -284,8 +322,11 @@ class Hub(Coordinator):
         waited = self._clock() - (self._left_at if self._left_at is not None else self._began_at)
         if waited > START_SECONDS:
             self._rounds.give_up_waiting()
-        if self._notice_used and all(known.leaving for known in arrived):
-            return False  # all is saved; what they trained on now would be lost with them
+        if self._notice_used:
+            if not any(known.ready and not known.leaving for known in arrived):
+                return False  # all is saved; what they trained on now would be lost with them
+            if self._workers.max == 1 and self.committed >= self.last_step:
+                self._bodies.end_the_leaving()  # with one place nobody takes over in memory
         if self._standing.generation or waited > START_SECONDS:
             return True
         return self._expected is not None and len(arrived) >= self._expected
@@ -294,14 +335,13 @@ class Hub(Coordinator):
         """Why the newest generation should end at its next step, if it should."""
         if not self._is_training() or self._standing.broken:
             return None
-        if self._superseded:
-            return Reason.STALE
         if self._stop_requested:
             return Reason.STOP
         members = self._bodies.among(self._standing.ranks)
         if self._rounds.regroup_wanted():
             must = any(known.due for known in members) or len(self._standing.ranks) > self._limit
-            if must or self._standing.wish is Reason.REGROUP or self._clock() >= self._join_after:
+            joins = self._regroup_began is None and self._clock() >= self._join_after
+            if must or self._standing.wish is Reason.REGROUP or joins:
                 self._bodies.let_leave(float("inf"))  # whoever is to leave soon: one regroup for all
                 return Reason.REGROUP
         elif all(known.due for known in members):
@@ -322,38 +362,38 @@ class Hub(Coordinator):
         if before.wished_at is not None:
             self._regroup_began = before.wished_at
         for body, place in found.places.items():
-            member = Member(
-                **vars(place),
-                told=self.last_step,
-                evaluated=self.evaluated,
-                committed=self.committed,
-                serve=False,
-            )
+            told, evaluated, committed = self.last_step, self.evaluated, self.committed
+            member = Member(**vars(place), told=told, evaluated=evaluated, committed=committed, serve=False)
             self._switchboard.send(body, place_line(replace(member, local_rank=0)))
         for body in found.leave:
             self._bodies.let_go(body, orderly=True)
 
     # -- notices -------------------------------------------------------------------------------------------------
 
-    def _heed_notices(self) -> None:
+    def _heed_notices(self, draining: Mapping[str, float | None]) -> None:
         """Bodies on nodes about to be reclaimed are replaced at once, and leave at the last step that surely fits."""
         # What it takes from being asked to leave until the others go on, with as much again to spare.
         needed = 2 * (self._step_seconds + self._regroup_seconds + self._save_seconds)
-        noticed = self._bodies.notice(self._cluster.draining(), LEAVE_MARGIN_SECONDS + needed)
+        noticed = self._bodies.notice(draining, LEAVE_MARGIN_SECONDS + needed)
         ranks = sorted(self._standing.ranks[body] for body in noticed if body in self._standing.ranks)
         if ranks:
             told = [left for left in noticed.values() if left is not None]
             self._record(PreemptionNotice(ranks=ranks, grace_seconds=round(min(told), 1) if told else None))
         self._bodies.let_leave(self._clock())
 
-    def _report_waiting(self) -> None:
+    def _waits_long(self) -> bool:
+        starting = not self._standing.generation and (self._expected or 0) >= self._workers.min  # there was room
+        patience = START_SECONDS if starting else WAITING_SECONDS
+        return not self._waiting_reported and self._clock() - self._whole_at > patience
+
+    def _report_waiting(self, room: int | None) -> None:
         """Say so when there have been too few bodies, and no room for more, for a while."""
         now = self._clock()
         here = sum(not known.leaving for known in self._bodies.here())
         if here >= self._workers.min or (self._is_training() and not self._standing.broken):
             self._whole_at, self._waiting_reported = now, False
-        elif now - self._whole_at > WAITING_SECONDS and not self._waiting_reported:
-            fits, needs = here + self._cluster.room(), self._workers.min
+        elif room is not None and self._waits_long():
+            fits, needs = here + room, self._workers.min
             self._waiting_reported = fits < needs
             if fits < needs:
                 per_worker = dict(self._cluster.per_worker())

@@ -140,10 +140,9 @@ def _build(context: RunContext, member: Member, group: Group) -> Engine:
         job.model,
         vocab_size=manifest.vocab_size,
         sequence_length=manifest.sequence_length,
-        seed=job.train.seed,
+        seed=job.train.seed if member.resume is None else None,
         eos_id=manifest.eos_id,
         auto_class=job.objective.auto_class,
-        empty=member.resume is not None,
     )
     if member.resume is None:
         weights_of_export(context, model)
@@ -365,3 +364,4 @@ def _finish(context: RunContext, active: ActiveGroup) -> None:
         context.coordination.finish(
             active.member.generation, progress.step, tokens=progress.tokens_seen, sequences=progress.sequences_seen
         )
+    active.group.barrier()  # the end of a body before that report would count as a loss
