@@ -40,7 +40,7 @@ def test_a_group_of_one_has_no_peer_to_lose() -> None:
 def test_a_group_of_one_needs_no_collective() -> None:
     row = torch.tensor([1, 2])
     assert ALONE.all_reduce_sum([1, 2.5]) == [1.0, 2.5]
-    assert [tensor.tolist() for tensor in ALONE.gather(row)] == [[1, 2]]
+    assert [tensor.tolist() for tensor in ALONE.all_gather(row)] == [[1, 2]]
     assert ALONE.all_gather_objects("mine") == ["mine"]
     ALONE.all_reduce(row)
     ALONE.barrier()

@@ -123,7 +123,7 @@ def run_at_sizes(folder: Path, settings: dict[str, Any], sizes: Sequence[int] = 
 
 
 @dataclass
-class _Driver:
+class Driver:
     """`raylm train` in a process of its own, which may be killed and started again."""
 
     job: Path
@@ -154,7 +154,7 @@ def run_elastic(
     cluster = Cluster(slots)
     began = time.monotonic()
     log = job.with_suffix(".log")
-    driver = _Driver(job, cluster.address, log)
+    driver = Driver(job, cluster.address, log)
     driver.start()
     waiting, acts = list(actions), []
     try:
@@ -180,7 +180,7 @@ def run_elastic(
     return outcome
 
 
-def _act(what: str, cluster: Cluster, driver: _Driver, drain_seconds: float) -> None:
+def _act(what: str, cluster: Cluster, driver: Driver, drain_seconds: float) -> None:
     if what == "hub":
         for process in cluster.processes("HubActor"):
             process.kill()
