@@ -36,13 +36,16 @@ class WorkerSettings(Settings):
         None,
         ge=0,
         description="Steps between two copies of a worker's state in the memory of another node; by their cost when "
-        "not set, 0 for none.",
+        "not set, with 0 only where a group begins and ends.",
     )
     silence_seconds: float = Field(
-        6.0, gt=0, description="A worker that the driver has not heard for so many seconds counts as lost."
+        6.0, gt=0, description="A worker that the hub has not heard for so many seconds counts as lost."
     )
     collective_timeout_seconds: float = Field(
-        120.0, gt=0, description="A peer that is silent for so many seconds counts as lost."
+        120.0,
+        gt=0,
+        description="Longest that a group may take to form, and that a live worker may hold up a collective; the dead "
+        "are found by silence_seconds.",
     )
 
     @model_validator(mode="after")
