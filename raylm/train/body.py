@@ -14,17 +14,16 @@ import sys
 import threading
 import time
 from concurrent.futures import Future
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from raylm.config.job import Job
 from raylm.errors import RaylmError, first_line
 from raylm.runtime.link import Link
 from raylm.threads import settle
 from raylm.train.context import GroupEnded, RunContext, Tenure
 from raylm.train.coordination import Coordination, Reason
-from raylm.train.messages import held_line, member_of
-from raylm.train.rounds import Held
+from raylm.train.host_memory import held_by, keep_snapshots
+from raylm.train.messages import Birth, held_line, member_of
+from raylm.train.saving import give_up_save
 from raylm.train.worker import Phases, open_run, prepare_process, train_in_group
 
 if TYPE_CHECKING:
@@ -41,20 +40,6 @@ LEAVE_SECONDS = 10.0
 
 class Cut(Exception):
     """Raised inside the thread of a generation that is over."""
-
-
-@dataclass(frozen=True)
-class Birth:
-    """What a body is told when it comes into being. address: the hub's."""
-
-    job: Job
-    number: int
-    address: str
-    token: str
-    patience_seconds: float
-
-    def __repr__(self) -> str:
-        return f"<Birth of body {self.number}>"
 
 
 class Body:
@@ -105,7 +90,7 @@ class Body:
                 {
                     "kind": "enlist",
                     "address": address,
-                    "held": [held_line(one) for one in _held_by(context)],
+                    "held": [held_line(one) for one in held_by(context)],
                     "left": member.generation,
                     "how": how,
                     "message": message,
@@ -140,9 +125,6 @@ class Body:
 
     def _spend(self, context: RunContext, tenure: Tenure) -> tuple[str, str]:
         """Train in one generation until it ends; how it did, `over`, `regroup`, `broken` or `error`, and why."""
-        from raylm.train.host_memory import keep_snapshots
-        from raylm.train.saving import give_up_save
-
         with self._news:
             self._tenure = tenure
         future: Future[None] = Future()
@@ -260,9 +242,3 @@ def _settle_save(context: RunContext) -> None:
         context.pending.save.wait(LEAVE_SECONDS)
     except (RaylmError, TimeoutError) as error:
         log.warning("a checkpoint under way was given up: %s", error)
-
-
-def _held_by(context: RunContext) -> list[Held]:
-    from raylm.train.host_memory import held_by
-
-    return held_by(context)

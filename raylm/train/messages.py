@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
+from raylm.config.job import Job
 from raylm.train.coordination import Generation, Member
 from raylm.train.rounds import Held
 
 Message = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Birth:
+    """What a body is told when it comes into being. address: the hub's."""
+
+    job: Job
+    number: int
+    address: str
+    token: str
+    patience_seconds: float
+
+    def __repr__(self) -> str:
+        return f"<Birth of body {self.number}>"
 
 
 def held_line(held: Held) -> list[Any]:

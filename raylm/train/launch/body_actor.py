@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from raylm.train.body import Birth
+from raylm.train.messages import Birth
 
 
 class BodyActor:
