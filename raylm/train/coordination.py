@@ -69,13 +69,14 @@ class FailureHistory:
 class RunStatus:
     """Where a run stands. step: the last one finished or started from. error: one that nothing but a person can mend.
 
-    ended: nothing is trained any more, for whatever reason.
+    ended: nothing is trained any more, for whatever reason. nodes: the machine of each rank of the newest generation.
     """
 
     step: int
     finished: bool
     error: RaylmError | None
     ended: bool = False
+    nodes: tuple[str, ...] = ()
 
 
 def in_order(method: Method) -> Method:

@@ -121,7 +121,8 @@ class Hub(Coordinator):
     def status(self) -> RunStatus:
         """Where the run stands; it has ended once every body has."""
         found = super().status()
-        return replace(found, ended=self.over and (self._crashed or not self._bodies.known))
+        ended = self.over and (self._crashed or not self._bodies.known)
+        return replace(found, ended=ended, nodes=self._standing.nodes)
 
     def close(self) -> None:
         """End what bodies there still are, and write out everything."""

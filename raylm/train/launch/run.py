@@ -21,6 +21,7 @@ from raylm.train.coordination import Control, actor_client
 from raylm.train.launch.actor import HubActor
 from raylm.train.launch.followers import Followers
 from raylm.train.launch.preflight import TrainResult, last_loss, preflight, worker_resources
+from raylm.train.launch.thin_workers import ThinWorkers
 from raylm.train.sources import publish
 
 log = logging.getLogger(__name__)
@@ -115,7 +116,6 @@ class Run:
         self._followers = Followers()
         self._lock = threading.Lock()
         self._coordinator: Control | None = None
-        self._hub: Any = None
         self._step = self._position = 0
         self._stop_requested = False
         self._cut: str | None = None  # why the run ends without a last checkpoint
@@ -202,8 +202,9 @@ class Run:
         actor_class: Any = ray.remote(
             num_cpus=0, concurrency_groups={"log": 1, "control": 8}, label_selector={"ray.io/node-id": here}
         )(HubActor)
-        self._hub = hub = actor_class.remote(self._job, share, worker_resources(self._job))
+        hub = actor_class.remote(self._job, share, worker_resources(self._job))
         coordinator = actor_client(hub)
+        thin_workers = ThinWorkers(self._job.name)
         try:
             self._step = coordinator.status().step  # its storage errors surface here
             self._coordinator = coordinator
@@ -211,9 +212,10 @@ class Run:
                 coordinator.superseded(self._superseded_by)
             if self._stop_requested and self._cut is None and not self._hears_stop(coordinator):
                 raise Interrupted("stopped before any worker was training", hint=RESUMES)
-            self._listen_until_the_end(coordinator)
+            self._listen_until_the_end(coordinator, thin_workers)
             return self._outcome(coordinator)
         finally:
+            thin_workers.end(at_once=self._cut is not None)
             ray.kill(hub)  # its bodies end with it
 
     def _outcome(self, coordinator: Control) -> TrainResult:
@@ -229,15 +231,17 @@ class Run:
             raise Interrupted(self._cut, hint=RESUMES)
         raise Interrupted(f"stopped at step {status.step}, saved", hint=RESUMES)
 
-    def _listen_until_the_end(self, coordinator: Control) -> None:
+    def _listen_until_the_end(self, coordinator: Control, thin_workers: ThinWorkers) -> None:
         import ray
 
         answered_at = time.monotonic()
         while self._cut is None:
             try:
                 self._listen(coordinator)
-                if coordinator.status().ended:
+                status = coordinator.status()
+                if status.ended:
                     return
+                thin_workers.follow(status.nodes)
                 answered_at = time.monotonic()
             except ray.exceptions.ActorDiedError:
                 raise  # its bodies end with it
