@@ -17,3 +17,10 @@ def settle(future: Future[Result], function: Callable[[], Result]) -> None:
         future.set_exception(error)
     else:
         future.set_result(result)
+
+
+def error_of(function: Callable[[], object]) -> BaseException | None:
+    """Call a function at the edge of a thread; what it raised, if it did."""
+    future: Future[object] = Future()
+    settle(future, function)
+    return future.exception()

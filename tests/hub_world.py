@@ -97,6 +97,7 @@ class FakeCluster:
         self.bodies: dict[int, FakeBody] = {}
         self.asked: dict[int, tuple[str, str]] = {}  # in vain so far
         self.ends: list[tuple[int, str, bool]] = []
+        self.places: list[int] = []
         self.killed: list[int] = []
         self.noticed: dict[str, float | None] = {}
         self.may: Share | None = Share(100)
@@ -115,6 +116,10 @@ class FakeCluster:
 
     def ended(self) -> Sequence[tuple[int, str, bool]]:
         found, self.ends = self.ends, []
+        return found
+
+    def placed(self) -> Sequence[int]:
+        found, self.places = self.places, []
         return found
 
     def end(self, body: int) -> None:

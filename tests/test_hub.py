@@ -17,7 +17,8 @@ from raylm.runtime.shares import Share
 from raylm.train import hub
 from raylm.train.bodies import LEAVE_SECONDS, PLACING_SECONDS
 from raylm.train.coordination import Reason
-from raylm.train.hub import LEAVE_MARGIN_SECONDS, WAITING_SECONDS
+from raylm.train.hub import LEAVE_MARGIN_SECONDS
+from raylm.train.patience import WAITING_SECONDS
 
 Make = Callable[..., World]
 
@@ -336,6 +337,15 @@ def test_too_few_bodies_and_no_room_are_reported_once(make: Make) -> None:
     (waiting,) = world.events(Waiting)
     assert (waiting.fits, waiting.needs_workers, waiting.per_worker) == (1, 3, {"CPU": 1.0})
     assert not world.hub.request_stop(), "nobody is there to hear it"
+
+
+def test_bodies_that_have_a_place_and_start_slowly_are_not_taken_for_lacking(make: Make) -> None:
+    world = make("a", (3, 4))
+    until(lambda: len(world.cluster.bodies) == 1)
+    world.cluster.places = [2, 3]
+    world.turns()
+    world.pass_time(WAITING_SECONDS + 1)
+    assert world.events(Waiting) == []
 
 
 def test_a_body_that_was_let_go_and_stays_is_told_again_and_then_ended(make: Make) -> None:

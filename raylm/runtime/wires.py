@@ -18,6 +18,8 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
+from raylm.threads import error_of
+
 Message = dict[str, Any]
 
 LINE_BYTES = 1 << 20  # the longest line
@@ -253,7 +255,6 @@ def line(message: Mapping[str, Any]) -> bytes:
 
 def call(function: Callable[..., None], *arguments: Any) -> None:
     """Call back, and go on whatever comes of it."""
-    try:
-        function(*arguments)
-    except Exception:  # the connections of all others must go on
-        log.exception("a callback of the control connection failed")
+    error = error_of(partial(function, *arguments))
+    if error is not None:  # the connections of all others must go on
+        log.error("a callback of the control connection failed", exc_info=error)

@@ -23,6 +23,9 @@ class Cluster(Protocol):
     def ended(self) -> Sequence[tuple[int, str, bool]]:
         """Bodies that ended since the last call: why, and whether by an error of the program's own."""
 
+    def placed(self) -> Sequence[int]:
+        """Bodies that have found a place since the last call; they say hello later."""
+
     def end(self, body: int) -> None:
         """End a body, or no longer ask for it."""
 
@@ -41,13 +44,14 @@ class Cluster(Protocol):
 
 @dataclass
 class Known:
-    """What the hub knows of a body besides its part in rounds. asked: it is not known to have come into being.
+    """What the hub knows of a body besides its part in rounds. asked: it has not said hello yet.
 
-    ready: it has enlisted for a round.
+    placed: it has a place, where its process starts. ready: it has enlisted for a round.
     """
 
     asked_at: float
     asked: bool = True
+    placed: bool = False
     ready: bool = False
     node: str = ""
     leave_at: float | None = None
@@ -87,11 +91,22 @@ class Bodies:
             self._last += 1
             self.known[self._last] = Known(asked_at=self._clock())
             self._cluster.ask(self._last, self._switchboard.address, self._token)
-        # One that has just found a place looks as if another run had taken it, until it says hello.
-        pending = [body for body in staying if self.known[body].asked]
+        # One that has just found a place looks as if another run had taken it, until that is known.
+        pending = [body for body in staying if self.known[body].asked and not self.known[body].placed]
         pending = [body for body in pending if self._clock() - self.known[body].asked_at > PLACING_SECONDS]
         for body in pending[: max(0, len(staying) - wanted)]:
             self.forget(body)
+
+    def placed(self, bodies: Iterable[int]) -> None:
+        """These have found a place."""
+        for body in bodies:
+            if body in self.known:
+                self.known[body].placed = True
+
+    def staying(self) -> int:
+        """How many have a place and are not to leave it."""
+        known = [one for one in self.known.values() if not one.let_go and not one.leaving]
+        return sum(one.placed or not one.asked for one in known)
 
     def here(self) -> list[Known]:
         """Those that have come into being and were not let go."""

@@ -26,25 +26,24 @@ from raylm.run.events import (
     PreemptionNotice,
     ShrinkRequested,
     StepMetrics,
-    Waiting,
     WorkerLost,
 )
 from raylm.run.folder import RunFolder
 from raylm.runtime.link import Switchboard
 from raylm.runtime.wires import Message
+from raylm.threads import error_of
 from raylm.train.bodies import Bodies, Cluster
 from raylm.train.coordination import Generation, Member, Reason, RunStatus
 from raylm.train.coordinator import Coordinator
 from raylm.train.failures import ProgramFailures
 from raylm.train.messages import held_of, place_line
+from raylm.train.patience import START_SECONDS, Patience
 from raylm.train.rounds import Round, Rounds
 
 log = logging.getLogger(__name__)
 
 TURN_SECONDS = 0.1
 WRITE_AGAIN_SECONDS = 1.0  # after the record could not be written
-WAITING_SECONDS = 10.0  # with too few bodies before that is reported
-START_SECONDS = 60.0  # a start waits so long for bodies that are still starting
 LEAVE_MARGIN_SECONDS = 2.0
 # Of the time, what joins may take: after a regroup that cost a second, ten seconds pass before the next.
 JOIN_SHARE = 0.1
@@ -68,6 +67,7 @@ class _Seen:
     """What the cluster shows. room: bodies that would come into being at once, None where that does not matter."""
 
     ended: Sequence[tuple[int, str, bool]]
+    placed: Sequence[int]
     draining: Mapping[str, float | None]
     room: int | None
 
@@ -92,8 +92,9 @@ class Hub(Coordinator):
         self._bodies = Bodies(cluster, self._rounds, clock)
         self._standing = _Standing()
         self._expected: int | None = None  # bodies that a first start waits for
-        self._began_at = self._whole_at = clock()
-        self._waiting_reported = self._crashed = False
+        self._patience = Patience(workers.min, cluster.per_worker(), clock)
+        self._began_at = clock()
+        self._crashed = False
         self._join_after = 0.0
         self._step_seconds, self._regroup_seconds, self._save_seconds = 0.0, 1.0, 0.0  # as measured last
         self._failures_in_a_row = ProgramFailures()
@@ -168,11 +169,12 @@ class Hub(Coordinator):
 
     def _look(self) -> _Seen:
         room = self._cluster.room() if self._expected is None or self._waits_long() else None
-        return _Seen(self._cluster.ended(), self._cluster.draining(), room)
+        return _Seen(self._cluster.ended(), self._cluster.placed(), self._cluster.draining(), room)
 
     def _turn(self, seen: _Seen) -> None:
         for body, why, own in seen.ended:
             self._body_ended(body, why, own=own)
+        self._bodies.placed(seen.placed)
         self._bodies.end_the_late()
         if self.over:
             self._bodies.let_all_go(orderly=self.status().error is None)
@@ -184,10 +186,9 @@ class Hub(Coordinator):
 
     def _guarded(self, work: Callable[..., None], *arguments: Any) -> None:
         """Do one thread's work; a mistake of the hub's own ends the run, and its bodies with it."""
-        try:
-            work(*arguments)
-        except Exception as error:
-            log.exception("the hub failed")
+        error = error_of(partial(work, *arguments))
+        if error is not None:
+            log.error("the hub failed", exc_info=error)
             with self._lock:
                 self._fail(TrainingError(f"the hub of the run failed: {type(error).__name__}: {first_line(error)}"))
                 self._crashed = True
@@ -383,19 +384,12 @@ class Hub(Coordinator):
         self._bodies.let_leave(self._clock())
 
     def _waits_long(self) -> bool:
-        starting = not self._standing.generation and (self._expected or 0) >= self._workers.min  # there was room
-        patience = START_SECONDS if starting else WAITING_SECONDS
-        return not self._waiting_reported and self._clock() - self._whole_at > patience
+        there_was_room = (self._expected or 0) >= self._workers.min
+        return self._patience.at_an_end(starting=not self._standing.generation and there_was_room)
 
     def _report_waiting(self, room: int | None) -> None:
-        """Say so when there have been too few bodies, and no room for more, for a while."""
-        now = self._clock()
-        here = sum(not known.leaving for known in self._bodies.here())
-        if here >= self._workers.min or (self._is_training() and not self._standing.broken):
-            self._whole_at, self._waiting_reported = now, False
-        elif room is not None and self._waits_long():
-            fits, needs = here + room, self._workers.min
-            self._waiting_reported = fits < needs
-            if fits < needs:
-                per_worker = dict(self._cluster.per_worker())
-                self._record(Waiting(workers=0, fits=fits, needs_workers=needs, per_worker=per_worker))
+        training = self._is_training() and not self._standing.broken
+        waits_long = self._waits_long()
+        waiting = self._patience.report(self._bodies.staying(), room if waits_long else None, training=training)
+        if waiting is not None:
+            self._record(waiting)

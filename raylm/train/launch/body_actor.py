@@ -13,6 +13,9 @@ class BodyActor:
     def __init__(self, birth: Birth, hub: Any) -> None:
         self._birth, self._hub = birth, hub
 
+    def placed(self) -> None:
+        """The process is there."""
+
     def live(self) -> None:
         """Train until the hub lets the body go."""
         import ray

@@ -30,6 +30,7 @@ class RayCluster:
         self._job, self._hub, self._share, self._per_worker = job, hub, share, dict(per_worker)
         self._actors: dict[int, Any] = {}
         self._lives: dict[Any, int] = {}
+        self._placing: dict[Any, int] = {}
         self._claimed: tuple[tuple[str, ...], bool] | None = None
         self._draining: dict[str, float | None] = {}
         self._looked_at = float("-inf")
@@ -54,16 +55,16 @@ class RayCluster:
             runtime_env={"env_vars": environment},
         ).remote(birth, self._hub)
         self._actors[body] = actor
+        self._placing[actor.placed.remote()] = body  # answered first: an actor takes one call after the other
         self._lives[actor.live.remote()] = body
 
     def ended(self) -> Sequence[tuple[int, str, bool]]:
         """Bodies that ended since the last call: why, and whether by an error of the program's own."""
-        import ray
+        return [found for life in _settled(self._lives) if (found := self._end_of(life)) is not None]
 
-        if not self._lives:
-            return []
-        done, _ = ray.wait(list(self._lives), num_returns=len(self._lives), timeout=0, fetch_local=False)
-        return [found for life in done if (found := self._end_of(life)) is not None]
+    def placed(self) -> Sequence[int]:
+        """Bodies that have found a place since the last call; they say hello later."""
+        return [self._placing.pop(call) for call in _settled(self._placing)]
 
     def end(self, body: int) -> None:
         """End a body, or no longer ask for it."""
@@ -113,3 +114,13 @@ class RayCluster:
         except ray.exceptions.RayError as error:
             return body, first_line(error), False
         return body, "it ended", False
+
+
+def _settled(calls: Mapping[Any, int]) -> list[Any]:
+    """Those calls of bodies that were answered or failed."""
+    import ray
+
+    if not calls:
+        return []
+    done, _ = ray.wait(list(calls), num_returns=len(calls), timeout=0, fetch_local=False)
+    return list(done)

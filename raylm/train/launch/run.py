@@ -17,6 +17,7 @@ from raylm.run.folder import RunFolder
 from raylm.run.lease import Lease
 from raylm.runtime.connect import LocalRay, cluster_lost_in_words, connected
 from raylm.runtime.shares import Claim, ClusterShare
+from raylm.threads import error_of
 from raylm.train.coordination import Control, actor_client
 from raylm.train.launch.actor import HubActor
 from raylm.train.launch.followers import Followers
@@ -187,13 +188,12 @@ class Run:
         threading.Thread(target=self._main, args=(share, held), name=f"raylm-run-{self._job.name}", daemon=True).start()
 
     def _main(self, share: ClusterShare, held: contextlib.ExitStack) -> None:
-        try:
+        def trained() -> None:
             with cluster_lost_in_words(f"start the cluster again where it is down; {RESUMES}"), held:
                 self._result = self._trained(share)
-        except BaseException as error:
-            self._error = error  # a thread's edge: `result` raises it where somebody waits
-        finally:
-            self._followers.end()
+
+        self._error = error_of(trained)  # `result` raises it where somebody waits
+        self._followers.end()
 
     def _trained(self, share: ClusterShare) -> TrainResult:
         import ray
