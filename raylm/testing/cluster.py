@@ -41,13 +41,12 @@ class Cluster:
         if what == "add":
             self._start(self._adding, self._add)
             return
-        name = [node.name for node in self._cluster.alive() if node.name not in self._gone][-1]
-        if what in ("kill_worker", "pause"):
-            for process in self._cluster.processes(name):
-                with suppress(psutil.NoSuchProcess):
-                    if "BodyActor" in " ".join(process.cmdline()):
-                        self._hit(process, what)
+        names = [node.name for node in self._cluster.alive() if node.name not in self._gone]
+        if what in ("kill_worker", "kill_two", "pause"):
+            for name in names[-2 if what == "kill_two" else -1 :]:
+                self._hit_workers(name, what)
             return
+        name = names[-1]
         self._gone.add(name)
         if what == "kill":
             self._cluster.kill(name)
@@ -57,6 +56,12 @@ class Cluster:
             self._start(self._draining, lambda: self._drain(name, drain_seconds))
         else:
             raise ValueError(f"there is no action {what!r}")
+
+    def _hit_workers(self, node: str, what: str) -> None:
+        for process in self._cluster.processes(node):
+            with suppress(psutil.NoSuchProcess):
+                if "BodyActor" in " ".join(process.cmdline()):
+                    self._hit(process, what)
 
     def _hit(self, process: psutil.Process, what: str) -> None:
         if what == "pause":

@@ -24,6 +24,9 @@ from raylm.testing.datasets import write_job
 
 # Orphans are given this long to end by themselves.
 ORPHAN_SECONDS = 15.0
+OUTAGE_SECONDS = 3.0
+# What a run starts on a cluster, as Ray names the processes.
+PROCESSES = ("HubActor", "BodyActor", "RayTrain")
 DRIVER = [sys.executable, "-m", "raylm.cli.main"]
 
 
@@ -31,8 +34,9 @@ DRIVER = [sys.executable, "-m", "raylm.cli.main"]
 class Action:
     """What happens once `step` is finished.
 
-    kill, freeze, drain: the newest node. kill_worker, pause (for PAUSE_SECONDS): the worker on it. add: a node. driver,
-    hub: killed, and the command given again.
+    kill, freeze, drain: the newest node. kill_worker, pause (for PAUSE_SECONDS): the worker on it. kill_two: those of
+    the two newest nodes at once. add: a node. storage: no checkpoint can be written for OUTAGE_SECONDS. driver, hub:
+    killed, and the command given again.
     """
 
     step: int
@@ -156,22 +160,30 @@ def run_elastic(
     log = job.with_suffix(".log")
     driver = Driver(job, cluster.address, log)
     driver.start()
+    outage = Outage(run / "checkpoints")
     waiting, acts = list(actions), []
     try:
         while driver.process.poll() is None:
             time.sleep(0.05)
             cluster.reclaim()
+            outage.end_if_due()
             if time.monotonic() - began > timeout_seconds:
                 raise TimeoutError(f"no end after {timeout_seconds} s; log:\n{log.read_text()[-4000:]}")
             step, size = _last(run)
             if waiting and step >= waiting[0].step and waiting[0].workers in (None, size):
                 action = waiting.pop(0)
                 acts.append({"what": action.what, "step": step, "at": time.time()})
-                _act(action.what, cluster, driver, drain_seconds)
+                if action.what == "storage":
+                    outage.begin()
+                else:
+                    if action.what in ("driver", "hub"):
+                        outage.end()  # a start needs storage
+                    _act(action.what, cluster, driver, drain_seconds)
         _no_orphans(cluster)
     finally:
         driver.process.kill()
         cluster.close()
+        outage.end()
     outcome = read_outcome(run, time.monotonic() - began, log.read_text(), acts)
     if driver.process.returncode:
         raise RuntimeError(f"raylm train gave {driver.process.returncode}: {log.read_text()[-6000:]}")
@@ -193,13 +205,40 @@ def _act(what: str, cluster: Cluster, driver: Driver, drain_seconds: float) -> N
         cluster.act(what, drain_seconds)
 
 
+class Outage:
+    """A folder that cannot be written for a while: a file stands in its place."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._away = folder, folder.with_name(f"{folder.name}-away")
+        self._until: float | None = None
+
+    def begin(self) -> None:
+        """From now on, for OUTAGE_SECONDS."""
+        if self._until is None and self._folder.is_dir():
+            self._folder.rename(self._away)
+            self._folder.touch()
+            self._until = time.monotonic() + OUTAGE_SECONDS
+
+    def end_if_due(self) -> None:
+        """Put the folder back when its time is up."""
+        if self._until is not None and time.monotonic() > self._until:
+            self.end()
+
+    def end(self) -> None:
+        """Put the folder back."""
+        if self._until is not None:
+            self._folder.unlink()
+            self._away.rename(self._folder)
+            self._until = None
+
+
 def _no_orphans(cluster: Cluster) -> None:
-    """RuntimeError when a worker outlives its run, once what was frozen is awake."""
+    """RuntimeError when a process of the run outlives its run, once what was frozen is awake."""
     cluster.thaw()
     until = time.monotonic() + ORPHAN_SECONDS
-    while left := cluster.processes("BodyActor"):
+    while left := [process for name in PROCESSES for process in cluster.processes(name)]:
         if time.monotonic() > until:
-            raise RuntimeError(f"{len(left)} workers outlived the run: {left}")
+            raise RuntimeError(f"{len(left)} processes outlived the run: {left}")
         time.sleep(0.1)
 
 
