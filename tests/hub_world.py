@@ -40,14 +40,17 @@ class Clock:
 
 
 class FakeBody:
-    """A body that does what it is told, at once. deaf: it does not end when it is let go, nor leave when cut."""
+    """A body that does what it is told, at once. deaf: it does not end when it is let go, nor leave when cut.
+
+    busy: it is within a long step, which only a cut ends.
+    """
 
     def __init__(self, number: int, node: str, address: str, token: str, cluster: FakeCluster) -> None:
         self.number, self.node, self._cluster = number, node, cluster
         self.place: dict[str, Any] = {}
         self.step: int | None = None  # of the state that it holds
         self.heard: list[dict[str, Any]] = []
-        self.deaf = self.ended = False
+        self.deaf = self.busy = self.ended = False
         self.link = Link(address, token, number, self._heard, lambda why: None, beat_seconds=cluster.beat, node=node)
         if not cluster.starting:
             self.enlist("new")
@@ -67,7 +70,7 @@ class FakeBody:
             held = [held_line(Held(self.generation, self.step, size, frozenset({rank, (rank - 1) % size})))]
         left = self.generation if left is None else left
         line = {"kind": "enlist", "address": f"{self.node}:1", "held": held, "left": left, "how": how}
-        self.link.send({**line, "message": message})
+        self.link.send({**line, "message": message, "step": self.step or 0})
 
     def die(self) -> None:
         """Its process ends: nobody knows but by its connection."""
@@ -81,7 +84,7 @@ class FakeBody:
                 resume = message["resume"]
                 self.step = None if resume is None else held_of(resume).step
                 self.place = message
-            case "wish" if message["reason"] == Reason.REGROUP:
+            case "wish" if message["reason"] == Reason.REGROUP and not self.busy:
                 self.enlist("regroup")
             case "cut" if message["generation"] == self.generation and not self.deaf:
                 self.enlist("broken")

@@ -15,7 +15,7 @@ from raylm.run.events import CheckpointCommitted, PreemptionNotice, ShrinkReques
 from raylm.run.log import RunLog
 from raylm.runtime.shares import Share
 from raylm.train import hub
-from raylm.train.bodies import LEAVE_SECONDS, PLACING_SECONDS
+from raylm.train.bodies import FIRST_PAUSE_SECONDS, LEAVE_SECONDS, PLACING_SECONDS
 from raylm.train.coordination import Reason
 from raylm.train.hub import LEAVE_MARGIN_SECONDS
 from raylm.train.patience import WAITING_SECONDS
@@ -120,6 +120,9 @@ def test_bodies_that_fail_before_they_are_placed_are_counted(make: Make) -> None
     for number in (1, 2, 3):
         until(lambda: len(world.cluster.bodies) >= number)  # noqa: B023
         world.cluster.ends.append((number, "ImportError: no module", True))
+        world.turns()
+        assert len(world.cluster.bodies) == number, "the next one is asked for later"
+        world.pass_time(FIRST_PAUSE_SECONDS * 2 ** (number - 1) + 0.01)
     assert "3 times in a row at step 0: ImportError: no module" in str(until(lambda: world.hub.status().error))
 
 
@@ -156,6 +159,36 @@ def test_a_noticed_body_is_replaced_at_once_and_leaves_by_its_margin(make: Make)
     assert group[1].said("leave")[0]["orderly"]
     assert len(world.events(PreemptionNotice)) == 1
     assert world.events(WorkerLost) == []
+
+
+def test_a_step_that_would_outlast_the_notice_is_left_half_done(make: Make) -> None:
+    world = make("a b", (1, 2))
+    group = world.group(2)
+    world.train(group, seconds=60.0)
+    for body in group:
+        body.busy = True
+    world.pass_time(10.0)
+    world.cluster.noticed["b"] = 49.0  # the step would be finished after 50
+    after = world.group(1)
+    assert nodes(after) == ["a"]
+    assert [body.said("wish") != [] for body in group] == [True, True], "asked in good order first"
+    assert after[0].place["resume"][1] == 1
+    assert world.events(WorkerLost) == []
+
+
+def test_a_step_that_is_finished_before_the_deadline_is_finished(make: Make) -> None:
+    world = make("a b", (1, 2))
+    group = world.group(2)
+    world.train(group, seconds=60.0)
+    for body in group:
+        body.busy = True
+    world.pass_time(10.0)
+    world.cluster.noticed["b"] = 52.0
+    until(lambda: all(body.said("wish") for body in group))
+    world.turns()
+    assert [body.said("cut") for body in group] == [[], []]
+    world.pass_time(53.0)  # it takes longer than it did before
+    assert nodes(world.group(1)) == ["a"]
 
 
 def test_one_regroup_serves_staggered_notices_and_joins(make: Make) -> None:

@@ -12,6 +12,8 @@ from raylm.train.rounds import Rounds
 
 PLACING_SECONDS = 15.0  # from the request for a body to its hello, when there is room for it
 LEAVE_SECONDS = 10.0  # bodies that were let go are ended after that
+# Where bodies end before they have enlisted, the next one is asked for later and later.
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 30.0
 
 
 class Cluster(Protocol):
@@ -42,11 +44,26 @@ class Cluster(Protocol):
         """What each body reserves."""
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What the cluster shows. room: bodies that would come into being at once, None where that does not matter."""
+
+    ended: Sequence[tuple[int, str, bool]]
+    placed: Sequence[int]
+    draining: Mapping[str, float | None]
+    room: int | None
+
+
+def look(cluster: Cluster, *, for_room: bool) -> Seen:
+    """Look at the cluster once."""
+    return Seen(cluster.ended(), cluster.placed(), cluster.draining(), cluster.room() if for_room else None)
+
+
 @dataclass
 class Known:
     """What the hub knows of a body besides its part in rounds. asked: it has not said hello yet.
 
-    placed: it has a place, where its process starts. ready: it has enlisted for a round.
+    placed: it has a place, where its process starts. ready: it has enlisted for a round. leave_at: when it is to leave.
     """
 
     asked_at: float
@@ -55,6 +72,7 @@ class Known:
     ready: bool = False
     node: str = ""
     leave_at: float | None = None
+    gone_at: float | None = None  # when its node will be reclaimed
     due: bool = False  # it is to leave now
     let_go: bool = False
     end_by: float | None = None
@@ -76,6 +94,8 @@ class Bodies:
         self.known: dict[int, Known] = {}
         self._cluster, self._rounds, self._clock = cluster, rounds, clock
         self._last = 0
+        self._stillborn = 0  # in a row
+        self._ask_after = float("-inf")
         self._switchboard: Switchboard | None = None
         self._token = ""
 
@@ -87,7 +107,7 @@ class Bodies:
         """Have so many stay; what does not fit comes into being when it does."""
         assert self._switchboard is not None
         staying = [body for body, known in self.known.items() if not known.let_go and not known.leaving]
-        for _ in range(wanted - len(staying)):
+        for _ in range(wanted - len(staying) if self._clock() >= self._ask_after else 0):
             self._last += 1
             self.known[self._last] = Known(asked_at=self._clock())
             self._cluster.ask(self._last, self._switchboard.address, self._token)
@@ -112,6 +132,10 @@ class Bodies:
         """Those that have come into being and were not let go."""
         return [known for known in self.known.values() if not known.asked and not known.let_go]
 
+    def overrun(self, boundary: float) -> bool:
+        """Whether the time of one that is to leave is up before then."""
+        return any(known.due and known.gone_at is not None and known.gone_at < boundary for known in self.here())
+
     def among(self, members: Iterable[int]) -> list[Known]:
         """Those of a generation's members that have not ended."""
         return [self.known[body] for body in members if body in self.known]
@@ -126,6 +150,7 @@ class Bodies:
             if known.node in draining and not known.leaving:
                 left = noticed[body] = draining[known.node]
                 known.leave_at = now if left is None else max(now, now + left - margin)
+                known.gone_at = None if left is None else now + left
         return noticed
 
     def let_leave(self, until: float) -> None:
@@ -163,6 +188,18 @@ class Bodies:
         for body, known in list(self.known.items()):
             if known.end_by is not None and self._clock() > known.end_by:
                 self.forget(body)
+
+    def enlisted(self, body: int) -> None:
+        """It is ready for a round."""
+        self.known[body].ready, self._stillborn = True, 0
+
+    def ended(self, body: int) -> Known | None:
+        """A body ended by itself: what was known of it."""
+        known = self.forget(body)
+        if known is not None and not known.ready and not known.let_go:
+            pause = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2**self._stillborn)
+            self._stillborn, self._ask_after = self._stillborn + 1, self._clock() + pause
+        return known
 
     def forget(self, body: int) -> Known | None:
         """A body is no more, or must be: what was known of it."""

@@ -80,25 +80,23 @@ class Body:
         from raylm.train.group import serve_store
 
         store, address = serve_store(self._host)  # for as long as this process lives
-        link.send({"kind": "enlist", "address": address, "held": [], "left": 0, "how": "new", "message": ""})
+        self._enlist(context, address, left=0, how="new")
         while (place := self._placed()) is not None:
             member = member_of(place)
             how, message = self._spend(context, Tenure(member, cut=member.generation <= self._cut))
             if how == "over":
                 break
-            link.send(
-                {
-                    "kind": "enlist",
-                    "address": address,
-                    "held": [held_line(one) for one in held_by(context)],
-                    "left": member.generation,
-                    "how": how,
-                    "message": message,
-                }
-            )
+            self._enlist(context, address, left=member.generation, how=how, message=message)
         _settle_save(context)
         link.close()
         del store
+
+    def _enlist(self, context: RunContext, address: str, *, left: int, how: str, message: str = "") -> None:
+        """Be ready for the next round. left: the generation that this body was in. step: the last one it finished."""
+        assert self._link is not None
+        line = {"kind": "enlist", "address": address, "left": left, "how": how, "message": message}
+        held = [held_line(one) for one in held_by(context)]
+        self._link.send({**line, "held": held, "step": context.progress.step})
 
     # -- before the first generation -----------------------------------------------------------------------------
 

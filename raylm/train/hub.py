@@ -13,7 +13,7 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -32,11 +32,12 @@ from raylm.run.folder import RunFolder
 from raylm.runtime.link import Switchboard
 from raylm.runtime.wires import Message
 from raylm.threads import error_of
-from raylm.train.bodies import Bodies, Cluster
+from raylm.train.bodies import Bodies, Cluster, Seen, look
 from raylm.train.coordination import Generation, Member, Reason, RunStatus
 from raylm.train.coordinator import Coordinator
 from raylm.train.failures import ProgramFailures
 from raylm.train.messages import held_of, place_line
+from raylm.train.pace import Pace
 from raylm.train.patience import START_SECONDS, Patience
 from raylm.train.rounds import Round, Rounds
 
@@ -45,8 +46,6 @@ log = logging.getLogger(__name__)
 TURN_SECONDS = 0.1
 WRITE_AGAIN_SECONDS = 1.0  # after the record could not be written
 LEAVE_MARGIN_SECONDS = 2.0
-# Of the time, what joins may take: after a regroup that cost a second, ten seconds pass before the next.
-JOIN_SHARE = 0.1
 
 
 @dataclass
@@ -60,16 +59,6 @@ class _Standing:
     wished_at: float | None = None
     broken: bool = False
     cut: set[int] = field(default_factory=set)  # members that were told that it is over
-
-
-@dataclass(frozen=True)
-class _Seen:
-    """What the cluster shows. room: bodies that would come into being at once, None where that does not matter."""
-
-    ended: Sequence[tuple[int, str, bool]]
-    placed: Sequence[int]
-    draining: Mapping[str, float | None]
-    room: int | None
 
 
 class Hub(Coordinator):
@@ -95,13 +84,11 @@ class Hub(Coordinator):
         self._patience = Patience(workers.min, cluster.per_worker(), clock)
         self._began_at = clock()
         self._crashed = False
-        self._join_after = 0.0
-        self._step_seconds, self._regroup_seconds, self._save_seconds = 0.0, 1.0, 0.0  # as measured last
+        self._pace = Pace(workers.join_interval_seconds, clock)
         self._failures_in_a_row = ProgramFailures()
         self._left_at: float | None = None  # when the first member of the newest generation had left it
         self._limit = workers.max
         self._notice_used = False  # every member's node is about to be reclaimed, and the state is saved
-        self._regroup_began: float | None = None
         self._closed = threading.Event()
         self._noted = threading.Event()  # something of the record is to be written
         token = secrets.token_hex(16)
@@ -141,22 +128,17 @@ class Hub(Coordinator):
             self._notice_used = reason is Reason.PREEMPTION_NOTICE and self.is_current(generation)
 
     def report_metric(self, generation: Generation, metrics: StepMetrics) -> None:
-        """Record a finished step of the newest generation; the first one ends the regroup that it came of."""
+        """Record a finished step of the newest generation."""
         with self._lock:
             super().report_metric(generation, metrics)
-            if not self.is_current(generation):
-                return
-            self._step_seconds = metrics.step_seconds
-            if self._regroup_began is not None:
-                now, pause = self._clock(), self._workers.join_interval_seconds
-                self._regroup_seconds, self._regroup_began = now - self._regroup_began, None
-                self._join_after = now + (self._regroup_seconds / JOIN_SHARE if pause is None else pause)
+            if self.is_current(generation):
+                self._pace.stepped(metrics.step_seconds)
 
     def report_event(self, generation: Generation, event: Event) -> None:
         """Record an event of the newest generation."""
         super().report_event(generation, event)
         if isinstance(event, CheckpointCommitted) and event.seconds is not None:
-            self._save_seconds = event.seconds
+            self._pace.saved(event.seconds)
 
     # -- turns ---------------------------------------------------------------------------------------------------
 
@@ -167,11 +149,10 @@ class Hub(Coordinator):
                 if not self._closed.is_set():
                     self._turn(seen)
 
-    def _look(self) -> _Seen:
-        room = self._cluster.room() if self._expected is None or self._waits_long() else None
-        return _Seen(self._cluster.ended(), self._cluster.placed(), self._cluster.draining(), room)
+    def _look(self) -> Seen:
+        return look(self._cluster, for_room=self._expected is None or self._waits_long())
 
-    def _turn(self, seen: _Seen) -> None:
+    def _turn(self, seen: Seen) -> None:
         for body, why, own in seen.ended:
             self._body_ended(body, why, own=own)
         self._bodies.placed(seen.placed)
@@ -250,12 +231,12 @@ class Hub(Coordinator):
         if not self._rounds.enlist(body, message["address"], held, left=message["left"]):
             self._bodies.let_go(body, orderly=False)
             return
-        self._bodies.known[body].ready = True
+        self._bodies.enlisted(body)
         standing = self._standing
         if message["left"] != standing.generation or not standing.generation:
             return
         if message["how"] == "error":
-            self._program_failed(f"error: {message['message']}", rank=standing.ranks.get(body))
+            self._program_failed(f"error: {message['message']}", message["step"], standing.ranks.get(body))
         self._left_at = self._left_at if self._left_at is not None else self._clock()
         standing.broken = standing.broken or message["how"] != "regroup"
         self.lost(failure=False)
@@ -268,13 +249,13 @@ class Hub(Coordinator):
 
     def _body_ended(self, body: int, why: str, *, own: bool) -> None:
         """A body is gone: its place is free, and its generation broken if it was a member."""
-        known = self._bodies.forget(body)
+        known = self._bodies.ended(body)
         if known is None or known.let_go or self.over:
             return
         rank = self._standing.ranks.get(body)
         self._rounds.gone(body)
         if own:
-            self._program_failed(f"error: {why}", rank=rank)
+            self._program_failed(f"error: {why}", self.last_step, rank)
         elif rank is not None:
             self._record_loss([rank], [known.node], f"lost: {why}")
         if rank is not None:
@@ -282,15 +263,15 @@ class Hub(Coordinator):
             self._left_at = self._left_at if self._left_at is not None else self._clock()
             self.lost(failure=True)
 
-    def _program_failed(self, message: str, rank: int | None) -> None:
-        """The program's own error; the same step may fail so often before it ends the run."""
-        count = self._failures_in_a_row.add(self.last_step, 0 if rank is None else self._standing.generation)
+    def _program_failed(self, message: str, step: int, rank: int | None) -> None:
+        """The program's own error after a step; the same step may fail so often before it ends the run."""
+        count = self._failures_in_a_row.add(step, 0 if rank is None else self._standing.generation)
         known = self._standing.nodes[rank] if rank is not None else ""
         self._record_loss([] if rank is None else [rank], [known] if known else [], message)
         if count > self._workers.max_failures:
             self._fail(
                 TrainingError(
-                    f"the program failed {count} times in a row at step {self.last_step}: {message[len('error: ') :]}",
+                    f"the program failed {count} times in a row at step {step}: {message[len('error: ') :]}",
                     hint="mend the cause above, or raise workers.max_failures; the same command resumes",
                 )
             )
@@ -342,8 +323,7 @@ class Hub(Coordinator):
         members = self._bodies.among(self._standing.ranks)
         if self._rounds.regroup_wanted():
             must = any(known.due for known in members) or len(self._standing.ranks) > self._limit
-            joins = self._regroup_began is None and self._clock() >= self._join_after
-            if must or self._standing.wish is Reason.REGROUP or joins:
+            if must or self._standing.wish is Reason.REGROUP or self._pace.may_join():
                 self._bodies.let_leave(float("inf"))  # whoever is to leave soon: one regroup for all
                 return Reason.REGROUP
         elif all(known.due for known in members):
@@ -361,8 +341,7 @@ class Hub(Coordinator):
         ranks = {body: place.rank for body, place in found.places.items()}
         nodes = next(iter(found.places.values())).nodes
         self._standing = _Standing(generation, ranks, nodes)
-        if before.wished_at is not None:
-            self._regroup_began = before.wished_at
+        self._pace.generation_began(before.wished_at)
         for body, place in found.places.items():
             told, evaluated, committed = self.last_step, self.evaluated, self.committed
             member = Member(**vars(place), told=told, evaluated=evaluated, committed=committed, serve=False)
@@ -374,14 +353,26 @@ class Hub(Coordinator):
 
     def _heed_notices(self, draining: Mapping[str, float | None]) -> None:
         """Bodies on nodes about to be reclaimed are replaced at once, and leave at the last step that surely fits."""
-        # What it takes from being asked to leave until the others go on, with as much again to spare.
-        needed = 2 * (self._step_seconds + self._regroup_seconds + self._save_seconds)
-        noticed = self._bodies.notice(draining, LEAVE_MARGIN_SECONDS + needed)
+        noticed = self._bodies.notice(draining, LEAVE_MARGIN_SECONDS + self._pace.leave_seconds())
         ranks = sorted(self._standing.ranks[body] for body in noticed if body in self._standing.ranks)
         if ranks:
             told = [left for left in noticed.values() if left is not None]
             self._record(PreemptionNotice(ranks=ranks, grace_seconds=round(min(told), 1) if told else None))
         self._bodies.let_leave(self._clock())
+        self._leave_at_once()
+
+    def _leave_at_once(self) -> None:
+        """End the generation within its step, where a leaving member is gone before that step would be finished.
+
+        What was accumulated is thrown away, and the others train the step. Waiting for the end of the node would cost
+        them that time as well.
+        """
+        standing, boundary = self._standing, self._pace.boundary()
+        if standing.broken or standing.wish is not Reason.REGROUP or boundary is None:
+            return
+        if self._bodies.overrun(boundary):
+            standing.broken, standing.cut = True, set(standing.ranks)
+            self._bodies.send(standing.ranks, {"kind": "cut", "generation": standing.generation})
 
     def _waits_long(self) -> bool:
         there_was_room = (self._expected or 0) >= self._workers.min
