@@ -51,7 +51,17 @@ class FakeBody:
         self.step: int | None = None  # of the state that it holds
         self.heard: list[dict[str, Any]] = []
         self.deaf = self.busy = self.ended = False
-        self.link = Link(address, token, number, self._heard, lambda why: None, beat_seconds=cluster.beat, node=node)
+        self.link = Link(
+            address,
+            token,
+            number,
+            self._heard,
+            lambda why: None,
+            beat_seconds=cluster.beat,
+            node=node,
+            name=node,
+            clock=cluster.clock(),
+        )
         if not cluster.starting:
             self.enlist("new")
 
@@ -106,6 +116,7 @@ class FakeCluster:
         self.may: Share | None = Share(100)
         self.starting = False  # bodies come into being, and do not enlist
         self.beat = 0.1
+        self.clock: Callable[[], float] = time.time  # of the nodes
         self.before_room: Callable[[], object] = lambda: None
 
     def add(self, *nodes: str) -> None:

@@ -182,14 +182,17 @@ def elastic(data: Path, folder: Path, actions: list[Action], *, slots: int = 2, 
     return run_elastic(write_job(folder, settings), actions, slots=slots)
 
 
-def one_group_after_another(rank: int, size: int, address: str, job_file: str, sizes: list[int]) -> list[int]:
+def one_group_after_another(
+    rank: int, size: int, address: str, job_file: str, sizes: list[int], memory: bool = True
+) -> list[int]:
     """A living process in groups of these sizes, where it has a rank there; returns the step at which each ended.
 
-    Each group begins with the state that the one before left in memory.
+    Each group begins with the state that the one before left in memory, or in storage where there is too little memory.
     """
     import time
 
     from raylm.config.load import load_job
+    from raylm.train import host_memory
     from raylm.train.context import GroupEnded, Tenure
     from raylm.train.coordination import Coordination, Generation, Member, Reason, SilentCoordination
     from raylm.train.coordinator import Coordinator
@@ -198,6 +201,8 @@ def one_group_after_another(rank: int, size: int, address: str, job_file: str, s
     from raylm.train.sources import publish
     from raylm.train.worker import Phases, open_run, prepare_process, train_in_group
 
+    if not memory:
+        host_memory.available_bytes = lambda: 1000  # type: ignore[assignment]
     job = load_job(job_file)
     run = RunFolder.of(job)
     tenure: Tenure
@@ -244,7 +249,7 @@ def one_group_after_another(rank: int, size: int, address: str, job_file: str, s
             ended_at.append(context.progress.step)
         # Told two steps after the start, a group ends at the third: the wish is read at the next boundary.
         step = 3 * number
-        resume = Held(number, step, members, frozenset(range(members)))
+        resume = Held(number, step, members, frozenset(range(members))) if memory else None
     if coordinator is not None:
         coordinator.close()
     return ended_at
@@ -263,6 +268,19 @@ def test_a_process_may_be_a_member_of_one_group_after_another(
     assert [event["steps_lost"] for event in outcome.of("resumed")] == [0, 0]
     assert (len(first), len(second)) == (3, 2)
     assert first[-1] == second[-1] == LONG["steps"]
+
+
+def test_with_too_little_memory_for_copies_a_regroup_goes_over_storage(
+    ranks: Ranks, data: Path, long_reference: Outcome, tmp_path: Path
+) -> None:
+    settings = job_settings(tmp_path / "runs", data, **{"name": "run", **LONG, "checkpoint__every_steps": 1000})
+    ranks.run_bare(one_group_after_another, 2, str(write_job(tmp_path, settings)), [2, 1, 2], False, seconds=240)
+    outcome = read_outcome(tmp_path / "runs" / "run")
+    assert_same_losses_and_sequences(outcome, long_reference)
+    assert [event["steps_lost"] for event in outcome.of("resumed")] == [0, 0]
+    assert all(event["checkpoint"] for event in outcome.of("resumed"))
+    assert "copies of the state need" in outcome.of("warned")[0]["message"]
+    ranks.close()  # they were told that memory is little
 
 
 def test_nodes_and_drivers_come_and_go_and_the_run_is_the_same(

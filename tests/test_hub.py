@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,15 @@ import pytest
 from hub_world import World, nodes, until, wishes
 
 from raylm.errors import DataError
-from raylm.run.events import CheckpointCommitted, PreemptionNotice, ShrinkRequested, StopRequested, Waiting, WorkerLost
+from raylm.run.events import (
+    CheckpointCommitted,
+    PreemptionNotice,
+    ShrinkRequested,
+    StopRequested,
+    Waiting,
+    Warned,
+    WorkerLost,
+)
 from raylm.run.log import RunLog
 from raylm.runtime.shares import Share
 from raylm.train import hub
@@ -355,6 +364,17 @@ def test_a_mistake_of_the_hubs_own_ends_the_run_in_words(
     assert "the hub of the run failed: KeyError: 'held'" in str(until(lambda: world.hub.status().error))
     until(lambda: all(body.ended for body in group))
     assert world.hub.status().ended
+
+
+def test_a_clock_that_differs_and_a_single_node_are_told_once(make: Make) -> None:
+    world = make("", (2, 2))
+    world.cluster.clock = lambda: time.time() + 60
+    world.cluster.add("a", "a")
+    world.group(2)
+    until(lambda: len(world.events(Warned)) == 2)
+    clock, node = (event.message for event in world.events(Warned))
+    assert "the clock of a is 60 s ahead of the driver's" in clock
+    assert "all 2 workers are on one node, a:" in node
 
 
 # --- what is late, lacking or slow ---------------------------------------------------------------------------------

@@ -41,6 +41,12 @@ class WorkerSettings(Settings):
     silence_seconds: float = Field(
         6.0, gt=0, description="A worker that the hub has not heard for so many seconds counts as lost."
     )
+    stall_seconds: float | None = Field(
+        300.0,
+        gt=0,
+        description="A worker that has not finished a step for so many seconds writes down what it is doing, in the "
+        "run folder's stacks/; null for never.",
+    )
     collective_timeout_seconds: float = Field(
         120.0,
         gt=0,

@@ -222,6 +222,7 @@ class WorkerLost(Event):
     def describe(self) -> str:
         """The event in words."""
         who = f"rank {', '.join(map(str, self.ranks))}" if self.ranks else "a worker"
+        who += f" on {', '.join(self.nodes)}" if self.nodes else ""
         last = "none" if self.last_committed is None else self.last_committed
         return f"lost {who} at step {self.step}; last checkpoint: step {last}"
 
@@ -342,6 +343,38 @@ class Waiting(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Stalled(Event):
+    """A rank has not finished its step for so many seconds; stacks: the file with what its threads were doing."""
+
+    kind = "stalled"
+
+    rank: int = 0
+    node: str = ""
+    seconds: float = 0.0
+    stacks: str = ""
+
+    def describe(self) -> str:
+        """The event in words."""
+        return (
+            f"rank {self.rank} on {self.node} has been at step {self.step + 1} for {duration(self.seconds)}; "
+            f"what it is doing stands in {self.stacks}"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Warned(Event):
+    """Something that does not end the run, and that somebody should know: the message says what, and what to do."""
+
+    kind = "warned"
+
+    message: str = ""
+
+    def describe(self) -> str:
+        """The event in words."""
+        return f"warning at step {self.step}: {self.message}"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Failed(Event):
     """The run ended with an error that nothing but a person can mend."""
 
@@ -383,6 +416,8 @@ EVENTS: dict[str, type[Event]] = {
         Evaluated,
         BadLoss,
         Waiting,
+        Stalled,
+        Warned,
         Failed,
         Finished,
     )

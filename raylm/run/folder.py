@@ -10,6 +10,7 @@ tensorboard/      the metrics again, for TensorBoard
 tokenizer/        of the data
 plugins/          the files that `plugins` names, as the run was last started with them
 data/             prepared shards, unless `prepare.output` or `data.path` names another folder
+stacks/           what stalled workers were doing
 driver.json       the lease: which process trains the run
 report.html       what `raylm report` wrote
 """
@@ -109,6 +110,10 @@ class RunFolder:
     def lease(self) -> StoragePath:
         """The file that says which process trains the run."""
         return self.path / "driver.json"
+
+    def stacks(self, generation: int, rank: int, step: int) -> StoragePath:
+        """What the threads of a rank were doing when it stalled after a step."""
+        return self.path / "stacks" / f"generation-{generation}-rank-{rank}-step-{step}.txt"
 
     @property
     def report(self) -> StoragePath:

@@ -71,6 +71,7 @@ class Known:
     placed: bool = False
     ready: bool = False
     node: str = ""
+    name: str = ""  # of its machine, for people
     leave_at: float | None = None
     gone_at: float | None = None  # when its node will be reclaimed
     due: bool = False  # it is to leave now

@@ -24,6 +24,7 @@ from raylm.train.coordination import Coordination, Reason
 from raylm.train.host_memory import held_by, keep_snapshots
 from raylm.train.messages import Birth, held_line, member_of
 from raylm.train.saving import give_up_save
+from raylm.train.stalls import StallWatch
 from raylm.train.worker import Phases, open_run, prepare_process, train_in_group
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ STUCK_SECONDS = 0.3
 # A thread that computes comes to the end of what it computes, and ends there.
 BUSY_SECONDS = 20.0
 LEAVE_SECONDS = 10.0
+LOOK_SECONDS = 1.0  # from one look at the generation's progress to the next
 
 
 class Cut(Exception):
@@ -50,6 +52,7 @@ class Body:
 
     def __init__(self, birth: Birth, node: str, host: str, coordination: Coordination) -> None:
         self._node, self._host = node, host
+        self._name = f"{host} ({node[:8]})"  # of its machine, for people
         self._birth, self._job, self._coordination = birth, birth.job, coordination
         self._news = threading.Condition()
         self._orders: list[Message] = []
@@ -70,6 +73,8 @@ class Body:
             self._orphaned,
             patience_seconds=3 * birth.patience_seconds,
             node=self._node,
+            name=self._name,
+            clock=time.time(),
             pid=os.getpid(),
         )
         try:
@@ -134,7 +139,7 @@ class Body:
             daemon=True,
         )
         thread.start()
-        self._await_end(tenure, future, thread)
+        self._await_end(context, tenure, future, thread)
         how, message = self._ended(tenure, future)
         keep_snapshots(context, tenure.keeper)
         if how in ("broken", "error"):
@@ -143,10 +148,12 @@ class Body:
             self._tenure = None
         return how, message
 
-    def _await_end(self, tenure: Tenure, future: Future[None], thread: threading.Thread) -> None:
+    def _await_end(self, context: RunContext, tenure: Tenure, future: Future[None], thread: threading.Thread) -> None:
         """Wait for the generation's thread; one that is stuck after a cut is left behind."""
+        stalls = StallWatch(context, tenure, self._name)
+        while not self._over(tenure, future, LOOK_SECONDS):
+            stalls.look()
         with self._news:
-            self._news.wait_for(lambda: future.done() or tenure.cut or self._leave is not None)
             if not tenure.cut and not future.done():  # let go: whoever finishes in good order comes back by itself
                 orderly = self._leave is not None and self._leave.get("orderly")
                 self._news.wait_for(lambda: future.done() or tenure.cut, LEAVE_SECONDS if orderly else 0)
@@ -158,6 +165,11 @@ class Body:
 
         if abandon_group():  # also where the end of the thread was cut short
             forget_group()
+
+    def _over(self, tenure: Tenure, future: Future[None], seconds: float) -> bool:
+        """Wait so long for the generation's end, in whichever way."""
+        with self._news:
+            return self._news.wait_for(lambda: future.done() or tenure.cut or self._leave is not None, seconds)
 
     def _ended(self, tenure: Tenure, future: Future[None]) -> tuple[str, str]:
         from raylm.train.group import GroupBroken

@@ -79,6 +79,7 @@ class RunContext:
     parent: Parent | None = None  # what the run was branched from
     save_failure: str = ""  # why the last save that failed did
     pending: SaveUnderWay | None = None
+    goes_without: bool = False  # host memory is too little for copies, and that was told
     snapshots: list[Snapshot] = field(default_factory=list)
     lines: deque[StepLine] = field(default_factory=lambda: deque(maxlen=LINES))
 

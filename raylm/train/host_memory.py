@@ -6,14 +6,21 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from raylm.checkpoint.copies import Keeper, Snapshot
-from raylm.checkpoint.copy_schedule import neighbour_shift
+from raylm.checkpoint.copies import Keeper, Pairs, Snapshot
+from raylm.checkpoint.copy_schedule import SLOTS, neighbour_shift
+from raylm.checkpoint.room import available_bytes, lacking
 from raylm.records import Progress
+from raylm.run.events import Warned
 from raylm.train.branching import fill_engine
 from raylm.train.context import ActiveGroup, RunContext
 from raylm.train.rounds import Held
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from torch import Tensor
+
+    from raylm.checkpoint.chunks import Chunk
     from raylm.checkpoint.state import Parent
 
 
@@ -38,6 +45,9 @@ def keep_copies(context: RunContext, active: ActiveGroup) -> None:
     member, schedule = active.member, context.copy_schedule
     shift = neighbour_shift(member.nodes or ("",) * member.size)
     pairs = zero_state.state_to_save(active.engine.raw)
+    if (lacks := _lacks(context, active, pairs)) is not None:
+        _go_without(context, active, lacks)
+        return
     with active.group.watched():
         active.tenure.keeper = Keeper.build(active.group, member.generation, pairs, shift)
     # What rank 0 measured counts for all, newcomers too: they must decide alike.
@@ -46,6 +56,32 @@ def keep_copies(context: RunContext, active: ActiveGroup) -> None:
     context.copy_schedule = replace(schedule, copy_seconds=copying or None, step_seconds=stepping)
     copy_now(context, active)
     context.snapshots = []  # of the generation before: this one has its own by now
+
+
+def _lacks(context: RunContext, active: ActiveGroup, pairs: Pairs) -> str | None:
+    """Why some node of the group has too little host memory for the copies; None when all have enough. Collective."""
+    member = active.member
+    moving = _bytes(pair for pair in pairs if pair[0].kind != "frozen")
+    first = min(member.size, 2) * _bytes(pairs)  # the second slot is allocated once what is held by now is let go
+    held = sum(_bytes(one.pairs) for one in context.snapshots)
+    here = max(1, member.nodes.count(member.nodes[member.rank]) if member.nodes else 1)
+    available = available_bytes()
+    lack = lacking(first, available, workers=here)
+    lack = lack or lacking(first + (SLOTS - 1) * min(member.size, 2) * moving, available + here * held, workers=here)
+    return next((one for one in active.group.all_gather_objects(lack) if one is not None), None)
+
+
+def _bytes(pairs: Iterable[tuple[Chunk, Tensor]]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for _, tensor in pairs)
+
+
+def _go_without(context: RunContext, active: ActiveGroup, why: str) -> None:
+    """Train without copies: a planned regroup goes over storage, and a loss back to the last checkpoint."""
+    context.snapshots = []
+    if active.first and not context.goes_without:
+        message = f"{why}; none are kept: a lost worker costs the steps since the last checkpoint"
+        context.coordination.report_event(active.member.generation, Warned(step=context.progress.step, message=message))
+    context.goes_without = True
 
 
 def copy_if_due(context: RunContext, active: ActiveGroup) -> float:

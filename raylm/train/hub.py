@@ -26,12 +26,14 @@ from raylm.run.events import (
     PreemptionNotice,
     ShrinkRequested,
     StepMetrics,
+    Warned,
     WorkerLost,
 )
 from raylm.run.folder import RunFolder
 from raylm.runtime.link import Switchboard
 from raylm.runtime.wires import Message
 from raylm.threads import error_of
+from raylm.train import advice
 from raylm.train.bodies import Bodies, Cluster, Seen, look
 from raylm.train.coordination import Generation, Member, Reason, RunStatus
 from raylm.train.coordinator import Coordinator
@@ -55,6 +57,7 @@ class _Standing:
     generation: int = 0
     ranks: dict[int, int] = field(default_factory=dict)  # body → rank
     nodes: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()  # of each rank's machine, for people
     wish: Reason | None = None
     wished_at: float | None = None
     broken: bool = False
@@ -84,6 +87,7 @@ class Hub(Coordinator):
         self._patience = Patience(workers.min, cluster.per_worker(), clock)
         self._began_at = clock()
         self._crashed = False
+        self._warned: set[str] = set()
         self._pace = Pace(workers.join_interval_seconds, clock)
         self._failures_in_a_row = ProgramFailures()
         self._left_at: float | None = None  # when the first member of the newest generation had left it
@@ -218,13 +222,20 @@ class Hub(Coordinator):
             if known is None or known.let_go:
                 self._switchboard.send(body, {"kind": "leave", "orderly": False})
             elif message["kind"] == "hello":
-                known.asked, known.node = False, message["node"]
+                known.asked, known.node, known.name = False, message["node"], message["name"]
+                self._warn(advice.of_clock(known.name, message["clock"] - time.time()))
                 self._rounds.arrived(body, known.node)
                 self._switchboard.send(body, {"kind": "welcome", "warm": bool(self._standing.generation)})
             elif message["kind"] == "enlist":
                 self._enlisted(body, message)
             if not self.over:
                 self._gather()
+
+    def _warn(self, message: str | None) -> None:
+        """Say something once."""
+        if message is not None and message not in self._warned:
+            self._warned.add(message)
+            self._record(Warned(message=message))
 
     def _enlisted(self, body: int, message: Message) -> None:
         held = [held_of(line) for line in message["held"]]
@@ -257,7 +268,7 @@ class Hub(Coordinator):
         if own:
             self._program_failed(f"error: {why}", self.last_step, rank)
         elif rank is not None:
-            self._record_loss([rank], [known.node], f"lost: {why}")
+            self._record_loss([rank], [known.name], f"lost: {why}")
         if rank is not None:
             self._standing.broken = True
             self._left_at = self._left_at if self._left_at is not None else self._clock()
@@ -266,8 +277,8 @@ class Hub(Coordinator):
     def _program_failed(self, message: str, step: int, rank: int | None) -> None:
         """The program's own error after a step; the same step may fail so often before it ends the run."""
         count = self._failures_in_a_row.add(step, 0 if rank is None else self._standing.generation)
-        known = self._standing.nodes[rank] if rank is not None else ""
-        self._record_loss([] if rank is None else [rank], [known] if known else [], message)
+        names = [self._standing.names[rank]] if rank is not None else []
+        self._record_loss([] if rank is None else [rank], names, message)
         if count > self._workers.max_failures:
             self._fail(
                 TrainingError(
@@ -340,7 +351,9 @@ class Hub(Coordinator):
         self._left_at, self._notice_used = None, False
         ranks = {body: place.rank for body, place in found.places.items()}
         nodes = next(iter(found.places.values())).nodes
-        self._standing = _Standing(generation, ranks, nodes)
+        names = tuple(self._bodies.known[body].name for body in found.places)
+        self._standing = _Standing(generation, ranks, nodes, names)
+        self._warn(advice.of_nodes(nodes, names))
         self._pace.generation_began(before.wished_at)
         for body, place in found.places.items():
             told, evaluated, committed = self.last_step, self.evaluated, self.committed

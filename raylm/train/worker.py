@@ -340,6 +340,8 @@ def _leave(context: RunContext, active: ActiveGroup, reason: Reason) -> None:
     if reason is Reason.STALE:
         raise GroupEnded(reason)
     if reason is Reason.REGROUP:
+        if active.tenure.keeper is None:
+            save_now(context, active)
         copy_now(context, active)
         active.group.barrier()
         raise GroupEnded(reason)
