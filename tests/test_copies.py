@@ -67,6 +67,7 @@ def test_cheap_copies_are_made_after_every_step_and_dear_ones_less_often() -> No
     schedule = CopySchedule()
     assert schedule.interval == 1
     assert schedule.measured(0.02, 0.1).interval == 1, "below 25 ms any step may be copied"
+    assert schedule.measured(0.02, 0.5).interval == 2, "of longer steps, 2 % at most"
     assert schedule.measured(0.2, 10.0).interval == 1, "2 % of a step"
     assert schedule.measured(0.2, 1.0).interval == 10
     assert schedule.measured(0.2, 3.0).interval == 4

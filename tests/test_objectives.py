@@ -12,7 +12,7 @@ from test_engine import LANES, LENGTH, MICRO, build, micro_batch
 
 from raylm.config.job import Job
 from raylm.config.objective import OBJECTIVES
-from raylm.errors import ConfigError
+from raylm.errors import ConfigError, TrainingError
 from raylm.objectives import ObjectiveKind, objective_of, register_objective
 from raylm.objectives.base import on_device
 from raylm.objectives.causal import Causal, CausalSettings
@@ -139,3 +139,33 @@ def test_a_name_in_use_cannot_be_registered() -> None:
     with pytest.raises(ConfigError, match="objective 'causal' cannot be registered: raylm has a built-in"):
         register_objective(ObjectiveKind("causal", CausalSettings, lambda settings, model: Causal()))
     assert OBJECTIVES.names() == ["causal"]
+
+
+class Counting(Causal):
+    """It remembers what it has seen, as no objective may."""
+
+    def __init__(self, seen: Any) -> None:
+        super().__init__()
+        self.seen = seen
+
+    def row_weights(self, batch: MicroBatch) -> Any:
+        self.seen = self.seen + 1
+        return super().row_weights(batch)
+
+
+def counting(monkeypatch: pytest.MonkeyPatch, seen: Any) -> Job:
+    """A job whose objective is made with what it has seen."""
+    kind = ObjectiveKind("counting", CausalSettings, lambda settings, model: Counting(seen))
+    monkeypatch.setitem(OBJECTIVES._entries, "counting", kind)
+    return Job.model_validate({"objective": "counting"})
+
+
+def test_an_objective_with_room_for_state_is_refused_before_it_trains(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match="objective counting: its attribute 'seen' is a list"):
+        objective_of(counting(monkeypatch, []))
+
+
+def test_an_objective_that_changes_is_an_error_and_no_wrong_curve(monkeypatch: pytest.MonkeyPatch) -> None:
+    objective = objective_of(counting(monkeypatch, 0))
+    with pytest.raises(TrainingError, match="the objective Counting sets its attribute 'seen' while it trains"):
+        objective.row_weights(masked(0, 0, "mask"))

@@ -12,7 +12,8 @@ from math import ceil
 
 # Of the time of the steps between two copies, what copying may take.
 COPY_SHARE = 0.02
-# A copy that costs no more than this is made after every step: losing a step costs more than it saves.
+# Where steps are shorter than this, a copy that costs no more than CHEAP_SECONDS is made after every one.
+SHORT_STEP_SECONDS = 0.5
 CHEAP_SECONDS = 0.025
 # A master weight and two moments in fp32, at any dtype of the model.
 STATE_BYTES = 12
@@ -65,9 +66,11 @@ class CopySchedule:
         """Steps from one copy to the next; 0 for never."""
         if self.every_steps is not None:
             return self.every_steps
-        if self.copy_seconds is None or self.copy_seconds <= CHEAP_SECONDS or self.step_seconds <= 0:
+        if self.copy_seconds is None or self.step_seconds <= 0:
             return 1
-        return ceil(self.copy_seconds / (COPY_SHARE * self.step_seconds))
+        if self.step_seconds < SHORT_STEP_SECONDS and self.copy_seconds <= CHEAP_SECONDS:
+            return 1
+        return max(1, ceil(self.copy_seconds / (COPY_SHARE * self.step_seconds)))
 
     def due(self, step: int) -> bool:
         """Is a copy due after `step` finished steps?"""

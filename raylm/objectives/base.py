@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from raylm.config.base import Settings
 from raylm.config.job import Job
 from raylm.config.model import ModelSettings
 from raylm.config.objective import OBJECTIVES
+from raylm.errors import ConfigError, TrainingError
 from raylm.records import IGNORED, MicroBatch
 from raylm.shards import WantedColumn
 
@@ -23,6 +25,10 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor
+
+
+# What an objective may not hold, as it may change in place.
+MUTABLE = (list, dict, set, bytearray, deque)
 
 
 @dataclass(frozen=True)
@@ -49,11 +55,25 @@ class LossSums:
 class Objective(ABC):
     """What training minimizes. Gradients are those of the sum of `loss_sums` over the global batch's weight.
 
+    It keeps no state from step to step: workers come and go, each with an objective of its own, and no checkpoint holds
+    it. So its attributes are those of its constructor; to set one later is a TrainingError, and one that could change
+    in place, such as a list, is a ConfigError of `objective_of`.
+
     columns: the optional columns that it reads. metrics: the names of the metrics that `loss_sums` gives each time.
     """
 
     columns: tuple[WantedColumn, ...] = ()
     metrics: tuple[str, ...] = ()
+    _sealed = False
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if self._sealed:
+            raise TrainingError(
+                f"the objective {type(self).__name__} sets its attribute {name!r} while it trains, and no other worker "
+                "and no checkpoint would know of it",
+                hint="report it as a metric, or keep it in the model as a buffer",
+            )
+        super().__setattr__(name, value)
 
     @abstractmethod
     def row_weights(self, batch: MicroBatch) -> NDArray[Any]:
@@ -108,8 +128,17 @@ def register_objective(kind: ObjectiveKind, *, replace: bool = False) -> None:
 
 
 def objective_of(job: Job) -> Objective:
-    """The job's objective."""
-    return OBJECTIVES.get(job.objective.name).make(job.objective.settings, job.model)
+    """The job's objective; ConfigError for one that has room for state of its own."""
+    objective: Objective = OBJECTIVES.get(job.objective.name).make(job.objective.settings, job.model)
+    for name, value in vars(objective).items():
+        if isinstance(value, MUTABLE):
+            raise ConfigError(
+                f"objective {job.objective.name}: its attribute {name!r} is a {type(value).__name__}, which could "
+                "change from step to step, and no other worker and no checkpoint would know of it",
+                hint="use a tuple, a frozenset or types.MappingProxyType",
+            )
+    object.__setattr__(objective, "_sealed", True)
+    return objective
 
 
 def on_device(batch: MicroBatch, device: Any) -> DeviceBatch:

@@ -63,6 +63,7 @@ class Record:
 class StepMetrics(Record):
     """What one optimizer step gave. loss: nats per token over the global batch; seconds and rates are wall time.
 
+    copy_seconds: for which copying the state to host memory held rank 0 up after it; they are not among step_seconds.
     attempt: the number of the generation that trained it.
     """
 
@@ -72,6 +73,7 @@ class StepMetrics(Record):
     tokens: int = 0
     tokens_per_second: float = math.nan
     step_seconds: float = 0.0
+    copy_seconds: float | None = None
     workers: int = 0
     tokens_seen: int = 0
     mfu: float | None = None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 from raylm.config.job import Job
@@ -191,8 +192,9 @@ def _train(context: RunContext, active: ActiveGroup) -> None:
         for batch, report in steps(active.engine, stream, optim=job.optim, train=job.train):
             context.progress = _after(context.progress, report, job)
             line = _line(context, active, report, batch)
-            reason, save = _agree(context, active, copy_if_due(context, active), report.seconds)
-            _tell(context, active, line)
+            copying = copy_if_due(context, active)
+            reason, save = _agree(context, active, copying, report.seconds)
+            _tell(context, active, line, copying)
             _evaluate_if_due(context, active)
             if report.step >= job.train.steps:
                 break
@@ -257,14 +259,15 @@ def _line(context: RunContext, active: ActiveGroup, report: StepReport, batch: B
     return line
 
 
-def _tell(context: RunContext, active: ActiveGroup, line: StepLine) -> None:
+def _tell(context: RunContext, active: ActiveGroup, line: StepLine, copying: float | None = None) -> None:
     """Report one step, as rank 0."""
     if not active.first:
         return
     coordination, generation, step = context.coordination, active.member.generation, line.metrics.step
     if context.job.train.audit:
         coordination.report_audit(generation, step, line.rows)
-    coordination.report_metric(generation, line.metrics)
+    copy_seconds = None if copying is None else round(copying, 4)
+    coordination.report_metric(generation, replace(line.metrics, copy_seconds=copy_seconds))
     if line.bad_loss is not None:
         coordination.report_event(generation, BadLoss(step=step, loss=line.bad_loss))
 
