@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from raylm.errors import StorageError
 from raylm.run.folder import RunFolder
 from raylm.testing.datasets import job_settings, make_data, write_job
 from raylm.testing.elastic import Action, Outcome, read_outcome, run_elastic
@@ -183,11 +185,12 @@ def elastic(data: Path, folder: Path, actions: list[Action], *, slots: int = 2, 
 
 
 def one_group_after_another(
-    rank: int, size: int, address: str, job_file: str, sizes: list[int], memory: bool = True
+    rank: int, size: int, address: str, job_file: str, sizes: list[int], memory: bool = True, refused: int = 0
 ) -> list[int]:
     """A living process in groups of these sizes, where it has a rank there; returns the step at which each ended.
 
     Each group begins with the state that the one before left in memory, or in storage where there is too little memory.
+    refused: the claim for the right to commit, counted from 1, that storage does not answer.
     """
     import time
 
@@ -219,7 +222,15 @@ def one_group_after_another(
             if metrics.step == self.began_at + 2 and generation < len(sizes):
                 tenure.wish = Reason.REGROUP
 
-    coordinator = Impatient(run, audit=True) if rank == 0 else None
+    claims = itertools.count(1)
+
+    def claim() -> int:
+        number = next(claims)
+        if number == refused:
+            raise StorageError("storage is away")
+        return number
+
+    coordinator = Impatient(run, audit=True, claim=claim) if rank == 0 else None
     coordination: Coordination = coordinator or SilentCoordination()
     if rank == 0:
         publish(job, run)
@@ -281,6 +292,19 @@ def test_with_too_little_memory_for_copies_a_regroup_goes_over_storage(
     assert all(event["checkpoint"] for event in outcome.of("resumed"))
     assert "copies of the state need" in outcome.of("warned")[0]["message"]
     ranks.close()  # they were told that memory is little
+
+
+def test_a_generation_that_cannot_claim_the_right_to_commit_trains_on(
+    ranks: Ranks, data: Path, long_reference: Outcome, tmp_path: Path
+) -> None:
+    """The first save fails in both of its generation's ranks, and the next one claims anew."""
+    settings = job_settings(tmp_path / "runs", data, **{"name": "run", **LONG, "checkpoint__every_steps": 2})
+    job = str(write_job(tmp_path, settings))
+    ranks.run_bare(one_group_after_another, 2, job, [2, 1, 2], True, 2, seconds=240)
+    outcome = read_outcome(tmp_path / "runs" / "run")
+    assert_same_losses_and_sequences(outcome, long_reference)
+    assert [event["message"] for event in outcome.of("checkpoint_failed")] == ["storage is away"]
+    assert outcome.of("checkpoint_committed")[-1]["step"] == LONG["steps"]
 
 
 def test_nodes_and_drivers_come_and_go_and_the_run_is_the_same(

@@ -87,13 +87,19 @@ def run_state(context: RunContext, active: ActiveGroup) -> RunState:
 
 
 def begin_state_save(context: RunContext, active: ActiveGroup, *, asynchronous: bool) -> None:
-    """Start saving the state of the current step; every rank calls it at the same step."""
+    """Start saving the state of the current step; every rank calls it at the same step.
+
+    Where storage does not give this generation the right to commit, the save has failed, and training goes on.
+    """
     from raylm.checkpoint import zero_state
     from raylm.checkpoint.save import SaveRequest, begin_save
 
     member, step = active.member, context.progress.step
     finish_save(context, active)
+    context.save_schedule = context.save_schedule.saving(step, time.monotonic())
     fence = fence_of(context, active)
+    if fence is None:
+        return
     request = SaveRequest(
         context.folder.checkpoints,
         run_state(context, active),
@@ -105,15 +111,28 @@ def begin_state_save(context: RunContext, active: ActiveGroup, *, asynchronous: 
     )
     save = begin_save(request, zero_state.state_to_save(active.engine.raw), asynchronous=asynchronous)
     context.pending = SaveUnderWay(save, fence, commits=active.first)
-    context.save_schedule = context.save_schedule.saving(step, time.monotonic())
 
 
-def fence_of(context: RunContext, active: ActiveGroup) -> int:
-    """The number under which this generation commits, claimed at its first save. Collective."""
+def fence_of(context: RunContext, active: ActiveGroup) -> int | None:
+    """The number under which this generation commits, claimed at its first save; None if storage fails. Collective."""
     if active.fence is None:
-        own = context.coordination.fence(active.member.generation) if active.first else 0
-        active.fence = int(active.group.all_reduce_sum([float(own)])[0])
+        own = _claimed(context, active) if active.first else 0
+        found = int(active.group.all_reduce_sum([float(own)])[0])
+        active.fence = found if found >= 0 else None  # claimed anew at the next save
     return active.fence
+
+
+def _claimed(context: RunContext, active: ActiveGroup) -> int:
+    """The claim of rank 0, for all: a fence, or -1 where storage did not give one."""
+    generation = active.member.generation
+    try:
+        return context.coordination.fence(generation)
+    except (CheckpointError, StorageError) as error:
+        context.save_failure = str(error)
+        log.warning("no right to commit: %s", error)
+        failed = CheckpointFailed(step=context.progress.step, message=str(error))
+        context.coordination.report_event(generation, failed)
+        return -1
 
 
 def finish_save(context: RunContext, active: ActiveGroup) -> bool:
