@@ -185,12 +185,20 @@ def elastic(data: Path, folder: Path, actions: list[Action], *, slots: int = 2, 
 
 
 def one_group_after_another(
-    rank: int, size: int, address: str, job_file: str, sizes: list[int], memory: bool = True, refused: int = 0
+    rank: int,
+    size: int,
+    address: str,
+    job_file: str,
+    sizes: list[int],
+    memory: bool = True,
+    refused: int = 0,
+    lost: bool = False,
 ) -> list[int]:
     """A living process in groups of these sizes, where it has a rank there; returns the step at which each ended.
 
     Each group begins with the state that the one before left in memory, or in storage where there is too little memory.
-    refused: the claim for the right to commit, counted from 1, that storage does not answer.
+    refused: the claim for the right to commit, counted from 1, that storage does not answer. lost: nobody holds the state
+    of a group that has ended.
     """
     import time
 
@@ -260,7 +268,7 @@ def one_group_after_another(
             ended_at.append(context.progress.step)
         # Told two steps after the start, a group ends at the third: the wish is read at the next boundary.
         step = 3 * number
-        resume = Held(number, step, members, frozenset(range(members))) if memory else None
+        resume = Held(number, step, members, frozenset(range(members))) if memory and not lost else None
     if coordinator is not None:
         coordinator.close()
     return ended_at
@@ -292,6 +300,18 @@ def test_with_too_little_memory_for_copies_a_regroup_goes_over_storage(
     assert all(event["checkpoint"] for event in outcome.of("resumed"))
     assert "copies of the state need" in outcome.of("warned")[0]["message"]
     ranks.close()  # they were told that memory is little
+
+
+def test_a_state_that_is_lost_before_the_first_checkpoint_is_trained_again_from_the_beginning(
+    ranks: Ranks, data: Path, long_reference: Outcome, tmp_path: Path
+) -> None:
+    """The processes live and have trained; what they trained is nowhere."""
+    settings = job_settings(tmp_path / "runs", data, **{"name": "run", **LONG, "checkpoint__every_steps": 1000})
+    job = str(write_job(tmp_path, settings))
+    ranks.run_bare(one_group_after_another, 2, job, [2, 1, 2], True, 0, True, seconds=240)
+    outcome = read_outcome(tmp_path / "runs" / "run")
+    assert_same_losses_and_sequences(outcome, long_reference)
+    assert [event["steps_lost"] for event in outcome.of("resumed")] == [3, 3]
 
 
 def test_a_generation_that_cannot_claim_the_right_to_commit_trains_on(

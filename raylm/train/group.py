@@ -192,8 +192,9 @@ def abandon_group() -> bool:
         return False
     _ABANDONED.append(dist.group.WORLD)  # its end would wait for the thread
     if "nccl" in str(dist.get_backend_config()):
-        dist.distributed_c10d._abort_process_group()
-    dist.destroy_process_group()
+        dist.distributed_c10d._abort_process_group()  # which takes it out of torch's tables, too
+    if dist.is_initialized():
+        dist.destroy_process_group()
     dist.distributed_c10d._world.group_count = 0
     return True
 

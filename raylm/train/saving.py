@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from raylm.config.job import Job
 from raylm.errors import CheckpointError, RaylmError, StorageError
+from raylm.records import Progress
 from raylm.run.events import CheckpointCommitted, CheckpointFailed
 from raylm.run.identity import check_same_run
 from raylm.train.branching import branch, fill_engine
@@ -43,6 +44,10 @@ def restore(context: RunContext, active: ActiveGroup) -> str | None:
 
     found = _newest_for_all(context, active)
     if found is None:
+        # This body may have trained before, in a state that nobody holds any more.
+        context.progress, context.parent, context.saved_step = Progress(), None, 0
+        context.save_schedule = context.save_schedule.resumed(0, time.monotonic())
+        context.lines.clear()
         branch(context, active)
         return None
     changed = context.job.data.allow_changed
@@ -51,6 +56,7 @@ def restore(context: RunContext, active: ActiveGroup) -> str | None:
     context.progress, context.parent = found.state.progress, found.state.parent
     context.saved_step = context.progress.step
     context.save_schedule = context.save_schedule.resumed(context.progress.step, time.monotonic())
+    context.lines.clear()  # of steps that are trained again
     return found.path.url
 
 

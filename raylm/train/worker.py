@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from raylm.train.group import Group
 
 
+# What torch records of NCCL's collectives, and writes out when one fails: it held the next group up for 4 s.
+FLIGHT_RECORDER = ("TORCH_NCCL_TRACE_BUFFER_SIZE", "TORCH_FR_BUFFER_SIZE", "TORCH_NCCL_DUMP_ON_TIMEOUT")
+
+
 def work(job: Job, member: Member, coordination: Coordination) -> None:
     """Train in one group until the run is finished, the group ends on purpose (GroupEnded), or an error ends it."""
     phases = Phases()
@@ -65,6 +69,8 @@ def prepare_process(job: Job) -> None:
     if not job.model.compile:
         # DeepSpeed decorates its Muon with torch.compile when it is imported, which loads Inductor: 1.4 s a start.
         os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
+    for name in FLIGHT_RECORDER:
+        os.environ.setdefault(name, "0")
     import torch
 
     import raylm.train.engine  # noqa: F401  # loads DeepSpeed and transformers
