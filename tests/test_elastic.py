@@ -197,8 +197,8 @@ def one_group_after_another(
     """A living process in groups of these sizes, where it has a rank there; returns the step at which each ended.
 
     Each group begins with the state that the one before left in memory, or in storage where there is too little memory.
-    refused: the claim for the right to commit, counted from 1, that storage does not answer. lost: nobody holds the state
-    of a group that has ended.
+    refused: the claim for the right to commit, counted from 1, that storage does not answer. lost: nobody holds the
+    state of a group that has ended.
     """
     import time
 
