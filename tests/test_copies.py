@@ -91,11 +91,11 @@ def test_copies_are_due_an_interval_after_the_last() -> None:
 
 
 def test_one_slow_copy_does_not_set_the_pace() -> None:
-    schedule = CopySchedule().measured(0.010, 0.5).measured(0.060, 0.5)
+    schedule = CopySchedule().measured(0.010, 0.4).measured(0.060, 0.4)
     assert schedule.interval == 1
     for _ in range(20):
-        schedule = schedule.measured(0.060, 0.5)
-    assert schedule.interval == 6
+        schedule = schedule.measured(0.060, 0.4)
+    assert schedule.interval == 8
 
 
 def test_memory_is_two_slots_of_two_shards() -> None:
