@@ -26,7 +26,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.common import arguments, finish, table
-from raylm.train.worker import FLIGHT_RECORDER
+from raylm.train.nccl import without_flight_recorder
 
 STUCK_SECONDS = 0.3  # as a body waits before it leaves a thread behind
 THREAD_SECONDS = 5.0
@@ -98,8 +98,7 @@ def _killed(size: int, victim: int) -> dict[str, Any]:
 
 def _rank(rank: int, pipe: Connection) -> None:
     os.environ |= {"NCCL_HOSTID": f"machine-{rank}", "NCCL_SOCKET_IFNAME": "lo", "NCCL_IB_DISABLE": "1"}
-    for name in FLIGHT_RECORDER:
-        os.environ.setdefault(name, "0")
+    without_flight_recorder()
     from raylm.train.group import abandon_group, form_group, serve_store
 
     store, address = serve_store("127.0.0.1")

@@ -22,9 +22,10 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.common import arguments, finish, table
-from raylm.run.events import Resumed, StepMetrics
+from raylm.run.events import Resumed
 from raylm.run.folder import RunFolder
 from raylm.run.log import read_events, read_metrics
+from raylm.run.metrics import StepMetrics
 from raylm.storage import StoragePath
 from raylm.testing.cluster import Cluster
 from raylm.testing.datasets import job_settings, make_data, write_job

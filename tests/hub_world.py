@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from raylm.config.workers import WorkerSettings
-from raylm.run.events import Event, StepMetrics
+from raylm.run.events import Event
 from raylm.run.folder import RunFolder
+from raylm.run.metrics import StepMetrics
 from raylm.runtime.link import Link
 from raylm.runtime.shares import Share
 from raylm.storage import StoragePath

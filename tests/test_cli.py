@@ -21,7 +21,8 @@ from raylm.config.job import Job
 from raylm.errors import DataError, Interrupted, RaylmError, StorageError, TrainingError
 from raylm.humanize import count, duration, size
 from raylm.prep.prepare import PrepareProgress
-from raylm.run.events import Resized, StepMetrics, WorkerLost
+from raylm.run.events import Resized, WorkerLost
+from raylm.run.metrics import StepMetrics
 
 JOBS = Path(__file__).parent.parent / "jobs"
 

@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 
 from raylm.errors import DataError, StorageError, TrainingError
-from raylm.run.events import CheckpointCommitted, Evaluated, Event, StepMetrics
+from raylm.run.events import CheckpointCommitted, Evaluated, Event
 from raylm.run.folder import RunFolder
 from raylm.run.lines import read_lines
 from raylm.run.log import RunLog
+from raylm.run.metrics import StepMetrics
 from raylm.storage import StoragePath
 from raylm.train.coordination import (
     Control,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hub_world import World, nodes, until, wishes
+from hub_world import FakeBody, World, nodes, until, wishes
 
 from raylm.errors import DataError
 from raylm.run.events import (
@@ -170,14 +170,20 @@ def test_a_noticed_body_is_replaced_at_once_and_leaves_by_its_margin(make: Make)
     assert world.events(WorkerLost) == []
 
 
-def test_a_step_that_would_outlast_the_notice_is_left_half_done(make: Make) -> None:
+def within_a_step(make: Make) -> tuple[World, list[FakeBody]]:
+    """Two members who should finish their step in 50 seconds, and who hear nothing but a cut until then."""
     world = make("a b", (1, 2))
     group = world.group(2)
     world.train(group, seconds=60.0)
     for body in group:
         body.busy = True
     world.pass_time(10.0)
-    world.cluster.noticed["b"] = 49.0  # the step would be finished after 50
+    return world, group
+
+
+def test_a_step_that_would_outlast_the_notice_is_left_half_done(make: Make) -> None:
+    world, group = within_a_step(make)
+    world.cluster.noticed["b"] = 49.0
     after = world.group(1)
     assert nodes(after) == ["a"]
     assert [body.said("wish") != [] for body in group] == [True, True], "asked in good order first"
@@ -186,12 +192,7 @@ def test_a_step_that_would_outlast_the_notice_is_left_half_done(make: Make) -> N
 
 
 def test_a_step_that_is_finished_before_the_deadline_is_finished(make: Make) -> None:
-    world = make("a b", (1, 2))
-    group = world.group(2)
-    world.train(group, seconds=60.0)
-    for body in group:
-        body.busy = True
-    world.pass_time(10.0)
+    world, group = within_a_step(make)
     world.cluster.noticed["b"] = 52.0
     until(lambda: all(body.said("wish") for body in group))
     world.turns()

@@ -7,17 +7,10 @@ from pathlib import Path
 import pytest
 
 from raylm.errors import ConfigError
-from raylm.run.events import (
-    EVENTS,
-    CheckpointCommitted,
-    OtherEvent,
-    PreemptionNotice,
-    StepMetrics,
-    WorkerLost,
-    parse_event,
-)
+from raylm.run.events import EVENTS, CheckpointCommitted, OtherEvent, PreemptionNotice, WorkerLost, parse_event
 from raylm.run.folder import RunFolder
 from raylm.run.identity import Identity
+from raylm.run.metrics import StepMetrics
 from raylm.storage import StoragePath
 from raylm.train.launch.preflight import refuse_other_run
 

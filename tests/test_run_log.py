@@ -11,10 +11,11 @@ import pytest
 import raylm.run.lines as lines_module
 import raylm.run.tensorboard as tensorboard_module
 from raylm.errors import DataError
-from raylm.run.events import AuditLine, Started, StepMetrics
+from raylm.run.events import Started
 from raylm.run.folder import RunFolder
 from raylm.run.lines import read_lines
 from raylm.run.log import RunLog, read_audit, read_events, read_metrics
+from raylm.run.metrics import AuditLine, StepMetrics
 from raylm.storage import StoragePath
 
 STORES = ["local", "memory"]

@@ -17,7 +17,8 @@ import pytest
 from raylm.config.job import Job
 from raylm.config.load import load_job, with_overrides
 from raylm.errors import ClusterError, Interrupted, TrainingError
-from raylm.run.events import Event, Failed, Finished, Started, StepMetrics
+from raylm.run.events import Event, Failed, Finished, Started
+from raylm.run.metrics import StepMetrics
 from raylm.testing.cluster import Cluster
 from raylm.testing.datasets import job_settings, make_data, write_job
 from raylm.testing.elastic import Outcome, environment, read_outcome

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from raylm.config.load import load_job
-from raylm.run.events import StepMetrics
+from raylm.run.metrics import StepMetrics
 from raylm.runtime.connect import LocalRay, connected
 from raylm.testing.cluster import Cluster
 from raylm.testing.datasets import job_settings, make_data, write_job

@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from typing import Protocol, TextIO
 
 from raylm.humanize import count, duration
-from raylm.run.events import Event, StepMetrics, WorkerLost
+from raylm.run.events import Event, WorkerLost
+from raylm.run.metrics import StepMetrics
 
 
 class Display(Protocol):

@@ -22,7 +22,8 @@ from raylm.humanize import duration
 if TYPE_CHECKING:
     from raylm.config.job import Job
     from raylm.deploy.local import LocalCluster, NodeShape
-    from raylm.run.events import Event, StepMetrics
+    from raylm.run.events import Event
+    from raylm.run.metrics import StepMetrics
 
 JOB_NAME = "quickstart.yaml"
 LOST = "node-1"
@@ -93,7 +94,8 @@ class LosingANode:
 
     def take(self, record: StepMetrics | Event) -> None:
         """Take a step or an event of the run."""
-        from raylm.run.events import GroupStarted, StepMetrics
+        from raylm.run.events import GroupStarted
+        from raylm.run.metrics import StepMetrics
 
         if isinstance(record, StepMetrics):
             if not self._killed and record.step >= self._at_step and record.workers > 1:

@@ -33,11 +33,11 @@ from raylm.run.events import (
     PreemptionNotice,
     Resized,
     ShrinkRequested,
-    StepMetrics,
     WorkerLost,
 )
 from raylm.run.folder import RunFolder
 from raylm.run.history import History, Totals, read_history, stops, thrown_away, totals
+from raylm.run.metrics import StepMetrics
 from raylm.storage import StoragePath
 
 # The shape that marks an event in the charts.

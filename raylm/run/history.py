@@ -7,18 +7,10 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from raylm.errors import ConfigError, DataError
-from raylm.run.events import (
-    CheckpointCommitted,
-    Evaluated,
-    Event,
-    GroupStarted,
-    PreemptionNotice,
-    Resized,
-    StepMetrics,
-    WorkerLost,
-)
+from raylm.run.events import CheckpointCommitted, Evaluated, Event, GroupStarted, PreemptionNotice, Resized, WorkerLost
 from raylm.run.folder import RunFolder
 from raylm.run.log import read_events, read_metrics
+from raylm.run.metrics import StepMetrics
 
 E = TypeVar("E", bound=Event)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 from raylm.errors import DataError, StorageError
-from raylm.run.events import Line
+from raylm.run.metrics import Line
 from raylm.storage import NotFound, StoragePath
 
 # A part that holds this much is finished. A flush writes at most so much again of what an earlier one wrote.

@@ -14,9 +14,10 @@ from dataclasses import replace
 from typing import TypeVar
 
 from raylm.errors import DataError
-from raylm.run.events import AuditLine, Event, Line, StepMetrics, parse_event, utc_now
+from raylm.run.events import Event, parse_event
 from raylm.run.folder import RunFolder
 from raylm.run.lines import LineFile, line_file, read_lines
+from raylm.run.metrics import AuditLine, Line, StepMetrics, utc_now
 from raylm.run.tensorboard import Scalars
 from raylm.storage import StoragePath
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TypeVar
 
-from raylm.run.events import Record, utc_now
+from raylm.run.metrics import Record, utc_now
 
 R = TypeVar("R", bound=Record)
 

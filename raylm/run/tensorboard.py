@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from raylm.run.events import StepMetrics
 from raylm.run.lines import PART_BYTES
+from raylm.run.metrics import StepMetrics
 from raylm.storage import StoragePath
 
 CHARTED = ("loss", "lr", "grad_norm", "tokens_per_second", "step_seconds", "workers", "mfu")

@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from raylm.run.folder import RunFolder
+from raylm.run.folder import CHECKPOINTS, RunFolder
 from raylm.run.lines import read_lines
 from raylm.storage import StoragePath
 from raylm.testing.cluster import Cluster
@@ -160,7 +160,7 @@ def run_elastic(
     log = job.with_suffix(".log")
     driver = Driver(job, cluster.address, log)
     driver.start()
-    outage = Outage(run / "checkpoints")
+    outage = Outage(run / CHECKPOINTS)
     waiting, acts = list(actions), []
     try:
         while driver.process.poll() is None:
@@ -173,11 +173,11 @@ def run_elastic(
             if waiting and step >= waiting[0].step and waiting[0].workers in (None, size):
                 action = waiting.pop(0)
                 acts.append({"what": action.what, "step": step, "at": time.time()})
+                if action.what in ("driver", "hub"):
+                    outage.end()  # a start needs storage
                 if action.what == "storage":
                     outage.begin()
                 else:
-                    if action.what in ("driver", "hub"):
-                        outage.end()  # a start needs storage
                     _act(action.what, cluster, driver, drain_seconds)
         _no_orphans(cluster)
     finally:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from raylm.config.job import Job
 from raylm.records import Progress
-from raylm.run.events import StepMetrics
 from raylm.run.folder import RunFolder
 from raylm.run.identity import Identity
+from raylm.run.metrics import StepMetrics
 from raylm.train.coordination import Coordination, Member, Reason
 
 if TYPE_CHECKING:

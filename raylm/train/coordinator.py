@@ -14,7 +14,6 @@ from dataclasses import replace
 
 from raylm.errors import RaylmError, TrainingError
 from raylm.run.events import (
-    AuditLine,
     CheckpointCommitted,
     Evaluated,
     Event,
@@ -23,11 +22,11 @@ from raylm.run.events import (
     Resized,
     Resumed,
     Started,
-    StepMetrics,
     StopRequested,
 )
 from raylm.run.folder import RunFolder
 from raylm.run.log import RunLog
+from raylm.run.metrics import AuditLine, StepMetrics
 from raylm.run.notes import Notes, stamped
 from raylm.train.coordination import FailureHistory, Fence, Generation, Reason, RunStatus
 from raylm.train.feed import Feed

@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 from collections import deque
 
-from raylm.run.events import Event, StepMetrics
+from raylm.run.events import Event
+from raylm.run.metrics import StepMetrics
 
 # What a follower that asks too seldom can still read.
 FEED_RECORDS = 4096

@@ -61,13 +61,13 @@ def keep_copies(context: RunContext, active: ActiveGroup) -> None:
 def _lacks(context: RunContext, active: ActiveGroup, pairs: Pairs) -> str | None:
     """Why some node of the group has too little host memory for the copies; None when all have enough. Collective."""
     member = active.member
-    moving = _bytes(pair for pair in pairs if pair[0].kind != "frozen")
-    first = min(member.size, 2) * _bytes(pairs)  # the second slot is allocated once what is held by now is let go
-    held = sum(_bytes(one.pairs) for one in context.snapshots)
-    here = max(1, member.nodes.count(member.nodes[member.rank]) if member.nodes else 1)
+    shards = min(member.size, 2)
+    first = shards * _bytes(pairs)
+    later = (SLOTS - 1) * shards * _bytes(pair for pair in pairs if pair[0].kind != "frozen")
+    held = sum(_bytes(one.pairs) for one in context.snapshots)  # until the first copy is whole
+    here = member.nodes.count(member.nodes[member.rank]) if member.nodes else 1
     available = available_bytes()
-    lack = lacking(first, available, workers=here)
-    lack = lack or lacking(first + (SLOTS - 1) * min(member.size, 2) * moving, available + here * held, workers=here)
+    lack = lacking(first, available, workers=here) or lacking(first + later, available + here * held, workers=here)
     return next((one for one in active.group.all_gather_objects(lack) if one is not None), None)
 
 

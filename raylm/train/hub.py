@@ -13,27 +13,20 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 from raylm.config.workers import WorkerSettings
 from raylm.errors import RaylmError, TrainingError, first_line
-from raylm.run.events import (
-    CheckpointCommitted,
-    Event,
-    PreemptionNotice,
-    ShrinkRequested,
-    StepMetrics,
-    Warned,
-    WorkerLost,
-)
+from raylm.run.events import CheckpointCommitted, Event, PreemptionNotice, ShrinkRequested, Warned, WorkerLost
 from raylm.run.folder import RunFolder
+from raylm.run.metrics import StepMetrics
 from raylm.runtime.link import Switchboard
 from raylm.runtime.wires import Message
 from raylm.threads import error_of
-from raylm.train import advice
+from raylm.train.advice import of_clock, of_nodes
 from raylm.train.bodies import Bodies, Cluster, Seen, look
 from raylm.train.coordination import Generation, Member, Reason, RunStatus
 from raylm.train.coordinator import Coordinator
@@ -223,7 +216,7 @@ class Hub(Coordinator):
                 self._switchboard.send(body, {"kind": "leave", "orderly": False})
             elif message["kind"] == "hello":
                 known.asked, known.node, known.name = False, message["node"], message["name"]
-                self._warn(advice.of_clock(known.name, message["clock"] - time.time()))
+                self._warn(of_clock(known.name, message["clock"] - time.time()))
                 self._rounds.arrived(body, known.node)
                 self._switchboard.send(body, {"kind": "welcome", "warm": bool(self._standing.generation)})
             elif message["kind"] == "enlist":
@@ -301,14 +294,19 @@ class Hub(Coordinator):
         for body in rounds.dismiss():
             self._bodies.let_go(body, orderly=True)
         if standing.broken:
-            unheard = set(rounds.unheard()) - standing.cut
-            standing.cut |= unheard
-            self._bodies.send(unheard, {"kind": "cut", "generation": standing.generation})
+            self._cut(rounds.unheard())
         wish = self._wish()
         if wish is not None and wish is not standing.wish:
             standing.wish, standing.wished_at = wish, self._clock()
             wished = {"kind": "wish", "generation": standing.generation, "reason": int(wish)}
             self._bodies.send(standing.ranks, wished)
+
+    def _cut(self, members: Iterable[int]) -> None:
+        """Tell members that their generation is over, each once."""
+        standing = self._standing
+        untold = set(members) - standing.cut
+        standing.cut |= untold
+        self._bodies.send(untold, {"kind": "cut", "generation": standing.generation})
 
     def _may_start(self) -> bool:
         """Whether a start from nothing has waited for the bodies that the cluster has room for."""
@@ -353,7 +351,7 @@ class Hub(Coordinator):
         nodes = next(iter(found.places.values())).nodes
         names = tuple(self._bodies.known[body].name for body in found.places)
         self._standing = _Standing(generation, ranks, nodes, names)
-        self._warn(advice.of_nodes(nodes, names))
+        self._warn(of_nodes(nodes, names))
         self._pace.generation_began(before.wished_at)
         for body, place in found.places.items():
             told, evaluated, committed = self.last_step, self.evaluated, self.committed
@@ -384,8 +382,8 @@ class Hub(Coordinator):
         if standing.broken or standing.wish is not Reason.REGROUP or boundary is None:
             return
         if self._bodies.overrun(boundary):
-            standing.broken, standing.cut = True, set(standing.ranks)
-            self._bodies.send(standing.ranks, {"kind": "cut", "generation": standing.generation})
+            standing.broken = True
+            self._cut(standing.ranks)
 
     def _waits_long(self) -> bool:
         there_was_room = (self._expected or 0) >= self._workers.min

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 # Of the time, what joins may take: after a regroup that cost a second, ten seconds pass before the next.
 JOIN_SHARE = 0.1
-SHORT_STEP_SECONDS = 1.0  # a step that takes no longer is not left half done
+WHOLE_STEP_SECONDS = 1.0  # a step that takes no longer is not left half done
 
 
 class Pace:
@@ -48,6 +48,6 @@ class Pace:
 
     def boundary(self) -> float | None:
         """When the step under way should be finished; None where nobody knows, and for short steps."""
-        if self._stepped_at is None or self._step_seconds <= SHORT_STEP_SECONDS:
+        if self._stepped_at is None or self._step_seconds <= WHOLE_STEP_SECONDS:
             return None
         return max(self._clock(), self._stepped_at + self._step_seconds)

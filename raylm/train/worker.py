@@ -14,24 +14,22 @@ from typing import TYPE_CHECKING, Any, cast
 from raylm.config.job import Job
 from raylm.errors import RaylmError, StorageError
 from raylm.records import Batch, Progress, StepReport
-from raylm.run.events import BadLoss, Evaluated, StepMetrics
+from raylm.run.events import BadLoss, Evaluated
 from raylm.run.folder import RunFolder
 from raylm.run.identity import identity_of
+from raylm.run.metrics import StepMetrics
 from raylm.train.accumulation import micro_batches_per_rank
 from raylm.train.branching import weights_of_export
 from raylm.train.context import ActiveGroup, GroupEnded, RunContext, StepLine, Tenure
 from raylm.train.coordination import Coordination, Member, Reason
 from raylm.train.host_memory import copy_if_due, copy_now, keep_copies, take_over
+from raylm.train.nccl import without_flight_recorder
 from raylm.train.saving import begin_state_save, report_save, restore, save_now, save_schedule_of
 from raylm.train.sources import open_datasets, stream_settings
 
 if TYPE_CHECKING:
     from raylm.train.engine import Engine
     from raylm.train.group import Group
-
-
-# What torch records of NCCL's collectives, and writes out when one fails: it held the next group up for 4 s.
-FLIGHT_RECORDER = ("TORCH_NCCL_TRACE_BUFFER_SIZE", "TORCH_FR_BUFFER_SIZE", "TORCH_NCCL_DUMP_ON_TIMEOUT")
 
 
 def work(job: Job, member: Member, coordination: Coordination) -> None:
@@ -69,8 +67,7 @@ def prepare_process(job: Job) -> None:
     if not job.model.compile:
         # DeepSpeed decorates its Muon with torch.compile when it is imported, which loads Inductor: 1.4 s a start.
         os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
-    for name in FLIGHT_RECORDER:
-        os.environ.setdefault(name, "0")
+    without_flight_recorder()
     import torch
 
     import raylm.train.engine  # noqa: F401  # loads DeepSpeed and transformers

@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 
-from raylm.run.events import Event, StepMetrics
+from raylm.run.events import Event
+from raylm.run.metrics import StepMetrics
 from raylm.train.feed import Feed
 
 

@@ -12,9 +12,10 @@ from typing import Any
 
 from raylm.config.job import Job
 from raylm.errors import Interrupted, TrainingError
-from raylm.run.events import Event, StepMetrics
+from raylm.run.events import Event
 from raylm.run.folder import RunFolder
 from raylm.run.lease import Lease
+from raylm.run.metrics import StepMetrics
 from raylm.runtime.connect import LocalRay, cluster_lost_in_words, connected
 from raylm.runtime.shares import Claim, ClusterShare
 from raylm.threads import error_of
