@@ -69,7 +69,8 @@ class Progress:
 class StepReport:
     """What one optimizer step gave, as means over the whole global batch's weight (for a causal model nats per token).
 
-    tokens: trained on by all ranks. metrics: the objective's own.
+    tokens: trained on by all ranks. metrics: the objective's own. waiting_seconds: of this rank, for its data.
+    computing_seconds: of this rank's device for a sample of the step, 0 where that is not measured.
     """
 
     step: int
@@ -80,3 +81,5 @@ class StepReport:
     seconds: float
     skipped: bool = False
     metrics: Mapping[str, float] = field(default_factory=dict)
+    waiting_seconds: float = 0.0
+    computing_seconds: float = 0.0

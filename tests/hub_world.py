@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +110,7 @@ class FakeCluster:
         self.free = list(nodes)
         self.bodies: dict[int, FakeBody] = {}
         self.asked: dict[int, tuple[str, str]] = {}  # in vain so far
+        self.avoided = set[str]()
         self.ends: list[tuple[int, str, bool]] = []
         self.places: list[int] = []
         self.killed: list[int] = []
@@ -125,8 +126,9 @@ class FakeCluster:
         self.free += nodes
         self._bear()
 
-    def ask(self, body: int, address: str, token: str) -> None:
+    def ask(self, body: int, address: str, token: str, *, avoid: Collection[str]) -> None:
         self.asked[body] = (address, token)
+        self.avoided = set(avoid)
         self._bear()
 
     def ended(self) -> Sequence[tuple[int, str, bool]]:
@@ -157,9 +159,10 @@ class FakeCluster:
         return {"CPU": 1.0}
 
     def _bear(self) -> None:
-        while self.free and self.asked:
+        while self.asked and (fit := [node for node in self.free if node not in self.avoided]):
             body = min(self.asked)
-            self.bodies[body] = FakeBody(body, self.free.pop(0), *self.asked.pop(body), self)
+            self.free.remove(fit[0])
+            self.bodies[body] = FakeBody(body, fit[0], *self.asked.pop(body), self)
 
 
 class World:
@@ -191,7 +194,9 @@ class World:
         self._seen = found[0].generation
         return found
 
-    def train(self, group: list[FakeBody], steps: int = 1, seconds: float = 0.0) -> None:
+    def train(
+        self, group: list[FakeBody], steps: int = 1, seconds: float = 0.0, by_rank: Sequence[float] | None = None
+    ) -> None:
         """Have a generation train so many steps of so many seconds."""
         generation, place = group[0].generation, group[0].place
         at = group[0].step if group[0].step is not None else place["committed"]
@@ -199,7 +204,9 @@ class World:
         for step in range(at + 1, at + steps + 1):
             for body in group:
                 body.step = step
-            self.hub.report_metric(generation, StepMetrics(step=step, loss=1.0, step_seconds=seconds))
+            self.hub.report_metric(
+                generation, StepMetrics(step=step, loss=1.0, step_seconds=seconds, rank_seconds=by_rank)
+            )
 
     def turns(self) -> None:
         """Let the hub take several turns."""

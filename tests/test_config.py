@@ -116,7 +116,8 @@ def test_a_job_file_loads_from_disk(tmp_path: Path) -> None:
             "workers: {seat: 1}\n",
             "job.yaml:1: unknown key 'workers.seat'",
             "keys here: collective_timeout_seconds, copy_every_steps, cpus, gpu, join_interval_seconds, max, "
-            "max_failures, min, resources, silence_seconds, stall_seconds, threads; names of your own go under "
+            "max_failures, min, replace_stragglers, resources, silence_seconds, stall_seconds, straggler_ratio, "
+            "straggler_seconds, threads; names of your own go under "
             "'workers.resources'",
         ),
         (

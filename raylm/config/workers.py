@@ -47,6 +47,17 @@ class WorkerSettings(Settings):
         description="A worker that has not finished a step for so many seconds writes down what it is doing, in the "
         "run folder's stacks/; null for never.",
     )
+    straggler_ratio: float = Field(
+        1.5, gt=1, description="A worker that takes so many times as long as the median of the others counts as slow."
+    )
+    straggler_seconds: float = Field(
+        120.0, gt=0, description="A worker that has been slow for so many seconds is told of."
+    )
+    replace_stragglers: bool = Field(
+        False,
+        description="A worker that is told of as slow leaves, and its node is not used again by this run, where enough "
+        "workers stay without it.",
+    )
     collective_timeout_seconds: float = Field(
         120.0,
         gt=0,

@@ -281,6 +281,32 @@ class Stalled(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Straggler(Event):
+    """A rank has been slower than the others for so many seconds; replaced: another node's worker takes its place.
+
+    step_seconds: what a step would take it by itself; others_seconds: the median of what it would take the others.
+    """
+
+    kind = "straggler"
+
+    rank: int = 0
+    node: str = ""
+    step_seconds: float = 0.0
+    others_seconds: float = 0.0
+    seconds: float = 0.0
+    replaced: bool = False
+
+    def describe(self) -> str:
+        """The event in words."""
+        then = "it is replaced" if self.replaced else "all wait for it at every step"
+        times = f"{self.step_seconds:.3g} s a step, the others {self.others_seconds:.3g} s"
+        return (
+            f"rank {self.rank} on {self.node} is slow at step {self.step}: by itself it takes "
+            f"{times}, for {duration(self.seconds)} now; {then}"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Warned(Event):
     """Something that does not end the run, and that somebody should know: the message says what, and what to do."""
 
@@ -336,6 +362,7 @@ EVENTS: dict[str, type[Event]] = {
         BadLoss,
         Waiting,
         Stalled,
+        Straggler,
         Warned,
         Failed,
         Finished,

@@ -58,7 +58,8 @@ class StepMetrics(Record):
     """What one optimizer step gave. loss: nats per token over the global batch; seconds and rates are wall time.
 
     copy_seconds: for which copying the state to host memory held rank 0 up after it; they are not among step_seconds.
-    attempt: the number of the generation that trained it.
+    attempt: the number of the generation that trained it. rank_seconds: what a step would take each rank by itself, a
+    mean over some seconds that stands in one line of many.
     """
 
     loss: float = math.nan
@@ -71,6 +72,7 @@ class StepMetrics(Record):
     workers: int = 0
     tokens_seen: int = 0
     mfu: float | None = None
+    rank_seconds: Sequence[float] | None = None
     attempt: int | None = None
 
     @classmethod

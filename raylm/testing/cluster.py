@@ -10,6 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import psutil
@@ -18,6 +19,8 @@ from raylm.deploy.local import LocalCluster, NodeShape
 
 # Longer than the driver's patience with a silent worker.
 PAUSE_SECONDS = 9.0
+# A slow worker stands still for the first of these again and again, and runs for the second.
+STILL_SECONDS, RUN_SECONDS = 0.06, 0.04
 
 
 class Cluster:
@@ -42,7 +45,7 @@ class Cluster:
             self._start(self._adding, self._add)
             return
         names = [node.name for node in self._cluster.alive() if node.name not in self._gone]
-        if what in ("kill_worker", "kill_two", "pause"):
+        if what in ("kill_worker", "kill_two", "pause", "slow"):
             for name in names[-2 if what == "kill_two" else -1 :]:
                 self._hit_workers(name, what)
             return
@@ -67,6 +70,8 @@ class Cluster:
         if what == "pause":
             process.suspend()
             self._paused.append((time.monotonic() + PAUSE_SECONDS, process))
+        elif what == "slow":
+            Thread(target=_hold_up, args=(process,), daemon=True).start()
         else:
             process.kill()
 
@@ -117,3 +122,13 @@ class Cluster:
     def _drain(self, name: str, seconds: float) -> None:
         self._cluster.drain(name, seconds)
         self._doomed.append((time.monotonic() + seconds, name))
+
+
+def _hold_up(process: psutil.Process) -> None:
+    """Have a process stand still again and again, for as long as it lives."""
+    with suppress(psutil.NoSuchProcess):
+        while process.is_running():
+            process.suspend()
+            time.sleep(STILL_SECONDS)
+            process.resume()
+            time.sleep(RUN_SECONDS)

@@ -34,9 +34,9 @@ DRIVER = [sys.executable, "-m", "raylm.cli.main"]
 class Action:
     """What happens once `step` is finished.
 
-    kill, freeze, drain: the newest node. kill_worker, pause (for PAUSE_SECONDS): the worker on it. kill_two: those of
-    the two newest nodes at once. add: a node. storage: no checkpoint can be written for OUTAGE_SECONDS. driver, hub:
-    killed, and the command given again.
+    kill, freeze, drain: the newest node. kill_worker, pause (for PAUSE_SECONDS), slow (for as long as it lives): the
+    worker on it. kill_two: those of the two newest nodes at once. add: a node. storage: no checkpoint can be written
+    for OUTAGE_SECONDS. driver, hub: killed, and the command given again.
     """
 
     step: int

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,6 +11,7 @@ from raylm.runtime.shares import Share
 from raylm.train.rounds import Rounds
 
 PLACING_SECONDS = 15.0  # from the request for a body to its hello, when there is room for it
+REPLACE_SECONDS = 30.0  # a body that is replaced waits so long for the other
 LEAVE_SECONDS = 10.0  # bodies that were let go are ended after that
 # Where bodies end before they have enlisted, the next one is asked for later and later.
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 30.0
@@ -19,8 +20,8 @@ FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 30.0
 class Cluster(Protocol):
     """Where bodies come from."""
 
-    def ask(self, body: int, address: str, token: str) -> None:
-        """Ask for a body, which comes into being when there is room."""
+    def ask(self, body: int, address: str, token: str, *, avoid: Collection[str]) -> None:
+        """Ask for a body, which comes into being when there is room on a node that is not one of `avoid`."""
 
     def ended(self) -> Sequence[tuple[int, str, bool]]:
         """Bodies that ended since the last call: why, and whether by an error of the program's own."""
@@ -75,6 +76,7 @@ class Known:
     leave_at: float | None = None
     gone_at: float | None = None  # when its node will be reclaimed
     due: bool = False  # it is to leave now
+    replaced: bool = False  # as it is slow
     let_go: bool = False
     end_by: float | None = None
 
@@ -95,6 +97,7 @@ class Bodies:
         self.known: dict[int, Known] = {}
         self._cluster, self._rounds, self._clock = cluster, rounds, clock
         self._last = 0
+        self._avoid: set[str] = set()  # nodes of stragglers
         self._stillborn = 0  # in a row
         self._ask_after = float("-inf")
         self._switchboard: Switchboard | None = None
@@ -111,7 +114,7 @@ class Bodies:
         for _ in range(wanted - len(staying) if self._clock() >= self._ask_after else 0):
             self._last += 1
             self.known[self._last] = Known(asked_at=self._clock())
-            self._cluster.ask(self._last, self._switchboard.address, self._token)
+            self._cluster.ask(self._last, self._switchboard.address, self._token, avoid=self._avoid)
         # One that has just found a place looks as if another run had taken it, until that is known.
         pending = [body for body in staying if self.known[body].asked and not self.known[body].placed]
         pending = [body for body in pending if self._clock() - self.known[body].asked_at > PLACING_SECONDS]
@@ -154,6 +157,12 @@ class Bodies:
                 known.gone_at = None if left is None else now + left
         return noticed
 
+    def replace(self, body: int) -> None:
+        """A body leaves as soon as another one joins, or after a while, and its node is not used again."""
+        known = self.known[body]
+        known.leave_at, known.replaced = self._clock() + REPLACE_SECONDS, True
+        self._avoid.add(known.node)
+
     def let_leave(self, until: float) -> None:
         """Have bodies leave whose time to leave has come by then."""
         due = [body for body, known in self.known.items() if not known.due and known.leave_by(until)]
@@ -191,7 +200,10 @@ class Bodies:
                 self.forget(body)
 
     def enlisted(self, body: int) -> None:
-        """It is ready for a round."""
+        """It is ready for a round; if that is its first one, whoever is replaced need not wait longer."""
+        if not self.known[body].ready:
+            for known in self.known.values():
+                known.leave_at = self._clock() if known.replaced else known.leave_at
         self.known[body].ready, self._stillborn = True, 0
 
     def ended(self, body: int) -> Known | None:

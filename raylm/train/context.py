@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from raylm.stream.loader import Dataset
     from raylm.train.engine import Engine
     from raylm.train.group import Group
+    from raylm.train.stragglers import RankTimes
 
 # Told lines that every rank keeps, in case the rank that told them dies on the way.
 LINES = 64
@@ -108,6 +109,7 @@ class ActiveGroup:
     tenure: Tenure
     group: Group
     engine: Engine
+    times: RankTimes
     fence: int | None = None  # claimed at the first save
 
     @property

@@ -29,24 +29,30 @@ from raylm.train.deepspeed_internals import (
     undo_first_step,
 )
 from raylm.train.group import Group
+from raylm.train.probe import Probe
 
 
 @dataclass(frozen=True)
 class EngineSettings:
-    """How a module is trained. accumulation: micro-steps of each rank. overrides: further settings of DeepSpeed's."""
+    """How a module is trained. accumulation: micro-steps of each rank. overrides: further settings of DeepSpeed's.
+
+    compiled: its forward pass is one graph, in which nothing can be measured.
+    """
 
     zero: ZeroSettings
     optim: OptimSettings
     micro_batch: int
     accumulation: int
     bf16: bool = True
+    compiled: bool = False
     overrides: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(cls, job: Job, world_size: int) -> Self:
         """A job's, on this many workers."""
         accumulation = micro_batches_per_rank(job.batch.lanes, world_size)
-        return cls(job.zero, job.optim, job.batch.micro_batch, accumulation, bf16=job.model.dtype == "bf16")
+        bf16, compiled = job.model.dtype == "bf16", job.model.compile
+        return cls(job.zero, job.optim, job.batch.micro_batch, accumulation, bf16, compiled)
 
 
 @dataclass(frozen=True)
@@ -81,6 +87,9 @@ class Engine:
         self.group = group
         self.objective = objective
         self.accumulation = settings.accumulation
+        self.probe = Probe(group.device)
+        if settings.zero.stage == 3:
+            self.probe.sample([] if settings.compiled else raw.module.modules())
         self._clip = settings.optim.max_grad_norm
         self._plain = is_plain(raw.optimizer)
 
@@ -142,6 +151,7 @@ class Engine:
                     totals[2:] += self._stacked(sums).cpu()
         finally:
             self.raw.train()
+            self.probe.seconds()  # they are no step's
         weight, tokens, loss, *metrics = self.group.all_reduce_sum(totals.tolist())
         return HeldOutSums(loss, weight, int(tokens), dict(zip(objective.metrics, metrics, strict=True)))
 
@@ -167,7 +177,8 @@ class Engine:
         for turn, batch in enumerate(turns, start=1):
             self.raw.set_gradient_accumulation_boundary(turn == len(turns))
             torch.manual_seed(lane_seed(seed, step, batch.lane))
-            sums = self.objective.loss_sums(self.raw, on_device(batch, self.group.device))
+            with self.probe.forward():
+                sums = self.objective.loss_sums(self.raw, on_device(batch, self.group.device))
             total += self._stacked(sums)
             # An infinite loss may come with finite gradients. This makes them NaN without waiting for the device or
             # for other ranks, and the optimizer refuses NaN on every rank by a path that also clears what was gathered.

@@ -13,8 +13,8 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -35,26 +35,14 @@ from raylm.train.messages import held_of, place_line
 from raylm.train.pace import Pace
 from raylm.train.patience import START_SECONDS, Patience
 from raylm.train.rounds import Round, Rounds
+from raylm.train.standing import Standing
+from raylm.train.stragglers import Stragglers
 
 log = logging.getLogger(__name__)
 
 TURN_SECONDS = 0.1
 WRITE_AGAIN_SECONDS = 1.0  # after the record could not be written
 LEAVE_MARGIN_SECONDS = 2.0
-
-
-@dataclass
-class _Standing:
-    """How the newest generation stands."""
-
-    generation: int = 0
-    ranks: dict[int, int] = field(default_factory=dict)  # body → rank
-    nodes: tuple[str, ...] = ()
-    names: tuple[str, ...] = ()  # of each rank's machine, for people
-    wish: Reason | None = None
-    wished_at: float | None = None
-    broken: bool = False
-    cut: set[int] = field(default_factory=set)  # members that were told that it is over
 
 
 class Hub(Coordinator):
@@ -75,13 +63,14 @@ class Hub(Coordinator):
         self._workers, self._cluster, self._clock = workers, cluster, clock
         self._rounds = Rounds(workers.min, workers.max, first_generation=self.first_generation)
         self._bodies = Bodies(cluster, self._rounds, clock)
-        self._standing = _Standing()
+        self._standing = Standing()
         self._expected: int | None = None  # bodies that a first start waits for
         self._patience = Patience(workers.min, cluster.per_worker(), clock)
         self._began_at = clock()
         self._crashed = False
         self._warned: set[str] = set()
         self._pace = Pace(workers.join_interval_seconds, clock)
+        self._stragglers = Stragglers(workers.straggler_ratio, workers.straggler_seconds, clock)
         self._failures_in_a_row = ProgramFailures()
         self._left_at: float | None = None  # when the first member of the newest generation had left it
         self._limit = workers.max
@@ -130,6 +119,8 @@ class Hub(Coordinator):
             super().report_metric(generation, metrics)
             if self.is_current(generation):
                 self._pace.stepped(metrics.step_seconds)
+                if metrics.rank_seconds is not None:
+                    self._heed_stragglers(metrics.rank_seconds)
 
     def report_event(self, generation: Generation, event: Event) -> None:
         """Record an event of the newest generation."""
@@ -350,7 +341,7 @@ class Hub(Coordinator):
         ranks = {body: place.rank for body, place in found.places.items()}
         nodes = next(iter(found.places.values())).nodes
         names = tuple(self._bodies.known[body].name for body in found.places)
-        self._standing = _Standing(generation, ranks, nodes, names)
+        self._standing = Standing(generation, ranks, nodes, names)
         self._warn(of_nodes(nodes, names))
         self._pace.generation_began(before.wished_at)
         for body, place in found.places.items():
@@ -371,6 +362,16 @@ class Hub(Coordinator):
             self._record(PreemptionNotice(ranks=ranks, grace_seconds=round(min(told), 1) if told else None))
         self._bodies.let_leave(self._clock())
         self._leave_at_once()
+
+    def _heed_stragglers(self, rank_seconds: Sequence[float]) -> None:
+        """Say who holds the others up; where the settings say so and enough stay without it, it is replaced."""
+        standing = self._standing
+        for slow in self._stragglers.heard({body: rank_seconds[rank] for body, rank in standing.ranks.items()}):
+            replaced = self._workers.replace_stragglers and self._bodies.staying() > self._workers.min
+            rank = standing.ranks[slow.body]
+            self._record(slow.event(rank, standing.names[rank], replaced=replaced))
+            if replaced:
+                self._bodies.replace(slow.body)
 
     def _leave_at_once(self) -> None:
         """End the generation within its step, where a leaving member is gone before that step would be finished.

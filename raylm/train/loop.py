@@ -23,6 +23,7 @@ def steps(
     skipped_in_a_row = 0
     began = time.perf_counter()  # a step's seconds hold its wait for data, not what the caller does between steps
     for batch in batches:
+        waited = time.perf_counter() - began
         if batch.step >= train.steps:
             return
         own_weight = sum(objective.weight(micro) for micro in batch.micro_batches)
@@ -52,6 +53,8 @@ def steps(
                 seconds=time.perf_counter() - began,
                 skipped=result.skipped,
                 metrics={name: value / divisor for name, value in result.metrics.items()},
+                waiting_seconds=waited,
+                computing_seconds=engine.probe.seconds(),
             ),
         )
         began = time.perf_counter()

@@ -26,6 +26,7 @@ from raylm.train.host_memory import copy_if_due, copy_now, keep_copies, take_ove
 from raylm.train.nccl import without_flight_recorder
 from raylm.train.saving import begin_state_save, report_save, restore, save_now, save_schedule_of
 from raylm.train.sources import open_datasets, stream_settings
+from raylm.train.stragglers import RankTimes
 
 if TYPE_CHECKING:
     from raylm.train.engine import Engine
@@ -100,7 +101,8 @@ def train_in_group(context: RunContext, tenure: Tenure, phases: Phases) -> None:
     try:
         group = _form(context.job, tenure.member)
         phases.ended("form")
-        active = ActiveGroup(tenure, group, _build(context, tenure.member, group))
+        times = RankTimes(group.size, context.job.workers.straggler_seconds)
+        active = ActiveGroup(tenure, group, _build(context, tenure.member, group), times)
         phases.ended("build")
         _resume(context, active, phases)
         _train(context, active)
@@ -196,7 +198,7 @@ def _train(context: RunContext, active: ActiveGroup) -> None:
             context.progress = _after(context.progress, report, job)
             line = _line(context, active, report, batch)
             copying = copy_if_due(context, active)
-            reason, save = _agree(context, active, copying, report.seconds)
+            reason, save = _agree(context, active, copying, report)
             _tell(context, active, line, copying)
             _evaluate_if_due(context, active)
             if report.step >= job.train.steps:
@@ -213,18 +215,21 @@ def _train(context: RunContext, active: ActiveGroup) -> None:
         stream.close()
 
 
-def _agree(context: RunContext, active: ActiveGroup, copying: float, stepping: float) -> tuple[Reason | None, bool]:
+def _agree(context: RunContext, active: ActiveGroup, copying: float, report: StepReport) -> tuple[Reason | None, bool]:
     """What all do at this boundary, as rank 0 wishes: leave, and why; save. After it every rank holds the step.
 
-    copying, stepping: seconds of this rank's, from whose means all decide when the next copy is due.
+    copying: seconds of this rank's, from whose mean all decide when the next copy is due.
     """
+    rank, size = active.member.rank, active.member.size
     wish = active.tenure.wish if active.first else None
     due = active.first and context.save_schedule.should_save(context.progress.step, time.monotonic())
-    numbers = [float(wish or 0), float(due), copying, stepping]
-    reason, save, copying, stepping = active.group.all_reduce_sum(numbers)
+    times = [0.0] * (2 * size)
+    times[rank], times[size + rank] = report.waiting_seconds, report.computing_seconds
+    numbers = [float(wish or 0), float(due), copying, report.seconds, *times]
+    reason, save, copying, stepping, *times = active.group.all_reduce_sum(numbers)
     if copying:
-        size = active.member.size
         context.copy_schedule = context.copy_schedule.measured(copying / size, stepping / size)
+    active.times.add(times[:size], times[size:], stepping / size)
     return (Reason(int(reason)) if reason else None), bool(save)
 
 
@@ -270,7 +275,8 @@ def _tell(context: RunContext, active: ActiveGroup, line: StepLine, copying: flo
     if context.job.train.audit:
         coordination.report_audit(generation, step, line.rows)
     copy_seconds = None if copying is None else round(copying, 4)
-    coordination.report_metric(generation, replace(line.metrics, copy_seconds=copy_seconds))
+    metrics = replace(line.metrics, copy_seconds=copy_seconds, rank_seconds=active.times.newest())
+    coordination.report_metric(generation, metrics)
     if line.bad_loss is not None:
         coordination.report_event(generation, BadLoss(step=step, loss=line.bad_loss))
 

@@ -16,9 +16,9 @@ from raylm.train.launch.cluster import RayCluster
 
 
 class HubActor(Hub):
-    """The hub, whose bodies are actors that it owns."""
+    """The hub, whose bodies are actors that it owns. advice: what the record should begin with."""
 
-    def __init__(self, job: Job, share: ClusterShare, per_worker: Mapping[str, float]) -> None:
+    def __init__(self, job: Job, share: ClusterShare, per_worker: Mapping[str, float], advice: str | None) -> None:
         import ray
 
         from raylm.checkpoint.save import claim_fence
@@ -33,6 +33,7 @@ class HubActor(Hub):
             audit=job.train.audit,
             claim=lambda: claim_fence(run.checkpoints),
         )
+        self._warn(advice)
 
 
 def _served(call: Call) -> Callable[..., Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from raylm.config.job import Job
@@ -35,8 +35,8 @@ class RayCluster:
         self._draining: dict[str, float | None] = {}
         self._looked_at = float("-inf")
 
-    def ask(self, body: int, address: str, token: str) -> None:
-        """Ask for a body, which comes into being when there is room."""
+    def ask(self, body: int, address: str, token: str, *, avoid: Collection[str]) -> None:
+        """Ask for a body, which comes into being when there is room on a node that is not one of `avoid`."""
         import ray
 
         needed = dict(self._per_worker)
@@ -52,6 +52,7 @@ class RayCluster:
             num_gpus=gpu,
             resources=needed,
             max_restarts=0,
+            label_selector={"ray.io/node-id": f"!in({','.join(sorted(avoid))})"} if avoid else None,
             runtime_env={"env_vars": environment},
         ).remote(birth, self._hub)
         self._actors[body] = actor

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from raylm.checkpoint.copy_schedule import STATE_BYTES, copy_bytes
+from raylm.checkpoint.room import lacking
 from raylm.config.job import Job
 from raylm.errors import ConfigError
 from raylm.run.folder import RunFolder
@@ -68,9 +70,13 @@ def checked(job: Job, run: StoragePath, *, write_check: bool) -> CheckpointInfo 
 
 def _state_bytes(job: Job, manifest: DatasetManifest) -> int:
     """Bytes of one checkpoint: 12 a parameter (fp32 master and two moments)."""
+    return STATE_BYTES * _parameters(job, manifest)
+
+
+def _parameters(job: Job, manifest: DatasetManifest) -> int:
     from raylm.model.flops import shape_of
 
-    return 12 * shape_of(job.model, manifest.vocab_size, manifest.sequence_length, job.objective.auto_class).parameters
+    return shape_of(job.model, manifest.vocab_size, manifest.sequence_length, job.objective.auto_class).parameters
 
 
 def refuse_other_run(folder: RunFolder, now: Identity, *, allow_changed_data: bool) -> None:
@@ -92,6 +98,27 @@ def last_loss(run: StoragePath) -> float | None:
 
     steps = read_metrics(RunFolder(run))
     return steps[-1].loss if steps else None
+
+
+def memory_advice(job: Job) -> str | None:
+    """That a node of the cluster has too little memory for the copies of as many workers as fit on it, in words.
+
+    None where all have enough. Workers look again before they copy: other programs of the node take memory, too.
+    """
+    from raylm.runtime.nodes import slots, usable_nodes
+    from raylm.train.sources import open_datasets
+
+    most, needed = job.workers.max, worker_resources(job)
+    each = copy_bytes(_parameters(job, open_datasets(job)[0].manifest), most)
+    for node in usable_nodes():
+        workers, memory = min(most, slots(node["Resources"], needed)), node["Resources"].get("memory")
+        if memory is not None and (lack := lacking(each, int(memory), workers=workers)) is not None:
+            name = f"{node['NodeManagerAddress']} ({node['NodeID'][:8]})"
+            return (
+                f"{name}: {lack}; where they find no room none are kept, and a lost worker costs the steps since the "
+                "last checkpoint: use nodes with more memory, or more of them"
+            )
+    return None
 
 
 def worker_resources(job: Job) -> dict[str, float]:

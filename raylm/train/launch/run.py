@@ -22,7 +22,7 @@ from raylm.threads import error_of
 from raylm.train.coordination import Control, actor_client
 from raylm.train.launch.actor import HubActor
 from raylm.train.launch.followers import Followers
-from raylm.train.launch.preflight import TrainResult, last_loss, preflight, worker_resources
+from raylm.train.launch.preflight import TrainResult, last_loss, memory_advice, preflight, worker_resources
 from raylm.train.launch.thin_workers import ThinWorkers
 from raylm.train.sources import publish
 
@@ -203,7 +203,7 @@ class Run:
         actor_class: Any = ray.remote(
             num_cpus=0, concurrency_groups={"log": 1, "control": 8}, label_selector={"ray.io/node-id": here}
         )(HubActor)
-        hub = actor_class.remote(self._job, share, worker_resources(self._job))
+        hub = actor_class.remote(self._job, share, worker_resources(self._job), memory_advice(self._job))
         coordinator = actor_client(hub)
         thin_workers = ThinWorkers(self._job.name)
         try:
