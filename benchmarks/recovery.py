@@ -1,11 +1,12 @@
 """How long until the next step is finished after a worker was killed, and how long do the others pause for a new one?
 
-    python benchmarks/recovery.py [--stage 1] [--workers 3] [--kills 10] [--quick] [--keep]
+    python benchmarks/recovery.py [--stage 1] [--workers 2 3 4] [--parts 3] [--quick] [--keep]
 
-One run of the tiny model in fp32 on a cluster of one-worker nodes on this machine. Each time all workers are in the
-group, one of them, by chance, is killed at some moment of a step; its node lives, so that another comes in its place.
-`kill_seconds` is from the kill to the end of the first step of those that are left, `join_seconds` from the last step
-before a worker joined to the first one after it; each holds a whole step.
+For each number of workers, one run of the tiny model in fp32 on a cluster of one-worker nodes on this machine. Each
+time all workers are in the group, one of them is killed; its node lives, so that another comes in its place. Every
+worker is killed in every part of a step: as many kills as workers times parts. The rank is the one that the run's own
+record names. `kill_seconds` is from the kill to the end of the first step of those that are left, `join_seconds` from
+the last step before a worker joined to the first one after it; each holds a whole step.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.common import arguments, finish, table
-from raylm.run.events import Resumed
+from raylm.run.events import Resumed, WorkerLost
 from raylm.run.folder import RunFolder
 from raylm.run.log import read_events, read_metrics
 from raylm.run.metrics import StepMetrics
@@ -37,63 +38,76 @@ PATIENCE_SECONDS = 240.0
 def main() -> None:
     parser = arguments(__doc__.splitlines()[0])
     parser.add_argument("--stage", type=int, choices=(0, 1, 2, 3), default=1, help="ZeRO stage")
-    parser.add_argument("--workers", type=int, default=3)
-    parser.add_argument("--kills", type=int, default=10)
+    parser.add_argument("--workers", type=int, nargs="+", default=[2, 3, 4])
+    parser.add_argument("--parts", type=int, default=3, help="of a step, in each of which every worker is killed")
     options = parser.parse_args()
-    kills = 2 if options.quick else options.kills
+    sizes, parts = ([3], 1) if options.quick else (options.workers, options.parts)
+    rows, joins, contiguous = list[dict[str, Any]](), list[float](), True
     with tempfile.TemporaryDirectory(prefix="raylm-recovery-") as name:
-        folder = Path(name)
-        settings = job_settings(
-            folder / "runs",
-            make_data(folder / "data", rows=480),
-            name="run",
-            steps=100_000,
-            stage=options.stage,
-            workers__max=options.workers,
-            optim__schedule="constant",
-            evaluate__every_steps=1_000_000,
-        )
-        rows, metrics = _killed(
-            write_job(folder, settings), RunFolder(StoragePath(str(folder / "runs" / "run"))), options.workers, kills
-        )
-    joins = [after.at - before.at for before, after in pairwise(metrics) if after.workers > before.workers]
+        data = make_data(Path(name) / "data", rows=480)
+        for workers in sizes:
+            metrics = _killed(Path(name), data, options.stage, workers, parts, rows)
+            joins += [after.at - before.at for before, after in pairwise(metrics) if after.workers > before.workers]
+            contiguous &= [line.step for line in metrics] == list(range(1, len(metrics) + 1))
+    columns = ["workers", "rank", "part", "seconds", "step", "steps_lost", "phases"]
     finish(
         f"recovery-zero{options.stage}",
         {
+            "kills": len(rows),
             "kill_seconds": round(median(row["seconds"] for row in rows), 2),
             "kill_seconds_worst": round(max(row["seconds"] for row in rows), 2),
             "join_seconds": round(median(joins), 2) if joins else None,
+            "join_seconds_worst": round(max(joins), 2) if joins else None,
             "steps_lost": max(row["steps_lost"] for row in rows),
-            "contiguous": [line.step for line in metrics] == list(range(1, len(metrics) + 1)),
+            "contiguous": contiguous,
         },
-        details={"zero_stage": options.stage, "workers": options.workers, "kills": kills, "quick": options.quick},
+        details={"zero_stage": options.stage, "workers": sizes, "parts": parts, "quick": options.quick},
         table=table(
-            ["seconds to next step", "the step itself", "steps lost", "phases"],
-            [[row["seconds"], row["step"], row["steps_lost"], row["phases"]] for row in rows],
+            ["workers", "rank killed", "part of the step", "s to next step", "the step", "steps lost", "phases"],
+            [[row[column] for column in columns] for row in rows],
         ),
         keep=options.keep,
     )
 
 
-def _killed(job: Path, run: RunFolder, workers: int, kills: int) -> tuple[list[dict[str, Any]], list[StepMetrics]]:
-    """Kill a worker so many times; what each time took, and every step of the run."""
+def _killed(
+    folder: Path, data: Path, stage: int, workers: int, parts: int, rows: list[dict[str, Any]]
+) -> list[StepMetrics]:
+    """Kill every worker in every part of a step; each time adds a row. Every step of the run."""
+    settings = job_settings(
+        folder / "runs",
+        data,
+        name=f"run-{workers}",
+        steps=100_000,
+        stage=stage,
+        workers__max=workers,
+        optim__schedule="constant",
+        evaluate__every_steps=1_000_000,
+    )
+    job, run = write_job(folder, settings), RunFolder(StoragePath(str(folder / "runs" / f"run-{workers}")))
     cluster = Cluster(workers)
     driver = Driver(job, cluster.address, job.with_suffix(".log"))
     driver.start()
-    rows = []
     try:
-        for number in range(kills):
+        for number in range(workers * parts):
+            part = number // workers
             _wait(run, lambda line: line.workers == workers)
-            time.sleep(random.uniform(1.0, 2.0))  # at whatever moment of a step
-            victim = random.choice(cluster.processes("BodyActor"))
-            before, at = read_metrics(run)[-1].step, time.time()
-            victim.kill()
-            after = _wait(run, lambda line, before=before: line.workers < workers and line.step > before)
-            resumed = [event for event in read_events(run) if isinstance(event, Resumed)][-1]
-            rows.append(_row(after, resumed, at))
-            print(f"kill {number + 1} of {kills}: {rows[-1]}", flush=True)
+            time.sleep(2.0)
+            before = read_metrics(run)[-1]
+            line = _wait(run, lambda line, before=before: line.step > before.step)
+            time.sleep((part + random.random()) / parts * line.step_seconds)
+            living = sorted(cluster.processes("BodyActor"), key=lambda process: process.create_time())
+            at = time.time()
+            living[number % workers].kill()
+            after = _wait(run, lambda line, step=line.step: line.workers < workers and line.step > step)
+            events = read_events(run)
+            lost = [event for event in events if isinstance(event, WorkerLost)][-1]
+            resumed = [event for event in events if isinstance(event, Resumed)][-1]
+            rows.append({"workers": workers, "rank": lost.ranks[0], "part": f"{part + 1} of {parts}"})
+            rows[-1] |= _row(after, resumed, at)
+            print(f"kill {number + 1} of {workers * parts}: {rows[-1]}", flush=True)
         _wait(run, lambda line: line.workers == workers)
-        return rows, read_metrics(run)
+        return read_metrics(run)
     finally:
         driver.kill()
         cluster.close()
@@ -115,7 +129,7 @@ def _wait(run: RunFolder, wanted: Any) -> StepMetrics:
         lines = read_metrics(run) if run.metrics.exists() else []
         if lines and wanted(lines[-1]):
             return lines[-1]
-        time.sleep(0.05)
+        time.sleep(0.02)
     raise TimeoutError(f"not within {PATIENCE_SECONDS:g} s in {run.url}")
 
 
