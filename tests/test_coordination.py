@@ -133,6 +133,19 @@ def test_an_older_generation_is_not_heard(tmp_path: Path) -> None:
     assert made.over
 
 
+def test_who_has_left_may_still_say_that_it_committed_a_step_that_stands(tmp_path: Path) -> None:
+    made = coordinator(tmp_path)
+    old = made.begin(3)
+    made.report_metric(old, metrics(1))
+    new = made.begin(2)
+    made.report_metric(new, metrics(2))
+    made.report_event(old, CheckpointCommitted(step=1))
+    made.report_event(old, CheckpointCommitted(step=3))  # the run has not come so far, or not again
+    assert made.committed == 1
+    made.flush()
+    assert kinds(tmp_path) == ["resized", "checkpoint_committed"]
+
+
 def test_a_fence_is_claimed_at_the_start_and_when_a_further_generation_first_saves(tmp_path: Path) -> None:
     claims = iter(range(7, 100))
     made = coordinator(tmp_path, claim=lambda: next(claims))

@@ -62,6 +62,7 @@ def faults(seed: int) -> list[Action]:
 def assert_unchanged(outcome: Outcome, reference: Outcome, run: Path, dtype: str) -> None:
     assert [line["step"] for line in outcome.metrics] == [line["step"] for line in reference.metrics], outcome.acts
     differences = [abs(ours - theirs) for ours, theirs in zip(outcome.losses, reference.losses, strict=True)]
+    print(f"{dtype}: losses differ by at most {max(differences):.3g}, at first by {differences[0]:.3g}")
     assert max(differences) <= TOLERANCE[dtype], outcome.acts
     assert outcome.audit_table() == reference.audit_table(), outcome.acts
     if not any(act["what"] == "storage" for act in outcome.acts):

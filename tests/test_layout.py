@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import count, pairwise
 from typing import Any
@@ -47,6 +47,24 @@ _scalars: dict[str, int | float] = {}
 _journeys = count(1)
 
 
+def snapshot(pairs: Iterable[tuple[Chunk, Any]]) -> list[tuple[Chunk, Any]]:
+    """What an engine owns, in memory that outlives it."""
+    return [(chunk, tensor.detach().to("cpu", copy=True)) for chunk, tensor in pairs]
+
+
+def copies(group: Group, held: Sequence[tuple[Chunk, Any]], of: Sequence[int]) -> list[tuple[Chunk, Any]]:
+    """All that ranks `of` hold; every rank calls it, each with its own wish."""
+    import torch
+
+    from raylm.checkpoint import memory
+
+    everyones = group.all_gather_objects([chunk for chunk, _ in held])
+    chunks = {chunk for rank in of for chunk in everyones[rank]}
+    wanted = [(chunk, torch.empty(chunk.length, dtype=getattr(torch, chunk.dtype))) for chunk in sorted(chunks)]
+    memory.reshard(group, held, wanted)
+    return wanted
+
+
 def train(group: Group, journey: int, stay: Stay, since: int, options: dict[str, Any], leaving: int, lost: str) -> Any:
     """Take up the state from memory, train, and lay it down again; ranks >= `leaving` are about to go.
 
@@ -66,14 +84,14 @@ def train(group: Group, journey: int, stay: Stay, since: int, options: dict[str,
     untrained = [
         float(buffer.double().sum()) for name, buffer in engine.model.named_buffers() if "inv_freq" not in name
     ]
-    _held[:] = memory.snapshot(zero_state.state_to_save(engine.raw))
+    _held[:] = snapshot(zero_state.state_to_save(engine.raw))
     _scalars.update(zero_state.scalars(engine.raw), journey=journey)
     engine.destroy()
     if lost == "neighbour":
-        _held.extend(memory.copies(group, _held, [(group.rank - 1) % group.size] if group.size > 1 else []))
+        _held.extend(copies(group, _held, [(group.rank - 1) % group.size] if group.size > 1 else []))
     else:
         gone = range(leaving, group.size)
-        _held.extend(memory.copies(group, _held, [rank for rank in gone if rank % leaving == group.rank]))
+        _held.extend(copies(group, _held, [rank for rank in gone if rank % leaving == group.rank]))
     if group.rank >= leaving:
         _held.clear()
         _scalars.clear()
@@ -118,7 +136,7 @@ NOTICE_SECONDS = 30.0
 
 def survive(rank: int, size: int, address: str, stage: int) -> Any:
     """Train on three ranks, of which the last kills itself in the midst of step 4; the others go on without it."""
-    from raylm.checkpoint import memory, zero_state
+    from raylm.checkpoint import zero_state
     from raylm.checkpoint.sources import HeldByMembers
     from raylm.train.group import GroupBroken, Rendezvous, form_group, leave_group
     from raylm.train.saving import fill_engine
@@ -128,8 +146,8 @@ def survive(rank: int, size: int, address: str, stage: int) -> Any:
     engine = build(group, stage=stage)
     for step in range(4):
         losses[step] = take(engine, step).loss_sum / targets(step)
-    held, scalars = memory.snapshot(zero_state.state_to_save(engine.raw)), zero_state.scalars(engine.raw)
-    held += memory.copies(group, held, [(rank - 1) % size])
+    held, scalars = snapshot(zero_state.state_to_save(engine.raw)), zero_state.scalars(engine.raw)
+    held += copies(group, held, [(rank - 1) % size])
     if rank == 2:
         engine.model.register_forward_hook(lambda *_: os.kill(os.getpid(), signal.SIGKILL))
     began = time.monotonic()
@@ -221,7 +239,7 @@ def corrupt(group: Group, stage: int, without: str) -> list[float]:
     engine = build(group, stage=stage)
     for step in range(4):
         take(engine, step)
-    held, scalars = memory.snapshot(zero_state.state_to_save(engine.raw)), zero_state.scalars(engine.raw)
+    held, scalars = snapshot(zero_state.state_to_save(engine.raw)), zero_state.scalars(engine.raw)
     engine.destroy()
     engine = build(group, stage=stage, **options)
     wanted = [(chunk, tensor) for chunk, tensor in zero_state.state_to_fill(engine.raw) if chunk.kind != without]
@@ -290,7 +308,7 @@ def uncovered(group: Group) -> str:
 
     engine = build(group, stage=1)
     before = [tensor.clone() for _, tensor in zero_state.state_to_fill(engine.raw)]
-    held = memory.snapshot(zero_state.state_to_save(engine.raw))
+    held = snapshot(zero_state.state_to_save(engine.raw))
     for _, tensor in held:
         tensor.zero_()
     try:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import bisect
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -51,23 +51,6 @@ class Move:
     wanted: int
     wanted_at: int
     length: int
-
-
-def snapshot(pairs: Iterable[tuple[Chunk, Tensor]]) -> list[tuple[Chunk, Tensor]]:
-    """Copies in main memory of what an engine owns, which outlive the engine."""
-    return [(chunk, tensor.detach().to("cpu", copy=True)) for chunk, tensor in pairs]
-
-
-def copies(group: Members, held: Sequence[tuple[Chunk, Tensor]], of: Sequence[int]) -> list[tuple[Chunk, Tensor]]:
-    """Copies in main memory of all that ranks `of` hold; every rank calls it, each with its own wish.
-
-    A neighbour's, kept against its loss; or those of ranks that are about to leave.
-    """
-    index = _everyones(group, [chunk for chunk, _ in held], [])
-    chunks = {chunk for rank in of for chunk in index[rank][0]}
-    wanted = [(chunk, torch.empty(chunk.length, dtype=getattr(torch, chunk.dtype))) for chunk in sorted(chunks)]
-    reshard(group, held, wanted)
-    return wanted
 
 
 def reshard(

@@ -20,10 +20,10 @@ from raylm.errors import RaylmError, first_line
 from raylm.runtime.link import Link
 from raylm.threads import settle
 from raylm.train.context import GroupEnded, RunContext, Tenure
-from raylm.train.coordination import Coordination, Reason
+from raylm.train.coordination import Coordination, Generation, Reason
 from raylm.train.host_memory import held_by, keep_snapshots
 from raylm.train.messages import Birth, held_line, member_of
-from raylm.train.saving import give_up_save
+from raylm.train.saving import give_up_save, settle_save
 from raylm.train.stalls import StallWatch
 from raylm.train.worker import Phases, open_run, prepare_process, train_in_group
 
@@ -58,6 +58,7 @@ class Body:
         self._orders: list[Message] = []
         self._tenure: Tenure | None = None
         self._cut = 0  # the newest generation that is over for good
+        self._last = 0  # the newest one that this body was in
         self._leave: Message | None = None
         self._welcome: Message | None = None
         self._link: Link | None = None
@@ -88,11 +89,12 @@ class Body:
         self._enlist(context, address, left=0, how="new")
         while (place := self._placed()) is not None:
             member = member_of(place)
+            self._last = member.generation
             how, message = self._spend(context, Tenure(member, cut=member.generation <= self._cut))
             if how == "over":
                 break
             self._enlist(context, address, left=member.generation, how=how, message=message)
-        _settle_save(context)
+        settle_save(context, Generation(self._last), LEAVE_SECONDS)
         link.close()
         del store
 
@@ -242,13 +244,3 @@ def _communicates(frame: Any) -> bool:
     """Whether a thread stands in a collective."""
     name = str(frame.f_code.co_filename)
     return "torch/distributed/" in name or "deepspeed/comm/" in name or name.endswith("train/group.py")
-
-
-def _settle_save(context: RunContext) -> None:
-    """Let this body's part of the checkpoint under way reach storage."""
-    if context.pending is None:
-        return
-    try:
-        context.pending.save.wait(LEAVE_SECONDS)
-    except (RaylmError, TimeoutError) as error:
-        log.warning("a checkpoint under way was given up: %s", error)

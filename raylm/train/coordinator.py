@@ -150,9 +150,10 @@ class Coordinator:
         self._write()
 
     def report_event(self, generation: Generation, event: Event) -> None:
-        """Record an event of the newest generation."""
+        """Record an event of the newest generation, or that one who has left it committed a step that stands."""
         with self._lock:
-            if self.is_current(generation):
+            stands = isinstance(event, CheckpointCommitted) and event.step <= self.last_step
+            if self.is_current(generation) or stands:
                 if isinstance(event, CheckpointCommitted):
                     self.committed = max(self.committed, event.step)
                 if isinstance(event, Evaluated):

@@ -14,10 +14,11 @@ from raylm.run.events import CheckpointCommitted, CheckpointFailed
 from raylm.run.identity import check_same_run
 from raylm.train.branching import branch, fill_engine
 from raylm.train.context import ActiveGroup, GroupEnded, RunContext, SaveUnderWay
-from raylm.train.coordination import Coordination, Reason
+from raylm.train.coordination import Coordination, Generation, Reason
 
 if TYPE_CHECKING:
     from raylm.checkpoint.restore import CheckpointInfo
+    from raylm.checkpoint.save import Saved
     from raylm.checkpoint.save_schedule import SaveSchedule
     from raylm.checkpoint.state import RunState
 
@@ -205,17 +206,33 @@ def report_save(context: RunContext, active: ActiveGroup) -> None:
         return
     context.saved_step = saved.step
     context.save_schedule = context.save_schedule.measured(saved.stall_seconds, saved.total_seconds)
-    coordination.report_event(
-        member.generation,
-        CheckpointCommitted(
-            step=saved.step,
-            seconds=round(saved.total_seconds, 3),
-            stall_seconds=round(saved.stall_seconds, 4),
-            bytes=saved.checkpoint_bytes,
-        ),
-    )
+    coordination.report_event(member.generation, _committed(saved))
     # Deleting takes a request per file on an object store: not in the training's way.
     threading.Thread(target=_retire, args=(context, pending.fence), name="raylm-retention", daemon=True).start()
+
+
+def settle_save(context: RunContext, generation: Generation, seconds: float) -> None:
+    """Let this body's part of the save under way reach storage before it ends, and report it where that commits it."""
+    pending, context.pending = context.pending, None
+    if pending is None:
+        return
+    try:
+        saved = pending.save.wait(seconds)
+    except (RaylmError, TimeoutError) as error:
+        log.warning("a checkpoint under way was given up: %s", error)
+        return
+    if pending.commits and saved.committed:
+        context.coordination.report_event(generation, _committed(saved))
+        context.coordination.flush()  # before this process ends
+
+
+def _committed(saved: Saved) -> CheckpointCommitted:
+    return CheckpointCommitted(
+        step=saved.step,
+        seconds=round(saved.total_seconds, 3),
+        stall_seconds=round(saved.stall_seconds, 4),
+        bytes=saved.checkpoint_bytes,
+    )
 
 
 def _retire(context: RunContext, fence: int) -> None:
