@@ -81,7 +81,7 @@ class FakeBody:
             held = [held_line(Held(self.generation, self.step, size, frozenset({rank, (rank - 1) % size})))]
         left = self.generation if left is None else left
         line = {"kind": "enlist", "address": f"{self.node}:1", "held": held, "left": left, "how": how}
-        self.link.send({**line, "message": message, "step": self.step or 0})
+        self.link.send({**line, "message": message, "step": self.step or 0, "redone": int(how == "broken")})
 
     def die(self) -> None:
         """Its process ends: nobody knows but by its connection."""

@@ -15,6 +15,7 @@ from raylm.errors import DataError
 from raylm.run.events import (
     CheckpointCommitted,
     PreemptionNotice,
+    Resumed,
     ShrinkRequested,
     StopRequested,
     Waiting,
@@ -73,6 +74,7 @@ def test_a_dead_bodys_group_goes_on_smaller_from_memory_and_grows_back(make: Mak
     assert (lost.ranks, lost.nodes, lost.step, lost.message) == ([1], ["b"], 7, "lost: its process ended")
     until(lambda: len(world.cluster.asked) == 1)
     world.train(after)
+    assert world.events(Resumed)[-1].micro_batches_redone == 2, "one of each survivor"
     world.cluster.add("d")
     assert nodes(world.group(3)) == ["a", "c", "d"]
     world.cluster.ends.append((after[0].number, "its node died", False))

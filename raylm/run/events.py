@@ -63,7 +63,8 @@ class GroupStarted(Event):
 
     attempt: its number. seconds: of all its phases. phases: seconds by part, from the moment the first member left the
     generation before. since_loss_seconds: from that moment, where this driver had one. steps_lost: steps to train
-    again. checkpoint: what it was read from, None for memory.
+    again. micro_batches_redone: those that the members had behind them of a step that was not finished. checkpoint:
+    what it was read from, None for memory.
     """
 
     attempt: int | None = None
@@ -71,6 +72,7 @@ class GroupStarted(Event):
     since_loss_seconds: float | None = None
     phases: Mapping[str, float] | None = None
     steps_lost: int | None = None
+    micro_batches_redone: int | None = None
     checkpoint: str | None = None
 
     @property
@@ -102,9 +104,13 @@ class Resumed(GroupStarted):
 
     def describe(self) -> str:
         """The event in words."""
-        return (
-            f"resumed {self._source}at step {self.step} with {self._who}{self._took}{self._replay or ', no step lost'}"
-        )
+        lost = self._replay or ", no step lost"
+        return f"resumed {self._source}at step {self.step} with {self._who}{self._took}{lost}{self._redone}"
+
+    @property
+    def _redone(self) -> str:
+        redone = self.micro_batches_redone or 0
+        return f", {redone} micro-batch{'' if redone == 1 else 'es'} again" if redone else ""
 
     @property
     def _source(self) -> str:

@@ -90,18 +90,25 @@ class Body:
         while (place := self._placed()) is not None:
             member = member_of(place)
             self._last = member.generation
-            how, message = self._spend(context, Tenure(member, cut=member.generation <= self._cut))
+            tenure = Tenure(member, cut=member.generation <= self._cut)
+            how, message = self._spend(context, tenure)
             if how == "over":
                 break
-            self._enlist(context, address, left=member.generation, how=how, message=message)
+            redone = tenure.under_way()
+            self._enlist(context, address, left=member.generation, how=how, message=message, redone=redone)
         settle_save(context, Generation(self._last), LEAVE_SECONDS)
         link.close()
         del store
 
-    def _enlist(self, context: RunContext, address: str, *, left: int, how: str, message: str = "") -> None:
-        """Be ready for the next round. left: the generation that this body was in. step: the last one it finished."""
+    def _enlist(
+        self, context: RunContext, address: str, *, left: int, how: str, message: str = "", redone: int = 0
+    ) -> None:
+        """Be ready for the next round.
+
+        left: the generation that this body was in. step: the last one it finished. redone: micro-batches thrown away.
+        """
         assert self._link is not None
-        line = {"kind": "enlist", "address": address, "left": left, "how": how, "message": message}
+        line = {"kind": "enlist", "address": address, "left": left, "how": how, "message": message, "redone": redone}
         held = [held_line(one) for one in held_by(context)]
         self._link.send({**line, "held": held, "step": context.progress.step})
 

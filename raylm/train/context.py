@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -91,7 +91,7 @@ class Tenure:
 
     wish: why the group should end, as far as this body was told. cut: it is over, at whatever point. abandoned: the
     thread that trained in it is stuck and was left behind; whatever it still does must touch nothing that lives on.
-    ending: the thread is leaving by itself.
+    ending: the thread is leaving by itself. under_way: gives the micro-batches of a step that is not finished.
     """
 
     member: Member
@@ -99,6 +99,7 @@ class Tenure:
     cut: bool = False
     abandoned: bool = False
     ending: bool = False
+    under_way: Callable[[], int] = int
     keeper: Keeper | None = None
 
 

@@ -61,6 +61,7 @@ class Coordinator:
         self._failures = 0
         self.last_step = self._log.last_step
         self.evaluated = self.committed = 0
+        self.redone = 0  # micro-batches that the members of the last generation have thrown away
 
     # -- a generation begins -------------------------------------------------------------------------------------
 
@@ -110,6 +111,7 @@ class Coordinator:
             if not self.is_current(generation):
                 return
             again, self.last_step = max(0, self.last_step - step), step
+            redone, self.redone = self.redone, 0
             if checkpoint is not None:
                 self.committed = max(self.committed, step)
             self._notes.add(lambda: self._log.rewind(step))
@@ -122,6 +124,7 @@ class Coordinator:
                     since_loss_seconds=since_loss,
                     phases={name: round(seconds, 3) for name, seconds in starting.items()},
                     steps_lost=again if resumed or again else None,
+                    micro_batches_redone=redone or None,
                     checkpoint=checkpoint,
                 )
             )

@@ -87,6 +87,7 @@ class Engine:
         self.group = group
         self.objective = objective
         self.accumulation = settings.accumulation
+        self.under_way = 0  # micro-batches of a step that is not finished
         self.probe = Probe(group.device)
         if settings.zero.stage == 3:
             self.probe.sample([] if settings.compiled else raw.module.modules())
@@ -131,6 +132,7 @@ class Engine:
         with self.group.watched():
             total = self._accumulate(self._micro_steps(micro_batches), step, seed, scale)
             norm, skipped = self._update()
+        self.under_way = 0
         loss, *metrics = total.tolist()
         return StepResult(loss, norm, skipped, dict(zip(self.objective.metrics, metrics, strict=True)))
 
@@ -184,6 +186,7 @@ class Engine:
             # for other ranks, and the optimizer refuses NaN on every rank by a path that also clears what was gathered.
             loss = sums.loss * torch.where(sums.loss.isfinite(), 1.0, math.nan).to(sums.loss.dtype)
             self.raw.backward(loss * scale, scale_wrt_gas=False)
+            self.under_way = turn
         self.group.all_reduce(total)  # after the gradients: before them, every rank would wait for the slowest forward
         return total
 

@@ -232,6 +232,7 @@ class Hub(Coordinator):
             return
         if message["how"] == "error":
             self._program_failed(f"error: {message['message']}", message["step"], standing.ranks.get(body))
+        self.redone += message["redone"]
         self._left_at = self._left_at if self._left_at is not None else self._clock()
         standing.broken = standing.broken or message["how"] != "regroup"
         self.lost(failure=False)

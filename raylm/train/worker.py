@@ -102,7 +102,9 @@ def train_in_group(context: RunContext, tenure: Tenure, phases: Phases) -> None:
         group = _form(context.job, tenure.member)
         phases.ended("form")
         times = RankTimes(group.size, context.job.workers.straggler_seconds)
-        active = ActiveGroup(tenure, group, _build(context, tenure.member, group), times)
+        engine = _build(context, tenure.member, group)
+        tenure.under_way = lambda: engine.under_way
+        active = ActiveGroup(tenure, group, engine, times)
         phases.ended("build")
         _resume(context, active, phases)
         _train(context, active)
