@@ -103,7 +103,7 @@ def _killed(
             victim = random.choice(cluster.processes("BodyActor"))
             at = time.time()
             victim.kill()
-            after = _wait(run, lambda line, step=line.step: line.workers < workers and line.step > step)
+            after = _wait(run, lambda found, line=line: found.attempt > line.attempt and found.step > line.step, last=3)
             events = read_events(run)
             lost = [event for event in events if isinstance(event, WorkerLost)][-1]
             resumed = [event for event in events if isinstance(event, Resumed)][-1]
@@ -127,13 +127,16 @@ def _row(after: StepMetrics, resumed: Resumed, killed_at: float) -> dict[str, An
     }
 
 
-def _wait(run: RunFolder, wanted: Any) -> StepMetrics:
-    """The newest step, once it is as wanted; TimeoutError after a while."""
+def _wait(run: RunFolder, wanted: Any, last: int = 1) -> StepMetrics:
+    """The first of the last steps that is as wanted; TimeoutError after a while.
+
+    last: how many of them are looked at, as a group may train a single one before somebody joins.
+    """
     until = time.monotonic() + PATIENCE_SECONDS
     while time.monotonic() < until:
         lines = read_metrics(run) if run.metrics.exists() else []
-        if lines and wanted(lines[-1]):
-            return lines[-1]
+        if found := [line for line in lines[-last:] if wanted(line)]:
+            return found[0]
         time.sleep(0.02)
     raise TimeoutError(f"not within {PATIENCE_SECONDS:g} s in {run.url}")
 

@@ -101,6 +101,9 @@ class FakeBody:
                 self.enlist("broken")
             case "leave" if not self.deaf:
                 self.die()
+            case "try":
+                reached = [int(other) for other in message["peers"] if self._cluster.reach(self.number, int(other))]
+                self.link.send({"kind": "reached", "number": message["number"], "bodies": reached})
 
 
 class FakeCluster:
@@ -114,6 +117,7 @@ class FakeCluster:
         self.ends: list[tuple[int, str, bool]] = []
         self.places: list[int] = []
         self.killed: list[int] = []
+        self.parted: list[set[str]] = []  # pairs of nodes
         self.noticed: dict[str, float | None] = {}
         self.may: Share | None = Share(100)
         self.starting = False  # bodies come into being, and do not enlist
@@ -157,6 +161,10 @@ class FakeCluster:
 
     def per_worker(self) -> Mapping[str, float]:
         return {"CPU": 1.0}
+
+    def reach(self, one: int, other: int) -> bool:
+        """Whether the network leads from the one body to the other."""
+        return {self.bodies[one].node, self.bodies[other].node} not in self.parted
 
     def _bear(self) -> None:
         while self.asked and (fit := [node for node in self.free if node not in self.avoided]):

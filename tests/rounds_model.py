@@ -65,6 +65,7 @@ class World:
         self.gone: set[int] = set()
         self.told_to_leave: set[int] = set()
         self.leaving: set[int] = set()
+        self.apart: set[int] = set()
         self.claims: dict[int, list[Held]] = {}  # what each body said that it holds
         self.placed: dict[int, int] = {}  # body: its newest generation
         self.holders: dict[tuple[int, int, int], dict[int, set[int]]] = {}  # (generation, step, size): rank: bodies
@@ -170,6 +171,15 @@ class World:
         self.rounds.leaving([body.id])
         self.leaving.add(body.id)
 
+    def part(self, numbers: set[int]) -> None:
+        """These do not reach the others from now on: what trains with both is cut."""
+        self.rounds.apart(numbers)
+        self.apart = numbers
+        group = self.groups[-1] if self.groups else None
+        if group is not None and numbers & set(group.places):
+            for number in group.places:
+                self.bodies[number - 1].heard.append(f"cut {group.generation}")
+
     def limit(self, size: int) -> None:
         self.rounds.limit(size)
         self.cap = min(size, self.max_size)
@@ -217,6 +227,7 @@ class World:
             local = nodes[:rank].count(nodes[rank])
             assert closed.places[number] == Place(generation, rank, size, address, nodes, local, closed.resume)
         assert not set(ids) & (self.gone | self.told_to_leave), "placed a body that is gone"
+        assert not set(ids) & self.apart, "placed a body that does not reach the others"
         assert self.min_size <= size <= self.max_size, "a size out of bounds"
         assert self.covers(ids, closed.resume), "resumes from a state that its members do not hold"
         assert closed.resume is None or self.covers_some(ids[0], closed.resume), "rank 0 holds nothing"
@@ -238,7 +249,7 @@ class World:
         """The step that the round resumes from: older than the last one told only where a shard has no holder left."""
         step = closed.resume.step if closed.resume is not None else self.committed
         assert step >= self.committed, "older than storage"
-        dead = self.gone | {body.id for body in self.bodies if not body.alive}
+        dead = self.gone | self.apart | {body.id for body in self.bodies if not body.alive}
         if step < self.told:
             assert self.agreed[1] == self.told
             vanished = [ids for ids in self.holders[self.agreed].values() if ids <= dead | self.told_to_leave]
@@ -278,6 +289,7 @@ class World:
 
     def check_progress(self) -> None:
         """Once faults cease a group of the right size trains, or Rounds says that bodies are lacking."""
+        self.part(set())
         for body in self.bodies:
             if not body.alive or body.frozen:
                 self.give_up(body)

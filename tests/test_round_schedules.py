@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 from rounds_model import Body, World
 
-from raylm.train.rounds import Held, Rounds
+from raylm.train.rounds import Held, Rounds, _State
 
 TURNS = st.integers(0, 9)
 BODY = st.integers(0, 7)
@@ -110,6 +110,12 @@ class Schedules(RuleBasedStateMachine):
             self.world.drain(body)
         self.world.calm(turns)
 
+    @rule(numbers=st.sets(BODY, max_size=3), turns=TURNS)
+    def part(self, numbers: set[int], turns: int) -> None:
+        """The network falls apart, or is whole again."""
+        self.world.part({self.body(number).id for number in numbers})
+        self.world.calm(turns)
+
     @rule(size=st.integers(1, 6), turns=TURNS)
     def limit(self, size: int, turns: int) -> None:
         self.world.limit(size)
@@ -170,6 +176,13 @@ class Backward(Rounds):
         return None
 
 
+class Deaf(Rounds):
+    """Takes in whoever is ready, whether or not the others reach it."""
+
+    def _ready(self) -> list[Any]:
+        return self._bodies_in(_State.READY)
+
+
 class Idle(Rounds):
     """Wants no regroup."""
 
@@ -184,6 +197,7 @@ class Idle(Rounds):
         (Credulous, "split brain|told step is lost"),
         (Careless, "do not hold"),
         (Backward, "told step is lost"),
+        (Deaf, "does not reach the others"),
         (Idle, "no group of the right size|a leaver stays"),
     ],
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 CLOCK_SECONDS = 10.0  # a hello is on its way for less
 
@@ -26,3 +26,14 @@ def of_nodes(nodes: Sequence[str], names: Sequence[str]) -> str | None:
         f"all {len(nodes)} workers are on one node, {names[0]}: the loss of a worker costs no step, the loss of that "
         "node those since the last checkpoint"
     )
+
+
+def of_partition(out: Sequence[str], back: Sequence[str]) -> Iterator[str]:
+    """Workers of these machines are left out, as they do not reach the others; those of these are not any more."""
+    if out:
+        yield (
+            f"the network is parted: workers on {', '.join(out)} do not reach all others, and are left out until they "
+            "do; see that every node reaches every other on all ports"
+        )
+    if back:
+        yield f"workers on {', '.join(back)} reach the others again"

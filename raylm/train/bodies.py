@@ -8,6 +8,7 @@ from typing import Protocol
 
 from raylm.runtime.link import Switchboard
 from raylm.runtime.shares import Share
+from raylm.train.reach import Found
 from raylm.train.rounds import Rounds
 
 PLACING_SECONDS = 15.0  # from the request for a body to its hello, when there is room for it
@@ -77,6 +78,7 @@ class Known:
     gone_at: float | None = None  # when its node will be reclaimed
     due: bool = False  # it is to leave now
     replaced: bool = False  # as it is slow
+    apart: bool = False  # it does not reach the others
     let_go: bool = False
     end_by: float | None = None
 
@@ -84,6 +86,11 @@ class Known:
     def leaving(self) -> bool:
         """Whether its node is about to be reclaimed."""
         return self.leave_at is not None
+
+    @property
+    def stays(self) -> bool:
+        """Whether it is counted on, or will be once it has come."""
+        return not self.let_go and not self.leaving and not self.apart
 
     def leave_by(self, time: float) -> bool:
         """Whether it is to leave by then."""
@@ -110,7 +117,7 @@ class Bodies:
     def ask_for(self, wanted: int) -> None:
         """Have so many stay; what does not fit comes into being when it does."""
         assert self._switchboard is not None
-        staying = [body for body, known in self.known.items() if not known.let_go and not known.leaving]
+        staying = [body for body, known in self.known.items() if known.stays]
         for _ in range(wanted - len(staying) if self._clock() >= self._ask_after else 0):
             self._last += 1
             self.known[self._last] = Known(asked_at=self._clock())
@@ -129,8 +136,7 @@ class Bodies:
 
     def staying(self) -> int:
         """How many have a place and are not to leave it."""
-        known = [one for one in self.known.values() if not one.let_go and not one.leaving]
-        return sum(one.placed or not one.asked for one in known)
+        return sum(one.placed or not one.asked for one in self.known.values() if one.stays)
 
     def here(self) -> list[Known]:
         """Those that have come into being and were not let go."""
@@ -139,6 +145,17 @@ class Bodies:
     def overrun(self, boundary: float) -> bool:
         """Whether the time of one that is to leave is up before then."""
         return any(known.due and known.gone_at is not None and known.gone_at < boundary for known in self.here())
+
+    def names(self, bodies: Iterable[int]) -> list[str]:
+        """The machines of these, for people."""
+        return sorted({self.known[body].name for body in bodies if body in self.known})
+
+    def set_apart(self, found: Found, *, full: bool) -> None:
+        """Do not count on those that are left out; who is not any more ends where others have taken all places."""
+        for body in (found.out | found.back) & self.known.keys():
+            self.known[body].apart = body in found.out
+            if full and body in found.back:
+                self.let_go(body, orderly=False)
 
     def among(self, members: Iterable[int]) -> list[Known]:
         """Those of a generation's members that have not ended."""

@@ -18,11 +18,13 @@ from typing import TYPE_CHECKING, Any
 
 from raylm.errors import RaylmError, first_line
 from raylm.runtime.link import Link
+from raylm.runtime.ports import listening
 from raylm.threads import settle
 from raylm.train.context import GroupEnded, RunContext, Tenure
 from raylm.train.coordination import Coordination, Generation, Reason
 from raylm.train.host_memory import held_by, keep_snapshots
 from raylm.train.messages import Birth, held_line, member_of
+from raylm.train.reach import CONNECT_SECONDS
 from raylm.train.saving import give_up_save, settle_save
 from raylm.train.stalls import StallWatch
 from raylm.train.worker import Phases, open_run, prepare_process, train_in_group
@@ -216,7 +218,15 @@ class Body:
                         tenure.cut = True
                 case "leave":
                     self._leave = message
+                case "try":
+                    threading.Thread(target=self._try_to_reach, args=(message,), daemon=True).start()
             self._news.notify_all()
+
+    def _try_to_reach(self, message: Message) -> None:
+        """Say at which of other bodies' stores somebody listens, as seen from here."""
+        reached = listening(message["peers"], patience_seconds=CONNECT_SECONDS)
+        assert self._link is not None
+        self._link.send({"kind": "reached", "number": message["number"], "bodies": [int(body) for body in reached]})
 
     def _orphaned(self, why: str) -> None:
         """The hub is lost, or has given this body up: another may train in its place, so that this one ends at once."""

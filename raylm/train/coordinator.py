@@ -7,10 +7,12 @@ recorded there is only noted, and written afterwards.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from raylm.errors import RaylmError, TrainingError
 from raylm.run.events import (
@@ -30,6 +32,11 @@ from raylm.run.metrics import AuditLine, StepMetrics
 from raylm.run.notes import Notes, stamped
 from raylm.train.coordination import FailureHistory, Fence, Generation, Reason, RunStatus
 from raylm.train.feed import Feed
+
+log = logging.getLogger(__name__)
+
+LOOK_SECONDS = 0.1  # for what is to be written
+WRITE_AGAIN_SECONDS = 1.0  # after the record could not be written
 
 
 class Coordinator:
@@ -268,6 +275,29 @@ class Coordinator:
         line = stamped(event)
         self._feed.add(line)
         self._notes.add(lambda: self._log.event(line))
+
+
+class BackgroundCoordinator(Coordinator):
+    """One whose record is written by a thread of its own, which is to run `_writes`."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._closed = threading.Event()
+        self._noted = threading.Event()  # something is to be written
+
+    def _write(self) -> None:
+        self._noted.set()
+
+    def _writes(self) -> None:
+        """Write what was noted; what storage does not take is tried again."""
+        while not self._closed.is_set():
+            self._noted.wait(LOOK_SECONDS)
+            self._noted.clear()
+            try:
+                super()._write()
+            except RaylmError as error:
+                log.warning("the record of the run cannot be written: %s", error)
+                self._closed.wait(WRITE_AGAIN_SECONDS)
 
 
 class _Times:

@@ -19,21 +19,22 @@ from functools import partial
 from typing import Any
 
 from raylm.config.workers import WorkerSettings
-from raylm.errors import RaylmError, TrainingError, first_line
+from raylm.errors import TrainingError, first_line
 from raylm.run.events import CheckpointCommitted, Event, PreemptionNotice, ShrinkRequested, Warned, WorkerLost
 from raylm.run.folder import RunFolder
 from raylm.run.metrics import StepMetrics
 from raylm.runtime.link import Switchboard
 from raylm.runtime.wires import Message
 from raylm.threads import error_of
-from raylm.train.advice import of_clock, of_nodes
+from raylm.train.advice import of_clock, of_nodes, of_partition
 from raylm.train.bodies import Bodies, Cluster, Seen, look
 from raylm.train.coordination import Generation, Member, Reason, RunStatus
-from raylm.train.coordinator import Coordinator
+from raylm.train.coordinator import BackgroundCoordinator
 from raylm.train.failures import ProgramFailures
 from raylm.train.messages import held_of, place_line
 from raylm.train.pace import Pace
 from raylm.train.patience import START_SECONDS, Patience
+from raylm.train.reach import Reach
 from raylm.train.rounds import Round, Rounds
 from raylm.train.standing import Standing
 from raylm.train.stragglers import Stragglers
@@ -41,11 +42,10 @@ from raylm.train.stragglers import Stragglers
 log = logging.getLogger(__name__)
 
 TURN_SECONDS = 0.1
-WRITE_AGAIN_SECONDS = 1.0  # after the record could not be written
 LEAVE_MARGIN_SECONDS = 2.0
 
 
-class Hub(Coordinator):
+class Hub(BackgroundCoordinator):
     """The coordinator of a run whose bodies come and go."""
 
     def __init__(
@@ -71,12 +71,11 @@ class Hub(Coordinator):
         self._warned: set[str] = set()
         self._pace = Pace(workers.join_interval_seconds, clock)
         self._stragglers = Stragglers(workers.straggler_ratio, workers.straggler_seconds, clock)
-        self._failures_in_a_row = ProgramFailures()
+        self._reach = Reach(self._rounds, self._bodies.send, clock)
+        self._failures_in_a_row = ProgramFailures(workers.max_failures)
         self._left_at: float | None = None  # when the first member of the newest generation had left it
         self._limit = workers.max
         self._notice_used = False  # every member's node is about to be reclaimed, and the state is saved
-        self._closed = threading.Event()
-        self._noted = threading.Event()  # something of the record is to be written
         token = secrets.token_hex(16)
         heard, lost = partial(self._guarded, self._heard), partial(self._guarded, self._lost)
         self._switchboard = Switchboard(token, heard, lost, patience_seconds=workers.silence_seconds, host=host)
@@ -150,6 +149,7 @@ class Hub(Coordinator):
             return
         self._heed_notices(seen.draining)
         self._ask_for_bodies(seen.room)
+        self._look_for_partitions()
         self._gather()
         self._report_waiting(seen.room)
 
@@ -162,20 +162,6 @@ class Hub(Coordinator):
                 self._fail(TrainingError(f"the hub of the run failed: {type(error).__name__}: {first_line(error)}"))
                 self._crashed = True
                 self._bodies.let_all_go(orderly=False)
-
-    def _write(self) -> None:
-        self._noted.set()
-
-    def _writes(self) -> None:
-        """Write what was noted; what storage does not take is tried again."""
-        while not self._closed.is_set():
-            self._noted.wait(TURN_SECONDS)
-            self._noted.clear()
-            try:
-                super()._write()
-            except RaylmError as error:
-                log.warning("the record of the run cannot be written: %s", error)
-                self._closed.wait(WRITE_AGAIN_SECONDS)
 
     def _is_training(self) -> bool:
         return bool(self._bodies.among(self._standing.ranks))
@@ -212,6 +198,8 @@ class Hub(Coordinator):
                 self._switchboard.send(body, {"kind": "welcome", "warm": bool(self._standing.generation)})
             elif message["kind"] == "enlist":
                 self._enlisted(body, message)
+            elif message["kind"] == "reached":
+                self._reach.heard(body, message["number"], message["bodies"])
             if not self.over:
                 self._gather()
 
@@ -231,9 +219,10 @@ class Hub(Coordinator):
         if message["left"] != standing.generation or not standing.generation:
             return
         if message["how"] == "error":
-            self._program_failed(f"error: {message['message']}", message["step"], standing.ranks.get(body))
+            self._program_failed(message["message"], message["step"], standing.ranks.get(body))
         self.redone += message["redone"]
-        self._left_at = self._left_at if self._left_at is not None else self._clock()
+        self._left_at = self._left_at or self._clock()
+        standing.doubted = standing.doubted or (message["how"] == "broken" and not standing.broken)
         standing.broken = standing.broken or message["how"] != "regroup"
         self.lost(failure=False)
 
@@ -251,26 +240,21 @@ class Hub(Coordinator):
         rank = self._standing.ranks.get(body)
         self._rounds.gone(body)
         if own:
-            self._program_failed(f"error: {why}", self.last_step, rank)
+            self._program_failed(why, self.last_step, rank)
         elif rank is not None:
             self._record_loss([rank], [known.name], f"lost: {why}")
         if rank is not None:
-            self._standing.broken = True
-            self._left_at = self._left_at if self._left_at is not None else self._clock()
+            self._standing.broken, self._standing.doubted = True, False
+            self._left_at = self._left_at or self._clock()
             self.lost(failure=True)
 
     def _program_failed(self, message: str, step: int, rank: int | None) -> None:
         """The program's own error after a step; the same step may fail so often before it ends the run."""
-        count = self._failures_in_a_row.add(step, 0 if rank is None else self._standing.generation)
         names = [self._standing.names[rank]] if rank is not None else []
-        self._record_loss([] if rank is None else [rank], names, message)
-        if count > self._workers.max_failures:
-            self._fail(
-                TrainingError(
-                    f"the program failed {count} times in a row at step {step}: {message[len('error: ') :]}",
-                    hint="mend the cause above, or raise workers.max_failures; the same command resumes",
-                )
-            )
+        self._record_loss([] if rank is None else [rank], names, f"error: {message}")
+        failed = self._failures_in_a_row.add(step, 0 if rank is None else self._standing.generation, message)
+        if failed is not None:
+            self._fail(failed)
 
     def _record_loss(self, ranks: list[int], nodes: list[str], message: str) -> None:
         self._record(WorkerLost(ranks=ranks, nodes=nodes, message=message[:500], last_committed=self.committed))
@@ -280,7 +264,7 @@ class Hub(Coordinator):
     def _gather(self) -> None:
         """Close the round if it can be closed; else see that members come to it."""
         standing, rounds = self._standing, self._rounds
-        if self._may_start() and (found := rounds.close(self.committed)) is not None:
+        if not standing.doubted and self._may_start() and (found := rounds.close(self.committed)) is not None:
             self._place(found)
             return
         for body in rounds.dismiss():
@@ -303,7 +287,7 @@ class Hub(Coordinator):
     def _may_start(self) -> bool:
         """Whether a start from nothing has waited for the bodies that the cluster has room for."""
         arrived = self._bodies.here()
-        waited = self._clock() - (self._left_at if self._left_at is not None else self._began_at)
+        waited = self._clock() - (self._left_at or self._began_at)
         if waited > START_SECONDS:
             self._rounds.give_up_waiting()
         if self._notice_used:
@@ -333,11 +317,8 @@ class Hub(Coordinator):
 
     def _place(self, found: Round) -> None:
         """Begin a generation."""
-        now, before = self._clock(), self._standing
-        since = self._left_at if self._left_at is not None else self._began_at
-        generation = self.begin(
-            len(found.places), Generation(self._rounds.generation), {"gather": max(0.0, now - since)}
-        )
+        gather, before = self._clock() - (self._left_at or self._began_at), self._standing
+        generation = self.begin(len(found.places), Generation(self._rounds.generation), {"gather": max(0.0, gather)})
         self._left_at, self._notice_used = None, False
         ranks = {body: place.rank for body, place in found.places.items()}
         nodes = next(iter(found.places.values())).nodes
@@ -351,6 +332,24 @@ class Hub(Coordinator):
             self._switchboard.send(body, place_line(replace(member, local_rank=0)))
         for body in found.leave:
             self._bodies.let_go(body, orderly=True)
+
+    def _look_for_partitions(self) -> None:
+        """Leave out whoever does not reach the others, and take it in again when it does."""
+        standing, bodies = self._standing, self._bodies
+        members = [body for body in standing.ranks if body in bodies.known]
+        still = not standing.broken and self._pace.stands_still(self._reach.checked_at)
+        found = self._reach.turn(members, bodies.known, due=still or (standing.doubted and self._rounds.whole()))
+        if found is None:
+            return
+        standing.doubted = False
+        for message in of_partition(bodies.names(found.out), bodies.names(found.back)):
+            self._record(Warned(message=message))
+        bodies.set_apart(found, full=len(members) >= min(self._workers.max, self._limit))
+        if found.out & set(members) and not standing.broken:
+            standing.broken = True
+            self._left_at = self._left_at or self._clock()
+            self._cut(standing.ranks)
+            self.lost(failure=True)
 
     # -- notices -------------------------------------------------------------------------------------------------
 
@@ -388,8 +387,8 @@ class Hub(Coordinator):
             self._cut(standing.ranks)
 
     def _waits_long(self) -> bool:
-        there_was_room = (self._expected or 0) >= self._workers.min
-        return self._patience.at_an_end(starting=not self._standing.generation and there_was_room)
+        waits = not self._standing.generation and (self._expected or 0) >= self._workers.min
+        return self._patience.at_an_end(starting=waits)
 
     def _report_waiting(self, room: int | None) -> None:
         training = self._is_training() and not self._standing.broken

@@ -77,6 +77,7 @@ class Rounds:
         self._bodies: dict[int, _Body] = {}
         self._members: list[_Body] = []  # of the newest generation, by rank, whatever became of them
         self._leaving: set[int] = set()
+        self._apart: set[int] = set()
         self._committed = 0
         self._waits = True
 
@@ -114,6 +115,10 @@ class Rounds:
         """
         self._leaving.update(bodies)
 
+    def apart(self, bodies: Iterable[int]) -> None:
+        """These, and only these, do not reach the others: no round has them, and what they hold is not counted on."""
+        self._apart = set(bodies)
+
     def limit(self, size: int) -> None:
         """The most members the next rounds may have, besides max_size; below min_size no round closes."""
         self._limit = size
@@ -127,7 +132,7 @@ class Rounds:
         members = [body for body in self._members if body.state in (_State.MEMBER, _State.READY)]
         if not members:
             return False
-        heirs = [body for body in [*members, *self._bodies_in(_State.READY)] if body.id not in self._leaving]
+        heirs = [body for body in [*members, *self._ready()] if body.id not in self._leaving]
         joins = any(not self._is_survivor(body) for body in heirs) and len(members) < self._cap()
         leaves = any(body.id in self._leaving for body in members) and bool(heirs) and self._max_size > 1
         return joins or leaves or len(members) > self._cap()
@@ -136,6 +141,14 @@ class Rounds:
         """Members that neither enlisted nor are gone, once another one has: they may hang on it."""
         silent = tuple(body.id for body in self._members if body.state is _State.MEMBER)
         return silent if len(silent) < len(self._members) else ()
+
+    def whole(self) -> bool:
+        """Whether every member of the newest generation has enlisted since: none of them is lost."""
+        return bool(self._members) and all(body.state is _State.READY for body in self._members)
+
+    def address(self, body: int) -> str:
+        """Where a body's store is, as it said when it enlisted last."""
+        return self._bodies[body].address
 
     def lacking(self) -> int:
         """How many bodies too few are ready for a round; 0 while a member has not been heard."""
@@ -146,7 +159,7 @@ class Rounds:
     def dismiss(self) -> tuple[int, ...]:
         """Leaving bodies that nobody needs, each named once: they end now. For when no round closes."""
         idle = self._bodies_in(_State.STARTING, _State.READY)
-        staying = [body for body in self._bodies_in(_State.READY) if body.id not in self._leaving]
+        staying = [body for body in self._ready() if body.id not in self._leaving]
         safe = bool(staying) and self._all_heard() and _cover(staying, self._newest())
         return _leave(body for body in idle if body.id in self._leaving and (safe or not self._is_survivor(body)))
 
@@ -165,7 +178,7 @@ class Rounds:
             return None
         lost = tuple(body.id for body in self._members if body.state is _State.GONE)
         staying = {body.id for body in chosen}
-        others = [body for body in self._bodies_in(_State.STARTING, _State.READY) if body.id not in staying]
+        others = [body for body in self._bodies_in(_State.STARTING) + self._ready() if body.id not in staying]
         leave = _leave(body for body in others if self._is_survivor(body) or body.id in self._leaving)
         return Round(self._form(self._by_rank(chosen, resume), resume), leave, lost, resume)
 
@@ -186,6 +199,9 @@ class Rounds:
     def _bodies_in(self, *states: _State) -> list[_Body]:
         return [body for body in self._bodies.values() if body.state in states]
 
+    def _ready(self) -> list[_Body]:
+        return [body for body in self._bodies_in(_State.READY) if body.id not in self._apart]
+
     def _is_survivor(self, body: _Body) -> bool:
         return 0 < body.generation == self.generation
 
@@ -194,7 +210,7 @@ class Rounds:
 
     def _awaits(self, size: int) -> bool:
         """Whether a round of this size should wait for bodies that are still starting."""
-        if not self._waits or size >= self._cap() or any(body.held for body in self._bodies_in(_State.READY)):
+        if not self._waits or size >= self._cap() or any(body.held for body in self._ready()):
             return False
         return any(body.id not in self._leaving for body in self._bodies_in(_State.STARTING))
 
@@ -205,7 +221,7 @@ class Rounds:
         given up either: had it been lost and trained again, nobody could hold it whole.
         """
         ranks: dict[tuple[int, int, int], set[int]] = {}
-        for held in (held for body in self._bodies_in(_State.READY) for held in body.held):
+        for held in (held for body in self._ready() for held in body.held):
             ranks.setdefault((held.step, held.generation, held.size), set()).update(held.ranks)
         whole = [key for key, found in ranks.items() if found.issuperset(range(key[2]))]
         if not whole or max(whole)[0] < self._committed:
@@ -215,7 +231,7 @@ class Rounds:
 
     def _chosen(self, state: Held | None) -> list[_Body]:
         """The next members, in no order of rank: all that are ready, less those who can be spared and should be."""
-        ready = self._bodies_in(_State.READY)
+        ready = self._ready()
         stays = any(body.id not in self._leaving for body in ready)
         going = self._leaving if stays and self._max_size > 1 else frozenset()
         able = [body for body in ready if body.id not in self._leaving or self._is_survivor(body)]

@@ -11,7 +11,8 @@ from raylm.train.coordination import Reason
 class Standing:
     """The newest generation. ranks: of each body. names: of each rank's machine, for people.
 
-    cut: members that were told that it is over.
+    cut: members that were told that it is over. doubted: it broke by itself, and nobody knows yet whether all
+    members reach each other.
     """
 
     generation: int = 0
@@ -21,4 +22,5 @@ class Standing:
     wish: Reason | None = None
     wished_at: float | None = None
     broken: bool = False
+    doubted: bool = False
     cut: set[int] = field(default_factory=set)
