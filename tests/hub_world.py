@@ -80,6 +80,7 @@ class FakeBody:
             rank, size = self.place["rank"], self.place["size"]
             held = [held_line(Held(self.generation, self.step, size, frozenset({rank, (rank - 1) % size})))]
         left = self.generation if left is None else left
+        message = message or how
         line = {"kind": "enlist", "address": f"{self.node}:1", "held": held, "left": left, "how": how}
         self.link.send({**line, "message": message, "step": self.step or 0, "redone": int(how == "broken")})
 

@@ -15,7 +15,7 @@ from raylm.testing.datasets import job_settings, make_data, write_job
 from raylm.testing.elastic import Action, Outcome, run_alone, run_elastic
 
 ROWS, STEPS, FAULTS, SEEDS = 480, 240, 10, 30
-TOLERANCE = {"fp32": 1e-4, "bf16": 0.1}  # bf16's rounding differs with the number of workers
+TOLERANCE = {"fp32": 1e-4, "bf16": 5e-3}  # bf16's rounding differs with the number of workers: by 1.7e-3 in ten runs
 JOB: dict[str, Any] = {"batch__sequences": 12, "evaluate__every_steps": 40, "checkpoint__every_steps": 10}
 Reference = Callable[[str, int], Outcome]
 

@@ -118,10 +118,11 @@ def test_a_group_that_broke_by_itself_and_reaches_everybody_goes_on_as_it_was(ma
     group = world.group(3)
     world.train(group)
     for body in group:
-        body.enlist("broken")
+        body.enlist("broken", "no route")
     assert nodes(world.group(3)) == ["a", "b", "c"]
     assert [len(body.said("try")) for body in group] == [1, 1, 1]
-    assert not warned(world)
+    (message,) = warned(world)
+    assert message == "a group of 3 workers broke, though all reach each other: no route"
 
 
 def test_a_group_whose_member_died_does_not_wait_for_a_check(make: Make) -> None:

@@ -37,3 +37,8 @@ def of_partition(out: Sequence[str], back: Sequence[str]) -> Iterator[str]:
         )
     if back:
         yield f"workers on {', '.join(back)} reach the others again"
+
+
+def of_break(workers: int, why: str) -> str | None:
+    """A group of so many workers that all reach each other broke by itself."""
+    return f"a group of {workers} workers broke, though all reach each other: {why}" if why else None

@@ -26,7 +26,7 @@ from raylm.run.metrics import StepMetrics
 from raylm.runtime.link import Switchboard
 from raylm.runtime.wires import Message
 from raylm.threads import error_of
-from raylm.train.advice import of_clock, of_nodes, of_partition
+from raylm.train.advice import of_break, of_clock, of_nodes, of_partition
 from raylm.train.bodies import Bodies, Cluster, Seen, look
 from raylm.train.coordination import Generation, Member, Reason, RunStatus
 from raylm.train.coordinator import BackgroundCoordinator
@@ -222,7 +222,8 @@ class Hub(BackgroundCoordinator):
             self._program_failed(message["message"], message["step"], standing.ranks.get(body))
         self.redone += message["redone"]
         self._left_at = self._left_at or self._clock()
-        standing.doubted = standing.doubted or (message["how"] == "broken" and not standing.broken)
+        if message["how"] == "broken" and not standing.broken:
+            standing.doubted = message["message"]
         standing.broken = standing.broken or message["how"] != "regroup"
         self.lost(failure=False)
 
@@ -244,7 +245,7 @@ class Hub(BackgroundCoordinator):
         elif rank is not None:
             self._record_loss([rank], [known.name], f"lost: {why}")
         if rank is not None:
-            self._standing.broken, self._standing.doubted = True, False
+            self._standing.broken, self._standing.doubted = True, ""
             self._left_at = self._left_at or self._clock()
             self.lost(failure=True)
 
@@ -338,12 +339,13 @@ class Hub(BackgroundCoordinator):
         standing, bodies = self._standing, self._bodies
         members = [body for body in standing.ranks if body in bodies.known]
         still = not standing.broken and self._pace.stands_still(self._reach.checked_at)
-        found = self._reach.turn(members, bodies.known, due=still or (standing.doubted and self._rounds.whole()))
+        found = self._reach.turn(members, bodies.known, due=still or bool(standing.doubted and self._rounds.whole()))
         if found is None:
             return
-        standing.doubted = False
         for message in of_partition(bodies.names(found.out), bodies.names(found.back)):
             self._record(Warned(message=message))
+        self._warn(None if found.out else of_break(len(standing.ranks), standing.doubted))
+        standing.doubted = ""
         bodies.set_apart(found, full=len(members) >= min(self._workers.max, self._limit))
         if found.out & set(members) and not standing.broken:
             standing.broken = True

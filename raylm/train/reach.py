@@ -82,7 +82,11 @@ class Reach:
             return self._changed(left_out(check.order, check.parted()) | silent, known)
         apart = self.apart & set(known)
         if due or (apart and now >= self._again_at):
-            self._begin([*(body for body in members if body not in apart), *sorted(apart)])
+            order = [*(body for body in members if body not in apart), *sorted(apart)]
+            if len(order) < 2:
+                self.checked_at = now
+                return Found(frozenset(), frozenset())
+            self._begin(order)
         return None
 
     def heard(self, body: int, number: int, reached: Iterable[int]) -> None:

@@ -11,7 +11,7 @@ from raylm.train.coordination import Reason
 class Standing:
     """The newest generation. ranks: of each body. names: of each rank's machine, for people.
 
-    cut: members that were told that it is over. doubted: it broke by itself, and nobody knows yet whether all
+    cut: members that were told that it is over. doubted: why it broke by itself, as long as nobody knows whether all
     members reach each other.
     """
 
@@ -22,5 +22,5 @@ class Standing:
     wish: Reason | None = None
     wished_at: float | None = None
     broken: bool = False
-    doubted: bool = False
+    doubted: str = ""
     cut: set[int] = field(default_factory=set)
