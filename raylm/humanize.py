@@ -1,6 +1,8 @@
-"""Numbers in, words for people out: counts, bytes, time spans."""
+"""Numbers in, words for people out: counts, bytes, time spans, moments."""
 
 from __future__ import annotations
+
+from datetime import UTC, datetime
 
 
 def count(number: float) -> str:
@@ -33,3 +35,8 @@ def duration(seconds: float) -> str:
     if whole < 86_400:
         return f"{whole // 3600}h {whole % 3600 // 60:02d}m"
     return f"{whole // 86_400}d {whole % 86_400 // 3600:02d}h"
+
+
+def moment(at: float) -> str:
+    """A time in seconds since 1970: 2026-03-01 10:20:30 UTC."""
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")

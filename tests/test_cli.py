@@ -290,6 +290,8 @@ def test_report_says_what_it_wrote(capsys: pytest.CaptureFixture[str], tmp_path:
     code, out, _ = run(capsys, "report", str(tmp_path))
     assert code == 0
     assert "30, 4 of them trained again after a loss" in out
+    assert "44s useful, 4.0s replayed, 20s idle, 9h 59m stopped" in out
+    assert "idle   20s rest of starts" in out
     assert (tmp_path / "report.html").exists()
 
 

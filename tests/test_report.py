@@ -11,7 +11,7 @@ import pytest
 
 from raylm.errors import DataError
 from raylm.report import read_history, render, totals, write_report
-from raylm.report.charts import Point, grouped, nice_ticks, smoothed
+from raylm.report.charts import Mark, Point, chart, grouped, nice_ticks, smoothed, step_axis
 from raylm.run.events import parse_event
 from raylm.run.folder import RunFolder
 from raylm.storage import StoragePath
@@ -85,6 +85,7 @@ def test_the_span_is_divided_into_useful_replayed_idle_and_stopped(tmp_path: Pat
     assert total.useful_seconds == 6 + 14 * 2 + 10
     assert total.replayed_seconds == 4
     assert total.idle_seconds == 3 + 8 + 5 + 4
+    assert total.unnamed_seconds == total.idle_seconds  # this log names no phases
     assert total.stopped_seconds == 36_000 - 4
     assert total.span_seconds == 3 + 10 + 8 + 28 + 5 + 5 + 36_000 + 5
 
@@ -170,8 +171,8 @@ def test_every_loss_notice_resize_and_checkpoint_is_marked_in_both_views(tmp_pat
     for axis in ("step", "time"):
         charts = re.findall(rf'<svg viewBox[^>]*data-axis="{axis}".*?</svg>', text)
         assert len(charts) == 4
-        for chart in charts:
-            kinds = [chart.count(f'class="marked {kind}"') for kind in ("loss", "notice", "resize", "checkpoint")]
+        for one in charts:
+            kinds = [one.count(f'class="marked {kind}"') for kind in ("loss", "notice", "resize", "checkpoint")]
             assert kinds == [1, 1, 2, 1]
 
 
@@ -261,6 +262,17 @@ def test_grouping_keeps_the_mean_and_the_extremes() -> None:
     points = grouped([(float(x), float(x % 10)) for x in range(1000)], most=100)
     assert len(points) == 100
     assert points[0] == Point(9.0, 4.5, 0.0, 9.0)
+
+
+def test_marks_that_would_cover_each_other_are_told_in_few() -> None:
+    def drawn(count: int) -> str:
+        marks = [Mark(at, ("loss", "resize")[at % 2], f"event {at}") for at in range(count)]
+        return chart(title="loss", axis=step_axis(count), series=[], marks=marks, label=str)
+
+    assert drawn(20).count('class="marked') == 20
+    many = drawn(5000)
+    assert 100 < many.count('class="marked') < 200
+    assert "event 0; and 29 more, up to: event 58" in many
 
 
 def test_smoothing_keeps_a_straight_line() -> None:

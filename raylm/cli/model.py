@@ -106,6 +106,7 @@ def report(run: str, output: str | None, connection: Connection) -> None:
     """Write RUN's history as one HTML page: loss, throughput and workers, and where the time went."""
     from raylm.humanize import duration
     from raylm.report import read_history, render, totals
+    from raylm.report.spent import SHOWN_SECONDS
     from raylm.run.folder import RunFolder
     from raylm.storage import StoragePath
 
@@ -114,14 +115,15 @@ def report(run: str, output: str | None, connection: Connection) -> None:
     page = StoragePath(output, connection) if output else folder.report
     page.write_text(render(history))
     total = totals(history)
+    parts = [("useful", total.useful_seconds), ("replayed", total.replayed_seconds), ("idle", total.idle_seconds)]
+    if total.stopped_seconds:
+        parts.append(("stopped", total.stopped_seconds))
+    idle = [f"{duration(seconds)} {name}" for name, seconds in total.idle if seconds >= SHOWN_SECONDS]
     print_rows(
         [
             ("steps", f"{total.steps:,}, {total.steps_lost} of them trained again after a loss"),
-            (
-                "time",
-                f"{duration(total.useful_seconds)} useful, {duration(total.replayed_seconds)} replayed, "
-                f"{duration(total.idle_seconds)} idle",
-            ),
+            ("time", ", ".join(f"{duration(seconds)} {name}" for name, seconds in parts)),
+            *([("idle", ", ".join(idle))] if idle else []),
             ("last", history.events[-1].describe() if history.events else "-"),
             ("page", page.url),
         ]

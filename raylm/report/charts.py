@@ -17,6 +17,8 @@ WIDTH, HEIGHT = 1000, 190
 LEFT, RIGHT, TOP, BOTTOM = 62, 14, 22, 24
 # More points than this are averaged in groups: a screen has no more columns, and a page must stay small.
 MOST_POINTS = 800
+# Marks nearer to each other than this, in the picture's units, share a column; so many of them fit into one.
+MARK_WIDTH, MOST_MARKS = 11, 9
 
 Number = Callable[[float], str]
 
@@ -206,6 +208,7 @@ _SHAPES = {
     "notice": "M0,-6 L6,0 L0,6 L-6,0 Z",
     "resize": "M-5,4 L5,4 L0,-5 Z",
     "bad": "M-4,-4 L4,4 M4,-4 L-4,4",
+    "slow": "M-5,-2 H5 V2 H-5 Z",
     "checkpoint": "M0,-2.5 A2.5,2.5 0 1 1 0,2.5 A2.5,2.5 0 1 1 0,-2.5 Z",
 }
 
@@ -216,21 +219,40 @@ def shape(kind: str) -> str:
 
 
 def _marks(axis: Axis, marks: Sequence[Mark]) -> list[str]:
-    """Marks from left to right; what would cover its neighbour stands below it, checkpoints that would are left out."""
-    drawn, last, below = [], dict[str, float](), 0
+    """Marks from left to right; those that would cover each other stand in a column, or are told in few."""
+    drawn: list[str] = []
+    foot = -math.inf
+    columns: list[list[Mark]] = []
     for mark in sorted(marks, key=lambda mark: mark.x):
         x = axis.pixel(mark.x)
         # Checkpoints are many and good news: a dot at the foot, no line through the curves.
         if mark.kind == "checkpoint":
-            if x - last.get("foot", -math.inf) >= 5:
+            if x - foot >= 5:
                 drawn.append(_mark(x, HEIGHT - BOTTOM, mark))
-                last["foot"] = x
-            continue
-        below = below + 1 if x - last.get("head", -math.inf) < 11 else 0
-        last["head"] = x
-        line = f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>'
-        drawn.append(_mark(x, TOP + 13 * min(below, 8), mark, line))
+                foot = x
+        elif columns and x - axis.pixel(columns[-1][0].x) < MARK_WIDTH:
+            columns[-1].append(mark)
+        else:
+            columns.append([mark])
+    for column in columns:
+        for below, mark in enumerate(column if len(column) <= MOST_MARKS else _in_few(column)):
+            x = axis.pixel(mark.x)
+            line = f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>'
+            drawn.append(_mark(x, TOP + 13 * below, mark, line))
     return drawn
+
+
+def _in_few(marks: Sequence[Mark]) -> list[Mark]:
+    """The first mark of each kind, where it stands for all of its kind."""
+    kinds: dict[str, list[Mark]] = {}
+    for mark in marks:
+        kinds.setdefault(mark.kind, []).append(mark)
+    return [
+        Mark(marks[0].x, kind, f"{same[0].words}; and {len(same) - 1} more, up to: {same[-1].words}")
+        if len(same) > 1
+        else same[0]
+        for kind, same in kinds.items()
+    ]
 
 
 def _mark(x: float, y: float, mark: Mark, line: str = "") -> str:

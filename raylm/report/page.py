@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import time
+from bisect import bisect_right
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from html import escape
+from statistics import median
 
 from raylm.html import frame, text_of, tiles
-from raylm.humanize import count, duration
+from raylm.humanize import count, duration, moment
 from raylm.report.charts import (
     Axis,
     Mark,
@@ -22,6 +24,8 @@ from raylm.report.charts import (
     step_axis,
     time_axis,
 )
+from raylm.report.ledger import ledger
+from raylm.report.spent import time_bar
 from raylm.run.events import (
     BadLoss,
     CheckpointCommitted,
@@ -33,11 +37,14 @@ from raylm.run.events import (
     PreemptionNotice,
     Resized,
     ShrinkRequested,
+    Stalled,
+    Straggler,
     WorkerLost,
 )
 from raylm.run.folder import RunFolder
-from raylm.run.history import History, Totals, read_history, stops, thrown_away, totals
+from raylm.run.history import History, read_history
 from raylm.run.metrics import StepMetrics
+from raylm.run.totals import Totals, stops, thrown_away, totals
 from raylm.storage import StoragePath
 
 # The shape that marks an event in the charts.
@@ -49,6 +56,8 @@ MARKS: dict[type[Event], str] = {
     CheckpointCommitted: "checkpoint",
     BadLoss: "bad",
     Failed: "bad",
+    Straggler: "slow",
+    Stalled: "slow",
 }
 KINDS = {
     "loss": "worker lost",
@@ -56,15 +65,10 @@ KINDS = {
     "resize": "resize",
     "checkpoint": "checkpoint committed",
     "bad": "bad loss or failure",
+    "slow": "straggler or stall",
 }
 # The group is gone after these.
 ENDS = (WorkerLost, Finished, Failed)
-SPENT = (
-    ("useful", "steps that count"),
-    ("replayed", "work thrown away by a loss and trained again"),
-    ("idle", "starting, restoring, waiting for workers, evaluating, saving"),
-    ("stopped", "nothing was running; not part of the bar"),
-)
 # More events than this are not all listed: a long run commits thousands of checkpoints.
 MAX_EVENTS = 400
 # More held-out losses than this become a line.
@@ -84,10 +88,11 @@ def render(history: History) -> str:
     body = [
         f"<header><h1>{escape(history.name)}</h1><p>{escape(_status(history, total))}</p></header>",
         _tiles(history, total),
-        _time_bar(total),
+        time_bar(total),
         _views(history),
+        ledger(history),
         _event_table(history),
-        f"<footer>Written by raylm on {_clock(datetime.now(UTC).timestamp())}</footer>",
+        f"<footer>Written by raylm on {moment(time.time())}</footer>",
     ]
     data = f'<script type="application/json" id="data">{_readouts(history)}</script>'
     script = f"<script>{text_of('raylm.report', 'page.js')}</script>"
@@ -101,19 +106,20 @@ def _status(history: History, total: Totals) -> str:
     ended = history.events[-1] if history.events else None
     state = f"{ended.name} " if isinstance(ended, Finished | Failed) else ""
     where = f"{state}at step {last:,}{planned}"
-    return f"{where}; {_clock(min(moments))} to {_clock(max(moments))}, {duration(total.span_seconds)}"
+    return f"{where}; {moment(min(moments))} to {moment(max(moments))}, {duration(total.span_seconds)}"
 
 
 def _tiles(history: History, total: Totals) -> str:
     steps, held_out = history.steps, history.held_out
     sizes = sorted({step.workers for step in steps} | {_size(start) for start in history.starts})
-    median = sorted(step.tokens_per_second for step in steps)[len(steps) // 2] if steps else math.nan
+    few_to_many = "-".join(str(size) for size in sorted({*sizes[:1], *sizes[-1:]}))
+    usual = sorted(step.tokens_per_second for step in steps)[len(steps) // 2] if steps else math.nan
     rows = [
         ("loss", f"{steps[-1].loss:.4f}" if steps else "-", f"from {steps[0].loss:.4f}" if steps else ""),
         ("held-out loss", f"{held_out[-1].held_out_loss:.4f}" if held_out else "-", _perplexity(held_out)),
         ("tokens", count(total.tokens), f"{total.steps:,} steps"),
-        ("tokens per second", count(median) if steps else "-", "median"),
-        ("workers", "-".join(str(size) for size in {*sizes[:1], *sizes[-1:]}) if sizes else "-", _resizes(total)),
+        ("tokens per second", count(usual) if steps else "-", "median"),
+        ("workers", few_to_many or "-", _resizes(total)),
         ("workers lost", str(total.workers_lost), f"{total.steps_lost:,} steps replayed"),
         ("checkpoints", str(total.checkpoints), f"{total.notices} notice{'s' if total.notices != 1 else ''}"),
     ]
@@ -133,27 +139,6 @@ def _perplexity(held_out: Sequence[Evaluated]) -> str:
 
 def _resizes(total: Totals) -> str:
     return f"{total.resizes} resize{'s' if total.resizes != 1 else ''}"
-
-
-def _time_bar(total: Totals) -> str:
-    """Where the running time went, as one bar and a table; time when nothing ran stands beside it."""
-    running = total.span_seconds - total.stopped_seconds or 1.0
-    bars, rows = [], []
-    for name, what in SPENT:
-        seconds = getattr(total, f"{name}_seconds")
-        share = "" if name == "stopped" else f"{100 * seconds / running:.1f} %"
-        if name == "stopped" and not seconds:
-            continue
-        if share:
-            bars.append(f'<i class="{name}" style="width:{100 * seconds / running:.3f}%" title="{name}: {share}"></i>')
-        rows.append(
-            f'<tr><td><i class="swatch {name}"></i>{name}</td><td class="n">{duration(seconds)}</td>'
-            f'<td class="n">{share}</td><td>{what}</td></tr>'
-        )
-    return (
-        f'<section><h2>Where the time went</h2><div class="bar">{"".join(bars)}</div>'
-        f"<table>{''.join(rows)}</table></section>"
-    )
 
 
 def _views(history: History) -> str:
@@ -242,6 +227,15 @@ def _charts(
     lr = curve([step.lr for step in steps], "line lr")
     throughput = curve([step.tokens_per_second for step in steps], "line throughput", band=True)
     size = Series((tuple(workers),), "line workers", stairs=True)
+    by_rank = _by_rank(xs, steps)
+    ranks = chart(
+        title="seconds a step by itself: median of the ranks, slowest (dashed)",
+        axis=axis,
+        series=by_rank,
+        marks=marks,
+        label=_short,
+        from_zero=True,
+    )
     title = "loss" if not held_out else f"loss, held-out loss ({'dots' if len(held_out) <= MAX_DOTS else 'dashed'})"
     return "".join(
         [
@@ -257,8 +251,17 @@ def _charts(
                 from_zero=True,
                 whole=True,
             ),
+            *([ranks] if by_rank[0].runs[0] else []),
         ]
     )
+
+
+def _by_rank(xs: Sequence[float], steps: Sequence[StepMetrics]) -> tuple[Series, Series]:
+    """What a step would take the slowest rank by itself, and the median of the ranks, where that was measured."""
+    told = [(x, step.rank_seconds) for x, step in zip(xs, steps, strict=True) if step.rank_seconds]
+    slowest = grouped([(x, max(seconds)) for x, seconds in told])
+    usual = grouped([(x, median(seconds)) for x, seconds in told])
+    return Series((slowest,), "line held-out"), Series((usual,), "line throughput")
 
 
 def _stairs(xs: Sequence[float], steps: Sequence[StepMetrics]) -> list[Point]:
@@ -271,16 +274,22 @@ def _stairs(xs: Sequence[float], steps: Sequence[StepMetrics]) -> list[Point]:
 
 
 def _size_in_time(history: History, clock: Running) -> list[Point]:
-    """Worker count over time: none between the end of one group and the start of the next."""
+    """Worker count over time: none between the end of one group and the start of the next, where that can be seen."""
     corners = []
     starts = history.starts
+    steps = sorted((step.at, step.workers) for step in history.steps)
+    ends = [event.at for event in history.events if isinstance(event, ENDS)]
     for index, start in enumerate(starts):
         until = starts[index + 1].at if index + 1 < len(starts) else math.inf
-        steps = [step for step in history.steps if start.at < step.at <= until]
-        gone = [e.at for e in history.events if isinstance(e, ENDS) and start.at < e.at <= until]
-        workers = start.workers if start.workers is not None else (steps[0].workers if steps else 0)
-        ended = gone[0] if gone else max([step.at for step in steps], default=start.at)
-        corners += [_point(clock(start.at), workers), _point(clock(ended), 0 if until < math.inf or gone else workers)]
+        mine = steps[bisect_right(steps, (start.at, math.inf)) : bisect_right(steps, (until, math.inf))]
+        gone = ends[bisect_right(ends, start.at) : bisect_right(ends, until)]
+        workers = start.workers if start.workers is not None else (mine[0][1] if mine else 0)
+        ended = gone[0] if gone else (mine[-1][0] if mine else start.at)
+        corners.append(_point(clock(start.at), workers))
+        if until == math.inf:
+            corners.append(_point(clock(ended), 0 if gone else workers))
+        elif clock(until) - clock(ended) > clock.span / 1000:  # else the chart of many regroups would be one dark block
+            corners.append(_point(clock(ended), 0))
     first = [_point(0.0, 0)] if corners else []
     return first + corners
 
@@ -291,7 +300,7 @@ def _between_starts(history: History) -> list[range]:
     edges = [0]
     for index in range(1, len(history.steps)):
         before, after = history.steps[index - 1].at, history.steps[index].at
-        if any(before < at <= after for at in starts):
+        if bisect_right(starts, before) < bisect_right(starts, after):
             edges.append(index)
     return [range(low, high) for low, high in zip(edges, [*edges[1:], len(history.steps)], strict=True)]
 
@@ -305,7 +314,7 @@ def _event_table(history: History) -> str:
     if len(listed) > MAX_EVENTS:
         listed = tuple(event for event in listed if not isinstance(event, CheckpointCommitted))[-MAX_EVENTS:]
     rows = [
-        f"<tr><td>{_clock(event.at)}</td><td>{shape(MARKS[type(event)]) if type(event) in MARKS else ''}</td>"
+        f"<tr><td>{moment(event.at)}</td><td>{shape(MARKS[type(event)]) if type(event) in MARKS else ''}</td>"
         f"<td>{escape(event.describe())}</td></tr>"
         for event in listed
     ]
@@ -324,6 +333,7 @@ def _readouts(history: History) -> str:
             round(clock(step.at), 2),
             *(float(f"{v:.6g}") if math.isfinite(v) else None for v in (step.loss, step.lr, step.tokens_per_second)),
             step.workers,
+            max(step.rank_seconds or [step.step_seconds]),
         ]
         for step in history.steps[::each]
     ]
@@ -334,7 +344,3 @@ def _readouts(history: History) -> str:
 
 def _short(value: float) -> str:
     return "0" if value == 0 else f"{value:.2g}"
-
-
-def _clock(at: float) -> str:
-    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
