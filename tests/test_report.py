@@ -285,3 +285,17 @@ def test_ticks_are_inside_and_few(low: float, high: float) -> None:
     ticks = nice_ticks(low, high)
     assert 1 <= len(ticks) <= 7
     assert all(low - 1e-9 <= tick <= high + 1e-9 for tick in ticks)
+
+
+def test_the_ranks_own_seconds_have_a_chart_where_they_were_measured(tmp_path: Path) -> None:
+    log = Writer(tmp_path)
+    log.event("started", step=0, workers=3, seconds=1.0)
+    log.steps(1, 10, workers=3)
+    assert "seconds a step by itself" not in render(read_history(log.write()))
+    for step in (3, 6, 9):
+        log.metrics[step]["rank_seconds"] = [0.5, 0.4, 0.9]
+    log.event("straggler", step=9, rank=2, node="c", step_seconds=0.9, others_seconds=0.45, seconds=120.0)
+    page = render(read_history(log.write()))
+    assert "seconds a step by itself" in page
+    assert "rank 2 on c is slow at step 9: by itself it takes 0.9 s a step, the others 0.45 s" in page
+    assert 'class="marked slow"' in page
