@@ -181,6 +181,7 @@ def long_reference(ranks: Ranks, data: Path, tmp_path_factory: pytest.TempPathFa
 
 def elastic(data: Path, folder: Path, actions: list[Action], *, slots: int = 2, **changes: Any) -> Outcome:
     settings = job_settings(folder / "runs", data, **{"name": "run", **LONG, **changes})
+    settings["workers"].setdefault("copy_every_steps", 1)  # on a busy machine copies are dear, and then made less often
     return run_elastic(write_job(folder, settings), actions, slots=slots)
 
 
