@@ -69,3 +69,18 @@ def test_epub_keeps_its_chapters(name: str) -> None:
 def test_epub_nav_elsewhere() -> None:
     documents, _ = case("epub-nav-elsewhere")
     assert [document.meta.get("chapter") for document in documents] == ["One", "Two"]
+
+
+def test_wiki_de() -> None:
+    assert text_of("wiki-de") == "Brücke\n\nEine Brücke führt über den Fluss."
+
+
+def test_wiki_en() -> None:
+    colons, templates, code, history = (document.text for document in case("wiki-en")[0])
+    assert colons.startswith("Colons\n\nThe list has two parts:\none\ntwo\n\nHe said:")
+    assert "__NOTOC__" not in colons
+    wanted = "At 1300 mi, it is long (from γέφυρα). It is 3 old, see 10 km. Let x^2 be."
+    assert templates == f"Templates\n\n{wanted}"
+    assert "for x in y:\n    f(x)" in code
+    assert "if a:\n    b" in code
+    assert history == "History\n\nThe newest text."
