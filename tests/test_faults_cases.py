@@ -84,3 +84,23 @@ def test_wiki_en() -> None:
     assert "for x in y:\n    f(x)" in code
     assert "if a:\n    b" in code
     assert history == "History\n\nThe newest text."
+
+
+def test_warc_one_bad_byte() -> None:
+    assert "Der Ausschuß traf sich am Dienstag, um über die neue Brücke" in text_of("warc-one-bad-byte")
+
+
+@pytest.mark.parametrize(("name", "count"), [("warc-gzip-decoded", 2), ("warc-content-type", 2)])
+def test_warc_heads(name: str, count: int) -> None:
+    documents, _ = case(name)
+    assert len(documents) >= count
+    assert all("it agreed" in document.text for document in documents)
+
+
+def test_warc_ul() -> None:
+    assert "Add two cups of flour to the bowl" in text_of("warc-ul")
+
+
+def test_warc_angle_uri() -> None:
+    (document,), _ = case("warc-angle-uri")
+    assert document.meta["url"] == "http://blocked.example/a"
