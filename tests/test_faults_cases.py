@@ -104,3 +104,9 @@ def test_warc_ul() -> None:
 def test_warc_angle_uri() -> None:
     (document,), _ = case("warc-angle-uri")
     assert document.meta["url"] == "http://blocked.example/a"
+
+
+def test_warc_garbage_behind() -> None:
+    documents, skipped = case("warc-garbage-behind")
+    assert len(documents) == 3, "every whole page"
+    assert skipped.reasons["broken_file"] == 1

@@ -216,3 +216,15 @@ def test_a_page_of_menus_alone_is_counted_under_a_name_of_its_own(tmp_path: Path
     documents, skipped = warc(tmp_path, ("Content-Type: text/html", html.encode()))
     assert not documents
     assert skipped.counts() == {"skipped_no_main_text": 1}
+
+
+@pytest.mark.parametrize("garbage", [b"xxxx", b"\x1f\x8b\x08\x00broken", gzip.compress(b"WARC/1.0")[:-6]])
+def test_damage_behind_good_pages_costs_none_of_them(tmp_path: Path, garbage: bytes) -> None:
+    warc(tmp_path, *[("Content-Type: text/html", article("").encode())] * 3)
+    plain = (tmp_path / "a.warc").read_bytes()
+    each = len(plain) // 3
+    path = tmp_path / "a.warc.gz"
+    path.write_bytes(b"".join(gzip.compress(plain[at : at + each]) for at in range(0, 3 * each, each)) + garbage)
+    documents, skipped = read(path)
+    assert len(documents) == 3
+    assert skipped.reasons["broken_file"] == 1

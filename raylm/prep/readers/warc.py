@@ -50,8 +50,13 @@ def read(reading: Reading[WarcSource]) -> Iterator[Raw]:
 
 def pages(reading: Reading[S], *, whole: bool) -> Iterator[Raw]:
     """The pages of a WARC or WET file. whole: with menus and footers."""
-    with reading.open() as stream:
-        yield from with_languages(_pages(reading, stream, page_reader(whole=whole)))
+    to_page = page_reader(whole=whole)
+
+    def found() -> Iterator[Raw | FoundLanguage]:
+        with reading.open() as stream:
+            yield from _pages(reading, stream, to_page)
+
+    yield from with_languages(found())  # outside, where damage has its name: the page before it is kept
 
 
 def _pages(reading: Reading[S], stream: BinaryIO, to_page: _Extractor) -> Iterator[Raw | FoundLanguage]:

@@ -34,8 +34,12 @@ class WatSource(FileSourceSettings):
 
 def read(reading: Reading[WatSource]) -> Iterator[Raw]:
     """The pages that the file describes, in its order; other records of the crawl are counted."""
+    yield from with_languages(_opened(reading))
+
+
+def _opened(reading: Reading[WatSource]) -> Iterator[Raw | FoundLanguage]:
     with reading.open() as stream:
-        yield from with_languages(_envelopes(reading, stream))
+        yield from _envelopes(reading, stream)
 
 
 def _envelopes(reading: Reading[WatSource], stream: BinaryIO) -> Iterator[Raw | FoundLanguage]:
