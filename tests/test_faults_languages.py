@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from raylm.prep.operators.dedup.minhash import word_hashes
+from raylm.prep.operators.language import identifier
 from raylm.prep.operators.personal.internet import emails, ips, urls
 from raylm.prep.operators.personal.numbers import ibans
 from raylm.prep.operators.personal.phones import phones
@@ -86,3 +88,34 @@ def test_a_number_beside_a_word_for_phones_is_one_in_any_language(text: str, num
 def test_a_number_of_a_named_region_is_found_without_a_word(region: str, text: str, number: str) -> None:
     assert found(text, phones(text, (0, len(text)), [region])) == [number]
     assert found(text, phones(text, (0, len(text)), ["US"])) == []
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("委员会开会，决定春天开始施工！旧桥无法保留。", "委员会开会,决定春天开始施工!旧桥无法保留."),
+        ("（新しい橋）は「来年」から：建設？", "(新しい橋)は来年から:建設?"),
+        ("اجتمعت اللجنة، وقررت؛ متى؟", "اجتمعت اللجنة, وقررت; متى?"),
+        ("समिति मिली। पुल बनेगा॥", "समिति मिली. पुल बनेगा."),
+    ],
+    ids=["Chinese", "Japanese", "Arabic", "Hindi"],
+)
+def test_marks_of_any_script_are_no_letters_where_near_duplicates_are_sought(one: str, other: str) -> None:
+    words, counts = word_hashes([one, other])
+    assert counts[0] == counts[1]
+    assert words[: counts[0]].tolist() == words[counts[0] :].tolist()
+
+
+@pytest.mark.parametrize(
+    ("text", "language"),
+    [
+        ("DER AUSSCHUSS TRAF SICH AM DIENSTAG, UM ÜBER DIE NEUE BRÜCKE ZU BERATEN.", "de"),
+        ("THE COMMITTEE MET ON TUESDAY TO DISCUSS THE PLANS FOR THE BRIDGE.", "en"),
+        ("КОМИТЕТ СОБРАЛСЯ ВО ВТОРНИК, ЧТОБЫ ОБСУДИТЬ ПЛАНЫ НОВОГО МОСТА.", "ru"),
+        ("Der Ausschuss traf sich am Dienstag in der NATO und der EU.", "de"),
+    ],
+)
+def test_a_text_in_capitals_has_the_language_that_it_is_written_in(text: str, language: str) -> None:
+    found, score = identifier()(text)
+    assert found == language
+    assert score > 0.8
