@@ -7,8 +7,13 @@ from typing import Any
 
 import pytest
 
-from raylm.config.prepare.sources import SourceSettings
+from raylm.config.prepare.sources import SOURCES, SourceSettings
+from raylm.errors import DataError
 from raylm.prep.checks.skipped import Skipped
+from raylm.prep.operators.language import identifier
+from raylm.prep.operators.personal.internet import emails, ips
+from raylm.prep.operators.personal.numbers import ibans
+from raylm.prep.operators.personal.phones import phones
 from raylm.prep.ranges import FileRange
 from raylm.prep.readers.read import read_range
 from raylm.records import Document
@@ -110,3 +115,70 @@ def test_warc_garbage_behind() -> None:
     documents, skipped = case("warc-garbage-behind")
     assert len(documents) == 3, "every whole page"
     assert skipped.reasons["broken_file"] == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "texts"),
+    [
+        ("csv-cr-only", 2),
+        ("csv-bom-quoted", 1),
+        ("csv-open-quote", 1000),
+        ("csv-latin1-meta", 2),
+        ("jsonl-nul", 51),
+        ("jsonl-array", 2),
+        ("jsonl-language-tags", 5),
+    ],
+)
+def test_tables_keep_every_whole_record(name: str, texts: int) -> None:
+    documents, _ = case(name)
+    assert len(documents) == texts
+
+
+def test_jsonl_language_tags_are_spelled_in_one_way() -> None:
+    found = [document.meta.get("language") for document in case("jsonl-language-tags")[0]]
+    assert found == ["en", "en", "en", "en", None]
+
+
+@pytest.mark.parametrize("name", ["parquet-damaged", "zstd-long-window"])
+def test_files_that_cannot_be_read_are_set_aside(name: str) -> None:
+    documents, skipped = case(name)
+    assert not documents
+    assert skipped.reasons["broken_file"] == 1
+    assert name != "zstd-long-window" or "--long=31" in str(skipped.hint)
+
+
+def test_parquet_two_columns() -> None:
+    with pytest.raises(DataError, match="has 2 columns 'text'"):
+        case("parquet-two-columns")
+
+
+@pytest.mark.parametrize("name", ["glob-stars"])
+def test_patterns_are_refused_in_words(name: str) -> None:
+    source = SourceSettings.model_validate({"name": "x", "kind": "text", "glob": str(INPUTS / "**.txt")})
+    with pytest.raises(DataError, match="is no pattern of files"):
+        SOURCES.get("text").files(source, Connection())
+
+
+def test_hf_data_dir() -> None:
+    settings = {"name": "x", "kind": "huggingface", "glob": str(INPUTS / "hf-data-dir"), "config": "en"}
+    files = SOURCES.get("huggingface").files(SourceSettings.model_validate(settings), Connection())
+    assert [path.url[-26:] for path, _ in files] == ["hf-data-dir/en/train.jsonl"]
+
+
+def test_pii() -> None:
+    lines = [json.loads(line)["text"] for line in (INPUTS / "pii.jsonl").read_text().splitlines()]
+    mail = [[text[start:stop] for start, stop in emails(text)] for text in lines]
+    assert mail[:2] == [["nobody@example.com"], ["nobody@example.jp"]]
+    assert mail[4] == ["nobody@example.org"]
+    assert mail[5] == []
+    numbers = [[text[a:b] for a, b in phones(text, (0, len(text)), ["CN", "JP"])] for text in lines]
+    assert numbers[2:4] == [["13900000000"], ["03-0000-1234"]]
+    assert not list(ips(lines[6]))
+    assert len(list(ibans(lines[7], (0, len(lines[7]))))) == 1
+
+
+def test_language_capitals() -> None:
+    for line in (INPUTS / "language-capitals.jsonl").read_text().splitlines():
+        language, score = identifier()(json.loads(line)["text"])
+        assert language in ("de", "en", "fr", "es", "it", "ru", "nl", "pt"), line
+        assert score > 0.5

@@ -168,7 +168,7 @@ def _text(reading: Reading[BookSource], raw: Raw) -> Iterator[Raw]:
     about: Meta = {}
     if start is not None:
         head = text[: start.start()]
-        language = language_tag(_named_language(_field(head, "Language")))
+        language = language_tag(_field(head, "Language"))
         about = known(title=_field(head, "Title"), author=_field(head, "Author"), language=language)
     if not reading.source.front_matter:
         text = _body(reading, text, start)
@@ -267,18 +267,6 @@ def _is_chapter(part: _Part) -> bool:
 def _field(head: str, name: str) -> str | None:
     found = re.search(_FIELD.format(name=name), head, re.M)
     return found[1] if found is not None else None
-
-
-def _named_language(name: str | None) -> str | None:
-    """Project Gutenberg writes its languages in English."""
-    return _LANGUAGES.get((name or "").strip().lower())
-
-
-_LANGUAGES = {
-    **{"chinese": "zh", "dutch": "nl", "english": "en", "esperanto": "eo", "finnish": "fi", "french": "fr"},
-    **{"german": "de", "greek": "el", "hungarian": "hu", "italian": "it", "japanese": "ja", "latin": "la"},
-    **{"portuguese": "pt", "russian": "ru", "spanish": "es", "swedish": "sv", "tagalog": "tl"},
-}
 
 
 SOURCE = SourceKind("book", BookSource, read, "EPUBs and text files of books, whole or by chapter")
