@@ -199,6 +199,7 @@ def test_the_page_where_the_text_begins_is_none_and_asides_are_counted(tmp_path:
     names = ["1.xhtml", "2.xhtml", "3.xhtml"]
     package = opf(names, manifest='<item id="n" href="n.xhtml" properties="nav" media-type="application/xhtml+xml"/>')
     files: dict[str, str | bytes] = {f"OPS/{name}": chapter(n) for n, name in enumerate(names, 1)}
+    files["OPS/2.xhtml"] = page("<h2>Names</h2>" + "".join(f"<p>gate, {n}</p>" for n in range(40)))
     aside = package.replace('<itemref idref="i2"/>', '<itemref idref="i2" linear="no"/>')
     (book,), skipped = read(write(tmp_path / "a.epub", {"OPS/book.opf": aside, "OPS/n.xhtml": nav, **files}))
     assert book.text == f"Chapter 1\n\n{prose(1)}"

@@ -6,6 +6,7 @@ import contextlib
 from dataclasses import dataclass
 from typing import Any, BinaryIO, NamedTuple
 
+from raylm.errors import DataError
 from raylm.rows.bad import BadRow, MissingColumn, OnBadRow, Reason, Unit, refuse
 from raylm.rows.compressed import opened
 from raylm.storage import StoragePath
@@ -25,7 +26,8 @@ class RowFile:
 
     columns: those that are wanted, None for all. start, stop: bytes for lines, row groups for Parquet; a row belongs to
     the range in which it begins. max_bytes: of a line, or of a whole JSON file. max_compression_ratio: unpacked bytes
-    for each stored byte, above which the file is broken. unit: what positions in it count.
+    for each stored byte, above which the file is broken. unit: what positions in it count. delimiter, quote: of CSV;
+    None for what its name says, an empty quote for none.
     """
 
     path: StoragePath
@@ -36,6 +38,8 @@ class RowFile:
     max_compression_ratio: float | None = 250.0
     on_bad: OnBadRow = refuse
     unit: Unit = "byte"
+    delimiter: str | None = None
+    quote: str | None = None
 
     def open(self) -> contextlib.AbstractContextManager[BinaryIO]:
         """The file's content, unpacked by the ending of its name."""
@@ -55,7 +59,7 @@ class RowFile:
         self.on_bad(BadRow(self.path, position, self.unit, reason, why, hint, content, column))
 
     def find_columns(self, names: list[str]) -> list[str]:
-        """The wanted columns of a table that has these; MissingColumn when it lacks one."""
+        """The wanted columns of a table with these; MissingColumn when one is missing, DataError when twice there."""
         missing = next((name for name in self.columns or () if name not in names), None)
         if missing is not None:
             raise MissingColumn(
@@ -63,4 +67,11 @@ class RowFile:
                 column=missing,
                 hint="name a column that is there",
             )
-        return names if self.columns is None else list(self.columns)
+        found = names if self.columns is None else list(self.columns)
+        twice = next((name for name in found if names.count(name) > 1), None)
+        if twice is not None:
+            raise DataError(
+                f"{self.path.url} has {names.count(twice)} columns {twice!r}; it has: {', '.join(names)}",
+                hint="write it again with a name for each column",
+            )
+        return found

@@ -108,7 +108,7 @@ def opened(path: StoragePath, max_compression_ratio: float | None = None) -> Ite
         except (EOFError, zlib.error, lzma.LZMAError, OSError) as error:
             if not is_damage(error):
                 raise
-            raise BrokenFile(
-                f"{path.url} cannot be unpacked: {error}",
-                hint=f"fetch it again; it is truncated or no {path.name.rsplit('.', 1)[-1]} file",
-            ) from error
+            hint = f"fetch it again; it is truncated or no {path.name.rsplit('.', 1)[-1]} file"
+            if "too much memory" in str(error):  # zstd --long, with a window that its users have to ask for
+                hint = "pack it anew with a smaller window: zstd -d --long=31 -c FILE | zstd -o NEW"
+            raise BrokenFile(f"{path.url} cannot be unpacked: {error}", hint=hint) from error

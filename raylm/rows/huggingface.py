@@ -102,6 +102,14 @@ def _json(path: StoragePath) -> dict[str, Any]:
 def _configured(config: str | None, folder: StoragePath, files: Mapping[str, Sized]) -> dict[str, list[str]]:
     """The splits of one of the configurations that README.md describes; nothing if it describes none."""
     configs = {entry["config_name"]: entry for entry in _described(folder, files)}
+    if not configs and config is not None:
+        there = {name: file for name, file in files.items() if name.startswith(f"{config}/")}
+        if not there:
+            raise DataError(
+                f"{folder.url} has no configuration {config!r}: its README.md names none, and there is no such folder",
+                hint="leave `config` out, or name a folder of it",
+            )
+        return _by_name(there)
     if not configs:
         return {}
     name = config or ("default" if "default" in configs else min(configs))
@@ -111,14 +119,36 @@ def _configured(config: str | None, folder: StoragePath, files: Mapping[str, Siz
             f"{folder.url} has {asked}: {', '.join(sorted(configs))}",
             hint="set `config` to one of them",
         )
+    base = str(configs[name].get("data_dir") or "").removeprefix("./").strip("/")
+    base = f"{base}/" if base and base != "." else ""
+    if "data_files" not in configs[name]:
+        return _by_name({file: there for file, there in files.items() if file.startswith(base)})
     found: dict[str, list[str]] = {}
-    data_files = configs[name]["data_files"]
-    for entry in data_files if isinstance(data_files, list) else [data_files]:
-        entry = entry if isinstance(entry, dict) else {"split": _WHOLE, "path": entry}
-        patterns = entry["path"] if isinstance(entry["path"], list) else [entry["path"]]
-        names = [file for pattern in patterns for file in sorted(files) if _glob(pattern).fullmatch(file)]
-        found.setdefault(entry.get("split", _WHOLE), []).extend(dict.fromkeys(names))
+    for split, patterns in _patterns(configs[name]["data_files"]):
+        whole = [_glob(base + pattern.removeprefix("./")) for pattern in patterns]
+        names = [file for pattern in whole for file in sorted(files) if pattern.fullmatch(file)]
+        if not names:
+            raise DataError(
+                f"{folder.url}: no file matches {', '.join(patterns)}, the split {split!r} of configuration {name!r}",
+                hint="fetch the folder again, or correct its README.md",
+            )
+        found.setdefault(split, []).extend(dict.fromkeys(names))
     return found
+
+
+def _patterns(data_files: Any) -> list[tuple[str, list[str]]]:
+    """The splits of `data_files` with their patterns, in any of the forms that the hub takes."""
+    if isinstance(data_files, dict) and "path" not in data_files:
+        return [(str(split), _listed(patterns)) for split, patterns in data_files.items()]
+    found = []
+    for entry in data_files if isinstance(data_files, list) else [data_files]:
+        entry = entry if isinstance(entry, dict) else {"path": entry}
+        found.append((str(entry.get("split", _WHOLE)), _listed(entry.get("path"))))
+    return found
+
+
+def _listed(patterns: Any) -> list[str]:
+    return [str(one) for one in (patterns if isinstance(patterns, list) else [patterns]) if one]
 
 
 def _glob(pattern: str) -> re.Pattern[str]:
@@ -144,7 +174,8 @@ def _described(folder: StoragePath, files: Mapping[str, Sized]) -> list[dict[str
     except yaml.YAMLError as error:
         raise DataError(f"{folder.url}/README.md begins with broken YAML: {error}", hint="correct it") from error
     configs = card.get("configs") if isinstance(card, dict) else None
-    return [config for config in configs or [] if "config_name" in config and "data_files" in config]
+    described = [config for config in configs or [] if isinstance(config, dict) and "config_name" in config]
+    return [config for config in described if "data_files" in config or "data_dir" in config]
 
 
 def _by_name(files: Mapping[str, Sized]) -> dict[str, list[str]]:

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator
-from typing import Any, BinaryIO
+from dataclasses import replace
+from typing import Any, BinaryIO, cast
 
 from raylm.rows.base import Row, RowFile
 from raylm.rows.compressed import BrokenFile
 from raylm.rows.lines import lines, not_utf8
 
+_PEEKED = 4096  # bytes of a file's beginning
 _DECODER = json.JSONDecoder()
 
 
 def json_lines(file: RowFile, stream: BinaryIO) -> Iterator[Row]:
-    """The objects that begin in the file's range, one a line; blank lines are no rows."""
+    """The objects that begin in the file's range, one a line; blank lines are no rows.
+
+    A file that is one list is read as such, whatever it is called.
+    """
+    if not file.start and _begins_list(stream):
+        yield from json_file(replace(file, unit="item"), stream)
+        return
     for position, line in lines(file, stream):
         if not line.strip():
             continue
@@ -47,6 +56,12 @@ def json_file(file: RowFile, stream: BinaryIO) -> Iterator[Row]:
     for position, item in enumerate(value if isinstance(value, list) else [value]):
         if (row := _row(file, item, position)) is not None:
             yield row
+
+
+def _begins_list(stream: BinaryIO) -> bool:
+    """Whether JSON begins as a list that goes on behind its first line; the stream stays where it stands."""
+    begins: bytes = cast(io.BufferedReader, stream).peek(_PEEKED)[:_PEEKED].removeprefix(b"\xef\xbb\xbf").lstrip()
+    return begins.startswith(b"[") and not begins.partition(b"\n")[0].rstrip().endswith(b"]")
 
 
 def _row(file: RowFile, value: Any, position: int) -> Row | None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import re
+from collections import deque
 from collections.abc import Iterator
 from typing import Any, BinaryIO, cast
 
@@ -13,6 +15,7 @@ from raylm.rows.lines import lines, not_utf8
 from raylm.storage import StoragePath
 
 _BATCH_ROWS = 1024
+_LINE_END = re.compile(r"(?<=\r)(?!\n)")  # a return alone ends a line, too, as old programs write it
 _ARROW_END = b"\xff\xff\xff\xff\0\0\0\0"
 
 
@@ -24,7 +27,9 @@ def row_groups(path: StoragePath) -> list[int]:
     with path.open_read() as stream:
         try:
             footer = pq.read_metadata(stream)
-        except pa.ArrowException as error:
+        except (pa.ArrowException, OSError) as error:
+            if not is_damage(error):
+                raise
             raise BrokenFile(
                 f"{path.url} is not a Parquet file: {error}", hint="fetch it again, or give its kind"
             ) from error
@@ -53,7 +58,9 @@ def parquet_rows(file: RowFile) -> Iterator[Row]:
                 f"{file.path.url} holds text that is not UTF-8, near row {row}: {error}",
                 hint="write the column again as UTF-8, or as binary with encoding_errors: skip",
             ) from error
-        except pa.ArrowException as error:
+        except (pa.ArrowException, OSError) as error:  # zstd's damage is an OSError without a number
+            if not is_damage(error):
+                raise
             raise BrokenFile(f"{file.path.url} cannot be read as Parquet: {error}", hint="fetch it again") from error
 
 
@@ -93,33 +100,89 @@ def arrow_rows(file: RowFile, stream: BinaryIO) -> Iterator[Row]:
 
 
 def csv_rows(file: RowFile, stream: BinaryIO) -> Iterator[Row]:
-    """Rows of comma-separated values, or tab-separated where the name ends so; the first row names the columns."""
-    # What is not UTF-8 passes through the parser unchanged, so that only its own row is bad.
-    decoded = (line.decode(errors="surrogateescape") for _, line in lines(file, stream))
+    """Rows of comma-separated values, or tab-separated where the name ends so; the first row names the columns.
+
+    A record that is broken costs its first line: reading goes on behind that, so that an open quote takes no others.
+    """
+    tabs = ".tsv" in file.path.name
+    quote = ("" if tabs else '"') if file.quote is None else file.quote
     csv.field_size_limit(file.max_bytes)
-    rows = csv.reader(decoded, delimiter="\t" if ".tsv" in file.path.name else ",", strict=True)
-    there = [name.removeprefix("\ufeff") for name in next(rows, [])]
+    table = _Records(file, stream, delimiter=file.delimiter or ("\t" if tabs else ","), quote=quote)
+    there = table.head()
     names = file.find_columns(there)
     chosen = [(name, there.index(name)) for name in names]
-    while True:
-        try:
-            row = next(rows)
-            if row and len(row) != len(there):
-                raise csv.Error(f"{len(row)} values for {len(there)} columns")
-        except StopIteration:
-            return
-        except csv.Error as error:
-            hint = "quote values that hold commas, quotes or line ends"
-            file.bad(rows.line_num, "broken_record", f"is broken: {error}", hint=hint)
-            continue
-        if not row:
-            continue
+    for line, row in table.rows(len(there)):
         value = {name: row[index] for name, index in chosen}
-        wrong = next((text for text in value.values() if not (text.isascii() or _is_text(text))), None)
-        if wrong is None:
-            yield Row(value, rows.line_num, file.path)
-        else:
-            _not_utf8(file, rows.line_num, wrong.encode(errors="surrogateescape"))
+        text = next(iter(value.values()), "")
+        if not (text.isascii() or _is_text(text)):
+            _not_utf8(file, line, text.encode(errors="surrogateescape"))
+            continue
+        yield Row({name: _with_marks(given) for name, given in value.items()}, line, file.path)
+
+
+class _Records:
+    """The records of CSV. number: of the line that was read last."""
+
+    def __init__(self, file: RowFile, stream: BinaryIO, *, delimiter: str, quote: str) -> None:
+        # What is not UTF-8 passes through the parser unchanged, so that only its own row is bad.
+        decoded = (line.decode(errors="surrogateescape") for _, line in lines(file, stream))
+        self._lines = (part for line in decoded for part in _LINE_END.split(line) if part)
+        self._file, self._again, self._taken = file, deque[str](), list[str]()
+        self._settings: dict[str, Any] = {"delimiter": delimiter, "strict": True}
+        self._settings |= {"quotechar": quote} if quote else {"quoting": csv.QUOTE_NONE}
+        self.number = 0
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        line = self._again.popleft() if self._again else next(self._lines)
+        line = line.removeprefix("\ufeff") if not self.number else line
+        self.number += 1
+        self._taken.append(line)
+        return line
+
+    def head(self) -> list[str]:
+        """The names of the columns; BrokenFile where there are none."""
+        try:
+            names = next(csv.reader(self, **self._settings), [])
+        except csv.Error as error:
+            raise BrokenFile(
+                f"{self._file.path.url} does not begin with the names of its columns: {error}",
+                hint="set the source's delimiter and quote to what the file uses, or correct its first line",
+            ) from error
+        if not names:
+            raise BrokenFile(f"{self._file.path.url} is empty: it names no column", hint="take it out of the glob")
+        return names
+
+    def rows(self, columns: int) -> Iterator[tuple[int, list[str]]]:
+        """The records behind the head, each with the number of its last line; broken ones are reported."""
+        reader = csv.reader(self, **self._settings)
+        while True:
+            self._taken.clear()
+            try:
+                row = next(reader)
+                if row and len(row) != columns:
+                    raise csv.Error(f"{len(row)} values for {columns} columns")
+            except StopIteration:
+                return
+            except csv.Error as error:
+                # Behind its first line: what a quote took that nothing closes are other records.
+                self._again.extendleft(reversed(self._taken[1:]))
+                self.number -= len(self._taken) - 1
+                hint = "quote values that hold commas, quotes or line ends, or set the source's quote and delimiter"
+                self._file.bad(self.number, "broken_record", f"is broken: {error}", hint=hint)
+                reader = csv.reader(self, **self._settings)
+                continue
+            if row:
+                yield self.number, row
+
+
+def _with_marks(text: str) -> str:
+    """A text with a mark in place of each byte that is not UTF-8."""
+    if text.isascii() or _is_text(text):
+        return text
+    return text.encode(errors="surrogateescape").decode(errors="replace")
 
 
 def _is_text(text: str) -> bool:
@@ -138,6 +201,17 @@ def _not_utf8(file: RowFile, line: int, content: bytes) -> None:
 
 
 def _values(batch: Any, names: list[str]) -> Iterator[dict[str, Any]]:
-    columns = [batch.column(name).to_pylist() for name in names]
+    columns = [_column(batch.column(name), first=number == 0) for number, name in enumerate(names)]
     for values in zip(*columns, strict=True):
         yield dict(zip(names, values, strict=True))
+
+
+def _column(column: Any, *, first: bool) -> list[Any]:
+    """A column's values. What is not UTF-8 is bytes in the first one, which holds the text, and has marks in others."""
+    import pyarrow as pa
+
+    try:
+        return list(column.to_pylist())
+    except UnicodeDecodeError:
+        held = column.cast(pa.large_binary()).to_pylist()
+        return held if first else [None if one is None else one.decode(errors="replace") for one in held]

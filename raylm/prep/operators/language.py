@@ -93,13 +93,19 @@ def identifier() -> Callable[[str], tuple[str, float]]:
 
     def identify(text: str) -> tuple[str, float]:
         # The model reads one line, and lone surrogates have no UTF-8.
-        line = " ".join(text.split()).encode("utf-8", "replace").decode()
+        line = " ".join(_in_small_letters(text).split()).encode("utf-8", "replace").decode()
         labels, scores = model.predict(line)
         if not line or not labels:
             return UNKNOWN_LANGUAGE, 0.0
         return str(labels[0]).removeprefix(_LABEL), round(min(1.0, float(scores[0])), 3)
 
     return identify
+
+
+def _in_small_letters(text: str) -> str:
+    """A text that is written in capitals as if it were not: the model has hardly seen any."""
+    capitals, small = sum(map(str.isupper, text)), sum(map(str.islower, text))
+    return text.lower() if capitals > small else text
 
 
 OPERATOR = OperatorKind(

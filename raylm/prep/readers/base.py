@@ -84,7 +84,8 @@ def metadata_of(values: Mapping[str, Any]) -> Meta:
 def language_tag(name: str | None) -> str | None:
     """The language as ISO 639-1 writes it (en, de, an), or 639-3 where that has none; None for what is no language.
 
-    Common Crawl writes three letters, servers and pages write en-US: one spelling lets a job count and choose by it.
+    Common Crawl writes three letters, servers and pages write en-US, and some tables English: one spelling lets a job
+    count and choose by it.
     """
     try:
         import langcodes
@@ -92,7 +93,22 @@ def language_tag(name: str | None) -> str | None:
         raise not_installed("naming languages", error) from error
 
     first = (name or "").split(",")[0].strip()
+    first = _ENGLISH_NAMES.get(first.lower(), first)
     try:
         return langcodes.Language.get(first).language if first else None
     except ValueError:
         return None
+
+
+_ENGLISH_NAMES = {
+    **{"afrikaans": "af", "albanian": "sq", "arabic": "ar", "armenian": "hy", "basque": "eu", "bengali": "bn"},
+    **{"bulgarian": "bg", "catalan": "ca", "chinese": "zh", "croatian": "hr", "czech": "cs", "danish": "da"},
+    **{"dutch": "nl", "english": "en", "esperanto": "eo", "estonian": "et", "finnish": "fi", "french": "fr"},
+    **{"galician": "gl", "georgian": "ka", "german": "de", "greek": "el", "hebrew": "he", "hindi": "hi"},
+    **{"hungarian": "hu", "icelandic": "is", "indonesian": "id", "irish": "ga", "italian": "it", "japanese": "ja"},
+    **{"korean": "ko", "latin": "la", "latvian": "lv", "lithuanian": "lt", "malay": "ms", "norwegian": "no"},
+    **{"persian": "fa", "polish": "pl", "portuguese": "pt", "romanian": "ro", "russian": "ru", "serbian": "sr"},
+    **{"slovak": "sk", "slovenian": "sl", "spanish": "es", "swahili": "sw", "swedish": "sv", "tagalog": "tl"},
+    **{"tamil": "ta", "telugu": "te", "thai": "th", "turkish": "tr", "ukrainian": "uk", "urdu": "ur"},
+    **{"vietnamese": "vi", "welsh": "cy", "yiddish": "yi"},
+}

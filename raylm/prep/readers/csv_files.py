@@ -17,11 +17,23 @@ class CsvSource(ColumnSettings, FileSourceSettings):
     """Comma-separated values, or tab-separated ones in files named .tsv; the first row names the columns."""
 
     kind: Literal["csv"] = Field("csv", description="How files are read.")
+    delimiter: str | None = Field(
+        None,
+        min_length=1,
+        max_length=1,
+        description="Between values; when not set, a tab in files named .tsv, else a comma.",
+    )
+    quote: str | None = Field(
+        None,
+        max_length=1,
+        description='Around values that hold delimiters; "" for none; when not set, none in files named .tsv, else ".',
+    )
 
 
 def read(reading: Reading[CsvSource]) -> Iterator[Raw]:
     """The texts of the file's rows; broken ones are counted."""
-    return table_texts(reading, "csv")
+    source = reading.source
+    return table_texts(reading, "csv", delimiter=source.delimiter, quote=source.quote)
 
 
 SOURCE = SourceKind("csv", CsvSource, read, "comma- or tab-separated values, one row a document")

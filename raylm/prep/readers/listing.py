@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from fnmatch import fnmatch
 
 from raylm.config.prepare.sources import FileSourceSettings, SourceSettings
 from raylm.errors import DataError
@@ -18,13 +19,29 @@ def list_files(source: SourceSettings, connection: Connection) -> list[tuple[Sto
     if source.paths is not None:
         return _from_list(source, StoragePath(source.paths, connection), connection)
     assert source.glob is not None  # the settings ask for one of them
-    files = [(StoragePath(path.url, connection), size) for path, size in find(source.glob, connection.quick)]
-    if not files:
+    try:
+        found = find(source.glob, connection.quick)
+    except ValueError as error:  # the library's, of a pattern that it cannot read
         raise DataError(
-            f"source {source.name!r}: no file matches {source.glob}",
-            hint="check the path and the wildcards (`*` stays within a folder, `**/` crosses folders)",
-        )
+            f"source {source.name!r}: {source.glob} is no pattern of files: {error}",
+            hint="`**` stands alone between two strokes, as in data/**/*.txt; `*` stays within a folder",
+        ) from error
+    files = [(StoragePath(path.url, connection), size) for path, size in found if not _is_hidden(path, source.glob)]
+    if not files:
+        hint = "check the path and the wildcards (`*` stays within a folder, `**/` crosses folders)"
+        if found:
+            hint = "files and folders whose names begin with a dot are left out, unless the glob names them"
+        elif StoragePath(source.glob, connection).list():
+            hint = f"it is a folder: {source.glob.rstrip('/')}/* matches the files in it, /**/* those below it as well"
+        raise DataError(f"source {source.name!r}: no file matches {source.glob}", hint=hint)
     return files
+
+
+def _is_hidden(path: StoragePath, glob: str) -> bool:
+    """Whether a file, or a folder above it, begins with a dot where the glob has a wildcard."""
+    named = {part for part in glob.split("/") if part.startswith(".")}
+    parts = path.url.split("/")[glob.partition("*")[0].count("/") :]
+    return any(part.startswith(".") and not any(fnmatch(part, name) for name in named) for part in parts)
 
 
 def _from_list(source: FileSourceSettings, path: StoragePath, connection: Connection) -> list[tuple[StoragePath, int]]:

@@ -30,8 +30,10 @@ def records(reading: Reading[S], stream: BinaryIO, *, wanted: Collection[str]) -
     for number, data in _frames(reading, stream):
         try:
             record = WarcRecord.from_bytes(data)
-            kind = str(record.record_type)
-            if kind not in wanted:
+            kind = kind_of(record)
+            if not kind:
+                reading.skipped.broken_record(broken(reading, number, "it has no WARC-Type"))
+            elif kind not in wanted:
                 reading.skip("revisit" if kind == "revisit" else "other_record")
             elif "WARC-Block-Digest" in record.headers and not record.verify_block_digest():
                 reading.skipped.broken_record(broken(reading, number, "its block digest differs"))
@@ -39,6 +41,16 @@ def records(reading: Reading[S], stream: BinaryIO, *, wanted: Collection[str]) -
                 yield number, record
         except OSError as error:
             reading.skipped.broken_record(broken(reading, number, str(error)))
+
+
+def kind_of(record: Any) -> str:
+    """A record's type in small letters."""
+    return str(record.headers.get("WARC-Type") or "").strip().lower()
+
+
+def bare_address(named: object) -> str | None:
+    """A page's address without the brackets that wget puts around it."""
+    return named.strip().removeprefix("<").removesuffix(">") if isinstance(named, str) else None
 
 
 @dataclass(frozen=True)

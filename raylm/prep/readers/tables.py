@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TypeVar
 
 from pydantic import Field
@@ -10,7 +11,7 @@ from pydantic import Field
 from raylm.config.prepare.sources import SourceSettings
 from raylm.errors import DataError
 from raylm.prep.checks.skipped import BROKEN_RECORD, EXAMPLES
-from raylm.prep.readers.base import Meta, Raw, Reading, metadata_of
+from raylm.prep.readers.base import Meta, Raw, Reading, language_tag, metadata_of
 from raylm.prep.readers.decoding import decode
 from raylm.rows import BadRow, MissingColumn, Row, RowFile, read_rows
 
@@ -29,11 +30,13 @@ class ColumnSettings(SourceSettings):
 Table = TypeVar("Table", bound=ColumnSettings)
 
 
-def table_texts(reading: Reading[Table], kind: str) -> Iterator[Raw]:
-    """The texts of a table's rows, with their metadata. kind: csv, parquet or arrow."""
+def table_texts(
+    reading: Reading[Table], kind: str, *, delimiter: str | None = None, quote: str | None = None
+) -> Iterator[Raw]:
+    """The texts of a table's rows, with their metadata. kind: csv, parquet or arrow. delimiter, quote: of CSV."""
     source = reading.source
     try:
-        for row in read_rows(row_file(reading), kind):
+        for row in read_rows(replace(row_file(reading), delimiter=delimiter, quote=quote), kind):
             text = row.value[source.column]
             if not isinstance(text, str | bytes | None):
                 raise DataError(
@@ -88,7 +91,14 @@ def set_aside(reading: Reading[Table], bad: BadRow) -> None:
 def metadata(reading: Reading[Table], row: Row) -> Meta:
     """What is taken along of a row."""
     names = reading.source.meta
-    return metadata_of({name: row.value[name] for name in names}) if names else _NO_META
+    if not names:
+        return _NO_META
+    found = metadata_of({name: row.value[name] for name in names})
+    given = found.get("language")
+    if not isinstance(given, str):
+        return found
+    others = {name: value for name, value in found.items() if name != "language"}
+    return {**others, "language": language_tag(given) or given} if given.strip() else others
 
 
 def column_hint(reading: Reading[Table], column: str, what: str) -> str:

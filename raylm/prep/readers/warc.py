@@ -1,25 +1,35 @@
 """WARC files become documents: pages through HTML extraction, conversions as they are.
 
-Address, date, title and language of a page are metadata; what is skipped is counted by its reason. Resiliparse finds a
-page's text: 40 times as fast as trafilatura on the same pages, and without turning layout tables into text.
+Address, date, title and language of a page are metadata; what is skipped is counted by its reason. `page_text` finds a
+page's text, `http_body` what a server meant to send.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, BinaryIO, Literal, TypeAlias
 
 from pydantic import Field
 
 from raylm.config.prepare.sources import FileSourceSettings
-from raylm.prep.extras import not_installed
 from raylm.prep.readers.base import Raw, Reading, S, known, language_tag
+from raylm.prep.readers.http_body import body_of, media_type
 from raylm.prep.readers.kind import SourceKind
-from raylm.prep.readers.records import LANGUAGES, FoundLanguage, broken, main_language, records, with_languages
+from raylm.prep.readers.page_text import PageText, mostly_utf8, page_reader
+from raylm.prep.readers.records import (
+    LANGUAGES,
+    FoundLanguage,
+    bare_address,
+    broken,
+    kind_of,
+    main_language,
+    records,
+    with_languages,
+)
 
-_Extractor: TypeAlias = Callable[[bytes, str | None], "_Page"]
+_Extractor: TypeAlias = Callable[[bytes, str | None], PageText]
 _Skip: TypeAlias = Callable[[str], None]
 _HTML = ("text/html", "application/xhtml+xml")
 
@@ -33,15 +43,6 @@ class WarcSource(FileSourceSettings):
     )
 
 
-@dataclass(frozen=True)
-class _Page:
-    """A page's text, and what the page or its server says about it."""
-
-    text: str
-    title: str | None = None
-    language: str | None = None
-
-
 def read(reading: Reading[WarcSource]) -> Iterator[Raw]:
     """The archive's pages in its order."""
     return pages(reading, whole=reading.source.extract == "all")
@@ -49,19 +50,24 @@ def read(reading: Reading[WarcSource]) -> Iterator[Raw]:
 
 def pages(reading: Reading[S], *, whole: bool) -> Iterator[Raw]:
     """The pages of a WARC or WET file. whole: with menus and footers."""
-    with reading.open() as stream:
-        yield from with_languages(_pages(reading, stream, _extractor(whole=whole)))
+    to_page = page_reader(whole=whole)
+
+    def found() -> Iterator[Raw | FoundLanguage]:
+        with reading.open() as stream:
+            yield from _pages(reading, stream, to_page)
+
+    yield from with_languages(found())  # outside, where damage has its name: the page before it is kept
 
 
 def _pages(reading: Reading[S], stream: BinaryIO, to_page: _Extractor) -> Iterator[Raw | FoundLanguage]:
-    readers: dict[str, Callable[[Any, _Extractor, _Skip], _Page | None]] = {
+    readers: dict[str, Callable[[Any, _Extractor, _Skip], PageText | None]] = {
         "response": _response,
         "resource": _resource,
         "conversion": _conversion,
     }
     wanted = (*readers, "metadata")
     for number, record in records(reading, stream, wanted=wanted):
-        kind, url = str(record.record_type), record.headers.get("WARC-Target-URI")
+        kind, url = kind_of(record), bare_address(record.headers.get("WARC-Target-URI"))
         if kind == "metadata":
             reading.skip("other_record")
             if language := _found_language(record):
@@ -70,7 +76,7 @@ def _pages(reading: Reading[S], stream: BinaryIO, to_page: _Extractor) -> Iterat
         skip = functools.partial(reading.skip, position=number, why=url or "")
         try:
             page = readers[kind](record, to_page, skip)
-        except OSError as error:
+        except (OSError, ValueError) as error:
             reading.skipped.broken_record(broken(reading, number, str(error)))
             continue
         if page is not None:
@@ -80,76 +86,47 @@ def _pages(reading: Reading[S], stream: BinaryIO, to_page: _Extractor) -> Iterat
             yield Raw(number, page.text, known(url=url, date=date, title=page.title, language=language))
 
 
-def _extractor(*, whole: bool) -> _Extractor:
-    try:
-        from resiliparse.extract.html2text import extract_plain_text
-        from resiliparse.parse.encoding import bytes_to_str, detect_encoding, map_encoding_to_html5
-        from resiliparse.parse.html import HTMLTree
-    except ImportError as error:
-        raise not_installed("reading web archives", error) from error
-
-    def to_page(body: bytes, charset: str | None) -> _Page:
-        # What the server says is often wrong, and nearly every byte is valid where it says Latin-1. What is valid
-        # UTF-8 hardly ever is anything else, but for encodings made of zeros (UTF-16) or escapes (ISO-2022).
-        encoding = map_encoding_to_html5(charset) if charset else None
-        if b"\0" not in body and b"\x1b" not in body and _decodes(body, "utf-8"):
-            encoding = "utf-8"
-        elif encoding is None or not _decodes(body, encoding):
-            encoding = detect_encoding(body, from_html_meta=True)
-        tree = HTMLTree.parse(bytes_to_str(body, encoding or "utf-8"))
-        root: Any = tree.document.query_selector("html") if tree.document is not None else None
-        language = root.getattr("lang") or root.getattr("xml:lang") if root is not None else None
-        return _Page(extract_plain_text(tree, main_content=not whole, alt_texts=False).strip(), tree.title, language)
-
-    return to_page
-
-
-def _decodes(body: bytes, encoding: str) -> bool:
-    try:
-        body.decode(encoding)
-    except (UnicodeDecodeError, LookupError):
-        return False
-    return True
-
-
-def _response(record: Any, to_page: _Extractor, skip: _Skip) -> _Page | None:
+def _response(record: Any, to_page: _Extractor, skip: _Skip) -> PageText | None:
     if not record.is_http:
         skip("no_page")
         return None
-    record.parse_http(auto_decode="all", quirks_mode=True)
+    record.parse_http(auto_decode="none", quirks_mode=True)
     headers = record.http_headers
     if headers is None or headers.status_code != 200:
         skip("http_status")
         return None
-    page = _page(record.http_content_type, record.http_charset, record, to_page, skip)
+    given = {name.lower(): value for name, value in headers}
+    body = body_of(record.reader.read(), given)
+    kind, charset = media_type(given.get("content-type"), body)
+    page = _page(kind, charset, body, to_page, skip)
     return replace(page, language=page.language or headers.get("Content-Language")) if page is not None else None
 
 
-def _resource(record: Any, to_page: _Extractor, skip: _Skip) -> _Page | None:
-    content_type, _, parameters = (record.headers.get("Content-Type") or "").partition(";")
-    charset = parameters.partition("charset=")[2].strip(' "') or None
-    return _page(content_type.strip().lower(), charset, record, to_page, skip)
+def _resource(record: Any, to_page: _Extractor, skip: _Skip) -> PageText | None:
+    body = record.reader.read()
+    kind, charset = media_type(record.headers.get("Content-Type"), body)
+    return _page(kind, charset, body, to_page, skip)
 
 
-def _page(content_type: str | None, charset: str | None, record: Any, to_page: _Extractor, skip: _Skip) -> _Page | None:
-    if content_type not in _HTML:
+def _page(kind: str, charset: str | None, body: bytes, to_page: _Extractor, skip: _Skip) -> PageText | None:
+    if kind not in _HTML:
         skip("no_page")  # pictures, scripts and feeds
         return None
-    page: _Page = to_page(record.reader.read(), charset)
+    page: PageText = to_page(body, charset)
     if not page.text:
-        skip("no_text")
+        skip("no_main_text" if page.bare else "no_text")
         return None
     return page
 
 
-def _conversion(record: Any, to_page: _Extractor, skip: _Skip) -> _Page | None:
+def _conversion(record: Any, to_page: _Extractor, skip: _Skip) -> PageText | None:
     """Text that a crawler made of a page, in UTF-8 by the format's definition."""
     body: bytes = record.reader.read()
-    try:
-        return _Page(body.decode())
-    except UnicodeDecodeError:
+    text = mostly_utf8(body)
+    if text is None:
         skip("encoding")
         return None
+    return PageText(text)
 
 
 def _found_language(record: Any) -> str | None:

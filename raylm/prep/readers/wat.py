@@ -15,7 +15,15 @@ from pydantic import Field
 from raylm.config.prepare.sources import FileSourceSettings
 from raylm.prep.readers.base import Meta, Raw, Reading, known, language_tag
 from raylm.prep.readers.kind import SourceKind
-from raylm.prep.readers.records import LANGUAGES, FoundLanguage, broken, main_language, records, with_languages
+from raylm.prep.readers.records import (
+    LANGUAGES,
+    FoundLanguage,
+    bare_address,
+    broken,
+    main_language,
+    records,
+    with_languages,
+)
 
 
 class WatSource(FileSourceSettings):
@@ -26,8 +34,12 @@ class WatSource(FileSourceSettings):
 
 def read(reading: Reading[WatSource]) -> Iterator[Raw]:
     """The pages that the file describes, in its order; other records of the crawl are counted."""
+    yield from with_languages(_opened(reading))
+
+
+def _opened(reading: Reading[WatSource]) -> Iterator[Raw | FoundLanguage]:
     with reading.open() as stream:
-        yield from with_languages(_envelopes(reading, stream))
+        yield from _envelopes(reading, stream)
 
 
 def _envelopes(reading: Reading[WatSource], stream: BinaryIO) -> Iterator[Raw | FoundLanguage]:
@@ -67,7 +79,7 @@ class _Envelope:
         payload = _part(envelope, "Payload-Metadata")
         response = _part(payload, "HTTP-Response-Metadata")
         self.kind = header.get("WARC-Type")
-        self.url = header.get("WARC-Target-URI")
+        self.url = bare_address(header.get("WARC-Target-URI"))
         self._date = header.get("WARC-Date")
         self.status = str(_part(response, "Response-Message").get("Status"))
         self.html = response.get("HTML-Metadata")

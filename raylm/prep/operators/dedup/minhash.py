@@ -109,10 +109,23 @@ def _beyond_ascii(raw: bytes) -> _Beyond:
     data = np.frombuffer(raw, dtype=np.uint8)
     leads = np.flatnonzero(data >= 0xC2)
     first, after = data[leads], data[leads + 1]
+    third = data[np.minimum(leads + 2, len(data) - 1)]
     sign = (first == 0xC2) & (after != 0xAA) & (after != 0xB5) & (after != 0xBA)  # « » § and such, not ª µ º
+    sign |= (first == 0xD8) & np.isin(after, (0x8C, 0x9B, 0x9F))  # ، ؛ ؟
     mark = ((first == 0xE2) & (after <= 0x81)) | ((first == 0xE3) & (after == 0x80))  # dashes, quotes, 。 and such
+    mark |= (first == 0xE0) & (after == 0xA5) & ((third == 0xA4) | (third == 0xA5))  # । ॥
+    mark |= (first == 0xEF) & _full_width_mark(after, third)
     alone = ((first >= 0xE3) & (first <= 0xED) & ~mark) | ((first == 0xE0) & (after >= 0xB8) & (after <= 0xBB))
     return _Beyond(leads, sign, mark, alone)
+
+
+def _full_width_mark(after: NDArray[np.uint8], third: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Whether a character that begins with 0xEF is a mark of full, half or small width, such as ， ！ or ｡."""
+    ascii_marks = (third <= 0x8F) | ((third >= 0x9A) & (third <= 0xA0)) | (third >= 0xBB)
+    later_marks = (third == 0x80) | ((third >= 0x9B) & (third <= 0xA5))
+    small_marks = (after == 0xB9) | ((after == 0xB8) & (third >= 0xB0))
+    found: NDArray[np.bool_] = ((after == 0xBC) & ascii_marks) | ((after == 0xBD) & later_marks) | small_marks
+    return found
 
 
 def _begins(letters: NDArray[np.uint8], beyond: _Beyond) -> NDArray[np.bool_]:

@@ -10,12 +10,22 @@ from collections.abc import Iterator
 from raylm.prep.operators.personal.span import Range
 
 _LONGEST_LOCAL = 64  # RFC 5321
-_LOCAL = re.compile(r"[\w.!#$%&'*+/=?^`{|}~-]+\Z")
+_LATIN = "0-9A-Za-z\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u024f"
+# An address is of one script. In those that write without spaces it ends where the script changes.
+_LOCAL = re.compile(rf"(?:[{_LATIN}_.!#$%&'*+/=?^`{{|}}~-]+|(?<![^\W\d_])(?:(?![{_LATIN}])[\w.+-])+)\Z")
 _NOT_FIRST = ".!#$%&'*+/=?^`{|}~-"  # RFC 5322 allows more than people have: quotes and slashes around an address
 _AT = re.compile(r"@| ?[\[(] ?at ?[\])] ?", re.IGNORECASE)
-_LABEL = r"[^\W_](?:[\w-]{0,61}[^\W_])?"
+_LABEL = rf"[{_LATIN}](?:[{_LATIN}_-]{{0,61}}[{_LATIN}])?"
+_OTHER_LABEL = rf"(?![{_LATIN}])[^\W_](?:(?![{_LATIN}])[\w-]){{0,62}}"
 _DOT = r"(?:\.| ?[\[(] ?dot ?[\])] ?)"
-_DOMAIN = re.compile(rf"{_LABEL}(?:{_DOT}{_LABEL})*{_DOT}(?:xn--[a-z0-9-]+|[^\W\d_]{{2,24}})(?![\w@])", re.IGNORECASE)
+_LETTER = "A-Za-z\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u024f"
+_DOMAIN = re.compile(
+    rf"(?:{_LABEL}(?:{_DOT}{_LABEL})*{_DOT}(?:xn--[a-z0-9-]+|[{_LETTER}]{{2,24}})(?![{_LATIN}_@])"
+    rf"|{_OTHER_LABEL}(?:{_DOT}{_OTHER_LABEL})*{_DOT}(?:(?![{_LATIN}])[^\W\d_]){{2,24}}(?![\w@]))",
+    re.IGNORECASE,
+)
+_OF_A_QUERY = re.compile(r"[/?&=]")  # what stands before a mail address in a web address
+_COPIED_FROM = re.compile(r":[\w~./]")  # git@host:path names a file
 _FILES = frozenset({"png", "jpg", "jpeg", "gif", "svg", "webp", "css", "js", "html", "json", "pdf", "tar", "gz"})
 
 # The digit comes before what looks back: then the search skips all other characters, at five times the speed.
@@ -23,11 +33,16 @@ _IPV4 = re.compile(r"[0-9](?<![\w.-][0-9])[0-9]{0,2}(?:\.[0-9]{1,3}){3}(?![\w-]|
 _IPV6_SIGN = re.compile(r":[0-9A-Fa-f]{0,4}:")
 _IPV6 = re.compile(r"(?<![\w:.])[0-9A-Fa-f:]{6,39}(?<!:)(?![\w:])")
 _VERSION = re.compile(
-    r"(?:\bv|\bver|version|release|build|firmware|driver|section|chapter|clause|§|article)[ .:]*\Z", re.I
+    r"(?:(?:\bv|\bver|version|release|build|firmware|driver|kernel|section|chapter|clause|§|article)[ .:]*"
+    r"|[a-z][\w.+-]*/)\Z",  # nginx/1.18.0.22
+    re.I,
 )
 _MACHINE = re.compile(r"\b(?:ip|ipv4|address|host|server|dns|ping|gateway|client)\b|://", re.I)
 
-_URL = re.compile(r"(?:https?://|ftp://|www\.(?=[^\W_]))[^\s<>\"'`{}|\\^\[\]]+", re.IGNORECASE)
+# Marks of full width are of the sentence around an address.
+_WIDE_MARKS = "，。、；：！？（）【】「」『』《》〈〉“”‘’…"
+_URL = re.compile(rf"(?:https?://|ftp://|www\.(?=[^\W_]))[^\s<>\"'`{{}}|\\^\[\]{_WIDE_MARKS}]+", re.IGNORECASE)
+_HOST = re.compile(rf"(?:[a-z]+://)?[{_LATIN}_.:@%-]*\.[{_LETTER}]{{2,24}}(?=[^\x00-\u024f])", re.IGNORECASE)
 
 
 def emails(text: str) -> Iterator[Range]:
@@ -40,9 +55,9 @@ def emails(text: str) -> Iterator[Range]:
         domain = _DOMAIN.match(text, at.end())
         if local is None or domain is None:
             continue
-        name = local[0].lstrip(_NOT_FIRST)
+        name = _OF_A_QUERY.split(local[0])[-1].lstrip(_NOT_FIRST)
         host = domain[0].lower()
-        if name and host.rsplit(".", 1)[-1] not in _FILES:
+        if name and host.rsplit(".", 1)[-1] not in _FILES and not _COPIED_FROM.match(text, domain.end()):
             seen = domain.end()
             yield at.start() - len(name), domain.end()
 
@@ -77,7 +92,8 @@ def _ipv6(text: str) -> Iterator[Range]:
 def urls(text: str) -> Iterator[Range]:
     """Web addresses without the punctuation of the sentence they stand in."""
     for match in _URL.finditer(text):
-        address = match[0].rstrip(".,;:!?*_~")
+        host = _HOST.match(match[0])  # one that a sentence without spaces goes on behind
+        address = (host or match)[0].rstrip(".,;:!?*_~")
         while address.endswith(")") and address.count(")") > address.count("("):
             address = address[:-1].rstrip(".,;:!?")
         yield match.start(), match.start() + len(address)

@@ -18,8 +18,10 @@ from raylm.prep.operators.personal.span import Range
 _GAP = r"(?:[ \u00a0]?[-\u2010-\u2013./][ \u00a0]?|[ \u00a0]|[ .-]?(?=\()|(?<=\))[ .-]?)"
 _PART = r"(?:\([0-9]{1,5}\)|[0-9]{1,15})"
 _EXTENSION = r"(?:[ ,]{0,2}(?:x|ext\.?|extension|#)[ .:]?[0-9]{1,6}(?![0-9]))?"
-_BEFORE = r"(?<![\w$€£#@%&=/+])(?<![0-9][.,:-])"
-_AFTER = r"(?![\w@%°]|[,.:/][0-9])"
+# Letters that are written without spaces may stand beside a number; those of words that have them may not.
+_LATIN = "0-9A-Za-z_\u00c0-\u024f"
+_BEFORE = rf"(?<![{_LATIN}$€£¥#@%&=/+])(?<![0-9][.,:-])"
+_AFTER = rf"(?![{_LATIN}@%°]|[,.:/][0-9])"
 _RUN = re.compile(
     rf"{_BEFORE}(?:\+|\(\+[0-9]{{1,3}}\){_GAP}?|\+[ ]?)?{_PART}(?:{_GAP}{_PART}){{0,8}}{_EXTENSION}{_AFTER}", re.I
 )
@@ -33,7 +35,10 @@ _WORD_BEFORE = re.compile(
     r"(?:\b(?:(?:tele|cell ?|smart|mobile )?phones?|tele?f?|tél|telefone?|teléfono|telefono|téléphone|telephone|telefax"
     r"|mobile?|mobil|móvil|handy|portable|cell|cellular|fax|pager|call(?:ing|ed)?|dial|ring|sms|text(?:ing)?|whatsapp"
     r"|telegram|viber|hotline|helpline|desk|direct|landline|office|contact|reach|answering|messages?"
-    r"|(?:my|his|her|our|your|their) number)\b\.?|[☎📞📱✆])(?P<between>[^0-9\n]{0,30}\n?[^\w\n]{0,10})\Z"
+    r"|(?:my|his|her|our|your|their) number|тел(?:ефон)?[а-яё]*|моб(?:ильный)?|факс|звони(?:те)?|сот(?:овый)?"
+    r"|τηλ(?:έφωνο)?|κιν(?:ητό)?|φαξ|điện thoại|sđt|puh(?:elin)?|tlf|telp|cep|faks|मोबाइल|फ़ोन|फोन|दूरभाष)\b\.?"
+    r"|电话|電話|手机|手機|行動|携帯|联系|聯絡|连络|連絡|热线|熱線|传真|傳真|ファックス|ファクス|전화|휴대폰|핸드폰"
+    r"|연락처|팩스|โทร(?:ศัพท์)?|มือถือ|هاتف|جوال|فاكس|تلفن|موبایل|טלפון|נייד|[☎📞📱✆])(?P<between>[^0-9\n]{0,30}\n?[^\w\n]{0,10})\Z"
     r"|(?-i:\b[TMF]:)[ ]?\Z",
     re.I,
 )
@@ -115,7 +120,7 @@ def _is_phone(text: str, span: Range, regions: Sequence[str], *, whole: bool) ->
         before, after = text[max(0, span[0] - 50) : span[0]], text[span[1] : span[1] + 30]
         if _has_word(before, after):
             return True
-    return _has_layout(number) and any(_is_valid(number, region) for region in regions)
+    return any(_is_valid(number, region) for region in regions)
 
 
 def _without_extension(written: str) -> str:
@@ -151,11 +156,19 @@ def _is_international(number: str) -> bool:
 
 
 def _is_valid(number: str, region: str) -> bool:
+    """Whether it is of a region's plan: in a layout, in parts as it is written there, or a mobile's in one piece."""
     known = phonenumbers()
     try:
-        return bool(known.is_valid_number_for_region(known.parse(number, region), region))
+        parsed = known.parse(number, region)
     except known.NumberParseException:
         return False
+    if not known.is_valid_number_for_region(parsed, region):
+        return False
+    parts = re.findall(r"[0-9]+", number)
+    if len(parts) == 1:
+        return bool(known.number_type(parsed) == known.PhoneNumberType.MOBILE)
+    written = known.format_number(parsed, known.PhoneNumberFormat.NATIONAL)
+    return _has_layout(number) or parts == re.findall(r"[0-9]+", written)
 
 
 def _in_word(text: str, span: Range) -> bool:

@@ -7,7 +7,7 @@ book names them. What is skipped of a book is counted.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -15,8 +15,9 @@ from pydantic import Field
 
 from raylm.config.prepare.sources import FileSourceSettings
 from raylm.prep.readers.base import Meta, Raw, Reading, known, language_tag
-from raylm.prep.readers.books.epub import Book, Encrypted, Package, TooLarge, opened_book
+from raylm.prep.readers.books.epub import Book, BrokenPage, Encrypted, Package, TooLarge, opened_book
 from raylm.prep.readers.books.front_matter import TYPES, by_heading, front_matter
+from raylm.prep.readers.books.prose import LISTS, is_prose, list_length, may_be
 from raylm.prep.readers.books.xhtml import blocks_of
 from raylm.prep.readers.kind import SourceKind
 from raylm.prep.readers.text import whole_file
@@ -32,9 +33,12 @@ _FIELD = r"^{name}:[ \t]*(.+(?:\n[ \t]+\S.*)*)"
 _NUMBER = r"(?:\d{1,3}|[ivxlcdm]+|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|the \w+)"
 _CHAPTER = re.compile(
     rf"(?:(?:chapter|book|part|volume|canto|act|stave|letter|kapitel|chapitre|capítulo|capitolo)\s+{_NUMBER}\b.*"
-    r"|[ivxlcdm]+\.?|(?:preface|introduction|foreword|prologue|epilogue|afterword|conclusion)\.?)",
+    r"|(?:preface|introduction|foreword|prologue|epilogue|afterword|conclusion)\.?)",
     re.I,
 )
+
+_ROMAN = re.compile(r"(m{0,3}(?:cm|cd|d?c{0,3})(?:xc|xl|l?x{0,3})(?:ix|iv|v?i{0,3}))(?<=[ivxlcdm])\.?\Z", re.I)
+_DIGITS = {"i": 1, "v": 5, "x": 10, "l": 50, "c": 100, "d": 500, "m": 1000}
 
 
 class BookSource(FileSourceSettings):
@@ -90,10 +94,15 @@ def _parts(reading: Reading[BookSource], book: Book, package: Package) -> Iterat
     keeps_front_matter = reading.source.front_matter
     unwanted = () if keeps_front_matter else TYPES
     part: _Part | None = None
+    broken: dict[str, str] = {}
     for page in package.beside:
         reading.skip("beside_the_text", page)
     for page in package.pages:
-        blocks, dropped = blocks_of(book.read(page), unwanted)
+        try:
+            blocks, dropped = blocks_of(book.read(page), unwanted)
+        except BrokenPage as error:
+            broken[page] = str(error)
+            continue
         if not keeps_front_matter:
             what = front_matter(blocks, package.types.get(page, ""), package.title, first=part is None)
             if what is not None:
@@ -110,6 +119,10 @@ def _parts(reading: Reading[BookSource], book: Book, package: Package) -> Iterat
                 part = _Part(titles.get((page, anchor or ""), block.text if block.heading else ""))
                 begins = False
             part.texts.append(block.text)
+    if len(broken) == len(package.pages):
+        raise book.broken(next(iter(broken.values())))
+    for page, why in broken.items():
+        reading.skip("broken_page", page, why)
     if part is not None:
         yield part
 
@@ -155,7 +168,7 @@ def _text(reading: Reading[BookSource], raw: Raw) -> Iterator[Raw]:
     about: Meta = {}
     if start is not None:
         head = text[: start.start()]
-        language = language_tag(_named_language(_field(head, "Language")))
+        language = language_tag(_field(head, "Language"))
         about = known(title=_field(head, "Title"), author=_field(head, "Author"), language=language)
     if not reading.source.front_matter:
         text = _body(reading, text, start)
@@ -176,27 +189,74 @@ def _body(reading: Reading[BookSource], text: str, start: re.Match[str] | None) 
 
 def _by_headings(paragraphs: Iterable[str]) -> list[_Part]:
     """Paragraphs cut at chapter headings; the first part is what comes before them."""
+    given = list(paragraphs)
+    numerals = _numerals(given)
     parts = [_Part()]
-    for paragraph in paragraphs:
+    for number, paragraph in enumerate(given):
         first, *more = paragraph.strip().split("\n")
         heading = len(more) <= 1 and len(paragraph) <= 100
-        if heading and (_CHAPTER.fullmatch(first.strip()) or (not more and by_heading(first) is not None)):
+        chapter = number in numerals or _CHAPTER.fullmatch(first.strip())
+        if heading and (chapter or (not more and by_heading(first) is not None)):
             parts.append(_Part(" ".join(paragraph.split())))
         parts[-1].texts.append(paragraph)
-    return parts
+    return [piece for part in parts for piece in _behind_its_list(part)]
+
+
+def _behind_its_list(part: _Part) -> Iterator[_Part]:
+    """A part under a heading such as Contents, cut where the list ends that it names."""
+    kind = by_heading(part.title)
+    if kind not in LISTS:
+        yield part
+        return
+    end = 1 + list_length(part.texts[1:])
+    yield _Part(part.title, part.texts[:end])
+    if part.texts[end:]:
+        first, *more = part.texts[end].strip().split("\n")
+        yield _Part("" if more or is_prose(first) else " ".join(first.split()), part.texts[end:])
+
+
+def _numerals(paragraphs: Sequence[str]) -> set[int]:
+    """Which paragraphs are headings of nothing but a Roman numeral: those of a row I, II, … of two or more.
+
+    A dictionary's letters C, D and M are no chapters.
+    """
+    found: set[int] = set()
+    row: list[int] = []
+    for number, paragraph in enumerate(paragraphs):
+        numeral = _ROMAN.match(paragraph.strip().split("\n")[0].strip()) if len(paragraph) <= 100 else None
+        if numeral is None:
+            continue
+        value = _value(numeral[1])
+        if value == 1:
+            row = [number]
+        elif row and value == len(row) + 1:
+            row.append(number)
+            found.update(row)
+    return found
+
+
+def _value(numeral: str) -> int:
+    digits = [_DIGITS[letter] for letter in numeral.lower()]
+    return sum(-one if one < following else one for one, following in zip(digits, [*digits[1:], 0], strict=True))
 
 
 def _without_front_matter(reading: Reading[BookSource], parts: list[_Part]) -> Iterator[_Part]:
-    """Without what comes before the first chapter, where there are chapters; and without contents, index and such."""
+    """Without what comes before the first chapter and looks like front matter, and without contents, index and such."""
     first = next((n for n, part in enumerate(parts) if part.characters >= 2 * _MIN_CHAPTER and _is_chapter(part)), 0)
     leading = sum(part.characters for part in parts[:first])
     if leading > _MAX_LEADING * sum(part.characters for part in parts):
         first = 0
     for number, part in enumerate(parts):
         kind = by_heading(part.title)
-        if part.texts and (number < first or kind is not None):
-            reading.skip("front_matter", number, kind or " ".join(part.texts[0].split())[:60])
-        else:
+        if kind is not None and may_be(kind, part.texts):
+            reading.skip("front_matter", number, kind)
+            continue
+        if number < first:
+            prose = next((n for n, text in enumerate(part.texts) if is_prose(text)), len(part.texts))
+            if prose:
+                reading.skip("front_matter", number, " ".join(part.texts[0].split())[:60])
+                part, first = _Part(part.title, part.texts[prose:]), first if prose == len(part.texts) else number
+        if part.texts:
             yield part
 
 
@@ -207,18 +267,6 @@ def _is_chapter(part: _Part) -> bool:
 def _field(head: str, name: str) -> str | None:
     found = re.search(_FIELD.format(name=name), head, re.M)
     return found[1] if found is not None else None
-
-
-def _named_language(name: str | None) -> str | None:
-    """Project Gutenberg writes its languages in English."""
-    return _LANGUAGES.get((name or "").strip().lower())
-
-
-_LANGUAGES = {
-    **{"chinese": "zh", "dutch": "nl", "english": "en", "esperanto": "eo", "finnish": "fi", "french": "fr"},
-    **{"german": "de", "greek": "el", "hungarian": "hu", "italian": "it", "japanese": "ja", "latin": "la"},
-    **{"portuguese": "pt", "russian": "ru", "spanish": "es", "swedish": "sv", "tagalog": "tl"},
-}
 
 
 SOURCE = SourceKind("book", BookSource, read, "EPUBs and text files of books, whole or by chapter")

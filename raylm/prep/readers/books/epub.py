@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import posixpath
+import unicodedata
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
@@ -33,6 +34,10 @@ _PAGES = ("application/xhtml+xml", "text/html", "application/x-dtbook+xml")
 
 class Encrypted(Exception):
     """The text is locked for one reader's devices."""
+
+
+class BrokenPage(zipfile.BadZipFile):
+    """A file of the archive is missing or not what was packed; the others may be whole."""
 
 
 class TooLarge(Exception):
@@ -63,29 +68,37 @@ class Book:
         self._path = path
         self._max_bytes = max_bytes
         self._read_bytes = 0
+        self._names = {_spelled(name): name for name in reversed(archive.namelist())}
+
+    def holds(self, name: str) -> bool:
+        """Whether a file is in the archive."""
+        return name in self._names.values()
 
     def read(self, name: str) -> bytes:
         """A member's content; TooLarge when all that was read is more than allowed."""
         try:
             info = self._archive.getinfo(name)
         except KeyError:
-            raise self._broken(f"names {name}, which is not in it") from None
+            raise BrokenPage(f"names {name}, which is not in it") from None
         if info.flag_bits & 1:
             raise Encrypted(f"{name} has a password")
         # zipfile gives no more bytes than the archive declares, and checks that they are those.
         self._read_bytes += info.file_size
         if self._read_bytes > self._max_bytes:
             raise TooLarge(f"more than {self._max_bytes} bytes of text")
-        return self._archive.read(info)
+        try:
+            return self._archive.read(info)
+        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+            raise BrokenPage(f"cannot be unpacked: {name}: {error}") from error
 
     def package(self) -> Package:
         """Its list of contents, checked."""
         if _CONTAINER not in self._archive.namelist():
-            raise self._broken(f"is no EPUB: it has no {_CONTAINER}")
+            raise self.broken(f"is no EPUB: it has no {_CONTAINER}")
         self._refuse_encrypted()
         root = self._xml(_CONTAINER).find(".//{*}rootfile")
         if root is None:
-            raise self._broken(f"is no EPUB: its {_CONTAINER} names no package")
+            raise self.broken(f"is no EPUB: its {_CONTAINER} names no package")
         path = self._inside("", root.get("full-path") or "")
         content = self._xml(path)
         items = {item.get("id"): item for item in content.iterfind("{*}manifest/{*}item")}
@@ -93,7 +106,7 @@ class Book:
         spine = [entry for entry in content.iterfind("{*}spine/{*}itemref") if entry.get("idref") in items]
         pages = dict.fromkeys(hrefs[entry.get("idref")] for entry in spine if _is_read(entry, items))
         if not pages:
-            raise self._broken("is no EPUB that can be read: it lists no page of text")
+            raise self.broken("is no EPUB that can be read: it lists no page of text")
         guide = [
             (self._inside(path, entry.get("href") or ""), entry.get("type") or "")
             for entry in content.iterfind("{*}guide/{*}reference")
@@ -107,7 +120,7 @@ class Book:
             pages=tuple(pages),
             beside=tuple(hrefs[entry.get("idref")] for entry in spine if hrefs[entry.get("idref")] not in pages),
             types=_types([*guide, *landmarks]),
-            chapters=tuple(chapters),
+            chapters=tuple(_of_pages(chapters, tuple(pages))),
         )
 
     def _contents(
@@ -115,11 +128,11 @@ class Book:
     ) -> tuple[list[_Chapter], list[tuple[str, str]]]:
         """The chapters and landmarks of the book's navigation, an EPUB 3's or else an EPUB 2's."""
         nav = next((hrefs[key] for key, item in items.items() if "nav" in (item.get("properties") or "").split()), None)
-        if nav is not None:
+        if nav is not None and self.holds(nav):
             chapters, landmarks = self._nav(nav)
             return chapters, [(nav, "toc"), *landmarks]
         ncx = hrefs.get(content.find("{*}spine").get("toc") or "")
-        return (list(self._ncx(ncx)) if ncx in self._archive.namelist() else []), []
+        return (list(self._ncx(ncx)) if ncx is not None and self.holds(ncx) else []), []
 
     def _nav(self, path: str) -> tuple[list[_Chapter], list[tuple[str, str]]]:
         """The chapters and the landmarks of an EPUB 3's navigation."""
@@ -146,13 +159,13 @@ class Book:
 
     def _inside(self, base: str, href: str) -> str:
         """The archive's name of what a file in it refers to; BrokenFile when that is outside."""
-        page = unquote(href.partition("#")[0])
+        page = unquote(href.partition("#")[0]).replace("\\", "/")
         if "://" in page:
             return page  # on the web: never fetched, and no page of the archive
         name = posixpath.normpath(posixpath.join(posixpath.dirname(base), page))
         if _escapes(name):
-            raise self._broken(f"names a file outside of it: {href!r}")
-        return name
+            raise self.broken(f"names a file outside of it: {href!r}")
+        return self._names.get(_spelled(name), name)
 
     def _refuse_encrypted(self) -> None:
         if _ENCRYPTION not in self._archive.namelist():
@@ -162,12 +175,16 @@ class Book:
                 raise Encrypted("its content is encrypted (DRM)")
 
     def _xml(self, name: str) -> Any:
-        root = parsed(self.read(name))
+        try:
+            root = parsed(self.read(name))
+        except BrokenPage as error:
+            raise self.broken(str(error)) from error
         if root is None:
-            raise self._broken(f"is damaged: {name} is empty")
+            raise self.broken(f"is damaged: {name} is empty")
         return root
 
-    def _broken(self, why: str) -> BrokenFile:
+    def broken(self, why: str) -> BrokenFile:
+        """The book cannot be read, and why."""
         return BrokenFile(f"{self._path.url} {why}", hint="fetch it again, or take it out of the glob")
 
 
@@ -199,6 +216,18 @@ def opened_book(reading: Reading[S]) -> Iterator[Book]:
         ) from error
 
 
+def _of_pages(chapters: list[_Chapter], pages: tuple[str, ...]) -> Iterator[_Chapter]:
+    """The chapters that are on the book's pages; by the page's own name where the table gives other folders."""
+    known = set(pages)
+    ends = [posixpath.basename(page) for page in pages]
+    by_end = {end: page for end, page in zip(ends, pages, strict=True) if ends.count(end) == 1}
+    elsewhere = not any(page in known for page, _, _ in chapters)
+    for page, anchor, title in chapters:
+        there = by_end.get(posixpath.basename(page), page) if elsewhere else page
+        if there in known:
+            yield there, anchor, title
+
+
 def _is_read(entry: Any, items: dict[str, Any]) -> bool:
     """Whether an entry of the reading order is text of the book, and no picture or aside."""
     return entry.get("linear") != "no" and items[entry.get("idref")].get("media-type") in _PAGES
@@ -211,6 +240,11 @@ def _types(named: Iterable[tuple[str, str]]) -> dict[str, str]:
         found.setdefault(page, []).extend(words.lower().split())
     front = {page: next((word for word in words if word in TYPES), "") for page, words in found.items()}
     return {page: kind for page, kind in front.items() if kind and _BODY.isdisjoint(found[page])}
+
+
+def _spelled(name: str) -> str:
+    """A name without what one book's writers spell in two ways: case, forms of letters, the stroke between folders."""
+    return unicodedata.normalize("NFC", name.replace("\\", "/")).casefold()
 
 
 def _escapes(name: str) -> bool:

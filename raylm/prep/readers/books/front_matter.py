@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from raylm.prep.readers.books.prose import may_be, plain
 from raylm.prep.readers.books.xhtml import Block
 
 # What EPUB calls them, in epub:type, landmarks and the older guide. Prefaces, forewords and introductions are prose.
@@ -20,7 +21,6 @@ TYPES = frozenset(
         *("errata", "boilerplate"),
     )
 )
-_LISTS = frozenset(("toc", "index", "landmarks", "page-list", "loi", "lot", "loa", "lov"))  # these may be long
 _HEADINGS = {
     **dict.fromkeys(("contents", "table of contents", "inhalt", "inhaltsverzeichnis"), "toc"),
     **dict.fromkeys(("sommaire", "table des matières", "índice", "indice", "sommario", "目录", "目次"), "toc"),
@@ -36,41 +36,52 @@ _HEADINGS = {
     **dict.fromkeys(("about the author", "about the authors", "about the publisher"), "colophon"),
     **dict.fromkeys(("colophon", "newsletter", "newsletter signup", "also by the author"), "colophon"),
 }
-_RIGHTS = re.compile(
-    r"all rights reserved|\bisbn\b|©|\bcopyright\b|\bfirst published\b|no part of this|library of congress", re.I
+# Each is one proof of a copyright page, however often it stands there.
+_RIGHTS = tuple(
+    re.compile(words, re.I)
+    for words in (
+        r"©|\(c\)\s*\d{4}|\bcopyright\b|droits d'auteur|urheberrecht|版权|著作権",
+        r"all rights reserved|tous droits réservés|alle rechte vorbehalten|todos los derechos|版权所有|無断",
+        r"\bisbn\b",
+        r"\bfirst (?:published|edition|printing)\b|\bpublished by\b",
+        r"no part of this|\blibrary of congress\b|\bcataloguing\b|\bcataloging\b|dépôt légal",
+    )
 )
 _DEDICATED = re.compile(r"(for|to|in (loving )?memory of|dedicated to)\s", re.I)
-_MAX_CHARACTERS = 20_000  # of what a heading or a guide calls front matter: some take the whole book for it
 _MAX_RIGHTS = 3000
+_RIGHTS_SHARE = 1 / 3  # of a copyright page, what stands in paragraphs that speak of rights
 _MAX_TITLE = 300
 _MAX_DEDICATION = 150
 
 
 def front_matter(blocks: Sequence[Block], marked: str, title: str, *, first: bool) -> str | None:
     """What a page is, if no part of the text. marked: its type by the book's list. first: no text came before it."""
-    characters = sum(len(block.text) for block in blocks)
-    if marked in TYPES and (characters <= _MAX_CHARACTERS or marked in _LISTS):
+    texts = [block.text for block in blocks]
+    characters = sum(map(len, texts))
+    if marked in TYPES and may_be(marked, texts):
         return marked
     if not blocks:
         return None
-    if (kind := by_heading(blocks[0].text)) is not None and (characters <= _MAX_CHARACTERS or kind in _LISTS):
+    if (kind := by_heading(texts[0])) is not None and may_be(kind, texts):
         return kind
-    if sum(block.linked for block in blocks) > characters / 2:
+    if sum(block.linked for block in blocks) > characters / 2 and may_be("toc", texts):
         return "toc"
-    whole = "\n".join(block.text for block in blocks) if characters <= _MAX_RIGHTS else ""
-    if len(set(map(str.lower, (match[0] for match in _RIGHTS.finditer(whole))))) >= 2:
+    if characters <= _MAX_RIGHTS and _speaks_of_rights(texts):
         return "copyright-page"
-    if first and characters <= _MAX_TITLE and title and _plain(blocks[0].text) == _plain(title):
+    if first and characters <= _MAX_TITLE and title and plain(texts[0]) == plain(title):
         return "titlepage"
-    if first and characters <= _MAX_DEDICATION and not blocks[0].heading and _DEDICATED.match(whole):
+    if first and characters <= _MAX_DEDICATION and not blocks[0].heading and _DEDICATED.match("\n".join(texts)):
         return "dedication"
     return None
 
 
+def _speaks_of_rights(texts: Sequence[str]) -> bool:
+    """Whether several proofs stand in a good part of these paragraphs, and not in a line at the foot of a page."""
+    proofs = {number for text in texts for number, proof in enumerate(_RIGHTS) if proof.search(text)}
+    of_rights = sum(len(text) for text in texts if any(proof.search(text) for proof in _RIGHTS))
+    return len(proofs) >= 2 and of_rights >= _RIGHTS_SHARE * sum(map(len, texts))
+
+
 def by_heading(text: str) -> str | None:
     """What a part under this heading is, if no part of the text."""
-    return _HEADINGS.get(_plain(text)) if len(text) <= 60 else None
-
-
-def _plain(text: str) -> str:
-    return " ".join(re.sub(r"[\W_]+", " ", text).split()).casefold()
+    return _HEADINGS.get(plain(text)) if len(text) <= 60 else None

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from raylm.prep.extras import not_installed
+from raylm.prep.readers.books.prose import may_be
 
 TYPE = "{http://www.idpf.org/2007/ops}type"
 _BLOCKS = frozenset(
@@ -18,10 +19,15 @@ _BLOCKS = frozenset(
         *("hr", "html", "li", "main", "nav", "ol", "p", "pre", "section", "table", "tr", "ul"),
     )
 )
-_SKIPPED = frozenset(["head", "iframe", "math", "noscript", "object", "script", "style", "svg", "template"])
+_SKIPPED = frozenset(["head", "iframe", "noscript", "object", "rp", "rt", "rtc", "script", "style", "svg", "template"])
+_AS_IT_STANDS = frozenset(["pre", "listing", "xmp"])  # lines and indentation are the text's own
+_STANDS = re.compile(r"white-space\s*:\s*(?:pre|break-spaces)", re.I)
 _SKIPPED_TYPES = frozenset(("pagebreak", "noteref"))  # a number in the middle of a sentence
+_WIDE_GAP = re.compile(r"\n{3,}")
 _BREAK = "\0"  # a line's end that the page asks for; XML cannot hold it
-_ENTITY = re.compile(rb"&([A-Za-z][A-Za-z0-9]{1,31});")
+_ENTITY = re.compile(rb"&([A-Za-z][A-Za-z0-9]{0,31});")
+_BARE = re.compile(rb"&(?!#?\w+;)")
+_HTML = re.compile(rb"<(?:html|body|p|div)[\s>]", re.I)
 _OF_XML = (b"amp", b"lt", b"gt", b"quot", b"apos")
 
 
@@ -48,12 +54,17 @@ def parsed(data: bytes) -> Any:
     settings = {"remove_comments": True, "remove_pis": True, "no_network": True}
     # Pages use HTML's names for characters, which XML only knows from a DTD that nobody loads.
     data = _ENTITY.sub(_numbered, data)
+    xml = {"resolve_entities": False, "load_dtd": False, **settings}
     try:
-        root = etree.fromstring(data, etree.XMLParser(resolve_entities=False, load_dtd=False, **settings))
+        root = etree.fromstring(data, etree.XMLParser(**xml))
     except etree.XMLSyntaxError:
-        # A browser would show it all the same. HTML has no entities to expand, so its size is what was unpacked.
-        parser = etree.HTMLParser(encoding="utf-8" if _is_utf8(data) else None, huge_tree=True, **settings)
-        root = etree.fromstring(data, parser) if data.strip() else None
+        root = None
+        if data.strip() and _HTML.search(data) is None:  # a list of contents, say, with a bare & in a title
+            root = etree.fromstring(_BARE.sub(b"&amp;", data), etree.XMLParser(recover=True, **xml))
+        elif data.strip():
+            # A browser would show it all the same. HTML has no entities to expand, so its size is what was unpacked.
+            parser = etree.HTMLParser(encoding="utf-8" if _is_utf8(data) else None, huge_tree=True, **settings)
+            root = etree.fromstring(data, parser)
     if root is not None:
         etree.strip_tags(root, etree.Entity)
     return root
@@ -78,6 +89,7 @@ class _Walk:
         self._words: list[str] = []
         self._anchors: set[str] = set()
         self._heading = self._links = self._linked = 0
+        self._stands = 0  # how many elements around here keep their lines
 
     def through(self, root: Any) -> None:
         from lxml import etree
@@ -88,6 +100,10 @@ class _Walk:
             name = str(element.tag).rpartition("}")[2].lower()  # QName refuses names that broken pages have
             if event == "start":
                 if self._is_skipped(element, name):
+                    skipped = element
+                    walker.skip_subtree()
+                elif name == "math":
+                    self._add_text(formula(element))
                     skipped = element
                     walker.skip_subtree()
                 else:
@@ -104,13 +120,18 @@ class _Walk:
     def _is_skipped(self, element: Any, name: str) -> bool:
         types = _types(element)
         unwanted = next((kind for kind in types if kind in self._unwanted), None)
+        if unwanted is not None and not may_be(unwanted, _paragraphs(element)):
+            unwanted = None
         if unwanted is not None:
             self.skipped.append(unwanted)
         return unwanted is not None or name in _SKIPPED or not _SKIPPED_TYPES.isdisjoint(types)
 
     def _begin(self, element: Any, name: str) -> None:
-        if name in _BLOCKS:
+        if self._stands:
+            self._words += [_BREAK] if name in _BLOCKS and self._words and self._words[-1] != _BREAK else []
+        elif name in _BLOCKS:
             self._flush()
+        self._stands += _stands(element, name)
         if anchor := element.get("id") or element.get("name"):
             self._anchors.add(anchor)
         if len(name) == 2 and name[0] == "h" and name[1].isdigit():
@@ -126,22 +147,52 @@ class _Walk:
     def _end(self, element: Any, name: str) -> None:
         if name == "a" and element.get("href"):
             self._links -= 1
-        if name in _BLOCKS:
-            self._flush()
+        stood, self._stands = self._stands, self._stands - _stands(element, name)
+        if self._stands:
+            self._words += [_BREAK] if name in _BLOCKS and self._words and self._words[-1] != _BREAK else []
+        elif name in _BLOCKS:
+            self._flush(as_it_stands=bool(stood))
 
     def _add_text(self, text: str | None) -> None:
         if text:
-            self._words.append(text)
+            self._words.append(text.replace("\n", _BREAK) if self._stands else text)
             self._linked += len(text.strip()) if self._links else 0
 
-    def _flush(self) -> None:
-        lines = (" ".join(line.split()) for line in "".join(self._words).split(_BREAK))
-        text = "\n".join(filter(None, lines))
+    def _flush(self, *, as_it_stands: bool = False) -> None:
+        lines = "".join(self._words).split(_BREAK)
+        if as_it_stands:
+            text = _WIDE_GAP.sub("\n\n", "\n".join(line.rstrip() for line in lines)).strip("\n")
+        else:
+            text = "\n".join(filter(None, (" ".join(line.split()) for line in lines)))
         if text:
             self.blocks.append(Block(text, self._heading, frozenset(self._anchors), self._linked))
             self._anchors.clear()
         self._words.clear()
         self._heading = self._linked = 0
+
+
+def formula(element: Any) -> str:
+    """A formula of MathML as its author spells it for those who do not see it, in TeX or words; else its letters."""
+    for note in element.iter("{*}annotation"):
+        if "tex" in (note.get("encoding") or "").lower() and (note.text or "").strip():
+            return " ".join(str(note.text).split())
+    if alternative := " ".join((element.get("alttext") or "").split()):
+        return alternative
+    inner = (text for text in element.itertext() if text.strip())
+    return " ".join(" ".join(inner).split())
+
+
+def _stands(element: Any, name: str) -> bool:
+    """Whether an element keeps the lines of its text."""
+    preserves = element.get("{http://www.w3.org/XML/1998/namespace}space") == "preserve"
+    return name in _AS_IT_STANDS or preserves or _STANDS.search(element.get("style") or "") is not None
+
+
+def _paragraphs(element: Any) -> list[str]:
+    """The text of an element, by its innermost blocks or lines, as far as is needed to tell prose from a list."""
+    inner = element.iter("{*}p", "{*}li", "{*}td", "{*}dd")
+    texts = ["".join(one.itertext()) for one in inner if not any(child is not one for child in one.iter("{*}p"))]
+    return [text for text in texts if text.strip()] or ["".join(element.itertext())]
 
 
 def _types(element: Any) -> list[str]:
@@ -160,7 +211,9 @@ def _is_utf8(data: bytes) -> bool:
 
 
 def _numbered(match: re.Match[bytes]) -> bytes:
-    text = html.entities.html5.get(f"{match[1].decode()};")
-    if text is None or match[1] in _OF_XML:
+    if match[1] in _OF_XML:
         return match[0]
+    text = html.entities.html5.get(f"{match[1].decode()};")
+    if text is None:  # no name of a character: the text's own
+        return b"&amp;" + match[0][1:]
     return b"".join(b"&#%d;" % ord(character) for character in text)

@@ -1,0 +1,121 @@
+"""Languages other than English: where words, addresses and numbers end, and which rules are for whom."""
+
+from __future__ import annotations
+
+import pytest
+
+from raylm.prep.operators.dedup.minhash import word_hashes
+from raylm.prep.operators.language import identifier
+from raylm.prep.operators.personal.internet import emails, ips, urls
+from raylm.prep.operators.personal.numbers import ibans
+from raylm.prep.operators.personal.phones import phones
+
+
+def found(text: str, spans: object) -> list[str]:
+    return [text[start:stop] for start, stop in spans]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("如果您有任何问题请发送邮件到nobody@example.com我们会尽快回复您", "nobody@example.com"),
+        ("お問い合わせはnobody@example.jpまでご連絡ください", "nobody@example.jp"),
+        ("ติดต่อnobody@example.co.thได้", "nobody@example.co.th"),
+        ("문의는nobody@example.co.kr로 주세요", "nobody@example.co.kr"),
+        ("пишите на иван@пример.рф сегодня", "иван@пример.рф"),
+        ("联系 张三@例子.中国 谢谢", "张三@例子.中国"),
+        ("mail josé@müller.de!", "josé@müller.de"),
+        ("see https://example.org/?to=nobody@example.org&x=1", "nobody@example.org"),
+        ("A name [at] example [dot] org, please", "name [at] example [dot] org"),
+    ],
+)
+def test_a_mail_address_ends_where_its_script_does(text: str, address: str) -> None:
+    assert found(text, emails(text)) == [address]
+
+
+@pytest.mark.parametrize("text", ["git clone git@example.org:team/repo.git", "scp a@example.org:~/x .", "x@y", "写@信"])
+def test_what_names_a_file_on_another_machine_is_no_mail_address(text: str) -> None:
+    assert found(text, emails(text)) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("访问https://example.com了解更多", "https://example.com"),
+        ("看https://example.com/a/b。然后", "https://example.com/a/b"),
+        ("https://zh.wikipedia.org/wiki/中国 好", "https://zh.wikipedia.org/wiki/中国"),
+        ("「https://example.jp/x」です", "https://example.jp/x"),
+        ("https://пример.рф/путь да", "https://пример.рф/путь"),
+    ],
+)
+def test_a_web_address_ends_before_the_sentence_goes_on(text: str, address: str) -> None:
+    assert found(text, urls(text)) == [address]
+
+
+def test_a_version_behind_a_programs_name_is_no_machine() -> None:
+    text = "nginx/1.18.0.22 on kernel 5.15.0.91"
+    assert found(text, ips(text)) == []
+    assert found("see http://8.8.8.8/x", ips("see http://8.8.8.8/x")) == ["8.8.8.8"]
+
+
+@pytest.mark.parametrize("gap", [" ", "\u00a0", "\u202f", "-", ""])
+def test_an_account_number_is_found_whatever_parts_its_groups(gap: str) -> None:
+    text = f"Konto: {gap.join(['GB82', 'WEST', '1234', '5698', '7654', '32'])}."
+    assert len(found(text, ibans(text, (0, len(text))))) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("手机：13900000000", "13900000000"),
+        ("電話03-0000-1234まで", "03-0000-1234"),
+        ("联系电话：010-12345678", "010-12345678"),
+        ("전화 02-123-4567로", "02-123-4567"),
+        ("тел. 8 (495) 123-45-67", "8 (495) 123-45-67"),
+        ("телефона: 123-45-67", "123-45-67"),
+        ("โทร 02-123-4567", "02-123-4567"),
+        ("هاتف: 011 234 5678", "011 234 5678"),
+    ],
+)
+def test_a_number_beside_a_word_for_phones_is_one_in_any_language(text: str, number: str) -> None:
+    assert found(text, phones(text, (0, len(text)), [])) == [number]
+
+
+@pytest.mark.parametrize(
+    ("region", "text", "number"),
+    [("CN", "我的号码是13912345678谢谢", "13912345678"), ("JP", "番号は090-1234-5678です", "090-1234-5678")],
+)
+def test_a_number_of_a_named_region_is_found_without_a_word(region: str, text: str, number: str) -> None:
+    assert found(text, phones(text, (0, len(text)), [region])) == [number]
+    assert found(text, phones(text, (0, len(text)), ["US"])) == []
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("委员会开会，决定春天开始施工！旧桥无法保留。", "委员会开会,决定春天开始施工!旧桥无法保留."),
+        ("（新しい橋）は「来年」から：建設？", "(新しい橋)は来年から:建設?"),
+        ("اجتمعت اللجنة، وقررت؛ متى؟", "اجتمعت اللجنة, وقررت; متى?"),
+        ("समिति मिली। पुल बनेगा॥", "समिति मिली. पुल बनेगा."),
+    ],
+    ids=["Chinese", "Japanese", "Arabic", "Hindi"],
+)
+def test_marks_of_any_script_are_no_letters_where_near_duplicates_are_sought(one: str, other: str) -> None:
+    words, counts = word_hashes([one, other])
+    assert counts[0] == counts[1]
+    assert words[: counts[0]].tolist() == words[counts[0] :].tolist()
+
+
+@pytest.mark.parametrize(
+    ("text", "language"),
+    [
+        ("DER AUSSCHUSS TRAF SICH AM DIENSTAG, UM ÜBER DIE NEUE BRÜCKE ZU BERATEN.", "de"),
+        ("THE COMMITTEE MET ON TUESDAY TO DISCUSS THE PLANS FOR THE BRIDGE.", "en"),
+        ("КОМИТЕТ СОБРАЛСЯ ВО ВТОРНИК, ЧТОБЫ ОБСУДИТЬ ПЛАНЫ НОВОГО МОСТА.", "ru"),
+        ("Der Ausschuss traf sich am Dienstag in der NATO und der EU.", "de"),
+    ],
+)
+def test_a_text_in_capitals_has_the_language_that_it_is_written_in(text: str, language: str) -> None:
+    found, score = identifier()(text)
+    assert found == language
+    assert score > 0.8

@@ -1,0 +1,210 @@
+"""Tables, lists and folders as other programs leave them: a flaw costs its own record, and is told in words."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from raylm.config.prepare.sources import SOURCES, SourceSettings
+from raylm.errors import DataError
+from raylm.prep.checks.skipped import Skipped
+from raylm.prep.readers.read import read_range
+from raylm.prep.units import ranges_of
+from raylm.records import Document
+from raylm.storage import Connection
+
+
+def read(glob: Path | str, kind: str, **settings: Any) -> tuple[list[Document], Skipped]:
+    source = SourceSettings.model_validate({"name": "x", "kind": kind, "glob": str(glob), **settings})
+    skipped, found = Skipped(), list[Document]()
+    files = SOURCES.get(source.kind).files(source, Connection())
+    for _, part, _ in ranges_of(source, files, 1 << 30):
+        found += read_range(source, part, Connection(), skipped)
+    return found, skipped
+
+
+def texts(glob: Path | str, kind: str, **settings: Any) -> list[str]:
+    return [document.text for document in read(glob, kind, **settings)[0]]
+
+
+def written(path: Path, data: bytes | str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data if isinstance(data, bytes) else data.encode())
+    return path
+
+
+# --- CSV ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"], ids=["Unix", "Windows", "old"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"], ids=["plain", "byte order mark"])
+def test_csv_is_read_whatever_ends_its_lines(tmp_path: Path, end: str, mark: str) -> None:
+    lines = ['"text","id"', '"one, two",1', '"three', ' four",2']
+    path = written(tmp_path / "a.csv", mark + end.join(lines) + end)
+    assert texts(path, "csv") == ["one, two", f"three{end} four"]
+
+
+@pytest.mark.parametrize("line", ['"this quote is never closed,1', '"a"b,1', "a,b,c,d"])
+@pytest.mark.parametrize("where", [0, 250, 499])
+def test_a_broken_record_costs_its_own_line(tmp_path: Path, line: str, where: int) -> None:
+    rows = [f"row {number},{number}" for number in range(500)]
+    path = written(tmp_path / "a.csv", "\n".join(["text,id", *rows[:where], line, *rows[where:]]) + "\n")
+    documents, skipped = read(path, "csv")
+    assert [document.text for document in documents] == [f"row {number}" for number in range(500)]
+    assert skipped.reasons["broken_record"] == 1
+
+
+def test_many_open_quotes_cost_no_other_line(tmp_path: Path) -> None:
+    rows = [f'"open {n},{n}' if n % 10 == 0 else f"row {n},{n}" for n in range(100)]
+    documents, _ = read(written(tmp_path / "a.csv", "\n".join(["text,id", *rows]) + "\n"), "csv")
+    assert {document.text for document in documents} >= {f"row {n}" for n in range(100) if n % 10}
+
+
+def test_tabs_have_no_quotes_unless_the_source_says_so(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.tsv", 'text\tid\n5" pipe\t1\n"quoted"\t2\n')
+    assert texts(path, "csv") == ['5" pipe', '"quoted"']
+    assert texts(written(tmp_path / "b.tsv", 'text\tid\n"a\tb"\t1\n'), "csv", quote='"') == ["a\tb"]
+    assert texts(written(tmp_path / "c.csv", "text;id\n'a;b';1\n"), "csv", delimiter=";", quote="'") == ["a;b"]
+
+
+def test_an_empty_file_among_many_is_set_aside(tmp_path: Path) -> None:
+    written(tmp_path / "a.csv", "text\nhello\n")
+    written(tmp_path / "b.csv", "")
+    documents, skipped = read(tmp_path / "*.csv", "csv")
+    assert [document.text for document in documents] == ["hello"]
+    assert skipped.files == [str(tmp_path / "b.csv")]
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet", "arrow"])
+def test_a_bad_byte_in_metadata_gets_a_mark_and_the_text_stays(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / f"a.{kind}"
+    if kind == "csv":
+        path.write_bytes(b"text,language\nhello,fran\xe7ais\n")
+    else:
+        raw = pa.array([b"fran\xe7ais"], pa.binary()).view(pa.string())
+        table = pa.table({"text": ["hello"], "language": raw})
+        if kind == "parquet":
+            pq.write_table(table, path)
+        else:
+            with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
+                writer.write_table(table)
+    documents, _ = read(path, kind, meta=["language"])
+    assert [(document.text, document.meta["language"]) for document in documents] == [("hello", "fran\ufffdais")]
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_a_column_that_is_there_twice_is_told_in_words(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / f"a.{kind}"
+    if kind == "csv":
+        path.write_text("text,text\na,b\n")
+    else:
+        pq.write_table(pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], names=["text", "text"]), path)
+    with pytest.raises(DataError, match="has 2 columns 'text'"):
+        read(path, kind)
+
+
+# --- Parquet and JSON ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("codec", ["zstd", "snappy", "gzip"])
+def test_damaged_parquet_is_set_aside(tmp_path: Path, codec: str) -> None:
+    path = tmp_path / "a.parquet"
+    words = [f"{n * 7919 % 10007} words {n}" for n in range(3000)]
+    pq.write_table(pa.table({"text": words}), path, compression=codec, use_dictionary=False)
+    data = bytearray(path.read_bytes())
+    data[200:1200] = bytes(range(250)) * 4
+    path.write_bytes(data)
+    _, skipped = read(path, "parquet")
+    assert skipped.files == [str(path)]
+
+
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_a_list_in_a_file_of_json_is_its_items(tmp_path: Path, mark: str) -> None:
+    items = [{"text": "one"}, {"text": "two"}]
+    path = written(tmp_path / "a.json", mark + json.dumps(items, indent=1))
+    assert texts(path, "jsonl") == ["one", "two"]
+
+
+def test_a_zero_byte_costs_its_own_record_wherever_it_stands(tmp_path: Path) -> None:
+    good = b'{"text":"two"}\n'
+    for before in (1, 1000):
+        path = written(tmp_path / f"{before}.jsonl", good * before + b'{"text":"a\0b"}\n' + good * 50)
+        documents, skipped = read(path, "jsonl")
+        assert len(documents) == before + 50
+        assert skipped.reasons["broken_record"] == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "language"),
+    [("en", "en"), ("en-US", "en"), ("EN", "en"), ("eng", "en"), ("English", "en"), ("zh-Hans-CN", "zh"), ("??", "??")],
+)
+def test_the_language_that_a_table_gives_is_spelled_in_one_way(tmp_path: Path, given: str, language: str) -> None:
+    path = written(tmp_path / "a.jsonl", json.dumps({"text": "t", "language": given}))
+    (document,), _ = read(path, "jsonl", meta=["language"])
+    assert document.meta["language"] == language
+
+
+# --- patterns and folders -----------------------------------------------------------------------------------------
+
+
+def test_a_pattern_that_cannot_be_read_is_told_in_words(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="is no pattern of files") as raised:
+        read(tmp_path / "**.txt", "text")
+    assert "**/*.txt" in str(raised.value.hint)
+
+
+def test_a_folder_in_place_of_a_pattern_is_told_in_words(tmp_path: Path) -> None:
+    written(tmp_path / "data" / "a.txt", "hello")
+    with pytest.raises(DataError, match="no file matches") as raised:
+        read(tmp_path / "data", "text")
+    assert f"it is a folder: {tmp_path}/data/* matches" in str(raised.value.hint)
+
+
+def test_hidden_folders_are_left_out_unless_they_are_named(tmp_path: Path) -> None:
+    for name in ("a.txt", ".git/b.txt", "c/.hidden/d.txt", ".e.txt"):
+        written(tmp_path / name, f"text of {name}")
+    assert texts(tmp_path / "**" / "*.txt", "text") == ["text of a.txt"]
+    assert texts(tmp_path / ".git" / "*.txt", "text") == ["text of .git/b.txt"]
+
+
+def hub(folder: Path, head: str) -> Path:
+    written(folder / "README.md", f"---\n{head}---\n")
+    for name in ("en/train.jsonl", "fr/train.jsonl", "en/test.jsonl", "en/deep/train.jsonl"):
+        written(folder / name, json.dumps({"text": name}))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("head", "found"),
+    [
+        ("configs:\n- {config_name: en, data_dir: en}\n- {config_name: fr, data_dir: fr}\n", 2),
+        ("configs:\n- {config_name: en, data_files: {train: en/train.jsonl, test: en/test.jsonl}}\n", 1),
+        ("configs:\n- {config_name: en, data_dir: ./en, data_files: [{split: train, path: '*train.jsonl'}]}\n", 1),
+        ("configs:\n- {config_name: en, data_files: 'en/*train*'}\n", 1),
+        ("license: mit\n", 2),
+    ],
+    ids=["data_dir", "a mapping", "both", "a pattern", "folders alone"],
+)
+def test_a_configuration_is_its_own_files(tmp_path: Path, head: str, found: int) -> None:
+    names = texts(hub(tmp_path, head), "huggingface", config="en")
+    assert all(name.startswith("en/") and "test" not in name for name in names)
+    assert len(names) == found, "`*` stays within a folder"
+
+
+@pytest.mark.parametrize(
+    ("head", "config", "message"),
+    [
+        ("configs:\n- {config_name: en, data_dir: en}\n", "de", "no configuration 'de'; it has: en"),
+        ("license: mit\n", "de", "has no configuration 'de'"),
+        ("configs:\n- {config_name: en, data_files: gone/*.jsonl}\n", "en", "no file matches gone/*.jsonl"),
+    ],
+)
+def test_a_configuration_that_is_not_there_is_refused(tmp_path: Path, head: str, config: str, message: str) -> None:
+    with pytest.raises(DataError) as raised:
+        read(hub(tmp_path, head), "huggingface", config=config)
+    assert message in raised.value.message
