@@ -24,6 +24,7 @@ from raylm.prep.report.fertility import Fertility
 from raylm.prep.split import document_held_out
 from raylm.prep.tokenizer import TokenizerFacts, partial_and_unknown
 from raylm.prep.tokenizer import load as load_tokenizer
+from raylm.prep.tokenizer.spelling import control_ids, lost_characters, may_lose, spelled_apart
 from raylm.prep.units import Unit
 from raylm.records import Document
 from raylm.shards import TOKENIZER_FOLDER, RowFormat, Shard, ShardWriter, token_dtype
@@ -79,9 +80,9 @@ def pack_documents(job: Job, output: StoragePath, number: int, documents: Iterab
             for document in batch:
                 packed.measures.add(document)
             texts = [document.text for document in batch]
-            tokens = _tokens(tokenizer.encode_batch_fast(texts, add_special_tokens=False), facts)
+            tokens, lost = _spelled(folder, tokenizer, facts, texts)
             sizes = np.fromiter((len(text.encode()) for text in texts), dtype=np.int64, count=len(texts))
-            _measure(packed, batch, sizes, tokens, partial_and_unknown(folder))
+            _measure(packed, batch, sizes, tokens, partial_and_unknown(folder), lost)
             for held_out, mine in _sides(batch, job.prepare.held_out):
                 _count(packed.counts, "held_out_" if held_out else "", sizes[mine], tokens.lengths[mine])
                 packers[held_out].add(tokens.of(mine))
@@ -111,16 +112,41 @@ class _Tokens:
         return _Tokens(self.ids[np.repeat(mine, self.lengths)], self.lengths[mine])
 
 
-def _tokens(encodings: Sequence[Any], facts: TokenizerFacts) -> _Tokens:
+def _spelled(
+    folder: StoragePath, tokenizer: Any, facts: TokenizerFacts, texts: list[str]
+) -> tuple[_Tokens, NDArray[np.int64]]:
+    """The texts' tokens, and how many characters of each no token stands for. No text is cut into a control token."""
+    import numpy as np
+
+    lost = np.zeros(len(texts), dtype=np.int64)
+    if may_lose(folder):
+        encodings = tokenizer.encode_batch(texts, add_special_tokens=False)
+        lost[:] = [lost_characters(text, one.offsets) for text, one in zip(texts, encodings, strict=True)]
+    else:
+        encodings = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+    ids = [encoding.ids for encoding in encodings]
+    tokens = _tokens(ids, facts)
+    control = control_ids(folder)[tokens.ids]
+    ends = np.cumsum(tokens.lengths)
+    control[ends - 1] = False
+    if control.any():
+        for number in np.unique(np.searchsorted(ends, np.flatnonzero(control), side="right")).tolist():
+            ids[number] = spelled_apart(folder, texts[number])
+        tokens = _tokens(ids, facts)
+    return tokens, lost
+
+
+def _tokens(documents: Sequence[Sequence[int]], facts: TokenizerFacts) -> _Tokens:
+    """The documents' ids, each with the end of text."""
     import numpy as np
 
     # One array of all: making one per document takes longer than filling it when documents are short.
-    lengths = np.fromiter(map(len, encodings), dtype=np.int64, count=len(encodings)) + 1
+    lengths = np.fromiter(map(len, documents), dtype=np.int64, count=len(documents)) + 1
     ends = np.cumsum(lengths) - 1
     text = np.ones(lengths.sum(), dtype=bool)
     text[ends] = False
     ids = np.full(len(text), facts.eos_id, dtype=token_dtype(facts.vocab_size))
-    numbers = itertools.chain.from_iterable(encoding.ids for encoding in encodings)
+    numbers = itertools.chain.from_iterable(documents)
     ids[text] = np.fromiter(numbers, dtype=ids.dtype, count=len(ids) - len(lengths))
     return _Tokens(ids, lengths)
 
@@ -148,8 +174,12 @@ def _measure(
     sizes: NDArray[np.int64],
     tokens: _Tokens,
     doubtful: Mapping[str, NDArray[np.bool_]],
+    lost: NDArray[np.int64],
 ) -> None:
-    """Keep what the report tells of these documents: their lengths, and how finely they are cut in each language."""
+    """Keep what the report tells of these documents: their lengths, and how finely they are cut in each language.
+
+    lost: characters of each that no token stands for; they count as unknown tokens.
+    """
     import numpy as np
 
     lengths = Counter((tokens.lengths - 1).tolist())
@@ -168,7 +198,7 @@ def _measure(
                 words=len("\n".join(texts).split()),
                 tokens=len(chosen.ids) - len(texts),
                 partial=int(doubtful["partial"][chosen.ids].sum()),
-                unknown=int(doubtful["unknown"][chosen.ids].sum()),
+                unknown=int(doubtful["unknown"][chosen.ids].sum() + lost[mine].sum()),
             )
         )
 

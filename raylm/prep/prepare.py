@@ -18,7 +18,7 @@ from raylm.config.job import Job
 from raylm.errors import ConfigError, DataError
 from raylm.prep.checks.measures import wanted
 from raylm.prep.checks.quarantine import Quarantine
-from raylm.prep.checks.requirements import refuse_unmet
+from raylm.prep.checks.requirements import refuse_unmet, refuse_unspelled
 from raylm.prep.checks.verdicts import verdicts_on
 from raylm.prep.operators import fit
 from raylm.prep.operators.barrier import Runner
@@ -131,6 +131,7 @@ def prepare(
     verdicts = verdicts_on(job, manifest, results, logs)
     write_report(job, output, manifest, worklist, logs, verdicts)
     refuse_unmet(verdicts, (output / REPORT_NAME).url)
+    refuse_unspelled(manifest.fertility, job.prepare.tokenizer.max_unknown)
     write_manifest(output, manifest)
     (output / WORK_FOLDER).remove()
     return _report(manifest, output, clock() - began, resumed_units=resumed)

@@ -22,6 +22,13 @@ class TokenizerSettings(Settings):
         None, description="How tiktoken ranks cut texts: gpt2, p50k, cl100k, o200k or a regular expression."
     )
     eos: str | None = Field(None, description="The end-of-text token, where it is not the tokenizer's own.")
+    max_unknown: float = Field(
+        0.05,
+        ge=0,
+        le=1,
+        description="Share of a source's tokens that may stand for what the tokenizer cannot spell; with more nothing "
+        "is published.",
+    )
     special_tokens: list[str] = Field(default_factory=list, description="More tokens that no text is ever cut into.")
     kind: Literal["bpe", "unigram"] = Field("bpe", description="What is trained.")
     vocab_size: int = Field(8192, ge=260, le=1_000_000, description="Size of a trained tokenizer, all tokens counted.")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from raylm.config.prepare.requirements import Bounds, Requirements
 from raylm.errors import DataError
+from raylm.prep.report.fertility import Counts
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,20 @@ def refuse_unmet(verdicts: Sequence[Verdict], report: str) -> None:
             f"{len(unmet)} of {len(verdicts)} requirements are not met, so nothing is published: {what}",
             hint=f"see {report}; change the steps, or the rules under prepare.require, and run it again",
         )
+
+
+def refuse_unspelled(fertility: Counts, most: float) -> None:
+    """Raise a DataError for the first source of whose tokens more stand for what the tokenizer cannot spell."""
+    for source, languages in fertility.items():
+        unknown, tokens = (sum(counts[name] for counts in languages.values()) for name in ("unknown", "tokens"))
+        share = unknown / max(1, tokens + unknown)
+        if share > most:
+            raise DataError(
+                f"the tokenizer cannot spell {share:.1%} of the text of source {source!r}, more than {most:.1%}, so "
+                "nothing is published",
+                hint="use a tokenizer that knows the text's characters or spells bytes, or raise "
+                "prepare.tokenizer.max_unknown",
+            )
 
 
 def _in_words(bounds: Bounds) -> str:
