@@ -9,6 +9,7 @@ from raylm.prep.operators.language import identifier
 from raylm.prep.operators.personal.internet import emails, ips, urls
 from raylm.prep.operators.personal.numbers import ibans
 from raylm.prep.operators.personal.phones import phones
+from raylm.testing.operators import run_operator
 
 
 def found(text: str, spans: object) -> list[str]:
@@ -119,3 +120,32 @@ def test_a_text_in_capitals_has_the_language_that_it_is_written_in(text: str, la
     found, score = identifier()(text)
     assert found == language
     assert score > 0.8
+
+
+def judged(text: str, language: str) -> str | None:
+    """What C4's rules on lines leave of a text."""
+    pytest.importorskip("datatrove", reason="datatrove is not installed")
+    rules = {"min_num_sentences": 0, "min_words_per_line": -1}
+    documents, _ = run_operator({"quality": {"rules": ["c4"], "c4": rules, "language": language}}, [text])
+    return documents[0].text if documents else None
+
+
+@pytest.mark.parametrize(
+    ("language", "line"),
+    [
+        ("en", "She said that the bridge was \u201cas good as new.\u201d"),
+        ("de", "Sie sagte: \u201eDie Brücke ist so gut wie neu.\u201c"),
+        ("fr", "Elle a dit : «\u00a0Le pont est comme neuf.\u00a0»"),
+        ("ar", "متى ينتهي العمل على الجسر الجديد؟"),
+        ("zh", "委员会星期二开会讨论了新桥的计划。"),
+    ],
+)
+def test_a_line_ends_with_the_marks_of_its_own_language(language: str, line: str) -> None:
+    assert judged(f"{line}\n{line}", language) == f"{line}\n{line}"
+    open_ended = line.rstrip(".।؟。\u201c\u201d» \u00a0")
+    assert judged(f"{line}\n{open_ended}", language) == line, "and one without is cut"
+
+
+def test_a_language_that_the_rules_cannot_judge_is_left_alone() -> None:
+    line = "คณะกรรมการประชุมเมื่อวันอังคารเพื่อหารือเกี่ยวกับแผนสะพานใหม่"
+    assert judged(f"{line}\n{line}", "th") == f"{line}\n{line}"

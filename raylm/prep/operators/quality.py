@@ -6,6 +6,7 @@ import functools
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from types import FunctionType, MethodType
 from typing import Annotated, Any, Literal, TypeAlias, get_args
 
 from pydantic import Field, field_validator
@@ -19,6 +20,8 @@ from raylm.prep.operators.kind import OperatorContext, OperatorKind
 from raylm.prep.operators.record import OperatorRecord
 from raylm.records import Document
 
+_QUOTES = "”’»›」』“"  # in German “ ends what „ began
+_WITHOUT_MARKS = frozenset(("th", "lo"))
 _CUT = "line-filter-"  # how the library names what it counts of lines that it cuts out
 
 
@@ -64,8 +67,10 @@ class C4Quality(Settings):
 
     split_paragraph: bool = Field(True, description="Judge lines; false: sentences.")
     remove_citations: bool = Field(True, description="Cut Wikipedia's marks such as [1] and [citation needed].")
-    filter_no_terminal_punct: bool = Field(
-        True, description="Cut lines that end without . ? ! or a quotation mark; other scripts' marks do not count."
+    filter_no_terminal_punct: bool | None = Field(
+        None,
+        description="Cut lines that end without a sentence's mark, of any script, or a quotation mark; when not set, "
+        "in all languages but those that write none (Thai, Lao).",
     )
     min_num_sentences: int = Field(5, description="Fewest sentences of a document.")
     min_words_per_line: int = Field(3, description="Cut lines of fewer words.")
@@ -104,7 +109,7 @@ class Quality(Settings):
     fineweb: FineWebQuality = Field(default_factory=FineWebQuality)
     language: str = Field("en", description="Of documents whose metadata name none; it decides what a word is.")
     without_words: Literal["drop", "keep", "stop"] = Field(
-        "drop", description="What to do with a document in a language whose words cannot be told apart here."
+        "keep", description="What to do with a document in a language whose words cannot be told apart here."
     )
 
     @field_validator("rules")
@@ -202,7 +207,12 @@ def _rules(settings: Quality, cut: Counter[str], language: str) -> tuple[Rule, .
         return GopherRepetitionFilter(**given, language=words)
 
     def c4() -> Any:
-        return C4QualityFilter(**settings.c4.model_dump(), language=words)
+        given = settings.c4.model_dump()
+        if given["filter_no_terminal_punct"] is None:
+            given["filter_no_terminal_punct"] = language not in _WITHOUT_MARKS
+        made = C4QualityFilter(**given, language=words)
+        made.filter = _with_all_marks(made)
+        return made
 
     def fineweb() -> Any:
         given = settings.fineweb.model_dump()
@@ -219,6 +229,16 @@ def _rules(settings: Quality, cut: Counter[str], language: str) -> tuple[Rule, .
     for name, rule in rules:
         rule.stat_update = functools.partial(_count_lines, cut, name)
     return rules
+
+
+def _with_all_marks(rule: Any) -> Callable[[Any], Any]:
+    """The library's own judgement of a document, with every script's marks in place of English ones."""
+    from datatrove.utils.text import TERMINAL_PUNCTUATION
+
+    judge = type(rule).filter
+    ends = tuple(sorted({*judge.__globals__["END_PUNCTUATION"], *TERMINAL_PUNCTUATION, *_QUOTES}))
+    own = FunctionType(judge.__code__, {**judge.__globals__, "END_PUNCTUATION": ends}, judge.__name__)
+    return MethodType(own, rule)
 
 
 def _count_lines(cut: Counter[str], rule: str, *labels: str, **_: Any) -> None:
