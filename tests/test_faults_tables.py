@@ -9,9 +9,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from test_prepare import job, run, text
 
 from raylm.config.prepare.sources import SOURCES, SourceSettings
-from raylm.errors import DataError
+from raylm.errors import ConfigError, DataError
 from raylm.prep.checks.skipped import Skipped
 from raylm.prep.readers.read import read_range
 from raylm.prep.units import ranges_of
@@ -208,3 +209,30 @@ def test_a_configuration_that_is_not_there_is_refused(tmp_path: Path, head: str,
     with pytest.raises(DataError) as raised:
         read(hub(tmp_path, head), "huggingface", config=config)
     assert message in raised.value.message
+
+
+# --- mending a job ------------------------------------------------------------------------------------------------
+
+
+def test_a_job_that_is_mended_as_an_error_asks_goes_on_where_nothing_was_finished(tmp_path: Path) -> None:
+    lines = "".join(json.dumps({"body": f"{text(number)}"}) + "\n" for number in range(60))
+    path = written(tmp_path / "a.jsonl", lines)
+    source = {"name": "a", "kind": "jsonl", "glob": str(path)}
+    with pytest.raises(DataError) as raised:
+        run(job(tmp_path / "out", [source]))
+    assert "set `column`" in str(raised.value.hint)
+    assert run(job(tmp_path / "out", [{**source, "column": "body"}])).documents == 60
+    with pytest.raises(ConfigError, match="other settings"):
+        run(job(tmp_path / "out", [{**source, "column": "text"}]))
+
+
+def test_work_that_was_finished_is_not_forgotten(tmp_path: Path) -> None:
+    good = "".join(json.dumps({"text": text(number)}) + "\n" for number in range(60))
+    written(tmp_path / "a.jsonl", good)
+    written(tmp_path / "b.jsonl", '{"other": 1}\n' * 50)
+    sources = [{"name": name, "kind": "jsonl", "glob": str(tmp_path / f"{name}.jsonl")} for name in ("a", "b")]
+    tokenizer = {"vocab_size": 300}
+    with pytest.raises(DataError):
+        run(job(tmp_path / "out", sources, tokenizer=tokenizer, steps=[{"exact_duplicates": {}}]))
+    with pytest.raises(ConfigError, match="other settings"):
+        run(job(tmp_path / "out", sources[:1], tokenizer=tokenizer, steps=[{"exact_duplicates": {}}]))

@@ -26,13 +26,17 @@ from raylm.shards import TOKENIZER_FOLDER
 from raylm.storage import Connection, NotFound, StoragePath
 
 _WORK_LIST = "worklist.json"
+_SIDES = ("train", "held_out")  # the folders of shards
 _OLD_WORK_LIST = "plan.json"  # of version 1
 _SHARD_BYTES_PER_RAW_BYTE = 0.3  # 0.22 was measured on English; with some room
 _PASS_BYTES_PER_RAW_BYTE = 0.5  # of the documents between two passes, in zstd; two passes' stand at once
 
 
 def stored_worklist(job: Job, output: StoragePath) -> WorkList | None:
-    """The work list that an earlier attempt wrote down; None when there was none."""
+    """The work list that an earlier attempt wrote down; None when there was none.
+
+    One of other settings is forgotten where no unit was finished by it: the job was mended as an error asked for.
+    """
     folder = output / WORK_FOLDER
     try:
         worklist = WorkList.from_json((folder / _WORK_LIST).read_text())
@@ -42,7 +46,14 @@ def stored_worklist(job: Job, output: StoragePath) -> WorkList | None:
         return None
     except ConfigError as error:
         raise _in(folder, error) from error
-    refuse_other_settings(worklist.settings, shaping_settings(job), output)
+    try:
+        refuse_other_settings(worklist.settings, shaping_settings(job), output)
+    except ConfigError:
+        if any(child.name.startswith("pass-") and (child / "units").list() for child in folder.list()):
+            raise
+        for name in (TOKENIZER_FOLDER, FITTED_FOLDER, *_SIDES, WORK_FOLDER):
+            (output / name).remove()
+        return None
     return worklist
 
 
@@ -52,7 +63,7 @@ def _in(folder: StoragePath, error: ConfigError) -> ConfigError:
 
 def new_worklist(job: Job, output: StoragePath) -> WorkList:
     """List the sources, cut them into units, and write that down."""
-    taken = {"train", "held_out", TOKENIZER_FOLDER, FITTED_FOLDER} & {child.name for child in output.list()}
+    taken = {*_SIDES, TOKENIZER_FOLDER, FITTED_FOLDER} & {child.name for child in output.list()}
     if taken:
         raise ConfigError(
             f"{output.url} already holds {', '.join(sorted(taken))}, but no work list and no manifest of raylm",
