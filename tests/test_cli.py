@@ -138,7 +138,12 @@ def test_ctrl_c_exits_130_and_says_that_the_run_resumes(
         assert err.strip() + "\n" == "error: stopped\nhint:  the same command goes on from where it was\n"
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def hears_ctrl_c() -> None:
+    """For what a test starts: in the background of a script the signal is ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_the_process_in_order(tmp_path: Path, number: signal.Signals) -> None:
     code = (
         "import time, raylm.cli.plan as plan\n"
@@ -146,13 +151,46 @@ def test_a_signal_ends_the_process_in_order(tmp_path: Path, number: signal.Signa
         "def wait(*_): print('here', flush=True); time.sleep(60)\n"
         f"plan.read_job = wait\nmain(['plan', {job_file(tmp_path)!r}])"
     )
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=hears_ctrl_c,
+    )
     assert process.stdout is not None
     assert process.stdout.readline() == "here\n"
     process.send_signal(number)
     _, err = process.communicate(timeout=30)
     assert process.returncode == 130
     assert err.strip().startswith("error: stopped\n")
+
+
+@pytest.mark.parametrize(("ignored", "ends"), [(signal.SIGHUP, signal.SIGTERM), (signal.SIGINT, signal.SIGHUP)])
+def test_what_a_shell_ignores_is_ignored_and_the_others_are_heard(
+    tmp_path: Path, ignored: signal.Signals, ends: signal.Signals
+) -> None:
+    code = (
+        "import time, raylm.cli.plan as plan\n"
+        "from raylm.cli.common import say_how_to_stop\n"
+        "from raylm.cli.main import main\n"
+        "def wait(*_): say_how_to_stop(); print('here', flush=True); time.sleep(60)\n"
+        f"plan.read_job = wait\nmain(['plan', {job_file(tmp_path)!r}])"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: (hears_ctrl_c(), signal.signal(ignored, signal.SIG_IGN)),
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "here\n"
+    process.send_signal(ignored)
+    process.send_signal(ends)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert (f"`kill {process.pid}` saves and stops" in err) == (ignored is signal.SIGINT)
 
 
 def test_train_dry_run_shows_workers_tokens_and_output(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

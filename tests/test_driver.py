@@ -33,6 +33,7 @@ def start(job: Path, drivers: list[subprocess.Popen[str]]) -> subprocess.Popen[s
         stderr=subprocess.STDOUT,
         text=True,
         env={**environment(), "RAY_AUTH_MODE": "disabled"},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a script's background ignores it
     )
     drivers.append(driver)
     return driver

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import re
 import signal
 import threading
@@ -16,6 +17,8 @@ import click
 from raylm.errors import ConfigError
 
 if TYPE_CHECKING:
+    from types import FrameType
+
     from raylm.config.job import Job
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -153,12 +156,30 @@ def quiet_logs() -> None:
 
 @contextmanager
 def terminated_as_interrupted() -> Iterator[None]:
-    """SIGTERM ends what runs in this block as Ctrl-C does, which saves and stops."""
+    """SIGTERM and SIGHUP end what runs in this block as Ctrl-C does, which saves and stops; nohup hears SIGTERM alone."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    handlers = {signal.SIGTERM: signal.default_int_handler, signal.SIGHUP: _hung_up}
+    heard = {number: own for number, own in handlers.items() if signal.getsignal(number) is not signal.SIG_IGN}
+    before = {number: signal.signal(number, own) for number, own in heard.items()}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, own in before.items():
+            signal.signal(number, own)
+
+
+def _hung_up(number: int, frame: FrameType | None) -> None:
+    """The terminal is gone: what is still said goes nowhere, and is no error."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for descriptor in (1, 2):
+        if os.isatty(descriptor):
+            os.dup2(nowhere, descriptor)
+    signal.default_int_handler(number, frame)
+
+
+def say_how_to_stop() -> None:
+    """Say so where Ctrl-C is not heard, as for what a shell's script began in the background."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        click.echo(f"Ctrl-C is not heard here: `kill {os.getpid()}` saves and stops", err=True)

@@ -17,6 +17,7 @@ from raylm.cli.common import (
     print_rows,
     quiet_logs,
     read_job,
+    say_how_to_stop,
 )
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ def train(job_file: str, overrides: tuple[str, ...], dry_run: bool) -> None:
         print_next(command_line("train", job_file, overrides))
         return
     quiet_logs()
+    say_how_to_stop()
     from raylm.cli.progress import watching
     from raylm.train.launch import train as run_train
 
