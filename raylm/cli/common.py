@@ -156,7 +156,7 @@ def quiet_logs() -> None:
 
 @contextmanager
 def terminated_as_interrupted() -> Iterator[None]:
-    """SIGTERM and SIGHUP, unless nohup has it ignored, end what runs in this block as Ctrl-C does: it saves and stops."""
+    """SIGTERM and SIGHUP end what runs in this block as Ctrl-C does, which saves; what nohup ignores stays ignored."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
