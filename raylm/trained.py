@@ -172,7 +172,8 @@ def export_model(path: StoragePath, dtype: Dtype | None = None) -> Any:
     """The module in a Hugging Face folder, on the CPU; one that `raylm export` wrote is whole when config.json is."""
     import transformers
 
-    from raylm.model.build import LOADING_ERRORS, auto_class_of, quietly
+    from raylm.model.build import auto_class_of, quietly
+    from raylm.model.stored_weights import LOADING_ERRORS
 
     with _local_copy(path) as local, quietly():
         if local is None:

@@ -6,9 +6,6 @@ import gc
 import os
 import subprocess
 import sys
-import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -19,6 +16,7 @@ from raylm.config.model import ModelSettings
 from raylm.config.optim import ZeroSettings
 from raylm.model.budget import STAGES, Plan, activation_bytes, flops_per_token, plan, shape_of
 from raylm.model.presets import SHAPES
+from raylm.testing.meter import metered
 from raylm.testing.ranks import ranks
 
 VOCABULARY, LENGTH, MICRO = 2048, 256, 2
@@ -250,51 +248,6 @@ def _run(engine: Any, rank: int, world: int, steps: int = 2) -> None:
     for step in range(steps):
         batches = [lane(rank), lane(rank + world)]
         engine.step(batches, step=step, seed=0, global_weight=count, lr=1e-4)
-
-
-class Meter:
-    """Bytes of all tensors made while it watches, now and at most."""
-
-    def __init__(self) -> None:
-        self.live: dict[int, int] = {}
-        self.now = 0
-        self.peak = 0
-
-    def add(self, tensor: Any) -> None:
-        storage = tensor.untyped_storage()
-        if storage._cdata in self.live or tensor.device.type == "meta":
-            return
-        self.live[storage._cdata] = storage.nbytes()
-        self.now += storage.nbytes()
-        self.peak = max(self.peak, self.now)
-        weakref.finalize(storage, self._drop, storage._cdata)
-
-    def _drop(self, key: int) -> None:
-        self.now -= self.live.pop(key, 0)
-
-
-@contextmanager
-def metered(known: Any = None) -> Iterator[Meter]:
-    """Counts every tensor that torch makes on this thread; those of `known` and their gradients weigh nothing."""
-    import torch
-    from torch.utils._python_dispatch import TorchDispatchMode
-    from torch.utils._pytree import tree_leaves
-
-    meter = Meter()
-
-    class Watch(TorchDispatchMode):
-        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            made = function(*args, **(kwargs or {}))
-            for leaf in tree_leaves(made):
-                if isinstance(leaf, torch.Tensor):
-                    meter.add(leaf)
-            return made
-
-    for parameter in known.parameters() if known is not None else ():
-        for tensor in (parameter, parameter.grad):
-            meter.live[tensor.untyped_storage()._cdata] = 0
-    with Watch():
-        yield meter
 
 
 # Against a GPU, where there is one.

@@ -63,7 +63,7 @@ def plan_lines(made: Plan) -> list[str]:
         answer = f"stage {', '.join(map(str, fitting))}" if fitting else "no stage"
         building = made.at(3, workers).building_bytes
         if building > made.at(3, workers).total_bytes:
-            lines.append(f"  stage 3 takes {building / 1e9:.2f} GB while the engine is built: whole weights, then cut")
+            lines.append(f"  stage 3 takes {building / 1e9:.2f} GB while the engine is built, weight after weight")
         copies = copy_bytes(shape.parameters, workers) / 1e9
         lines.append(f"  copies of the newest steps take {copies:.2f} GB of host memory per worker")
         lines.append(f"  fits {gpu:g} GB: {answer} ({made.usable_bytes / 1e9:.1f} GB are left for tensors)")

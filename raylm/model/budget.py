@@ -33,7 +33,7 @@ class Memory:
     """Bytes on one worker at the peak of a step, by part; `host_bytes` is in the node's memory beside them.
 
     `buffers_bytes` are gradient buckets, weights gathered by stage 3, and what the optimizer's step needs beyond what
-    activations leave free. `building_bytes` are held before the first step, when stage 3 cuts up whole weights.
+    activations leave free. `building_bytes` are held before the first step, when stage 3 cuts one weight after another.
     """
 
     stage: int
@@ -162,7 +162,7 @@ def memory(job: Job, shape: ModelShape, sequence_length: int, stage: int, worker
         optimizer_bytes=optimizer,
         activations_bytes=activations,
         buffers_bytes=buffers + max(0, step - activations),
-        building_bytes=size * (whole + part) if stage == 3 else 0,
+        building_bytes=size * (shape.largest + part) if stage == 3 else 0,
         host_bytes=host,
     )
 

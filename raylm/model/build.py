@@ -15,17 +15,16 @@ from typing import Any, cast
 import torch
 import transformers
 from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from transformers import CONFIG_MAPPING, AutoConfig
 from transformers.initialization import no_init_weights
 from transformers.utils import logging as transformers_logging
 
 from raylm.config.model import ModelSettings
 from raylm.errors import ConfigError
+from raylm.model.first_weights import Drawn, FirstWeights, Nothing, place, without_memory
 from raylm.model.presets import preset_config
-
-# What transformers raises over a folder that is missing, broken or of another model.
-LOADING_ERRORS = (OSError, ValueError, RuntimeError, KeyError, SafetensorError)
+from raylm.model.stored_weights import FOLDER_HINT, own_head, stored_weights
+from raylm.storage import StoragePath
 
 # What the families' own validators raise over a value.
 CONFIG_ERRORS = (
@@ -39,8 +38,6 @@ CONFIG_ERRORS = (
     StrictDataclassError,
 )
 CAUSAL = "AutoModelForCausalLM"
-
-_PATH_HINT = "give a folder with config.json and *.safetensors, as `save_pretrained` or `raylm export` writes"
 
 
 def build_model(
@@ -57,27 +54,45 @@ def build_model(
 
     seed: of its first weights; with None they are whatever was in memory, for whoever fills them.
     """
+    model = unfilled_model(
+        settings, vocab_size=vocab_size, sequence_length=sequence_length, eos_id=eos_id, auto_class=auto_class
+    )
+    place(model, Nothing() if seed is None else first_weights(settings, model, seed), dtype=dtype)
+    return model
+
+
+def unfilled_model(
+    settings: ModelSettings,
+    *,
+    vocab_size: int,
+    sequence_length: int,
+    eos_id: int | None = None,
+    auto_class: str = CAUSAL,
+) -> torch.nn.Module:
+    """The module to train, as build_model makes it, whose parameters have no memory yet: `place` gives them some."""
     config = model_config(settings, vocab_size, sequence_length, eos_id=eos_id)
-    if seed is None:
-        with no_init_weights():
-            model = _from_config(config, settings.attention, auto_class)
-            cast(Any, model).tie_weights()
-    elif settings.path is not None:
-        model = _load_weights(Path(settings.path), config, settings.attention, auto_class)
-    else:
-        model = from_scratch(config, settings.attention, auto_class, seed=seed)
+    model = _without_memory(config, settings.attention, auto_class)
+    if settings.path is not None and own_head(StoragePath(settings.path), model, key="model.path"):
+        config.tie_word_embeddings = False  # as transformers: what the files hold counts
+        model = _without_memory(config, settings.attention, auto_class)
     if settings.document_attention and not _takes_positions(model):
         raise ConfigError(
             f"model type {config.model_type!r} takes no position ids, so model.document_attention cannot work",
             hint="set model.document_attention to false, or use another model type",
         )
-    model.to(dtype)
     if settings.activation_checkpointing:
         _checkpoint_activations(model)
     if settings.compile:
         model.compile()  # in place: parameter names stay as they are
     model.train()
     return model
+
+
+def first_weights(settings: ModelSettings, model: torch.nn.Module, seed: int) -> FirstWeights:
+    """Where a new run's weights come from: the folder that `model.path` names, or random numbers."""
+    if settings.path is None:
+        return Drawn(seed)
+    return stored_weights(StoragePath(settings.path), model, key="model.path")
 
 
 def model_config(settings: ModelSettings, vocab_size: int, sequence_length: int, *, eos_id: int | None = None) -> Any:
@@ -130,13 +145,6 @@ def config_dict(config: Any) -> dict[str, Any]:
     return values
 
 
-def from_scratch(config: Any, attention: str = "sdpa", auto_class: str = CAUSAL, *, seed: int) -> torch.nn.Module:
-    """A freshly initialised module; the caller's random numbers are left as they were."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # the CPU's only: weights do not depend on the device
-        return _from_config(config, attention, auto_class)
-
-
 def empty_model(config: Any, attention: str = "sdpa", auto_class: str = CAUSAL) -> torch.nn.Module:
     """The module on the meta device: names and shapes, no memory."""
     with torch.device("meta"):
@@ -159,6 +167,13 @@ def quietly() -> Iterator[None]:
     finally:
         if showed:
             transformers_logging.enable_progress_bar()
+
+
+def _without_memory(config: Any, attention: str, auto_class: str) -> torch.nn.Module:
+    with no_init_weights(), without_memory():
+        model = _from_config(config, attention, auto_class)
+    cast(Any, model).tie_weights()
+    return model
 
 
 def _class(name: str) -> Any:
@@ -195,41 +210,17 @@ def _from_config(config: Any, attention: str, name: str) -> torch.nn.Module:
     return model
 
 
-def _load_weights(folder: Path, config: Any, attention: str, name: str) -> torch.nn.Module:
-    """Weights from a local folder; every parameter must be there."""
-    try:
-        with quietly():
-            model, report = _class(name).from_pretrained(
-                folder,
-                config=config,
-                attn_implementation=attention,
-                dtype=torch.float32,
-                local_files_only=True,
-                output_loading_info=True,
-                use_safetensors=True,  # never a pickle
-            )
-    except LOADING_ERRORS as error:
-        raise ConfigError(f"model.path={str(folder)!r} cannot be loaded: {error}", hint=_PATH_HINT) from error
-    if missing := sorted(report["missing_keys"]):
-        raise ConfigError(
-            f"model.path={str(folder)!r} lacks {len(missing)} of the model's tensors, e.g. {missing[0]}",
-            hint=_PATH_HINT,
-        )
-    loaded: torch.nn.Module = model
-    return loaded
-
-
 def _read_config(path: Path, key: str) -> dict[str, Any]:
     """The JSON of a config file, or of the config.json in a folder."""
     file = path / "config.json" if path.is_dir() else path
     if not file.is_file():
-        raise ConfigError(f"{key}={str(path)!r}: there is no {file}", hint=_PATH_HINT)
+        raise ConfigError(f"{key}={str(path)!r}: there is no {file}", hint=FOLDER_HINT)
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ConfigError(f"{key}={str(path)!r}: {file} is not JSON: {error}", hint=_PATH_HINT) from error
+        raise ConfigError(f"{key}={str(path)!r}: {file} is not JSON: {error}", hint=FOLDER_HINT) from error
     if not isinstance(values, dict):
-        raise ConfigError(f"{key}={str(path)!r}: {file} holds no mapping", hint=_PATH_HINT)
+        raise ConfigError(f"{key}={str(path)!r}: {file} holds no mapping", hint=FOLDER_HINT)
     return values
 
 

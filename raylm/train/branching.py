@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from raylm.checkpoint.restore import CheckpointInfo
     from raylm.checkpoint.sources import StateSource
     from raylm.checkpoint.state import RunState
+    from raylm.model.first_weights import FirstWeights
     from raylm.train.engine import Engine
 
 
@@ -97,19 +98,20 @@ def fill_engine(engine: Engine, source: StateSource, *, optimizer: bool = True) 
         zero_state.after_fill(engine.raw, source.scalars if optimizer else {zero_state.STEP: 0})
 
 
-def weights_of_export(context: RunContext, model: nn.Module) -> None:
-    """Give a model, before it is divided among ranks, the weights of the export that `init_from` names, if it does."""
-    from raylm.checkpoint.restore import newest
-    from raylm.trained import export_model, is_export
+def weights_of_new_run(context: RunContext, model: nn.Module) -> FirstWeights:
+    """Where a new run's weights come from: the export that `init_from` names, the model's folder, or random numbers.
+
+    There are none where a checkpoint that `init_from` names fills them.
+    """
+    from raylm.model.build import first_weights
+    from raylm.model.first_weights import Nothing
+    from raylm.model.stored_weights import stored_weights
+    from raylm.trained import is_export
 
     path = parent_path(context.job)
-    # A run that goes on from a checkpoint of its own needs its parent no longer.
-    if path is None or newest(context.folder.checkpoints) is not None or not is_export(path):
-        return
-    weights = export_model(path, "fp32").state_dict()
-    there = {name: tuple(tensor.shape) for name, tensor in weights.items()}
-    _check_shapes({name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}, there, path.url)
-    model.load_state_dict(weights)
+    if path is None:
+        return first_weights(context.job.model, model, context.job.train.seed)
+    return stored_weights(path, model, key="init_from.path") if is_export(path) else Nothing()
 
 
 def _chosen_for_all(path: StoragePath, active: ActiveGroup) -> CheckpointInfo:

@@ -11,6 +11,7 @@ import importlib
 import logging
 import os
 import warnings
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -33,6 +34,28 @@ def quiet_deepspeed() -> Any:
     # Its first use compiles for up to 200 s, and a killed build leaves a lock that hangs the next one.
     importlib.import_module("deepspeed.ops").__compatible_ops__["deepspeed_shm_comm"] = False
     return deepspeed
+
+
+def parameter_divider(config: dict[str, Any], dtype: torch.dtype) -> Callable[[torch.nn.Parameter], None]:
+    """What gives one whole parameter to stage 3, after which every rank holds its share only.
+
+    zero.Init's own way takes a module whole, or patches every class of torch while one is made.
+    """
+    partition = importlib.import_module("deepspeed.runtime.zero.partition_parameters")
+    nobody = torch.nn.Module()  # with a module, it also sets up stage 3's own Linear
+    init: Any = partition.Init(module=nobody, config_dict_or_path=config, dtype=dtype)
+
+    def divide(parameter: torch.nn.Parameter) -> None:
+        init._convert_to_deepspeed_param(parameter)
+        parameter.partition()  # type: ignore[attr-defined]
+
+    return divide
+
+
+def whole_shape(parameter: torch.nn.Parameter) -> torch.Size:
+    """The shape of a parameter, also of one that stage 3 has divided."""
+    shape: torch.Size = getattr(parameter, "ds_shape", parameter.shape)
+    return shape
 
 
 def undo_first_step(optimizer: Any) -> None:

@@ -18,6 +18,7 @@ from raylm.config.job import Job
 from raylm.config.optim import OptimSettings, ZeroSettings
 from raylm.errors import TrainingError
 from raylm.model.budget import BUCKET_ELEMENTS
+from raylm.model.first_weights import FirstWeights, Nothing, place
 from raylm.objectives.base import LossSums, Objective, on_device
 from raylm.records import MicroBatch
 from raylm.train.accumulation import micro_batches_per_rank
@@ -25,8 +26,10 @@ from raylm.train.deepspeed_internals import (
     drop_refused_gradients,
     forget_group,
     is_plain,
+    parameter_divider,
     quiet_deepspeed,
     undo_first_step,
+    whole_shape,
 )
 from raylm.train.group import Group
 from raylm.train.probe import Probe
@@ -95,15 +98,29 @@ class Engine:
         self._plain = is_plain(raw.optimizer)
 
     @classmethod
-    def build(cls, model: torch.nn.Module, group: Group, objective: Objective, settings: EngineSettings) -> Self:
-        """Puts `model` under ZeRO on this group; the module is taken over and must not be used elsewhere."""
+    def build(
+        cls,
+        model: torch.nn.Module,
+        group: Group,
+        objective: Objective,
+        settings: EngineSettings,
+        weights: FirstWeights = Nothing(),  # noqa: B008  # it holds nothing
+    ) -> Self:
+        """Puts `model` under ZeRO on this group; the module is taken over and must not be used elsewhere.
+
+        weights: give values to the parameters that have no memory yet, which none holds whole under stage 3.
+        """
         deepspeed = quiet_deepspeed()
-        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        if not trained:
+        elements = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+        if not elements:
             raise TrainingError("the model has no parameter to train", hint="unfreeze some of its parameters")
-        config = deepspeed_config(settings, group, elements=sum(parameter.numel() for parameter in trained))
-        optimizer = _adamw(trained, settings.optim)
+        config = deepspeed_config(settings, group, elements=elements)
+        dtype = torch.bfloat16 if settings.bf16 else torch.float32
         with group.watched():
+            divide = parameter_divider(config, dtype) if settings.zero.stage == 3 and _unfilled(model) else None
+            place(model, weights, among=group, device=group.device, dtype=dtype, settle=divide)
+            trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+            optimizer = _adamw(trained, settings.optim)
             raw, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config, dist_init_required=False)
         undo_first_step(raw.optimizer)
         return cls(raw, group, objective, settings)
@@ -257,6 +274,10 @@ def lane_seed(seed: int, step: int, lane: int) -> int:
     return int.from_bytes(digest, "little") >> 1
 
 
+def _unfilled(model: torch.nn.Module) -> bool:
+    return any(parameter.is_meta for parameter in model.parameters())
+
+
 def _adamw(parameters: Sequence[torch.nn.Parameter], optim: OptimSettings) -> torch.optim.AdamW:
     """torch's fused AdamW, on the GPU and on the CPU.
 
@@ -264,8 +285,8 @@ def _adamw(parameters: Sequence[torch.nn.Parameter], optim: OptimSettings) -> to
     machine, and gives the same numbers with and without offload.
     """
     groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": optim.weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},  # norms and biases
+        {"params": [p for p in parameters if len(whole_shape(p)) >= 2], "weight_decay": optim.weight_decay},
+        {"params": [p for p in parameters if len(whole_shape(p)) < 2], "weight_decay": 0.0},  # norms and biases
     ]
     return torch.optim.AdamW(
         [group for group in groups if group["params"]], lr=optim.lr, betas=optim.betas, eps=optim.eps, fused=True

@@ -89,6 +89,12 @@ class Group:
             with self.watched():
                 dist.all_reduce(tensor, group=self.members)
 
+    def broadcast(self, tensor: Tensor, source: int) -> None:
+        """Fill a tensor, on the group's device or on the CPU, with that of one rank."""
+        if self.size > 1:
+            with self.watched():
+                dist.broadcast(tensor, source, group=self.members)
+
     def all_gather(self, tensor: Tensor) -> list[Tensor]:
         """Every rank's tensor, all of one shape, in rank order, on all of them."""
         if self.size == 1:

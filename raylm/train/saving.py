@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from raylm.checkpoint.save import Saved
     from raylm.checkpoint.save_schedule import SaveSchedule
     from raylm.checkpoint.state import RunState
+    from raylm.train.group import Group
 
 log = logging.getLogger(__name__)
 
@@ -39,11 +40,10 @@ def save_schedule_of(job: Job, coordination: Coordination) -> SaveSchedule:
     )
 
 
-def restore(context: RunContext, active: ActiveGroup) -> str | None:
-    """Fill the engine from the newest committed checkpoint; returns its URL, None for a fresh start. Collective."""
+def restore(context: RunContext, active: ActiveGroup, found: CheckpointInfo | None) -> str | None:
+    """Fill the engine from the checkpoint found; returns its URL, None for a fresh start. Collective."""
     from raylm.checkpoint.sources import StoredCheckpoint
 
-    found = _newest_for_all(context, active)
     if found is None:
         # This body may have trained before, in a state that nobody holds any more.
         context.progress, context.parent, context.saved_step = Progress(), None, 0
@@ -61,18 +61,18 @@ def restore(context: RunContext, active: ActiveGroup) -> str | None:
     return found.path.url
 
 
-def _newest_for_all(context: RunContext, active: ActiveGroup) -> CheckpointInfo | None:
-    """The checkpoint that rank 0 chooses: listings read by several ranks at several moments need not agree."""
+def newest_for_all(context: RunContext, group: Group) -> CheckpointInfo | None:
+    """The newest committed checkpoint, as rank 0 sees it: listings read by several ranks need not agree. Collective."""
     from raylm.checkpoint.restore import committed, newest
 
     folder = context.folder.checkpoints
-    found = newest(folder) if active.first else None
-    step = int(active.group.all_reduce_sum([float(found.step + 1) if found else 0.0])[0]) - 1
+    found = newest(folder) if group.rank == 0 else None
+    step = int(group.all_reduce_sum([float(found.step + 1) if found else 0.0])[0]) - 1
     if step < 0 or found is not None:
         return found
     found = next((info for info in committed(folder) if info.step == step), None)
     if found is None:
-        raise CheckpointError(f"rank {active.member.rank} does not see checkpoint step {step} in {folder.url}")
+        raise CheckpointError(f"rank {group.rank} does not see checkpoint step {step} in {folder.url}")
     return found
 
 

@@ -19,16 +19,17 @@ from raylm.run.folder import RunFolder
 from raylm.run.identity import identity_of
 from raylm.run.metrics import StepMetrics
 from raylm.train.accumulation import micro_batches_per_rank
-from raylm.train.branching import weights_of_export
+from raylm.train.branching import weights_of_new_run
 from raylm.train.context import ActiveGroup, GroupEnded, RunContext, StepLine, Tenure
 from raylm.train.coordination import Coordination, Member, Reason
 from raylm.train.host_memory import copy_if_due, copy_now, keep_copies, take_over
 from raylm.train.nccl import without_flight_recorder
-from raylm.train.saving import begin_state_save, report_save, restore, save_now, save_schedule_of
+from raylm.train.saving import begin_state_save, newest_for_all, report_save, restore, save_now, save_schedule_of
 from raylm.train.sources import open_datasets, stream_settings
 from raylm.train.stragglers import RankTimes
 
 if TYPE_CHECKING:
+    from raylm.checkpoint.restore import CheckpointInfo
     from raylm.train.engine import Engine
     from raylm.train.group import Group
 
@@ -102,11 +103,12 @@ def train_in_group(context: RunContext, tenure: Tenure, phases: Phases) -> None:
         group = _form(context.job, tenure.member)
         phases.ended("form")
         times = RankTimes(group.size, context.job.workers.straggler_seconds)
-        engine = _build(context, tenure.member, group)
+        found = newest_for_all(context, group) if tenure.member.resume is None else None
+        engine = _build(context, tenure.member, group, found)
         tenure.under_way = lambda: engine.under_way
         active = ActiveGroup(tenure, group, engine, times)
         phases.ended("build")
-        _resume(context, active, phases)
+        _resume(context, active, found, phases)
         _train(context, active)
     finally:
         tenure.ending = True
@@ -137,36 +139,39 @@ def _form(job: Job, member: Member) -> Group:
     )
 
 
-def _build(context: RunContext, member: Member, group: Group) -> Engine:
-    """The model as the job describes it, under ZeRO on this group."""
-    from raylm.model.build import build_model, config_dict
+def _build(context: RunContext, member: Member, group: Group, found: CheckpointInfo | None) -> Engine:
+    """The model as the job describes it, under ZeRO on this group; only a new run's has first weights.
+
+    found: the checkpoint that fills it, if one does.
+    """
+    from raylm.model.build import config_dict, unfilled_model
+    from raylm.model.first_weights import FirstWeights, Nothing
     from raylm.objectives import objective_of
     from raylm.train.engine import Engine, EngineSettings
 
     job, manifest = context.job, context.datasets[0].manifest
-    model = build_model(
+    model = unfilled_model(
         job.model,
         vocab_size=manifest.vocab_size,
         sequence_length=manifest.sequence_length,
-        seed=job.train.seed if member.resume is None else None,
         eos_id=manifest.eos_id,
         auto_class=job.objective.auto_class,
     )
-    if member.resume is None:
-        weights_of_export(context, model)
+    filled_later = member.resume is not None or found is not None
+    weights: FirstWeights = Nothing() if filled_later else weights_of_new_run(context, model)
     context.model_config = config_dict(cast(Any, model).config)
-    return Engine.build(model, group, objective_of(job), EngineSettings.of(job, group.size))
+    return Engine.build(model, group, objective_of(job), EngineSettings.of(job, group.size), weights)
 
 
-def _resume(context: RunContext, active: ActiveGroup, phases: Phases) -> None:
-    """Bring the engine to the newest state, in memory or in storage, and report the start."""
+def _resume(context: RunContext, active: ActiveGroup, found: CheckpointInfo | None, phases: Phases) -> None:
+    """Bring the engine to the newest state, in memory or in the checkpoint found, and report the start."""
     member, coordination = active.member, context.coordination
     checkpoint = None
     if member.resume is not None:
         take_over(context, active, member.resume)
         context.saved_step = max(context.saved_step, member.committed)
     else:
-        checkpoint = restore(context, active)
+        checkpoint = restore(context, active, found)
     phases.ended("state")
     keep_copies(context, active)
     active.group.barrier()  # nobody steps, and no start is reported, before all hold the state and its copy
