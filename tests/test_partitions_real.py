@@ -114,7 +114,8 @@ def settings_of(folder: Path, stage: int) -> dict[str, object]:
         optim__schedule="constant",
         evaluate__every_steps=9999,
     )
-    settings["workers"] |= {"silence_seconds": 3.0, "resources": {}}
+    # Each step: on a busy machine copies are dear, and then made less often.
+    settings["workers"] |= {"silence_seconds": 3.0, "resources": {}, "copy_every_steps": 1}
     return settings
 
 

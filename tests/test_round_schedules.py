@@ -148,6 +148,20 @@ def test_long_schedules() -> None:
     run_state_machine_as_test(Schedules, settings=long)
 
 
+def test_a_leaver_that_alone_holds_a_shard_stays_while_nobody_reaches_it() -> None:
+    """A schedule that the long ones found: newcomers, who hold nothing, were taken for those who stay."""
+    found = Schedules()
+    found.begin(min_size=3, room=0, bodies=1, turns=0)
+    found.join(nodes=[0, 0], turns=0)
+    found.faults_cease()
+    found.drain(numbers={0, 1}, turns=0)
+    found.faults_cease()
+    found.part(numbers={0, 1, 2}, turns=0)
+    found.join(nodes=[0, 0], turns=1)
+    found.faults_cease()
+    assert found.world.told > 37 and not found.world.told_to_leave - {1, 2}
+
+
 class Impatient(Rounds):
     """Closes without hearing every member, as after a timeout."""
 
@@ -172,7 +186,7 @@ class Careless(Rounds):
 class Backward(Rounds):
     """Resumes from storage whatever the bodies hold."""
 
-    def _newest(self) -> Held | None:
+    def _newest(self, ready: Sequence[Any] | None = None) -> Held | None:
         return None
 
 

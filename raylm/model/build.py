@@ -70,7 +70,11 @@ def unfilled_model(
     auto_class: str = CAUSAL,
 ) -> torch.nn.Module:
     """The module to train, as build_model makes it, whose parameters have no memory yet: `place` gives them some."""
-    config = model_config(settings, vocab_size, sequence_length, eos_id=eos_id)
+    return unfilled_from(settings, model_config(settings, vocab_size, sequence_length, eos_id=eos_id), auto_class)
+
+
+def unfilled_from(settings: ModelSettings, config: Any, auto_class: str = CAUSAL) -> torch.nn.Module:
+    """The module that a config describes, with the switches of `settings` set, whose parameters have no memory yet."""
     model = _without_memory(config, settings.attention, auto_class)
     if settings.path is not None and own_head(StoragePath(settings.path), model, key="model.path"):
         config.tie_word_embeddings = False  # as transformers: what the files hold counts
@@ -114,6 +118,7 @@ def model_config(settings: ModelSettings, vocab_size: int, sequence_length: int,
     # A config that names no token ids would get its family's own, which mean nothing to this tokenizer.
     defaults = {"vocab_size": vocab_size, "bos_token_id": None, "eos_token_id": eos_id, "pad_token_id": None}
     config = config_from(defaults | given)
+    _check_usable(config)
     _fit_vocabulary(config, vocab_size)
     _fit_length(config, given, sequence_length)
     if settings.dropout:
@@ -173,6 +178,10 @@ def _without_memory(config: Any, attention: str, auto_class: str) -> torch.nn.Mo
     with no_init_weights(), without_memory():
         model = _from_config(config, attention, auto_class)
     cast(Any, model).tie_weights()
+    embedding = cast(Any, model).get_input_embeddings()
+    if getattr(embedding, "padding_idx", None) is not None:
+        # Rows are packed, so that nothing is padded; a token that also ends a text would never be trained.
+        embedding.padding_idx = None
     return model
 
 
@@ -191,7 +200,7 @@ def _from_config(config: Any, attention: str, name: str) -> torch.nn.Module:
     build = made.from_config if name.startswith("Auto") else made._from_config
     try:
         model: torch.nn.Module = build(config, attn_implementation=attention, dtype=torch.float32)
-    except ValueError as error:
+    except (*CONFIG_ERRORS, AssertionError, ImportError) as error:
         if "Unrecognized configuration class" in str(error):
             raise ConfigError(
                 f"model type {config.model_type!r} is not a causal language model"
@@ -205,7 +214,10 @@ def _from_config(config: Any, attention: str, name: str) -> torch.nn.Module:
             raise ConfigError(
                 f"model type {config.model_type!r} has no {attention} attention", hint="set model.attention to eager"
             ) from error
-        raise ConfigError(f"a {config.model_type!r} model cannot be built: {error}") from error
+        what = f"unknown value {error}" if isinstance(error, KeyError) else str(error)
+        raise ConfigError(
+            f"a {config.model_type!r} model cannot be built: {what}", hint="correct the values of the model's config"
+        ) from error
     cast(Any, model).config.architectures = [type(model).__name__]  # as in a saved model: who opens it knows the class
     return model
 
@@ -222,6 +234,28 @@ def _read_config(path: Path, key: str) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ConfigError(f"{key}={str(path)!r}: {file} holds no mapping", hint=FOLDER_HINT)
     return values
+
+
+def _check_usable(config: Any) -> None:
+    """Refuse what the family's classes would trip over."""
+    if not isinstance(getattr(config, "vocab_size", None), int):
+        text = getattr(config, "text_config", None)
+        kind = getattr(text, "model_type", None)
+        raise ConfigError(
+            f"model type {config.model_type!r} has no vocabulary of its own: it joins several models",
+            hint=f"use its text model, model_type {kind}" if kind else "use a text model such as llama",
+        )
+    if getattr(config, "quantization_config", None) is not None:
+        raise ConfigError(
+            "the model's weights are quantised (quantization_config), and cannot be trained",
+            hint="name a folder with weights in bf16, fp16 or fp32, and leave quantization_config out",
+        )
+    pad = getattr(config, "pad_token_id", None)
+    if pad is not None and not 0 <= pad < config.vocab_size:
+        raise ConfigError(
+            f"the model's pad_token_id={pad} is outside its vocabulary of {config.vocab_size}",
+            hint="set it to an id of the tokenizer, or to null: rows are packed, and nothing is padded",
+        )
 
 
 def _fit_vocabulary(config: Any, vocab_size: int) -> None:

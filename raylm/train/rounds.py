@@ -157,10 +157,13 @@ class Rounds:
         return max(0, self._min_size - min(self._cap(), len(self._chosen(self._newest()))))
 
     def dismiss(self) -> tuple[int, ...]:
-        """Leaving bodies that nobody needs, each named once: they end now. For when no round closes."""
+        """Leaving bodies that nobody needs, each named once: they end now. For when no round closes.
+
+        A state that only bodies hold who do not reach the others now is needed, too: they may reach them again.
+        """
         idle = self._bodies_in(_State.STARTING, _State.READY)
         staying = [body for body in self._ready() if body.id not in self._leaving]
-        safe = bool(staying) and self._all_heard() and _cover(staying, self._newest())
+        safe = bool(staying) and self._all_heard() and _cover(staying, self._newest(self._bodies_in(_State.READY)))
         return _leave(body for body in idle if body.id in self._leaving and (safe or not self._is_survivor(body)))
 
     def close(self, committed: int) -> Round | None:
@@ -214,14 +217,14 @@ class Rounds:
             return False
         return any(body.id not in self._leaving for body in self._bodies_in(_State.STARTING))
 
-    def _newest(self) -> Held | None:
-        """The newest state that the ready hold whole, unless storage holds a newer one.
+    def _newest(self, ready: Sequence[_Body] | None = None) -> Held | None:
+        """The newest state that the ready, or these, hold whole, unless storage holds a newer one.
 
         States of one step are equal, whichever generation made them. A higher step of an older generation is not
         given up either: had it been lost and trained again, nobody could hold it whole.
         """
         ranks: dict[tuple[int, int, int], set[int]] = {}
-        for held in (held for body in self._ready() for held in body.held):
+        for held in (held for body in (self._ready() if ready is None else ready) for held in body.held):
             ranks.setdefault((held.step, held.generation, held.size), set()).update(held.ranks)
         whole = [key for key, found in ranks.items() if found.issuperset(range(key[2]))]
         if not whole or max(whole)[0] < self._committed:

@@ -1,0 +1,145 @@
+"""What a model can do, tried on a small twin of it rather than inferred from its name or its signature.
+
+The twin has the family's parts and switches with few layers, heads and words, so that a trial takes a moment whatever
+the model's size is.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from raylm.config.model import ModelSettings
+from raylm.errors import ConfigError
+from raylm.model.build import CONFIG_ERRORS, model_config, unfilled_from
+from raylm.model.first_weights import Drawn, place
+from raylm.objectives.cross_entropy import position_ids
+
+# Of the scores' own spread. What a token of another document adds is a thousand times as much, rounding a hundredth.
+TOLERANCE = 1e-4
+_LENGTH, _SECOND = 12, 5  # of the trial's row, and where its second document starts
+_WORDS = 64
+
+# (what a config may call it, how many the twin has at most)
+_FEWER = (
+    ("vocab_size", _WORDS),
+    ("num_local_experts", 4),
+    ("num_experts", 4),
+    ("n_routed_experts", 4),
+    ("num_experts_per_tok", 2),
+    ("n_group", 1),
+    ("topk_group", 1),
+)
+
+
+def try_model(settings: ModelSettings, vocab_size: int, sequence_length: int, *, eos_id: int | None = None) -> None:
+    """Raise ConfigError when a model cannot be trained to predict the next token the way the job says.
+
+    Tried: that it can be built and called with its attention, that no score depends on a later token, and with
+    model.document_attention that none depends on another document of its row.
+    """
+    config = model_config(settings, vocab_size, sequence_length, eos_id=eos_id)
+    model = _twin(settings, config)
+    tokens = torch.from_numpy(np.random.default_rng(0).integers(3, _WORDS - 1, (1, _LENGTH)))
+    scores = _scores(model, tokens)
+    later = tokens.clone()
+    later[0, -1] += 1
+    if _differ(_scores(model, later)[:, :-1], scores[:, :-1]):
+        raise ConfigError(
+            f"model type {config.model_type!r} sees the tokens that it is to predict: its scores change with later ones",
+            hint="use a decoder such as llama, or set is_decoder: true in model.config where the family has it",
+            key="model.config",
+        )
+    if settings.document_attention and not _isolates(model, tokens):
+        raise ConfigError(
+            f"model type {config.model_type!r} does not keep the documents of a row apart with {settings.attention} "
+            "attention: its scores change with the document before",
+            hint="set model.document_attention to false, or use another model type, such as llama",
+            key="model.document_attention",
+        )
+
+
+def _twin(settings: ModelSettings, config: Any) -> Any:
+    """The small model, with weights; with fewer layers only, where a smaller one cannot be built."""
+    for shrink in (_small, _shallow):
+        made = shrink(config)
+        try:
+            model = unfilled_from(settings, made)
+            place(model, Drawn(0))
+            model.eval()
+            _scores(model, torch.ones(1, 2, dtype=torch.long))
+        except (ConfigError, *CONFIG_ERRORS, RuntimeError, AssertionError) as error:
+            if shrink is _shallow:
+                if isinstance(error, ConfigError):
+                    raise
+                raise ConfigError(
+                    f"a {config.model_type!r} model cannot be run: {error}",
+                    hint="correct the values of model.config, or use another model type",
+                    key="model.config",
+                ) from error
+            continue
+        return model
+    raise AssertionError
+
+
+def _scores(model: Any, tokens: Tensor, **more: Any) -> Tensor:
+    """(rows, sequence, vocabulary) logits."""
+    with torch.no_grad():
+        scores: Tensor = model(input_ids=tokens, use_cache=False, **more).logits
+    return scores
+
+
+def _isolates(model: Any, tokens: Tensor) -> bool:
+    starts = [np.array([0, _SECOND], dtype=np.int32)]
+    try:
+        together = _scores(model, tokens, position_ids=position_ids(starts, _LENGTH))
+    except TypeError:
+        return False  # it takes no positions
+    parts = [_scores(model, part) for part in (tokens[:, :_SECOND], tokens[:, _SECOND:])]
+    return not _differ(together, torch.cat(parts, dim=1))
+
+
+def _differ(one: Tensor, other: Tensor) -> bool:
+    return float((one - other).abs().max()) > TOLERANCE * float(other.std() + 1e-30)
+
+
+def _small(config: Any) -> Any:
+    """The config with few layers, heads, experts and words; a head's width stays, on which positions depend."""
+    made = _shallow(config)
+    for name, most in _FEWER:
+        value = getattr(made, name, None)
+        if isinstance(value, int) and value > most:
+            setattr(made, name, most)
+    for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
+        if getattr(made, name, None) is not None:
+            setattr(made, name, 0 if name == "pad_token_id" else None)
+    heads, hidden = made.num_attention_heads, made.hidden_size
+    shared = heads // (getattr(made, "num_key_value_heads", None) or heads)
+    fewer = min(heads, 2 * shared)
+    width = getattr(made, "head_dim", None) or hidden // heads
+    made.num_attention_heads = fewer
+    if getattr(made, "num_key_value_heads", None):
+        made.num_key_value_heads = fewer // shared
+    made.hidden_size = fewer * width
+    if isinstance(inner := getattr(made, "intermediate_size", None), int):
+        made.intermediate_size = min(inner, 2 * made.hidden_size)
+    return made
+
+
+def _shallow(config: Any) -> Any:
+    """The config with two layers, or one of each kind where it lists kinds."""
+    made = copy.deepcopy(config)
+    layers = made.num_hidden_layers
+    kinds = getattr(made, "layer_types", None)
+    kept = list(range(min(2, layers)))
+    if isinstance(kinds, list) and len(kinds) == layers:
+        kept = sorted({*kept, *(kinds.index(kind) for kind in kinds)})
+    made.num_hidden_layers = len(kept)
+    for name, value in vars(config).items():
+        if isinstance(value, list) and len(value) == layers:
+            setattr(made, name, [value[layer] for layer in kept])
+    return made
