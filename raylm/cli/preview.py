@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from raylm.config.job import Job
 from raylm.errors import DataError, StorageError
 from raylm.humanize import count, size
@@ -13,10 +15,13 @@ Rows = list[tuple[str, str]]
 
 def prepare_rows(job: Job) -> Rows:
     """What `raylm prepare` would read and write."""
+    from raylm.prep.trial import try_tokenizer
+
     settings = job.prepare
     sources = [f"{source.name} ({source.location})" for source in settings.sources]
-    trained = f"{settings.tokenizer.trained_kind} of {settings.tokenizer.vocab_size:,}, to be trained"
-    tokenizer = settings.tokenizer.path or trained
+    tokenizer = f"{settings.tokenizer.trained_kind} of {settings.tokenizer.vocab_size:,}, to be trained"
+    if (facts := try_tokenizer(job)) is not None:
+        tokenizer = f"{settings.tokenizer.path}, vocabulary {facts.vocab_size:,}"
     workers = f"{settings.workers} at once" if settings.workers else "as many as the machine's CPUs carry"
     return [
         *(("source" if index == 0 else "", words) for index, words in enumerate(sources)),
@@ -43,10 +48,13 @@ def train_rows(job: Job) -> Rows:
     from raylm.model.flops import shape_of
     from raylm.run.folder import RunFolder
     from raylm.run.identity import identity_of
-    from raylm.train.launch.preflight import checked, refuse_other_run
+    from raylm.train.launch.preflight import check_plan, checked, refuse_other_run, try_job_model
 
     ready, length, data = _data(job)
-    shape_of(job.model, job.prepare.tokenizer.vocab_size, length)  # a job without a model, or with none that works
+    vocabulary, _ = expected_sizes(job)
+    shape_of(job.model, vocabulary, length)  # a job without a model, or with none that works
+    check_plan(job, [])
+    try_job_model(job, vocabulary, length)
     run = RunFolder.of(job)
     unchecked = [] if ready else ["whether the settings fit the data"]
     try:
@@ -77,6 +85,33 @@ def train_rows(job: Job) -> Rows:
     ]
 
 
+def missing_data(job: Job) -> list[str]:
+    """The folders of the mixture in which no prepared data is, where that is certain."""
+    missing = []
+    for source in job.mixture:
+        place = StoragePath(source.path, job.object_store.connection())
+        with contextlib.suppress(StorageError):
+            if not (place / MANIFEST_NAME).exists():
+                missing.append(place.url)
+    return missing
+
+
+def expected_sizes(job: Job) -> tuple[int, int]:
+    """Vocabulary and tokens per row: of the prepared data, or what preparing would make with the job's tokenizer."""
+    from raylm.prep.trial import try_tokenizer
+
+    place = StoragePath(job.mixture[0].path, job.object_store.connection())
+    with contextlib.suppress(StorageError):
+        if (place / MANIFEST_NAME).exists():
+            manifest = read_manifest(place)
+            return manifest.vocab_size, manifest.sequence_length
+    vocabulary = job.prepare.tokenizer.vocab_size
+    with contextlib.suppress(StorageError, DataError):
+        if (facts := try_tokenizer(job)) is not None:
+            vocabulary = facts.vocab_size
+    return vocabulary, job.prepare.sequence_length
+
+
 def _data(job: Job) -> tuple[bool, int, str]:
     """Whether all data can be read, tokens per sequence, and the shards in words.
 
@@ -101,22 +136,26 @@ def _data(job: Job) -> tuple[bool, int, str]:
 def _raw_rows(job: Job) -> Rows:
     """The sources' files and units, and a guess at their tokens, from their bytes."""
     from raylm.config.prepare.sources import SOURCES
+    from raylm.prep.trial import refuse_unreadable, text_bytes, try_source
     from raylm.prep.units import ranges_of, units_of
 
     settings, connection = job.prepare, job.object_store.connection()
     if any(SOURCES.get(source.kind).collect is not None for source in settings.sources):
         return [("tokens", "known when the documentation has been collected")]
-    try:
-        files = [(source, SOURCES.get(source.kind).files(source, connection)) for source in settings.sources]
-    except DataError as error:
-        return [("units", f"none yet: {error.message}")]
+    files = [(source, SOURCES.get(source.kind).files(source, connection)) for source in settings.sources]
+    unread = [words for source, found in files if (words := try_source(source, found, connection)) is not None]
+    if len(unread) == len(files):
+        refuse_unreadable(unread)
     ranges = (part for source, found in files for part in ranges_of(source, found, settings.unit_bytes))
     units = units_of(ranges, settings.unit_bytes)
     total = sum(file_bytes for _, found in files for _, file_bytes in found)
+    text = sum(text_bytes(found) for _, found in files)
+    packed = " and 3 times as many in compressed files" if text > total else ""
     return [
         ("units", f"{len(units):,}, of {sum(len(found) for _, found in files):,} files with {size(total)}"),
         # English takes between 3 and 4.5 bytes per token, depending on the vocabulary.
-        ("tokens", f"about {count(total / 4)}, at 4 bytes per token; more where files are compressed, fewer in pages"),
+        ("tokens", f"about {count(text / 4)}, at 4 bytes per token{packed}; fewer in pages"),
+        *(("not read", words) for words in unread),
     ]
 
 

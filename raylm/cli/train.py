@@ -19,6 +19,7 @@ from raylm.cli.common import (
     read_job,
     say_how_to_stop,
 )
+from raylm.errors import DataError
 
 if TYPE_CHECKING:
     from raylm.config.job import Job
@@ -35,9 +36,14 @@ def train(job_file: str, overrides: tuple[str, ...], dry_run: bool) -> None:
     job = read_job(job_file, overrides)
     _refuse_moved_run(job_file, overrides, job)
     if dry_run:
-        from raylm.cli.preview import train_rows
+        from raylm.cli.preview import missing_data, train_rows
 
         print_rows([*train_rows(job), paths_row(job_file)])
+        if missing := missing_data(job):
+            raise DataError(
+                f"training cannot start: no prepared data in {', '.join(missing)}",
+                hint=f"run `{command_line('prepare', job_file, overrides)}` first",
+            )
         print_next(command_line("train", job_file, overrides))
         return
     quiet_logs()

@@ -48,3 +48,18 @@ class DataSettings(Settings):
         if self.path and self.mixture:
             raise ValueError("give either path or mixture, not both")
         return self
+
+    @model_validator(mode="after")
+    def _always_something(self) -> Self:
+        for step in sorted({at.step for entry in self.mixture for at in entry.weight_schedule}):
+            if not any(_weight_at(entry, step) for entry in self.mixture):
+                raise ValueError(f"from step {step} on every weight is 0; leave one dataset a positive weight")
+        return self
+
+
+def _weight_at(entry: MixtureEntry, step: int) -> float:
+    weight = entry.weight
+    for at in sorted(entry.weight_schedule, key=lambda at: at.step):
+        if at.step <= step:
+            weight = at.weight
+    return weight

@@ -269,7 +269,11 @@ def _fit_vocabulary(config: Any, vocab_size: int) -> None:
 def _fit_length(config: Any, given: Mapping[str, Any], sequence_length: int) -> None:
     """A config that says no length gets the rows'; one that says a shorter one cannot be trained on them."""
     name = config.attribute_map.get("max_position_embeddings", "max_position_embeddings")
-    if not hasattr(config, name):
+    try:
+        has = hasattr(config, name)
+    except NotImplementedError:  # XLNet's way to say that it has no limit
+        return
+    if not has:
         return
     if name not in given and "max_position_embeddings" not in given:
         config.max_position_embeddings = sequence_length

@@ -43,6 +43,12 @@ def try_model(settings: ModelSettings, vocab_size: int, sequence_length: int, *,
     model.document_attention that none depends on another document of its row.
     """
     config = model_config(settings, vocab_size, sequence_length, eos_id=eos_id)
+    if (text := config.get_text_config()) is not config:
+        raise ConfigError(
+            f"model type {config.model_type!r} joins several models, of which only one reads text",
+            hint=f"train its text model: model_type {text.model_type}",
+            key="model.config",
+        )
     model = _twin(settings, config)
     tokens = torch.from_numpy(np.random.default_rng(0).integers(3, _WORDS - 1, (1, _LENGTH)))
     scores = _scores(model, tokens)
@@ -50,7 +56,7 @@ def try_model(settings: ModelSettings, vocab_size: int, sequence_length: int, *,
     later[0, -1] += 1
     if _differ(_scores(model, later)[:, :-1], scores[:, :-1]):
         raise ConfigError(
-            f"model type {config.model_type!r} sees the tokens that it is to predict: its scores change with later ones",
+            f"model type {config.model_type!r} sees the tokens it is to predict: its scores change with later ones",
             hint="use a decoder such as llama, or set is_decoder: true in model.config where the family has it",
             key="model.config",
         )
@@ -97,8 +103,8 @@ def _isolates(model: Any, tokens: Tensor) -> bool:
     starts = [np.array([0, _SECOND], dtype=np.int32)]
     try:
         together = _scores(model, tokens, position_ids=position_ids(starts, _LENGTH))
-    except TypeError:
-        return False  # it takes no positions
+    except (TypeError, RuntimeError):
+        return False  # it takes no positions, or not those of several documents
     parts = [_scores(model, part) for part in (tokens[:, :_SECOND], tokens[:, _SECOND:])]
     return not _differ(together, torch.cat(parts, dim=1))
 

@@ -28,12 +28,14 @@ PEAK_FLOPS = {
 class ModelShape:
     """The sizes of a decoder. `parameters` counts tied weights once; `looked_up` is the part that is no matrix product.
 
-    `largest` is the biggest single parameter; widths are those of all heads together.
+    `largest` is the biggest single parameter, `block` the most parameters whose first weights are made together;
+    widths are those of all heads together.
     """
 
     parameters: int
     looked_up: int
     largest: int
+    block: int
     vocabulary: int
     hidden: int
     intermediate: int
@@ -56,6 +58,7 @@ def shape_of(
         parameters=preset.layers * block + hidden + (table if preset.tied else 2 * table),
         looked_up=0 if preset.tied else table,
         largest=max(table, hidden * preset.intermediate),
+        block=max(table, block),
         vocabulary=vocab_size,
         hidden=hidden,
         intermediate=preset.intermediate,
@@ -86,6 +89,7 @@ def peak_flops(device: str) -> float | None:
 @lru_cache(maxsize=8)  # MFU asks at every step, and counting builds the module
 def _counted_shape(settings_json: str, vocab_size: int, sequence_length: int, auto_class: str) -> ModelShape:
     from raylm.model.build import empty_model, model_config
+    from raylm.model.first_weights import units_of
 
     settings = ModelSettings.model_validate_json(settings_json)
     config = model_config(settings, vocab_size, sequence_length)
@@ -99,6 +103,7 @@ def _counted_shape(settings_json: str, vocab_size: int, sequence_length: int, au
         parameters=sum(sizes),
         looked_up=0 if tied else inputs.weight.numel(),
         largest=max(sizes),
+        block=max(unit.elements for unit in units_of(model)),
         vocabulary=int(config.vocab_size),
         hidden=hidden,
         intermediate=int(_first(config, ("intermediate_size", "n_inner", "ffn_dim"), 4 * hidden)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -54,6 +55,8 @@ def checked(job: Job, run: StoragePath, *, write_check: bool) -> CheckpointInfo 
             hint="prepare all datasets with the same prepare.sequence_length and tokenizer",
         )
     reading(datasets, objective_of(job).columns)
+    check_plan(job, [dataset.manifest for dataset in datasets])
+    try_job_model(job, datasets[0].manifest.vocab_size, datasets[0].manifest.sequence_length)
     needed = _state_bytes(job, datasets[0].manifest)
     if write_check:
         run.check_writable(needed_bytes=needed)
@@ -66,6 +69,32 @@ def checked(job: Job, run: StoragePath, *, write_check: bool) -> CheckpointInfo 
         return None
     check_same_run(found.state.identity, now, url=found.path.url, allow_changed_data=job.data.allow_changed)
     return found
+
+
+def check_plan(job: Job, manifests: Sequence[DatasetManifest]) -> None:
+    """Refuse settings that would end the run, or mean nothing, at a later step. manifests: none where not known yet."""
+    if job.optim.warmup_steps > job.train.steps:
+        raise ConfigError(
+            f"optim.warmup_steps={job.optim.warmup_steps} is longer than the run of train.steps={job.train.steps}, so "
+            f"that the learning rate never reaches optim.lr={job.optim.lr:g}",
+            hint="set optim.warmup_steps to some hundredths of train.steps",
+            key="optim.warmup_steps",
+        )
+    if job.evaluate.every_steps and manifests and not any(manifest.held_out_rows for manifest in manifests):
+        raise ConfigError(
+            f"evaluate.every_steps={job.evaluate.every_steps}, but the data has no held-out sequences",
+            hint="prepare with a larger prepare.held_out, or leave evaluate.every_steps out",
+            key="evaluate.every_steps",
+        )
+
+
+def try_job_model(job: Job, vocab_size: int, sequence_length: int) -> None:
+    """Try a small twin of the model, where its family was not: presets are Llamas, which every test trains."""
+    if job.model.preset is not None or job.objective.name != "causal":
+        return
+    from raylm.model.capabilities import try_model
+
+    try_model(job.model, vocab_size, sequence_length)
 
 
 def _state_bytes(job: Job, manifest: DatasetManifest) -> int:
