@@ -107,7 +107,7 @@ def _measured(
     total, tokens, rows = 0.0, 0, 0
     weights = np.zeros(len(datasets), dtype=np.float64)
     with torch.inference_mode():
-        for micro, _ in held_out(datasets, settings, sequences=sequences):
+        for micro, _, _ in held_out(datasets, settings, sequences=sequences):
             total += float(objective.held_out_sums(trained.model, on_device(micro, trained.device)).loss)
             # A row's number tells its dataset: numbers run through the datasets in order.
             np.add.at(weights, np.searchsorted(ends, micro.ids, side="right"), objective.row_weights(micro))

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from raylm import __version__
-from raylm.errors import StorageError
+from raylm.errors import RaylmError, StorageError
 from raylm.generation import Sampling
 from raylm.storage import Connection, NotFound, StoragePath
 from raylm.trained import EXPORT_RECORD, Dtype, Trained, open_trained
@@ -85,31 +85,105 @@ def _earlier_files(target: StoragePath) -> set[str]:
 
 def _save(trained: Trained, folder: Path) -> None:
     """The Hugging Face files, on this machine."""
-    from transformers import GenerationConfig
-
     from raylm.model.build import quietly
 
     tokenizer, model = trained.tokenizer, trained.model
-    model.config.use_cache = True
-    model.generation_config = _generation(GenerationConfig, tokenizer)
-    if getattr(model.config, "eos_token_id", None) is None:
-        model.config.eos_token_id = tokenizer.eos_token_id
+    config = model.config
+    config.use_cache = True
+    inputs, outputs = model.get_input_embeddings(), model.get_output_embeddings()
+    if outputs is not None:
+        config.tie_word_embeddings = outputs.weight is inputs.weight
+    config.eos_token_id = _with_end(getattr(config, "eos_token_id", None), tokenizer.eos_token_id)
+    model.generation_config = _generation(trained, config.eos_token_id)
     with quietly():
         model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    for name, legible in ((_LAST, older_config), ("tokenizer_config.json", older_tokenizer_config)):
+        file = folder / name
+        file.write_text(json.dumps(legible(json.loads(file.read_text())), indent=2, ensure_ascii=False) + "\n")
 
 
-def _generation(kind: Any, tokenizer: Any) -> Any:
-    usual = Sampling()
+def _with_end(named: Any, end: int | None) -> Any:
+    """The ends of text that the model's config names, with the tokenizer's among them."""
+    ends = named if isinstance(named, list) else [named]
+    return named if end is None or end in ends else end
+
+
+def _generation(trained: Trained, ends: Any) -> Any:
+    """The settings that the base model was published with, or usual ones; either way this tokenizer's end of text."""
+    from transformers import GenerationConfig
+
+    tokenizer = trained.tokenizer
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    return kind(
+    base = base_generation(trained)
+    if base is not None:
+        base.eos_token_id = _with_end(base.eos_token_id, tokenizer.eos_token_id)
+        base.pad_token_id = pad if base.pad_token_id is None else base.pad_token_id
+        return base
+    usual = Sampling()
+    return GenerationConfig(
         bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
+        eos_token_id=ends,
         pad_token_id=pad,
         do_sample=True,
         temperature=usual.temperature,
         top_p=usual.top_p,
     )
+
+
+def base_generation(trained: Trained) -> Any:
+    """generation_config.json of the folder that the run's `model.path` names, where it is still there; else None."""
+    from transformers import GenerationConfig
+
+    from raylm.config.load import load_job
+    from raylm.run.folder import RunFolder
+
+    if trained.info.run is None:
+        return None
+    settings = RunFolder(trained.info.run).settings
+    try:
+        path = load_job(settings.url).model.path if settings.is_local and settings.exists() else None
+        if path is None or not (Path(path) / "generation_config.json").is_file():
+            return None
+        return GenerationConfig.from_pretrained(path, local_files_only=True)
+    except (RaylmError, OSError, ValueError, TypeError):
+        return None  # that folder is not the run's any more
+
+
+def older_config(config: dict[str, Any]) -> dict[str, Any]:
+    """A config.json that transformers 4.x reads as 5.x does: it knows rope_parameters by other names."""
+    made = dict(config)
+    if "dtype" in made:
+        made.setdefault("torch_dtype", made["dtype"])
+    rope = made.get("rope_parameters")
+    if not isinstance(rope, dict):
+        return made
+    whole, local = rope, None
+    if any(isinstance(value, dict) for value in rope.values()):  # one for each kind of layer
+        whole, local = rope.get("full_attention") or {}, rope.get("sliding_attention")
+    if "rope_theta" in whole:
+        made["rope_theta"] = whole["rope_theta"]
+    if local and "rope_theta" in local:
+        made["rope_local_base_freq"] = local["rope_theta"]
+    if "partial_rotary_factor" in whole:
+        made["partial_rotary_factor"] = whole["partial_rotary_factor"]
+    if made.get("model_type") == "gpt_neox":  # which had names of its own
+        made["rotary_emb_base"] = whole.get("rope_theta", made.get("rotary_emb_base"))
+        made["rotary_pct"] = whole.get("partial_rotary_factor", made.get("rotary_pct"))
+    scaling = {key: value for key, value in whole.items() if key not in ("rope_theta", "partial_rotary_factor")}
+    made["rope_scaling"] = scaling if scaling.get("rope_type", "default") != "default" else None
+    return made
+
+
+def older_tokenizer_config(config: dict[str, Any]) -> dict[str, Any]:
+    """A tokenizer_config.json that transformers 4.x reads, too."""
+    made = dict(config)
+    if made.get("tokenizer_class") in ("TokenizersBackend", None):
+        made["tokenizer_class"] = "PreTrainedTokenizerFast"
+    if isinstance(more := made.get("extra_special_tokens"), list):
+        del made["extra_special_tokens"]
+        made["additional_special_tokens"] = more
+    return made
 
 
 def _scratch(target: StoragePath) -> Path | None:

@@ -63,8 +63,8 @@ def train_and_save(group: Group, url: str, stage: int, dtype: str) -> tuple[list
         zero_state.state_to_save(engine.raw),
     )
     assert LANES % group.size == 0
-    lanes = ((micro_batch(SAVED_AT, lane), True) for lane in range(group.rank, LANES, group.size))
-    held_out = engine.evaluate(lanes)
+    lanes = ((micro_batch(SAVED_AT, lane), True, 0) for lane in range(group.rank, LANES, group.size))
+    (held_out,) = engine.evaluate(lanes)
     rest = losses(engine, SAVED_AT)  # while the save is on its way
     assert pending.wait(60).committed == (group.rank == 0)
     engine.destroy()

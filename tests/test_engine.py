@@ -269,20 +269,20 @@ def held_out(group: Group, stage: int, batches: int) -> list[Any]:
     """Loss sum and tokens on the same micro-batches, dealt to however many ranks there are."""
     engine = build(group, stage=stage, dropout=0.3)
     before = take(engine, 0)
-    mine = [(micro_batch(100, lane), True) for lane in range(group.rank, batches, group.size)]
-    others = [(micro_batch(100, 0), False)] * (-(-batches // group.size) - len(mine))
-    found = engine.evaluate(iter([*mine, *others]))
+    mine = [(micro_batch(100, lane), True, lane % 2) for lane in range(group.rank, batches, group.size)]
+    others = [(micro_batch(100, 0), False, 0)] * (-(-batches // group.size) - len(mine))
+    found = engine.evaluate(iter([*mine, *others]), sources=2)
     after = take(engine, 1)
     assert engine.model.training
     engine.destroy()
-    assert found.weight == found.tokens
-    return [found.loss_sum, found.tokens, before.loss_sum, after.loss_sum]
+    assert all(each.weight == each.tokens for each in found)
+    return [*(number for each in found for number in (each.loss_sum, each.tokens)), before.loss_sum, after.loss_sum]
 
 
 def test_evaluation_is_the_same_at_any_size(pool: Ranks) -> None:
     """Two micro-batches over three ranks: one has none, and must still take part."""
     alone = pool.run(held_out, 1, 1, 2)[0]
-    assert alone[1] == sum(int((micro_batch(100, lane).labels[:, 1:] != -100).sum()) for lane in range(2))
+    assert alone[1::2][:2] == [int((micro_batch(100, lane).labels[:, 1:] != -100).sum()) for lane in range(2)]
     for stage in (0, 3):
         for result in pool.run(held_out, 3, stage, 2):
             np.testing.assert_allclose(result, alone, rtol=2e-6)

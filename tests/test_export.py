@@ -211,7 +211,7 @@ def trained_and_saved(group: Any, run: StoragePath, job: Job, vocab_size: int, s
         zero_state.state_to_save(engine.raw),
         asynchronous=False,
     ).wait(60)
-    held_out = engine.evaluate((lane, True) for lane in lanes)
+    (held_out,) = engine.evaluate((lane, True, 0) for lane in lanes)
     engine.destroy()
     return held_out.loss_sum / held_out.tokens
 
@@ -290,7 +290,9 @@ def test_held_out_loss_is_that_of_every_document_alone(run: Run, trained: Traine
     total, tokens = 0.0, 0
     import torch
 
-    for micro, counts in held_out([Dataset(folder, manifest)], StreamSettings(run.job.batch, document_attention=True)):
+    for micro, counts, _ in held_out(
+        [Dataset(folder, manifest)], StreamSettings(run.job.batch, document_attention=True)
+    ):
         assert counts
         inputs, labels = torch.from_numpy(micro.tokens), torch.from_numpy(micro.labels)
         total += next_token_loss(run.model, inputs, labels, micro.document_starts).item()

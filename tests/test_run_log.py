@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import uuid
 from pathlib import Path
 from unittest.mock import patch
@@ -10,8 +12,8 @@ import pytest
 
 import raylm.run.lines as lines_module
 import raylm.run.tensorboard as tensorboard_module
-from raylm.errors import DataError
-from raylm.run.events import Started
+from raylm.errors import DataError, StorageError
+from raylm.run.events import Evaluated, Started
 from raylm.run.folder import RunFolder
 from raylm.run.lines import read_lines
 from raylm.run.log import RunLog, read_audit, read_events, read_metrics
@@ -98,7 +100,9 @@ def test_a_line_cut_by_a_kill_is_dropped_and_the_next_one_is_whole(tmp_path: Pat
 
 
 @pytest.mark.parametrize("store", STORES)
-def test_damage_that_is_no_kill_is_reported_with_its_place(tmp_path: Path, store: str) -> None:
+def test_damage_that_is_no_kill_costs_its_line_and_is_told_with_its_place(
+    tmp_path: Path, store: str, caplog: pytest.LogCaptureFixture
+) -> None:
     run = run_folder(tmp_path, store)
     log = RunLog(run)
     for step in (1, 2, 3):
@@ -107,11 +111,90 @@ def test_damage_that_is_no_kill_is_reported_with_its_place(tmp_path: Path, store
     file = run.metrics if store == "local" else run.metrics.list()[0]
     first, second, third = file.read_text().splitlines()
     file.write_text("\n".join([first, second[:20], third]) + "\n")
-    with pytest.raises(DataError, match=r"\.jsonl:2: not a JSON line"):
-        read_metrics(run)
+    assert steps_of(run) == [1, 3]
+    assert ".jsonl:2 is damaged and left out: not a JSON line" in caplog.text
     file.write_text("\n".join([first, second.replace('"step": 2', '"step": "two"'), third]) + "\n")
     with pytest.raises(DataError, match="line 2 is not what raylm writes: step is 'two'"):
         read_metrics(run)
+
+
+def test_what_a_full_disk_refuses_is_written_when_there_is_room(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = run_folder(tmp_path, "local")
+    full, file = Path("/dev/full"), run.metrics.local_path()
+    assert file is not None
+    if not full.exists():
+        pytest.skip("this system has no /dev/full")
+    log = RunLog(run)
+    log.metric(StepMetrics(step=1, loss=1.0))
+    first = file.read_bytes()
+    file.unlink()
+    file.symlink_to(full)
+    for step in (2, 3):
+        log.metric(StepMetrics(step=step, loss=1.0))
+    with pytest.raises(StorageError, match="No space left on device; 2 of its lines wait in memory"):
+        log.flush()
+    assert caplog.text.count("its lines are kept and written later") == 1
+    file.unlink()
+    file.write_bytes(first)
+    log.metric(StepMetrics(step=4, loss=1.0))
+    assert steps_of(run) == [1, 2, 3, 4]
+
+
+def test_a_chart_that_cannot_be_written_ends_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run = run_folder(tmp_path, "local")
+    folder = run.tensorboard.local_path()
+    assert folder is not None
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.write_text("in the way")
+    log = RunLog(run)
+    for step in (1, 2):
+        log.metric(StepMetrics(step=step, loss=1.0))
+        log.flush()
+    assert steps_of(run) == [1, 2]
+    assert caplog.text.count("TensorBoard's files cannot be written") == 1
+    folder.unlink()
+    log.metric(StepMetrics(step=3, loss=1.0))
+    log.close()
+    assert list(folder.iterdir())
+
+
+def test_numbers_that_are_not_finite_are_json_all_the_same(tmp_path: Path) -> None:
+    def refuse(name: str) -> float:
+        raise ValueError(name)
+
+    run = run_folder(tmp_path, "local")
+    log = RunLog(run)
+    log.metric(StepMetrics(step=1, loss=math.nan, grad_norm=math.inf))
+    log.close()
+    line = json.loads(run.metrics.read_text(), parse_constant=refuse)
+    assert (line["loss"], line["grad_norm"]) == ("NaN", "Infinity")
+    (found,) = read_metrics(run)
+    assert math.isnan(found.loss)
+    assert found.grad_norm == math.inf
+
+
+def test_tensorboard_shows_a_step_that_is_trained_again_once_and_the_held_out_loss(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = run_folder(tmp_path, "local")
+    first = RunLog(run)
+    for step in (1, 2, 3, 4):
+        first.metric(StepMetrics(step=step, loss=float(step)))
+    first.close()
+    second = RunLog(run)  # as after a resume from a checkpoint of step 2
+    second.rewind(2)
+    for step in (3, 4, 5):
+        second.metric(StepMetrics(step=step, loss=10.0 * step))
+    second.event(Evaluated(step=5, held_out_loss=2.5, by_source={"web": 2.0, "books": 3.0}))
+    second.close()
+    shown = EventAccumulator(run.tensorboard.url)
+    shown.Reload()
+    assert [(one.step, one.value) for one in shown.Scalars("loss")] == [(1, 1), (2, 2), (3, 30), (4, 40), (5, 50)]
+    assert [one.value for one in shown.Scalars("held_out_loss")] == [2.5]
+    assert [one.value for one in shown.Scalars("held_out_loss/books")] == [3.0]
+    assert read_events(run)[0].by_source == {"web": 2.0, "books": 3.0}  # type: ignore[attr-defined]
 
 
 def test_a_writer_that_was_cut_off_and_comes_late_takes_no_line_of_its_successor() -> None:

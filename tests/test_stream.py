@@ -246,17 +246,19 @@ def test_a_small_source_is_read_once_and_kept(datasets: list[Dataset], monkeypat
 def test_held_out_is_the_same_at_any_world_size(
     datasets: list[Dataset], world_size: int, sequences: int | None
 ) -> None:
-    def ask(rank: int, size: int) -> list[tuple[MicroBatch, bool]]:
+    def ask(rank: int, size: int) -> list[tuple[MicroBatch, bool, int]]:
         return list(held_out(datasets, SETTINGS, rank=rank, world_size=size, sequences=sequences))
 
     whole = ask(0, 1)
-    assert all(counts for _, counts in whole)
-    ids = [int(number) for micro, _ in whole for number in micro.ids]
+    assert all(counts for _, counts, _ in whole)
+    ids = [int(number) for micro, _, _ in whole for number in micro.ids]
     assert len(ids) == len(set(ids)) == min(sequences or 22, 22)
+    first_of_second = datasets[0].manifest.held_out_rows
+    assert all((number >= first_of_second) == bool(source) for micro, _, source in whole for number in micro.ids)
     shares = [ask(rank, world_size) for rank in range(world_size)]
-    dealt = [micro for share in shares for micro, counts in share if counts]
+    dealt = [micro for share in shares for micro, counts, _ in share if counts]
     for expected, found in zip(
-        sorted((micro for micro, _ in whole), key=lambda micro: micro.ids[0]),
+        sorted((micro for micro, _, _ in whole), key=lambda micro: micro.ids[0]),
         sorted(dealt, key=lambda micro: micro.ids[0]),
         strict=True,
     ):
@@ -368,7 +370,7 @@ def test_batches_carry_the_columns_of_their_rows(with_columns: list[Dataset], mi
             if step >= 10:
                 share = shares[micro.lane % 3][step - 10]
                 assert any(same(micro, other) for other in share.micro_batches)
-    for micro, _ in held_out(datasets, settings, sequences=9):
+    for micro, _, _ in held_out(datasets, settings, sequences=9):
         assert set(micro.columns) == {"loss_mask", "pair"}
 
 

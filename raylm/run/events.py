@@ -222,17 +222,19 @@ class CheckpointFailed(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluated(Event):
-    """The held-out loss, in nats per token over so many tokens."""
+    """The held-out loss, in nats per token over so many tokens. by_source: of each, where there are several."""
 
     kind = "evaluated"
 
     held_out_loss: float = math.nan
     tokens: int | None = None
     seconds: float | None = None
+    by_source: Mapping[str, float] = field(default_factory=dict)
 
     def describe(self) -> str:
         """The event in words."""
-        return f"held-out loss {self.held_out_loss:.4f} at step {self.step}"
+        each = ", ".join(f"{name} {loss:.4f}" for name, loss in self.by_source.items())
+        return f"held-out loss {self.held_out_loss:.4f} at step {self.step}" + (f" ({each})" if each else "")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,22 +7,29 @@ step stand in its order, and those after a step can be cut off again.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
+import logging
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
 
-from raylm.errors import DataError, StorageError
+from raylm.errors import StorageError
 from raylm.run.metrics import Line
 from raylm.storage import NotFound, StoragePath
+
+log = logging.getLogger(__name__)
 
 # A part that holds this much is finished. A flush writes at most so much again of what an earlier one wrote.
 PART_BYTES = 1 << 20
 # More than this is not kept for the next flush to come.
 PENDING_BYTES = 8 << 20
 _BLOCK_BYTES = 64 << 10
+_NAMES = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}  # of Python's, those of JavaScript
+_NOT_FINITE = tuple(_NAMES.values())
 _THREADS = 8
 
 
@@ -55,7 +62,7 @@ def line_file(path: StoragePath) -> LineFile:
 def read_lines(path: StoragePath) -> list[Line]:
     """Every line at a path, in order; none when nothing is there.
 
-    A last line that a kill cut short is left out; a DataError names any other that is damaged.
+    A last line that a kill cut short is left out, and so is any other that is damaged, which a warning names.
     """
     if path.is_local:
         return _parsed(path, path.read_bytes()) if path.exists() else []
@@ -67,26 +74,31 @@ def read_lines(path: StoragePath) -> list[Line]:
 
 
 class AppendedLines:
-    """One local file. Half a last line, which a killed writer leaves, is removed when it is opened."""
+    """One local file. Half a last line, which a killed writer leaves, is removed when it is opened.
+
+    What cannot be written now, because the disk is full, is kept in memory and written with what comes next.
+    """
 
     is_due = False
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._waiting: list[tuple[int, bytes]] = []  # (step, line) that are not in the file yet
         if path.exists():
             self._truncate(_whole_bytes(path))
 
     def append(self, line: Line) -> None:
-        """Add one line; it can be read at once."""
+        """Add one line; it can be read at once, unless the disk is full, which is said once."""
+        self._waiting.append((line.get("step", 0), _encoded(line)))
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            with self._path.open("ab") as out:
-                out.write(_encoded(line))
+            self._write()
         except OSError as error:
-            raise StorageError(f"cannot write {self._path}: {error.strerror}") from error
+            if len(self._waiting) == 1:
+                log.warning("cannot write %s: %s; its lines are kept and written later", self._path, error.strerror)
 
     def cut_after(self, step: int) -> None:
         """Remove the lines of later steps."""
+        self._waiting = [(at, text) for at, text in self._waiting if at <= step]
         if not self._path.exists():
             return
         keep = self._path.stat().st_size
@@ -98,13 +110,39 @@ class AppendedLines:
         self._truncate(keep)
 
     def flush(self) -> None:
-        """Every line is readable already."""
+        """Write what waits, if anything does; StorageError when that is still not possible."""
+        try:
+            self._write()
+        except OSError as error:
+            raise StorageError(
+                f"cannot write {self._path}: {error.strerror}; {len(self._waiting)} of its lines wait in memory",
+                hint="make room on that disk",
+            ) from error
 
     def last(self) -> Line | None:
         """The last line that is whole."""
+        for _, text in reversed(self._waiting):
+            return _line(text)
         if not self._path.exists():
             return None
         return next((line for _, text in _backwards(self._path) if (line := _line(text)) is not None), None)
+
+    def _write(self) -> None:
+        """Write what waits: all of it, or none of a line."""
+        if not self._waiting:
+            return
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with self._path.open("ab", buffering=0) as out:
+            while self._waiting:
+                whole, text = out.tell(), self._waiting[0][1]
+                try:
+                    if out.write(text) < len(text):
+                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                except OSError:
+                    with contextlib.suppress(OSError):
+                        os.truncate(out.fileno(), whole)
+                    raise
+                self._waiting.pop(0)
 
     def _truncate(self, length: int) -> None:
         if length == self._path.stat().st_size:
@@ -224,12 +262,19 @@ def _parsed(path: StoragePath, data: bytes) -> list[Line]:
         if line is not None:
             lines.append(line)
         elif text.strip() and number < len(texts):
-            raise DataError(f"{path.url}:{number}: not a JSON line", hint="remove that line")
+            log.warning("%s:%d is damaged and left out: not a JSON line", path.url, number)
     return lines
 
 
 def _encoded(line: Line) -> bytes:
-    return json.dumps(line).encode() + b"\n"
+    """One line of JSON, which knows no NaN: a number that is not finite is its name in quotes."""
+    try:
+        return json.dumps(line, allow_nan=False).encode() + b"\n"
+    except ValueError:
+        named = {
+            key: _NAMES.get(str(value), value) if isinstance(value, float) else value for key, value in line.items()
+        }
+        return json.dumps(named).encode() + b"\n"
 
 
 def _line(text: bytes) -> Line | None:
@@ -237,7 +282,9 @@ def _line(text: bytes) -> Line | None:
         line = json.loads(text)
     except ValueError:
         return None
-    return line if isinstance(line, dict) else None
+    if not isinstance(line, dict):
+        return None
+    return {key: float(value) if value in _NOT_FINITE else value for key, value in line.items()}
 
 
 def _up_to(text: bytes, step: int) -> bytes:

@@ -7,19 +7,22 @@ commits and every `flush_seconds`.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TypeVar
 
-from raylm.errors import DataError
-from raylm.run.events import Event, parse_event
+from raylm.errors import DataError, StorageError
+from raylm.run.events import Evaluated, Event, parse_event
 from raylm.run.folder import RunFolder
 from raylm.run.lines import LineFile, line_file, read_lines
 from raylm.run.metrics import AuditLine, Line, StepMetrics, utc_now
 from raylm.run.tensorboard import Scalars
 from raylm.storage import StoragePath
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 R = TypeVar("R", StepMetrics, AuditLine)
@@ -43,7 +46,7 @@ class RunLog:
         self._last_step = _last_step(self._metrics)
         self._last_audited = _last_step(self._audit)
         self.last_attempt = _last(self._metrics, "attempt")  # of all drivers before this one
-        self._muted = False
+        self._muted = self._chart_failed = False
         self._flushed_at = clock()
 
     def mute(self) -> None:
@@ -63,9 +66,10 @@ class RunLog:
                 return stamped
             if stamped.step <= self._last_step:
                 self._metrics.cut_after(stamped.step - 1)
+                self._scalars.rewind(stamped.step)
             self._metrics.append(stamped.to_line())
             self._last_step = stamped.step
-            self._scalars.add(stamped)
+            self._charted(lambda: self._scalars.add(stamped))
         return stamped
 
     def event(self, event: Event) -> Event:
@@ -74,7 +78,20 @@ class RunLog:
         with self._lock:
             if not self._muted:
                 self._events.append(stamped.to_line())
+                if isinstance(stamped, Evaluated) and stamped.step is not None:
+                    step, loss, each = stamped.step, stamped.held_out_loss, stamped.by_source
+                    self._charted(lambda: self._scalars.add_held_out(step, loss, each))
         return stamped
+
+    def _charted(self, write: Callable[[], None]) -> None:
+        """Write to TensorBoard's files, which never end a run: they repeat what the run's own lines say."""
+        try:
+            write()
+        except (OSError, StorageError) as error:
+            if not self._chart_failed:
+                log.warning("TensorBoard's files cannot be written, and lack what comes now: %s", error)
+            self._chart_failed = True
+            self._scalars.start_anew()
 
     def audit(self, line: AuditLine) -> None:
         """Record what one step trained on; the last word on a step counts."""
@@ -93,6 +110,7 @@ class RunLog:
                 return
             if self._last_step > step:
                 self._metrics.cut_after(step)
+                self._scalars.rewind(step + 1)
                 self._last_step = step
             if self._last_audited > step:
                 self._audit.cut_after(step)
@@ -105,7 +123,7 @@ class RunLog:
                 return
             for file in (self._audit, self._metrics, self._events):
                 file.flush()
-            self._scalars.flush()
+            self._charted(self._scalars.flush)
             self._flushed_at = self._clock()
 
     def flush_if_due(self) -> None:

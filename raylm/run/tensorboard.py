@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,22 +24,35 @@ class Scalars:
         self._local = folder.local_path()
         self._scratch: Path | None = None
         self._writer: Any = None
+        self._first: int | None = None
         self._uploaded: dict[str, int] = {}
 
     def add(self, metrics: StepMetrics) -> None:
         """Add one step."""
+        self._write(metrics.step, {key: value for key in CHARTED if (value := getattr(metrics, key)) is not None})
+
+    def add_held_out(self, step: int, loss: float, by_source: Mapping[str, float]) -> None:
+        """Add an evaluation."""
+        self._write(step, {"held_out_loss": loss, **{f"held_out_loss/{name}": one for name, one in by_source.items()}})
+
+    def rewind(self, step: int) -> None:
+        """Steps from `step` on are trained again: what was written of them is not shown any more."""
+        self._first = min(step, self._first or step)
+
+    def _write(self, step: int, values: Mapping[str, float]) -> None:
         # tensorboard's own writer: torch's wrapper would load torch into the driver's side.
-        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
         from tensorboard.compat.proto.summary_pb2 import Summary
 
         if self._writer is None:
             self._writer = self._opened()
-        values = [
-            Summary.Value(tag=key, simple_value=float(value))
-            for key in CHARTED
-            if (value := getattr(metrics, key)) is not None
-        ]
-        self._writer.add_event(Event(step=metrics.step, wall_time=time.time(), summary=Summary(value=values)))
+        if self._first is not None:
+            # Who reads the files drops what earlier ones hold from this step on.
+            again = SessionLog(status=SessionLog.START)
+            self._writer.add_event(Event(step=self._first, wall_time=time.time(), session_log=again))
+            self._first = None
+        summary = Summary(value=[Summary.Value(tag=tag, simple_value=float(value)) for tag, value in values.items()])
+        self._writer.add_event(Event(step=step, wall_time=time.time(), summary=summary))
 
     def flush(self) -> None:
         """Make everything readable."""
@@ -55,6 +69,10 @@ class Scalars:
                 file.unlink()
             self._uploaded = {}
             self._writer = None
+
+    def start_anew(self) -> None:
+        """Begin another file with the next line: this one's writer failed, and would again."""
+        self._writer = None
 
     def close(self) -> None:
         """Remove temporary files; flush first."""

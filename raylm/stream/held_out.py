@@ -26,27 +26,29 @@ def held_out(
     rank: int = 0,
     world_size: int = 1,
     sequences: int | None = None,
-) -> Iterator[tuple[MicroBatch, bool]]:
-    """One rank's held-out micro-batches, each with whether it counts; every rank gets as many.
+) -> Iterator[tuple[MicroBatch, bool, int]]:
+    """One rank's held-out micro-batches, each with whether it counts and of which dataset; every rank gets as many.
 
     `sequences`: how many over all ranks, or as many as there are; None for all. Each dataset gives its weight's
     share, spread evenly over its rows. What counts is together the same at any world size: a rank that has none left
-    gets one of another's that does not count. The last micro-batch may have fewer rows.
+    gets one of another's that does not count. The last micro-batch of a dataset may have fewer rows.
     """
     check_agreement(datasets)
     datasets = reading(datasets, settings.columns)
     collator = Collator(datasets, settings.columns, document_attention=settings.document_attention)
     chosen = _chosen(datasets, sequences)
     lanes, size = settings.batch.lanes, settings.batch.micro_batch
-    for first in range(0, len(chosen), lanes * size):
-        round_ = chosen[first : first + lanes * size]
-        dealt = [round_[at : at + size] for at in range(0, len(round_), size)]
+    of_each = [[row for row in chosen if row[0] == dataset] for dataset in range(len(datasets))]
+    batches = [rows[at : at + size] for rows in of_each for at in range(0, len(rows), size)]
+    for first in range(0, len(batches), lanes):
+        dealt = batches[first : first + lanes]
         own = [(lane, True) for lane in lanes_of(rank, world_size=world_size, lanes=len(dealt))]
         turns = -(-len(dealt) // world_size)
         given = own + [(0, False)] * (turns - len(own))
         rows = _read(datasets, sorted({row for lane, _ in given for row in dealt[lane]}))
         for lane, counts in given:
-            yield _made(collator, datasets, lane, {row: rows[row] for row in dealt[lane]}), counts
+            made = _made(collator, datasets, lane, {row: rows[row] for row in dealt[lane]})
+            yield made, counts, dealt[lane][0][0]
 
 
 def _chosen(datasets: Sequence[Dataset], sequences: int | None) -> list[Chosen]:

@@ -76,6 +76,7 @@ class RunContext:
     progress: Progress = field(default_factory=Progress)
     model_config: dict[str, Any] = field(default_factory=dict)
     held_out: dict[int, float] = field(default_factory=dict)
+    best: list[float] = field(default_factory=list)  # held-out losses so far, as many as checkpoints are kept for
     saved_step: int = 0
     parent: Parent | None = None  # what the run was branched from
     save_failure: str = ""  # why the last save that failed did

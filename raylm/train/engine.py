@@ -77,10 +77,6 @@ class HeldOutSums:
     tokens: int
     metrics: Mapping[str, float] = field(default_factory=dict)
 
-    def means(self) -> dict[str, float]:
-        """The metrics over the weight."""
-        return {name: value / self.weight for name, value in self.metrics.items()}
-
 
 class Engine:
     """A module under ZeRO, stepped a global batch at a time. One lives in a process at any time."""
@@ -153,26 +149,33 @@ class Engine:
         loss, *metrics = total.tolist()
         return StepResult(loss, norm, skipped, dict(zip(self.objective.metrics, metrics, strict=True)))
 
-    def evaluate(self, micro_batches: Iterable[tuple[MicroBatch, bool]]) -> HeldOutSums:
-        """Sums over all ranks' micro-batches, each with whether it counts; every rank has to give as many.
+    def evaluate(self, dealt: Iterable[tuple[MicroBatch, bool, int]], *, sources: int = 1) -> list[HeldOutSums]:
+        """Sums over all ranks' micro-batches, for each source; every rank has to give as many micro-batches.
 
-        Under stage 3 every rank takes part in every gather, so that one without a batch runs one that does not count.
+        dealt: micro-batches, each with whether it counts and the number of the source that it is of. Under stage 3
+        every rank takes part in every gather, so that one without a batch runs one that does not count.
         """
         objective = self.objective
-        totals = torch.zeros(3 + len(objective.metrics), dtype=torch.float64)
+        totals = torch.zeros(sources, 3 + len(objective.metrics), dtype=torch.float64)
         self.raw.eval()
         try:
             with torch.no_grad(), self.group.watched():
-                for given, counts in micro_batches:
+                for given, counts, source in dealt:
                     batch = given if counts else objective.without_weight(given)
                     sums = objective.held_out_sums(self.raw, on_device(batch, self.group.device))
-                    totals[:2] += torch.tensor([objective.weight(batch), objective.tokens(batch)], dtype=torch.float64)
-                    totals[2:] += self._stacked(sums).cpu()
+                    weighed = [objective.weight(batch), objective.tokens(batch)]
+                    totals[source, :2] += torch.tensor(weighed, dtype=torch.float64)
+                    totals[source, 2:] += self._stacked(sums).cpu()
         finally:
             self.raw.train()
             self.probe.seconds()  # they are no step's
-        weight, tokens, loss, *metrics = self.group.all_reduce_sum(totals.tolist())
-        return HeldOutSums(loss, weight, int(tokens), dict(zip(objective.metrics, metrics, strict=True)))
+        width = totals.shape[1]
+        flat = self.group.all_reduce_sum(totals.flatten().tolist())
+        rows = [flat[first : first + width] for first in range(0, len(flat), width)]
+        return [
+            HeldOutSums(loss, weight, int(tokens), dict(zip(objective.metrics, metrics, strict=True)))
+            for weight, tokens, loss, *metrics in rows
+        ]
 
     def destroy(self) -> None:
         """Free everything, so that the group can be left and another engine built in this process."""

@@ -58,7 +58,17 @@ def restore(context: RunContext, active: ActiveGroup, found: CheckpointInfo | No
     context.saved_step = context.progress.step
     context.save_schedule = context.save_schedule.resumed(context.progress.step, time.monotonic())
     context.lines.clear()  # of steps that are trained again
+    if active.first and context.job.checkpoint.keep_best:
+        context.best = _best_in_storage(context)
     return found.path.url
+
+
+def _best_in_storage(context: RunContext) -> list[float]:
+    """The held-out losses of the checkpoints that are kept for theirs."""
+    from raylm.checkpoint.restore import committed
+
+    losses = (info.state.held_out_loss for info in committed(context.folder.checkpoints))
+    return sorted({loss for loss in losses if loss is not None})[: context.job.checkpoint.keep_best]
 
 
 def newest_for_all(context: RunContext, group: Group) -> CheckpointInfo | None:

@@ -183,8 +183,8 @@ def _resume(context: RunContext, active: ActiveGroup, found: CheckpointInfo | No
         coordination.started(
             member.generation, step=context.progress.step, checkpoint=checkpoint, phases=phases.seconds
         )
-    if member.resume is not None and member.evaluated < context.progress.step:
-        _evaluate_if_due(context, active)
+    if member.resume is not None and member.evaluated < context.progress.step and _evaluate_if_due(context, active):
+        begin_state_save(context, active, asynchronous=context.job.checkpoint.asynchronous)
 
 
 def _train(context: RunContext, active: ActiveGroup) -> None:
@@ -207,7 +207,7 @@ def _train(context: RunContext, active: ActiveGroup) -> None:
             copying = copy_if_due(context, active)
             reason, save = _agree(context, active, copying, report)
             _tell(context, active, line, copying)
-            _evaluate_if_due(context, active)
+            save = _evaluate_if_due(context, active) or save
             if report.step >= job.train.steps:
                 break
             if save and reason in (None, Reason.REGROUP):  # one that is begun outlives a regroup
@@ -319,36 +319,32 @@ def _mfu(context: RunContext, active: ActiveGroup, report: StepReport) -> float 
     return per_token * report.tokens / report.seconds / (peak * active.member.size)
 
 
-def _evaluate_if_due(context: RunContext, active: ActiveGroup) -> None:
-    """Held-out loss over the same sequences at any number of workers, every so many steps and at the last."""
+def _evaluate_if_due(context: RunContext, active: ActiveGroup) -> bool:
+    """Held-out loss over the same sequences at any number of workers, every so many steps and at the last.
+
+    Returns whether this state is to be saved for it, the same on every rank.
+    """
     step, every = context.progress.step, context.job.evaluate.every_steps
     if not every or not step or (step % every and step < context.job.train.steps):
-        return
-    from raylm.stream.held_out import held_out
+        return False
+    from raylm.train.evaluating import evaluate, is_among_best
 
-    job, member = context.job, active.member
     began = time.monotonic()
-    dealt = held_out(
-        context.datasets,
-        stream_settings(job),
-        rank=member.rank,
-        world_size=member.size,
-        sequences=job.evaluate.sequences,
-    )
-    sums = active.engine.evaluate(dealt)
-    if sums.weight <= 0:
-        return
-    loss = sums.loss_sum / sums.weight
-    context.held_out[context.progress.step] = loss
+    found = evaluate(context, active)
+    if found is None:
+        return False
+    context.held_out[step] = found.loss
     if active.first:
         evaluated = Evaluated(
-            step=context.progress.step,
-            held_out_loss=loss,
-            tokens=sums.tokens,
+            step=step,
+            held_out_loss=found.loss,
+            tokens=found.tokens,
             seconds=round(time.monotonic() - began, 3),
-            more=sums.means(),
+            by_source=found.by_source,
+            more=found.metrics,
         )
-        context.coordination.report_event(member.generation, evaluated)
+        context.coordination.report_event(active.member.generation, evaluated)
+    return is_among_best(context, active, found.loss)
 
 
 def _leave(context: RunContext, active: ActiveGroup, reason: Reason) -> None:
