@@ -19,7 +19,7 @@ from raylm.errors import ConfigError, DataError
 from raylm.objectives import objective_of
 from raylm.objectives.causal import Causal
 from raylm.run.folder import RunFolder
-from raylm.shards import DatasetManifest, read_manifest
+from raylm.shards import TOKENIZER_FOLDER, DatasetManifest, read_manifest
 from raylm.storage import Connection, StoragePath
 from raylm.stream.loader import Dataset, StreamSettings
 from raylm.trained import Dtype, Trained, open_trained
@@ -74,6 +74,20 @@ def evaluate(
         sequences=found.rows,
         step=trained.info.step,
     )
+
+
+def _check_tokenizer(trained: Trained, folder: StoragePath) -> None:
+    """Refuse data whose ids stand for other tokens than the model's."""
+    from raylm.prep.tokenizer.agreement import disagreement, tokens_in
+
+    here = tokens_in(folder / TOKENIZER_FOLDER)
+    vocabulary: dict[str, int] = getattr(trained.tokenizer, "get_vocab", dict)()
+    words = None if here is None else disagreement({number: token for token, number in vocabulary.items()}, here)
+    if words is not None:
+        raise DataError(
+            f"{folder.url} was prepared with another tokenizer than the model in {trained.info} has: {words}",
+            hint="evaluate on data that was prepared with the model's own tokenizer",
+        )
 
 
 @dataclass(frozen=True)
@@ -158,5 +172,6 @@ def _datasets(
                 f"{trained.model.config.vocab_size}",
                 hint="evaluate on data that was prepared with the model's own tokenizer",
             )
+        _check_tokenizer(trained, folder)
         datasets.append(Dataset(folder=folder, manifest=manifest, weight=weight))
     return datasets

@@ -52,10 +52,11 @@ def train_rows(job: Job) -> Rows:
 
     ready, length, data = _data(job)
     vocabulary, _ = expected_sizes(job)
-    shape_of(job.model, vocabulary, length)  # a job without a model, or with none that works
-    check_plan(job, [])
-    try_job_model(job, vocabulary, length)
     run = RunFolder.of(job)
+    check_plan(job, [])
+    if not ready:
+        shape_of(job.model, vocabulary, length)  # a job without a model, or with none that works
+        try_job_model(job, vocabulary, length)
     unchecked = [] if ready else ["whether the settings fit the data"]
     try:
         if ready:

@@ -126,6 +126,17 @@ def model_config(settings: ModelSettings, vocab_size: int, sequence_length: int,
     return config
 
 
+def standing_settings(settings: ModelSettings, saved: Mapping[str, Any] | None) -> ModelSettings:
+    """The settings with a run's own config, as its checkpoint holds it, for a folder or file that is not there now.
+
+    saved: that config; without one the settings stay as they are.
+    """
+    named = settings.path or (settings.config if isinstance(settings.config, str) else None)
+    if not saved or named is None or Path(named).exists():
+        return settings
+    return settings.model_copy(update={"path": None, "config": dict(saved)})
+
+
 def config_from(mapping: Mapping[str, Any]) -> Any:
     """A transformers config from a plain mapping, as an inline config or a checkpoint holds it."""
     fields = {key: value for key, value in mapping.items() if key != "model_type"}

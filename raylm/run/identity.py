@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -80,14 +80,28 @@ def check_same_run(then: Identity, now: Identity, *, url: str, allow_changed_dat
         )
 
 
+ABSENT = "not there"
+
+
 def differences(then: Identity, now: Identity) -> list[str]:
     """The settings that differ, one `key: old in the run, now new` each."""
     before, after = ({**one.order, **one.model, **one.optimizer} for one in (then, now))
     return [
         f"{key}: {before.get(key)!r} in the run, now {after.get(key)!r}"
         for key in sorted(before | after)
-        if before.get(key) != after.get(key)
+        if before.get(key) != after.get(key) and not _unknown(before.get(key), after.get(key))
     ]
+
+
+def _unknown(before: Any, after: Any) -> bool:
+    """Whether one of two digests could not be made, because what it is of was not there."""
+    return (after == ABSENT and before is not None) or (before == ABSENT and after is not None)
+
+
+def carried_over(then: Identity, now: Identity) -> Identity:
+    """The identity of a run that goes on, with the digests of what is not there any more."""
+    model = {key: then.model.get(key) if value == ABSENT else value for key, value in now.model.items()}
+    return replace(now, model=model)
 
 
 def _order(job: Job) -> dict[str, Any]:
@@ -136,10 +150,15 @@ def _optimizer(job: Job) -> dict[str, Any]:
 
 
 def _content(path: str | None) -> str | None:
-    """A digest of a model's config, and of the sizes of its weights: a folder that was moved is the same model."""
+    """A digest of a model's config, and of the sizes of its weights: a folder that was moved is the same model.
+
+    ABSENT where nothing is there: whoever resumes a run needs it no longer, since checkpoints hold all of it.
+    """
     if path is None:
         return None
     local = Path(path)
+    if not local.exists():
+        return ABSENT
     config = local / "config.json" if local.is_dir() else local
     try:
         content = hashlib.sha256(config.read_bytes())

@@ -17,6 +17,7 @@ import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 from raylm.errors import StorageError, TrainingError
 from raylm.run.folder import RunFolder
@@ -33,7 +34,7 @@ _HELD_HERE: set[str] = set()  # tokens of the leases that this process holds
 
 @dataclass(frozen=True)
 class Holder:
-    """A driver: `began` is its process's start in seconds since 1970, which tells it from a later one of its number."""
+    """A driver. began: when its process started, by a clock that nobody sets; a later one of its pid has another."""
 
     token: str
     host: str
@@ -125,8 +126,13 @@ def _this_process() -> Holder:
 
 
 def _began(pid: int) -> float | None:
+    """When a process started: by the kernel's clock since the boot where there is one, else in seconds since 1970."""
     import psutil
 
+    with suppress(OSError, ValueError, IndexError):
+        # The name, in brackets, may hold blanks. The state is field 3 of the file, the start field 22.
+        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return None if state == "Z" else float(fields[18])
     try:
         process = psutil.Process(pid)
         return None if process.status() == psutil.STATUS_ZOMBIE else process.create_time()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import uuid
@@ -48,6 +49,10 @@ class LocalFiles:
             os.link(written, path)  # fails when the name is taken, and never shows a part
         except FileExistsError:
             return False
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            return _created(path, data)
         finally:
             written.unlink(missing_ok=True)
         return True
@@ -110,7 +115,25 @@ class LocalFiles:
         return str(path)
 
 
+def _created(path: Path, data: bytes) -> bool:
+    """Write the file unless it is there, on a file system without links: a reader may see a part for a moment."""
+    try:
+        with open(path, "xb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+    except FileExistsError:
+        return False
+    except OSError:
+        path.unlink(missing_ok=True)
+        raise
+    return True
+
+
 LOCAL = LocalFiles()
+
+# What file systems without hard links say: gcsfuse, SMB, exFAT.
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
 
 _TEMPORARY = ".raylm-writing-"
 

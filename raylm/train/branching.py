@@ -45,7 +45,7 @@ def check_parent(job: Job, data: DatasetManifest) -> None:
                 f"init_from.optimizer=true, but {path.url} is an export, which holds weights only",
                 hint="name a run folder or a checkpoint, or leave init_from.optimizer out",
             )
-        _check_tokenizer_of_export(job, data, path)
+        check_tokenizer(job, data, path, key="init_from.path")
         _check_tensors_of_export(job, data, path)
         return
     from raylm.trained import find_checkpoint
@@ -141,24 +141,18 @@ def _check_vocabulary(state: RunState, data: DatasetManifest, url: str) -> None:
         )
 
 
-def _check_tokenizer_of_export(job: Job, data: DatasetManifest, export: StoragePath) -> None:
-    """Compare which tokens the ids stand for: a library that saves a tokenizer anew changes the bytes of its file."""
-    from raylm.prep.tokenizer.folder import SAVED, parsed
+def check_tokenizer(job: Job, data: DatasetManifest, model: StoragePath, *, key: str) -> None:
+    """Compare which tokens the ids stand for in a model's folder and in the data; `key` names the folder's setting."""
+    from raylm.prep.tokenizer.agreement import disagreement, tokens_in
 
-    ours = StoragePath(job.mixture[0].path, job.object_store.connection()) / TOKENIZER_FOLDER / SAVED
-    both = [export / SAVED, ours]
-    if not all(file.exists() for file in both):
+    ours = StoragePath(job.mixture[0].path, job.object_store.connection()) / TOKENIZER_FOLDER
+    there, here = tokens_in(model), tokens_in(ours)
+    if there is None or here is None:
         return  # nothing to compare; the size of the vocabulary is
-    definitions = [file.read_bytes() for file in both]
-    there, here = (
-        {number: token for token, number in parsed(definition, file.url).get_vocab(with_added_tokens=True).items()}
-        for definition, file in zip(definitions, both, strict=True)
-    )
-    if any(there[number] != here[number] for number in there.keys() & here.keys()):
+    if (words := disagreement(there, here)) is not None:
         raise CheckpointError(
-            f"init_from.path: {export.url} was trained with another tokenizer "
-            f"({hashlib.sha256(definitions[0]).hexdigest()[:32]}) than the data has ({data.tokenizer})",
-            hint="prepare the data with that export's tokenizer: prepare.tokenizer.path names its folder",
+            f"{key}: {model.url} was trained with another tokenizer than the data has ({data.tokenizer}): {words}",
+            hint="prepare the data with that model's tokenizer: prepare.tokenizer.path names its folder",
         )
 
 

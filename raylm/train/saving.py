@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from raylm.config.job import Job
 from raylm.errors import CheckpointError, RaylmError, StorageError
 from raylm.records import Progress
 from raylm.run.events import CheckpointCommitted, CheckpointFailed
-from raylm.run.identity import check_same_run
+from raylm.run.identity import carried_over, check_same_run
 from raylm.train.branching import branch, fill_engine
 from raylm.train.context import ActiveGroup, GroupEnded, RunContext, SaveUnderWay
 from raylm.train.coordination import Coordination, Generation, Reason
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from raylm.checkpoint.save import Saved
     from raylm.checkpoint.save_schedule import SaveSchedule
     from raylm.checkpoint.state import RunState
+    from raylm.run.folder import RunFolder
     from raylm.train.group import Group
 
 log = logging.getLogger(__name__)
@@ -53,6 +55,7 @@ def restore(context: RunContext, active: ActiveGroup, found: CheckpointInfo | No
         return None
     changed = context.job.data.allow_changed
     check_same_run(found.state.identity, context.identity, url=found.path.url, allow_changed_data=changed)
+    context.identity = carried_over(found.state.identity, context.identity)
     fill_engine(active.engine, StoredCheckpoint(found))
     context.progress, context.parent = found.state.progress, found.state.parent
     context.saved_step = context.progress.step
@@ -61,6 +64,17 @@ def restore(context: RunContext, active: ActiveGroup, found: CheckpointInfo | No
     if active.first and context.job.checkpoint.keep_best:
         context.best = _best_in_storage(context)
     return found.path.url
+
+
+def config_where_absent(job: Job, folder: RunFolder) -> dict[str, Any]:
+    """The model's config in the newest checkpoint where the folder or file that the job names is not there any more."""
+    from raylm.checkpoint.restore import newest
+
+    named = job.model.path or (job.model.config if isinstance(job.model.config, str) else None)
+    if named is None or Path(named).exists():
+        return {}
+    found = newest(folder.checkpoints)
+    return {} if found is None else dict(found.state.model_config)
 
 
 def _best_in_storage(context: RunContext) -> list[float]:

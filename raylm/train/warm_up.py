@@ -16,7 +16,7 @@ LAYERS = 2
 
 def warm_up(context: RunContext) -> None:
     """Build an engine for a twin of two layers, step it once on the first lane's rows, and forget it."""
-    from raylm.model.build import build_model
+    from raylm.model.build import build_model, standing_settings
     from raylm.objectives import objective_of
     from raylm.stream.loader import Stream
     from raylm.train.engine import Engine, EngineSettings
@@ -29,7 +29,7 @@ def warm_up(context: RunContext) -> None:
     stream = Stream(context.datasets, stream_settings(job), rank=0, world_size=lanes, start_step=0)
     try:
         model = build_model(
-            _twin(job.model, manifest.vocab_size, manifest.sequence_length),
+            _twin(standing_settings(job.model, context.model_config), manifest.vocab_size, manifest.sequence_length),
             vocab_size=manifest.vocab_size,
             sequence_length=manifest.sequence_length,
             seed=job.train.seed,

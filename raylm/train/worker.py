@@ -24,7 +24,15 @@ from raylm.train.context import ActiveGroup, GroupEnded, RunContext, StepLine, T
 from raylm.train.coordination import Coordination, Member, Reason
 from raylm.train.host_memory import copy_if_due, copy_now, keep_copies, take_over
 from raylm.train.nccl import without_flight_recorder
-from raylm.train.saving import begin_state_save, newest_for_all, report_save, restore, save_now, save_schedule_of
+from raylm.train.saving import (
+    begin_state_save,
+    config_where_absent,
+    newest_for_all,
+    report_save,
+    restore,
+    save_now,
+    save_schedule_of,
+)
 from raylm.train.sources import open_datasets, stream_settings
 from raylm.train.stragglers import RankTimes
 
@@ -81,10 +89,11 @@ def open_run(job: Job, coordination: Coordination) -> RunContext:
     """What a body needs of a run in any group."""
     from raylm.checkpoint.copy_schedule import CopySchedule
 
-    datasets = open_datasets(job)
+    datasets, folder = open_datasets(job), RunFolder.of(job)
     return RunContext(
         job=job,
-        folder=RunFolder.of(job),
+        folder=folder,
+        model_config=config_where_absent(job, folder),
         datasets=datasets,
         identity=identity_of(job, [dataset.manifest for dataset in datasets]),
         coordination=coordination,
@@ -144,14 +153,14 @@ def _build(context: RunContext, member: Member, group: Group, found: CheckpointI
 
     found: the checkpoint that fills it, if one does.
     """
-    from raylm.model.build import config_dict, unfilled_model
+    from raylm.model.build import config_dict, standing_settings, unfilled_model
     from raylm.model.first_weights import FirstWeights, Nothing
     from raylm.objectives import objective_of
     from raylm.train.engine import Engine, EngineSettings
 
     job, manifest = context.job, context.datasets[0].manifest
     model = unfilled_model(
-        job.model,
+        standing_settings(job.model, found.state.model_config if found is not None else context.model_config),
         vocab_size=manifest.vocab_size,
         sequence_length=manifest.sequence_length,
         eos_id=manifest.eos_id,

@@ -42,10 +42,10 @@ def checked(job: Job, run: StoragePath, *, write_check: bool) -> CheckpointInfo 
     from raylm.checkpoint.restore import newest
     from raylm.objectives import objective_of
     from raylm.stream.reading import reading
-    from raylm.train.branching import check_parent
+    from raylm.train.branching import check_parent, check_tokenizer
     from raylm.train.sources import open_datasets
 
-    datasets = open_datasets(job)
+    given, datasets = job, open_datasets(job)
     lengths = {dataset.manifest.sequence_length for dataset in datasets}
     tokenizers = {dataset.manifest.tokenizer for dataset in datasets}
     if len(lengths) > 1 or len(tokenizers) > 1:
@@ -55,20 +55,32 @@ def checked(job: Job, run: StoragePath, *, write_check: bool) -> CheckpointInfo 
             hint="prepare all datasets with the same prepare.sequence_length and tokenizer",
         )
     reading(datasets, objective_of(job).columns)
+    folder = RunFolder(run)
+    found = newest(folder.checkpoints)
+    job = _standing(job, found)
     check_plan(job, [dataset.manifest for dataset in datasets])
     try_job_model(job, datasets[0].manifest.vocab_size, datasets[0].manifest.sequence_length)
     needed = _state_bytes(job, datasets[0].manifest)
     if write_check:
         run.check_writable(needed_bytes=needed)
-    folder = RunFolder(run)
-    found = newest(folder.checkpoints)
-    now = identity_of(job, [dataset.manifest for dataset in datasets])
+    now = identity_of(given, [dataset.manifest for dataset in datasets])
     if found is None:
         refuse_other_run(folder, now, allow_changed_data=job.data.allow_changed)
         check_parent(job, datasets[0].manifest)
+        if job.model.path is not None:
+            check_tokenizer(job, datasets[0].manifest, StoragePath(job.model.path), key="model.path")
         return None
     check_same_run(found.state.identity, now, url=found.path.url, allow_changed_data=job.data.allow_changed)
     return found
+
+
+def _standing(job: Job, found: CheckpointInfo | None) -> Job:
+    """The job with the checkpoint's own model config where the one that it names is not there any more."""
+    if found is None or job.model.preset is not None:
+        return job
+    from raylm.model.build import standing_settings
+
+    return job.model_copy(update={"model": standing_settings(job.model, found.state.model_config)})
 
 
 def check_plan(job: Job, manifests: Sequence[DatasetManifest]) -> None:
@@ -134,9 +146,11 @@ def memory_advice(job: Job) -> str | None:
 
     None where all have enough. Workers look again before they copy: other programs of the node take memory, too.
     """
+    from raylm.checkpoint.restore import newest
     from raylm.runtime.nodes import slots, usable_nodes
     from raylm.train.sources import open_datasets
 
+    job = _standing(job, newest(RunFolder.of(job).checkpoints))
     most, needed = job.workers.max, worker_resources(job)
     each = copy_bytes(_parameters(job, open_datasets(job)[0].manifest), most)
     for node in usable_nodes():
