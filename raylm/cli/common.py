@@ -108,8 +108,11 @@ def import_plugins(plugins: Sequence[str], job_file: str | None) -> None:
 def read_job(job_file: str, overrides: Sequence[str]) -> Job:
     """The checked job of `job_options`."""
     from raylm.config.load import load_job
+    from raylm.config.together import refuse_mismatched
 
-    return load_job(job_file, overrides)
+    job = load_job(job_file, overrides)
+    refuse_mismatched(job)
+    return job
 
 
 def paths_row(job_file: str) -> tuple[str, str]:

@@ -24,6 +24,11 @@ class MixtureEntry(Settings):
     weight: float = Field(1.0, gt=0, description="Share of the mixture; weights need not sum to 1.")
     weight_schedule: list[WeightAt] = Field(default_factory=list, description="Other weights from given steps on.")
 
+    def weight_at(self, step: int) -> float:
+        """The weight that holds at an optimizer step."""
+        begun = [change for change in self.weight_schedule if change.step <= step]
+        return max(begun, key=lambda change: change.step).weight if begun else self.weight
+
 
 class DataSettings(Settings):
     """What is trained on."""
@@ -47,4 +52,13 @@ class DataSettings(Settings):
     def _one_way(self) -> Self:
         if self.path and self.mixture:
             raise ValueError("give either path or mixture, not both")
+        return self
+
+    @model_validator(mode="after")
+    def _always_something_to_read(self) -> Self:
+        for step in sorted({change.step for entry in self.mixture for change in entry.weight_schedule}):
+            if not any(entry.weight_at(step) for entry in self.mixture):
+                raise ValueError(
+                    f"at step {step} every weight of the mixture is 0; give at least one dataset a weight above 0"
+                )
         return self

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from raylm.checkpoint.copy_schedule import STATE_BYTES, copy_bytes
 from raylm.checkpoint.room import lacking
 from raylm.config.job import Job
+from raylm.config.together import refuse_mismatched
 from raylm.errors import ConfigError
 from raylm.run.folder import RunFolder
 from raylm.run.identity import Identity, check_same_run, identity_of, parse_identity
@@ -40,6 +41,7 @@ def checked(job: Job, run: StoragePath, *, write_check: bool) -> CheckpointInfo 
     """Refuse what cannot work; the checkpoint that the run goes on from. Without `write_check` it only reads."""
     from raylm.checkpoint.restore import newest
     from raylm.objectives import objective_of
+    from raylm.stream.held_out import check_any
     from raylm.stream.reading import reading
     from raylm.train.branching import check_parent
     from raylm.train.sources import open_datasets
@@ -54,6 +56,9 @@ def checked(job: Job, run: StoragePath, *, write_check: bool) -> CheckpointInfo 
             hint="prepare all datasets with the same prepare.sequence_length and tokenizer",
         )
     reading(datasets, objective_of(job).columns)
+    refuse_mismatched(job)
+    if job.evaluate.every_steps is not None:
+        check_any(datasets)
     needed = _state_bytes(job, datasets[0].manifest)
     if write_check:
         run.check_writable(needed_bytes=needed)
