@@ -22,6 +22,7 @@ from transformers.utils import logging as transformers_logging
 
 from raylm.config.model import ModelSettings
 from raylm.errors import ConfigError
+from raylm.model.fitness import check_config
 from raylm.model.presets import preset_config
 
 # What transformers raises over a folder that is missing, broken or of another model.
@@ -99,6 +100,7 @@ def model_config(settings: ModelSettings, vocab_size: int, sequence_length: int,
     # A config that names no token ids would get its family's own, which mean nothing to this tokenizer.
     defaults = {"vocab_size": vocab_size, "bos_token_id": None, "eos_token_id": eos_id, "pad_token_id": None}
     config = config_from(defaults | given)
+    check_config(config, given)
     _fit_vocabulary(config, vocab_size)
     _fit_length(config, given, sequence_length)
     if settings.dropout:
