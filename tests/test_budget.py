@@ -124,7 +124,6 @@ def test_the_lines_say_which_stage_fits_and_what_to_do_when_none_does() -> None:
     text = "\n".join(plan_lines(seven()))
     assert "6,738,415,616" in text
     assert "fits 80 GB: no stage" in text
-    assert "to make it fit: lower batch.micro_batch, set zero.offload_optimizer, raise workers.min" in text
     assert "fits 80 GB: stage 1, 2, 3" in text
     assert "6 x matrix parameters + 12 x layers x width x row length" in text
     assert "<- zero.stage" in text

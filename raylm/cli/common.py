@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import re
+import shlex
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -128,12 +129,14 @@ def as_typed(path: str) -> str:
     return str(Path(path).relative_to(here)) if Path(path).is_relative_to(here) else path
 
 
-def command_line(command: str, job_file: str, overrides: Sequence[str]) -> str:
-    """The command line that names this job and its overrides."""
-    import shlex
+def command_line(command: str, job_file: str, overrides: Sequence[str], *more: str) -> str:
+    """The command line that names this job, its overrides and more words."""
+    return typed("raylm", command, job_file, *(word for override in overrides for word in ("--set", override)), *more)
 
-    flags = [word for override in overrides for word in ("--set", override)]
-    return shlex.join(["raylm", command, job_file, *flags])
+
+def typed(*words: str) -> str:
+    """A command line as a shell takes it."""
+    return shlex.join(words)
 
 
 def print_rows(rows: Sequence[tuple[str, str]]) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+
 import click
 
 from raylm.checkpoint.copy_schedule import copy_bytes
 from raylm.cli.common import command_line, job_options, print_next, read_job
-from raylm.config.job import Job
 from raylm.model import budget
 from raylm.model.budget import STAGES, Plan
+from raylm.model.remedies import Changes, remedies
 
 
 @click.command()
@@ -20,36 +23,47 @@ from raylm.model.budget import STAGES, Plan
 def plan(job_file: str, overrides: tuple[str, ...], gpu_gigabytes: float, workers: tuple[int, ...]) -> None:
     """Say what JOB needs: parameters, FLOPs per token, memory per worker by part for each ZeRO stage, and what fits.
 
-    Nothing is started. Vocabulary and row length are those of the shards where these are on this machine, else those
-    of the job's `prepare` section.
+    Nothing is started. Vocabulary and row length are those of the shards where these can be read, else those of the
+    job's `prepare` section.
     """
+    from raylm.prep.expected import expected_sizes
+
     job = read_job(job_file, overrides)
-    vocab_size, length = _shard_sizes(job)
+    sizes = expected_sizes(job)
     made = budget.plan(
-        job, vocab_size, sequence_length=length, gpu_bytes=int(gpu_gigabytes * 1e9), workers=workers or None
+        job,
+        sizes.vocabulary,
+        sequence_length=sizes.sequence_length,
+        gpu_bytes=int(gpu_gigabytes * 1e9),
+        workers=workers or None,
     )
-    click.echo("\n".join(plan_lines(made)))
-    print_next(command_line("train", job_file, overrides) + " --dry-run")
+    advice = {count: remedies(job, made, count) for count in made.workers}
+    click.echo("\n".join(plan_lines(made, origin=sizes.origin, advice=advice)))
+    wanting = [count for count in made.workers if made.stage not in made.fitting(count)]
+    if not wanting:
+        print_next(command_line("train", job_file, overrides) + " --dry-run")
+    elif advice[wanting[0]]:
+        sized = ["--gpu-memory", f"{gpu_gigabytes:g}", *(f"--workers={count}" for count in workers)]
+        print_next(command_line("plan", job_file, [*overrides, *flags(advice[wanting[0]][0])], *sized))
 
 
-def _shard_sizes(job: Job) -> tuple[int | None, int | None]:
-    """Vocabulary and row length of shards on this machine; an object store is not asked, a plan must not wait."""
-    from raylm.shards import MANIFEST_NAME, read_manifest
-    from raylm.storage import StoragePath
-
-    place = StoragePath(job.mixture[0].path)
-    if not place.is_local or not (place / MANIFEST_NAME).exists():
-        return None, None
-    manifest = read_manifest(place)
-    return manifest.vocab_size, manifest.sequence_length
+def flags(changes: Changes) -> list[str]:
+    """Changes as --set takes them."""
+    return [f"{key}={str(value).lower()}" for key, value in changes.items()]
 
 
-def plan_lines(made: Plan) -> list[str]:
-    """The plan as lines of plain text: facts, then a table for each number of workers, then what fits."""
+def plan_lines(
+    made: Plan, *, origin: str | None = None, advice: Mapping[int, Sequence[Changes]] = MappingProxyType({})
+) -> list[str]:
+    """The plan as lines of plain text: facts, then a table for each number of workers, then what fits.
+
+    origin: where vocabulary and row length are from. advice: by number of workers, what would make a step fit.
+    """
     shape = made.shape
     gpu = made.gpu_bytes / 1e9
     lines = [
         f"model        {made.model}, {made.dtype}, vocabulary {shape.vocabulary}, rows of {made.sequence_length}",
+        *([f"sizes        {origin}"] if origin else []),
         f"parameters   {shape.parameters:,}",
         f"FLOPs/token  {made.flops_per_token:.4g}  (6 x matrix parameters + 12 x layers x width x row length)",
         f"batch        {made.sequences} sequences, {made.sequences * made.sequence_length:,} tokens, "
@@ -67,8 +81,7 @@ def plan_lines(made: Plan) -> list[str]:
         copies = copy_bytes(shape.parameters, workers) / 1e9
         lines.append(f"  copies of the newest steps take {copies:.2f} GB of host memory per worker")
         lines.append(f"  fits {gpu:g} GB: {answer} ({made.usable_bytes / 1e9:.1f} GB are left for tensors)")
-        if not fitting:
-            lines.append("  " + _advice(made))
+        lines += _advice(made, workers, advice.get(workers))
     return lines
 
 
@@ -89,11 +102,11 @@ def _table(made: Plan, workers: int) -> list[str]:
     ]
 
 
-def _advice(made: Plan) -> str:
-    wishes = ["lower batch.micro_batch"] if made.micro_batch > 1 else []
-    if not made.activation_checkpointing:
-        wishes.append("set model.activation_checkpointing")
-    if not made.offload_optimizer:
-        wishes.append("set zero.offload_optimizer")
-    wishes.append("raise workers.min")
-    return "to make it fit: " + ", ".join(wishes)
+def _advice(made: Plan, workers: int, advice: Sequence[Changes] | None) -> list[str]:
+    """What would make the job's stage fit; None where nobody looked."""
+    if advice is None or made.stage in made.fitting(workers):
+        return []
+    if not advice:
+        return ["  no setting makes it fit, as far as the global batch feeds workers: use GPUs of more memory"]
+    words = [" ".join(f"--set {flag}" for flag in flags(changes)) for changes in advice]
+    return [f"  to make it fit: {', or '.join(words)}"]

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from raylm.config.job import Job
-from raylm.errors import DataError, StorageError
+from raylm.errors import StorageError
 from raylm.humanize import count, size
 from raylm.shards import MANIFEST_NAME, read_manifest
 from raylm.storage import StoragePath
 
 Rows = list[tuple[str, str]]
+_MARKED_UP = {"warc", "wat", "wikipedia", "book"}  # kinds of sources whose files are by far not text alone
 
 
 def prepare_rows(job: Job) -> Rows:
-    """What `raylm prepare` would read and write."""
+    """What `raylm prepare` would read and write; a DataError for what it would stumble over at once."""
     settings = job.prepare
     sources = [f"{source.name} ({source.location})" for source in settings.sources]
     trained = f"{settings.tokenizer.trained_kind} of {settings.tokenizer.vocab_size:,}, to be trained"
@@ -39,14 +42,18 @@ def _steps(job: Job) -> list[str]:
 
 
 def train_rows(job: Job) -> Rows:
-    """What `raylm train` would train on, with and into."""
+    """What `raylm train` would train on, with and into; `refuse_missing_data` says whether it could begin."""
     from raylm.model.flops import shape_of
+    from raylm.prep.expected import expected_sizes
     from raylm.run.folder import RunFolder
     from raylm.run.identity import identity_of
     from raylm.train.launch.preflight import checked, refuse_other_run
 
-    ready, length, data = _data(job)
-    shape_of(job.model, job.prepare.tokenizer.vocab_size, length)  # a job without a model, or with none that works
+    ready, data = _data(job)
+    sizes = expected_sizes(job)
+    length = sizes.sequence_length
+    # A job without a model, or with none that works.
+    shape_of(job.model, sizes.vocabulary, length, job.objective.auto_class)
     run = RunFolder.of(job)
     unchecked = [] if ready else ["whether the settings fit the data"]
     try:
@@ -77,47 +84,49 @@ def train_rows(job: Job) -> Rows:
     ]
 
 
-def _data(job: Job) -> tuple[bool, int, str]:
-    """Whether all data can be read, tokens per sequence, and the shards in words.
+def refuse_missing_data(job: Job) -> None:
+    """Raise as training would where there is no prepared data; a store that does not answer is no answer."""
+    for source in job.mixture:
+        with contextlib.suppress(StorageError):
+            read_manifest(StoragePath(source.path, job.object_store.connection()))
 
-    Where there are none yet, what prepare would make; shards that training refuses are refused.
-    """
-    tokens, length = 0, job.prepare.sequence_length
+
+def _data(job: Job) -> tuple[bool, str]:
+    """Whether all data can be read, and the shards in words; shards that training refuses are refused."""
+    tokens, length = 0, 0
     for source in job.mixture:
         place = StoragePath(source.path, job.object_store.connection())
         try:
             if not (place / MANIFEST_NAME).exists():
-                return False, length, f"cannot be read: no prepared data in {place.url}; `raylm prepare` makes it"
+                return False, f"cannot be read: no prepared data in {place.url}; `raylm prepare` makes it"
             manifest = read_manifest(place)
         except StorageError as error:
-            return False, length, f"cannot be read: {error.message}"
+            return False, f"cannot be read: {error.message}"
         tokens += manifest.train_tokens
         length = manifest.sequence_length
     where = ", ".join(source.path for source in job.mixture)
     epochs = job.train.steps * job.batch.sequences * length / max(1, tokens)
-    return True, length, f"{where}: {count(tokens)} tokens, so {epochs:.2g} epochs"
+    return True, f"{where}: {count(tokens)} tokens, so {epochs:.2g} epochs"
 
 
 def _raw_rows(job: Job) -> Rows:
     """The sources' files and units, and a guess at their tokens, from their bytes."""
-    from raylm.config.prepare.sources import SOURCES
-    from raylm.prep.units import ranges_of, units_of
+    from raylm.prep.first_look import look
 
-    settings, connection = job.prepare, job.object_store.connection()
-    if any(SOURCES.get(source.kind).collect is not None for source in settings.sources):
-        return [("tokens", "known when the documentation has been collected")]
     try:
-        files = [(source, SOURCES.get(source.kind).files(source, connection)) for source in settings.sources]
-    except DataError as error:
-        return [("units", f"none yet: {error.message}")]
-    ranges = (part for source, found in files for part in ranges_of(source, found, settings.unit_bytes))
-    units = units_of(ranges, settings.unit_bytes)
-    total = sum(file_bytes for _, found in files for _, file_bytes in found)
-    return [
-        ("units", f"{len(units):,}, of {sum(len(found) for _, found in files):,} files with {size(total)}"),
-        # English takes between 3 and 4.5 bytes per token, depending on the vocabulary.
-        ("tokens", f"about {count(total / 4)}, at 4 bytes per token; more where files are compressed, fewer in pages"),
-    ]
+        raw = look(job)
+    except StorageError as error:
+        return [("not checked", f"whether the sources can be read: {error.message}"), ("tokens", "not known")]
+    rows = []
+    if raw.files:
+        rows.append(("units", f"{raw.units:,}, of {raw.files:,} files with {size(raw.stored_bytes)}"))
+    if raw.collected:
+        return [*rows, ("tokens", "known when the documentation has been collected")]
+    packed = f", unpacked about {size(raw.unpacked_bytes)}" if raw.unpacked_bytes != raw.stored_bytes else ""
+    fewer = "; fewer, as markup goes" if _MARKED_UP & {source.kind for source in job.prepare.sources} else ""
+    # English takes between 3 and 4.5 bytes per token, depending on the vocabulary.
+    words = f"about {count(raw.unpacked_bytes / 4)}, at 4 bytes per token{packed}{fewer}"
+    return [*rows, ("tokens", words)]
 
 
 def _state(folder: StoragePath) -> str:

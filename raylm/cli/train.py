@@ -19,6 +19,7 @@ from raylm.cli.common import (
     read_job,
     say_how_to_stop,
 )
+from raylm.errors import DataError
 
 if TYPE_CHECKING:
     from raylm.config.job import Job
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @job_options
-@click.option("--dry-run", is_flag=True, help="Show workers, tokens and output path, and stop.")
+@click.option("--dry-run", is_flag=True, help="Show workers, tokens and output path, and stop; 0 if it could begin.")
 def train(job_file: str, overrides: tuple[str, ...], dry_run: bool) -> None:
     """Train JOB to its last step.
 
@@ -35,9 +36,15 @@ def train(job_file: str, overrides: tuple[str, ...], dry_run: bool) -> None:
     job = read_job(job_file, overrides)
     _refuse_moved_run(job_file, overrides, job)
     if dry_run:
-        from raylm.cli.preview import train_rows
+        from raylm.cli.preview import refuse_missing_data, train_rows
 
         print_rows([*train_rows(job), paths_row(job_file)])
+        try:
+            refuse_missing_data(job)
+        except DataError:
+            if not job.data.path and not job.data.mixture:
+                print_next(command_line("prepare", job_file, overrides))
+            raise
         print_next(command_line("train", job_file, overrides))
         return
     quiet_logs()
