@@ -123,6 +123,17 @@ def paths_row(job_file: str) -> tuple[str, str]:
     return "paths", f"in {job_file} relative to {Path(absolute(job_file)).parent}, in --set to the working directory"
 
 
+def not_a_job(path: str, *, wanted: Callable[[Job], str], what: str) -> str:
+    """The path of a command that takes no job; for a job file's, a ConfigError that names what the job would make."""
+    if not path.endswith((".yaml", ".yml")) or not Path(path).expanduser().is_file():
+        return path
+    try:
+        hint = f"did you mean {typed(as_typed(wanted(read_job(path, ()))))}?"
+    except ConfigError:
+        hint = f"name {what} that the job makes"
+    raise ConfigError(f"{path} is a job file, not {what}", hint=hint)
+
+
 def as_typed(path: str) -> str:
     """A path as a person would type it: from the working directory, where it lies below."""
     here = Path.cwd()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from raylm.cli.common import Command, connection_options, print_next, print_rows, quiet_logs
+from raylm.cli.common import Command, connection_options, not_a_job, print_next, print_rows, quiet_logs
 from raylm.generation import Sampling
 from raylm.humanize import count
 
@@ -16,7 +16,12 @@ if TYPE_CHECKING:
     from raylm.evaluation import Evaluation
     from raylm.storage import Connection
 
-RUN = click.argument("run", metavar="RUN")
+
+def _run(_: click.Context, __: click.Parameter, path: str) -> str:
+    return not_a_job(path, wanted=lambda job: job.run_url, what="the run folder")
+
+
+RUN = click.argument("run", metavar="RUN", callback=_run)
 
 
 @click.command()

@@ -27,7 +27,7 @@ from typing import Any
 
 from raylm.errors import ClusterError, first_line
 from raylm.runtime.ports import refusal
-from raylm.runtime.ray_internals import HEALTH_CHECKS, quiet_start, read_environment_again
+from raylm.runtime.ray_internals import HEALTH_CHECKS, quiet_start, read_environment_again, wants_token
 from raylm.runtime.sockets import temporary_folder
 from raylm.threads import settle
 
@@ -201,8 +201,9 @@ def _start(local: LocalRay) -> None:
 
 def _connect(address: str, hint: str) -> None:
     _refuse_deaf(address, hint)
-    if TOKEN not in os.environ and (Path.home() / ".ray" / "auth_token").exists():
+    if TOKEN not in os.environ and _has_token():
         os.environ[TOKEN] = "token"
+    _refuse_without_token(address)
     import ray
 
     read_environment_again()
@@ -226,6 +227,21 @@ def _connect(address: str, hint: str) -> None:
             f"{our_python}",
             hint="install the cluster's versions here, or this process's on the cluster",
         ) from error
+
+
+def _has_token() -> bool:
+    given = any(os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
+    return given or (Path.home() / ".ray" / "auth_token").exists()
+
+
+def _refuse_without_token(address: str) -> None:
+    host, _, port = address.rpartition(":")
+    if os.environ.get(TOKEN) == "token" or "://" in address or not (host and port.isdigit()):
+        return
+    if wants_token(address, patience_seconds=CONNECT_SECONDS):
+        raise ClusterError(
+            f"the Ray cluster at {address} asks for a token, and none is sent from here", hint=_token_hint()
+        )
 
 
 def _token_hint() -> str:

@@ -1,0 +1,177 @@
+"""What people are told: the word and the choices, the file that was meant, the command that goes on."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import socket
+import tempfile
+import time
+from base64 import b64encode
+from pathlib import Path
+
+import pytest
+import ray
+from test_faults_early import said
+
+import raylm
+from raylm.config.load import load_job, parse_job
+from raylm.config.prepare.tokenizer import TokenizerSettings
+from raylm.deploy.local import LocalCluster, NodeShape
+from raylm.errors import ClusterError, ConfigError
+from raylm.prep.tokenizer import import_tokenizer, load
+from raylm.runtime.connect import LocalRay, connected
+from raylm.runtime.ports import free_port
+from raylm.runtime.ray_internals import wants_token
+from raylm.storage import StoragePath
+from raylm.testing.datasets import make_data
+
+
+def refusal(text: str, *overrides: str) -> ConfigError:
+    with pytest.raises(ConfigError) as refused:
+        parse_job(text, origin="job.yaml", overrides=overrides)
+    return refused.value
+
+
+# -- settings ----------------------------------------------------------------------------------------------------------
+
+
+def test_an_unknown_step_is_named_with_the_one_that_was_meant() -> None:
+    assert refusal("prepare: {steps: [normalise, dedup]}").message.splitlines() == [
+        "2 problems in job.yaml",
+        "       job.yaml:1: unknown key 'prepare.steps.0.normalise' (did you mean 'prepare.steps.0.normalize'?)",
+        "       job.yaml:1: unknown key 'prepare.steps.1.dedup' (did you mean 'prepare.steps.1.near_duplicates'?)",
+    ]
+    unknown = refusal("prepare: {steps: [normalize, nosuch]}")
+    assert unknown.message == "job.yaml:1: unknown key 'prepare.steps.1.nosuch'"
+    assert "known: blocklist, classifier, " in str(unknown.hint)
+
+
+@pytest.mark.parametrize(
+    ("flag", "meant"),
+    [
+        ("train.epochs=3", "train.steps"),
+        ("epochs=3", "train.steps"),
+        ("num_train_epochs=3", "train.steps"),
+        ("steps=3", "train.steps"),
+        ("steps=[normalize]", "prepare.steps"),
+        ("lr=1e-4", "optim.lr"),
+        ("column=body", "prepare.sources.0.column"),
+        ("vocab_size=300", "prepare.tokenizer.vocab_size"),
+    ],
+)
+def test_a_key_in_the_wrong_place_is_one_that_takes_the_value(flag: str, meant: str) -> None:
+    assert refusal("", flag).hint == f"did you mean '{meant}'?"
+
+
+def test_a_program_hears_of_its_settings_what_a_file_would() -> None:
+    with pytest.raises(raylm.RaylmError, match=r"the job: unknown key 'optim\.learning_rate'") as refused:
+        raylm.job_from({"optim": {"learning_rate": 1e-4}})
+    assert refused.value.hint == "did you mean 'optim.lr'?"
+    made = raylm.job_from({"model": {"preset": "tiny"}, "data": {"path": "data"}}, {"train.steps": 7})
+    assert (made.train.steps, made.data.path) == (7, str(Path("data").absolute()))
+
+
+# -- files and folders -------------------------------------------------------------------------------------------------
+
+
+def test_a_missing_job_file_is_not_taken_for_any_other(tmp_path: Path) -> None:
+    def hint(name: str) -> str:
+        with pytest.raises(ConfigError, match="no job file") as refused:
+            load_job(tmp_path / name)
+        return str(refused.value.hint)
+
+    assert hint("mine.yaml") == "None"
+    for name in ("train.yaml", "jobs/quickstart.yaml"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("name: a\n")
+    assert hint("mine.yaml") == f"job files here: {tmp_path}/jobs/quickstart.yaml, {tmp_path}/train.yaml"
+    assert hint("trian.yaml") == f"did you mean {tmp_path}/train.yaml?"
+    assert hint("train") == f"did you mean {tmp_path}/train.yaml?"
+    assert hint("quickstart.yaml") == f"did you mean {tmp_path}/jobs/quickstart.yaml?"
+
+
+@pytest.mark.parametrize("command", ["evaluate", "generate", "report", "export"])
+def test_a_job_file_in_place_of_its_run_is_told(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "job.yaml"
+    file.write_text("name: mine\n")
+    more = [str(tmp_path / "export")] if command == "export" else []
+    code, out, err = said(capsys, command, str(file), *more)
+    assert (code, out) == (2, "")
+    assert err == f"error: {file} is a job file, not the run folder\nhint:  did you mean {tmp_path}/runs/mine?\n"
+    file.write_text("nosuch: 1\n")
+    assert "name the run folder that the job makes" in said(capsys, command, str(file), *more)[2]
+
+
+def test_inspect_finds_the_data_of_a_run_or_job(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    elsewhere, run = tmp_path / "elsewhere", tmp_path / "runs" / "mine"
+    make_data(elsewhere, rows=8, held_out=2)
+    make_data(run / "data", rows=8, held_out=2)
+    assert f"did you mean {run}/data?" in said(capsys, "inspect", str(run))[2]
+    other = tmp_path / "runs" / "other"
+    other.mkdir()
+    (other / "run.yaml").write_text(f"data: {{path: {elsewhere}}}\n")
+    assert f"did you mean {elsewhere}?" in said(capsys, "inspect", str(other))[2]
+    (tmp_path / "job.yaml").write_text("name: mine\n")
+    code, _, err = said(capsys, "inspect", str(tmp_path / "job.yaml"))
+    assert (code, f"did you mean {run}/data?" in err) == (2, True)
+    assert "raylm prepare" in said(capsys, "inspect", str(tmp_path / "nothing"))[2]
+
+
+def test_a_compressed_tokenizer_is_unpacked(tmp_path: Path) -> None:
+    ranks = "".join(f"{b64encode(bytes([byte])).decode()} {byte}\n" for byte in range(256)) + "YWI= 256\n"
+    (tmp_path / "small.tiktoken.gz").write_bytes(gzip.compress(ranks.encode()))
+    settings = TokenizerSettings(path=str(tmp_path / "small.tiktoken.gz"), pattern="gpt2", eos="<|end|>")
+    import_tokenizer(StoragePath(str(settings.path)), StoragePath(str(tmp_path / "made")), settings)
+    tokenizer, _ = load(StoragePath(str(tmp_path / "made")))
+    assert tokenizer.encode("ab").ids == [256]
+
+
+# -- clusters ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_cluster_that_wants_a_token_says_so_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
+    with tempfile.TemporaryDirectory(prefix="rl-", dir="/tmp") as folder:
+        cluster = LocalCluster(Path(folder))
+        cluster.up(0, head=NodeShape(), each=NodeShape())
+        try:
+            address = cluster.address
+            assert wants_token(address, patience_seconds=5)
+            monkeypatch.setenv("HOME", str(tmp_path))
+            capfd.readouterr()
+            began = time.monotonic()
+            with (
+                pytest.raises(ClusterError, match="asks for a token, and none is sent") as told,
+                connected(address, LocalRay(1)),
+            ):
+                pass
+            assert time.monotonic() - began < 5
+            assert capfd.readouterr() == ("", "")
+            assert "~/.ray/auth_token, RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH" in str(told.value.hint)
+        finally:
+            cluster.down()
+    assert not wants_token(f"127.0.0.1:{free_port()}", patience_seconds=1)
+
+
+@pytest.mark.parametrize("name", ["RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"])
+def test_each_place_of_a_token_that_the_hint_names_is_used(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str | None] = []
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv(name, "secret")
+    monkeypatch.setattr("raylm.runtime.connect.read_environment_again", lambda: None)
+    monkeypatch.setattr(ray, "init", lambda **_: seen.append(os.environ.get("RAY_AUTH_MODE")))
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        connected(f"127.0.0.1:{server.getsockname()[1]}", LocalRay(1)),
+    ):
+        pass
+    assert seen == ["token"]
