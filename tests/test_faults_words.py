@@ -4,19 +4,31 @@ from __future__ import annotations
 
 import gzip
 import os
+import re
+import shlex
+import shutil
 import socket
+import subprocess
+import sys
 import tempfile
 import time
+import zipfile
 from base64 import b64encode
 from pathlib import Path
 
+import jsonschema
 import pytest
 import ray
+import yaml
 from test_faults_early import said
 
 import raylm
+from raylm.cli.jobs import jobs_folder
+from raylm.config.job import Job
+from raylm.config.keys import settings_in
 from raylm.config.load import load_job, parse_job
 from raylm.config.prepare.tokenizer import TokenizerSettings
+from raylm.config.reference import job_schema
 from raylm.deploy.local import LocalCluster, NodeShape
 from raylm.errors import ClusterError, ConfigError
 from raylm.prep.tokenizer import import_tokenizer, load
@@ -25,6 +37,8 @@ from raylm.runtime.ports import free_port
 from raylm.runtime.ray_internals import wants_token
 from raylm.storage import StoragePath
 from raylm.testing.datasets import make_data
+
+ROOT = Path(__file__).parents[1]
 
 
 def refusal(text: str, *overrides: str) -> ConfigError:
@@ -175,3 +189,71 @@ def test_each_place_of_a_token_that_the_hint_names_is_used(
     ):
         pass
     assert seen == ["token"]
+
+
+# -- what comes along --------------------------------------------------------------------------------------------------
+
+
+def test_python_m_raylm_is_the_command() -> None:
+    done = subprocess.run([sys.executable, "-m", "raylm", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"raylm {raylm.__version__}\n"
+    wrong = subprocess.run([sys.executable, "-m", "raylm", "plan", "nosuch"], capture_output=True, text=True)
+    assert (wrong.returncode, "error: no job file nosuch" in wrong.stderr) == (2, True)
+
+
+def test_the_job_files_are_listed_with_what_they_do(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = said(capsys, "jobs")
+    assert code == 0
+    for file in (ROOT / "jobs").glob("*.yaml"):
+        [line] = [line for line in out.splitlines() if file.name in line and not line.startswith("next:")]
+        assert len(line.split("  ", 1)[1].strip()) > 20
+    copied = next(line for line in out.splitlines() if line.startswith("next: cp "))
+    assert Path(shlex.split(copied)[2]).is_file()
+
+
+@pytest.mark.long
+def test_a_wheel_has_the_job_files_and_the_local_cluster(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    for name in ("raylm", "jobs", "docs"):
+        shutil.copytree(ROOT / name, source / name)
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    build = ["-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--no-index", "-w", str(tmp_path), str(source)]
+    subprocess.run([sys.executable, *build], check=True, capture_output=True)
+    [wheel] = tmp_path.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    data = f"{wheel.name.removesuffix('-py3-none-any.whl')}.data/data/share/raylm"
+    wanted = [f"{data}/jobs/{file.name}" for file in (ROOT / "jobs").glob("*.yaml")]
+    for name in [*wanted, f"{data}/docs/job.schema.json", "raylm/deploy/local.py", "raylm/__main__.py"]:
+        assert name in names
+
+
+def test_the_job_files_of_a_wheel_are_where_its_data_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("raylm.cli.jobs.__file__", str(tmp_path / "site-packages" / "raylm" / "cli" / "jobs.py"))
+    monkeypatch.setattr("sysconfig.get_path", lambda name: {"data": str(tmp_path)}[name])
+    assert jobs_folder() == tmp_path / "share" / "raylm" / "jobs"
+
+
+def test_the_json_schema_takes_every_job_of_the_pages() -> None:
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    found = [block for page in pages for block in re.findall(r"^```yaml\n(.*?)^```$", page.read_text(), re.M | re.S)]
+    jobs = [yaml.safe_load(block) for block in found]
+    whole = [job for job in jobs if isinstance(job, dict) and job.keys() <= Job.model_fields.keys()]
+    assert any("workers" in job for job in whole)
+    for job in whole:
+        if not job.get("plugins"):
+            jsonschema.validate(job, job_schema())
+
+
+def test_every_setting_says_what_it_does() -> None:
+    assert [setting.key for setting in settings_in() if not setting.meaning] == []
+
+
+def test_a_name_of_the_hub_is_told_how_to_fetch_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "job.yaml"
+    file.write_text("model: {path: some-org/some-model}\n")
+    for words in (["plan", str(file)], ["train", str(file), "--dry-run"]):
+        code, _, err = said(capsys, *words)
+        assert (code, "`hf download some-org/some-model --local-dir FOLDER`" in err) == (2, True)
+    file.write_text("model: {preset: tiny}\nprepare: {tokenizer: {path: gpt2}, sources: [{glob: job.yaml}]}\n")
+    assert "`hf download`" in said(capsys, "prepare", str(file), "--dry-run")[2]

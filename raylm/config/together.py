@@ -6,8 +6,10 @@ Asked before anything is spent, and not when a job is made: a program may make o
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 from raylm.config.job import Job
+from raylm.config.paths import MovesAlong
 from raylm.errors import ConfigError
 
 
@@ -59,4 +61,23 @@ def _best_is_measured(job: Job) -> ConfigError | None:
     return None
 
 
-_CHECKS: tuple[Callable[[Job], ConfigError | None], ...] = (_schedule_fits, _something_is_held_out, _best_is_measured)
+def _model_is_a_folder(job: Job) -> ConfigError | None:
+    """Names of a hub's models are taken for paths; the folder that a name's first part would be is not there either."""
+    path = job.model.path
+    if path is None or not isinstance(path, MovesAlong) or Path(path).parent.exists():
+        return None
+    name = "/".join(Path(path).parts[-2:])
+    return ConfigError(
+        f"model.path names the folder {path}, which is not there",
+        hint=f"a model of the Hugging Face hub has to be fetched first: `hf download {name} --local-dir FOLDER`, and "
+        "model.path names that folder on a disk that every worker sees",
+        key="model.path",
+    )
+
+
+_CHECKS: tuple[Callable[[Job], ConfigError | None], ...] = (
+    _schedule_fits,
+    _something_is_held_out,
+    _best_is_measured,
+    _model_is_a_folder,
+)

@@ -99,7 +99,7 @@ def read_tree(text: str, origin: str) -> Tree:
     if not isinstance(values, dict):
         raise ConfigError(
             f"{origin}: a job file is a mapping of sections, got {shown(values)}",
-            hint="start from jobs/quickstart.yaml",
+            hint="start from one that `raylm jobs` lists",
         )
     return replace(tree, values=values)
 

@@ -39,7 +39,7 @@ def import_tokenizer(source: StoragePath, folder: StoragePath, settings: Tokeniz
         raise DataError(
             f"no tokenizer in {source.url}: the folder is missing or empty",
             hint="set prepare.tokenizer.path to a folder with tokenizer.json, a SentencePiece .model or tiktoken "
-            "ranks, or remove it to train one",
+            "ranks, or remove it to train one; one of the Hugging Face hub has to be fetched first: `hf download`",
         )
     lone = [place for name, place in files.items() if name.endswith((".model", ".tiktoken"))]
     if SAVED in files:
