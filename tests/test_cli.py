@@ -135,7 +135,7 @@ def test_ctrl_c_exits_130_and_says_that_the_run_resumes(
         monkeypatch.setattr("raylm.cli.plan.read_job", raising(error))
         code, _, err = run(capsys, "plan", job_file(tmp_path))
         assert code == 130
-        assert err.strip() + "\n" == "error: stopped\nhint:  the same command goes on from where it was\n"
+        assert err.strip() + "\n" == "stopped\nhint:  the same command goes on from where it was\n"
 
 
 def hears_ctrl_c() -> None:
@@ -163,7 +163,7 @@ def test_a_signal_ends_the_process_in_order(tmp_path: Path, number: signal.Signa
     process.send_signal(number)
     _, err = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert err.strip().startswith("error: stopped\n")
+    assert err.strip().startswith("stopped\n")
 
 
 @pytest.mark.parametrize(("ignored", "ends"), [(signal.SIGHUP, signal.SIGTERM), (signal.SIGINT, signal.SIGHUP)])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import json
+import math
 import os
 import re
 import shlex
@@ -20,22 +22,27 @@ import jsonschema
 import pytest
 import ray
 import yaml
-from test_faults_early import said
+from test_faults_early import said, tokenizer_of
 
 import raylm
+from raylm.cli.common import reached
 from raylm.cli.jobs import jobs_folder
+from raylm.cli.main import tell
 from raylm.config.job import Job
 from raylm.config.keys import settings_in
 from raylm.config.load import load_job, parse_job
 from raylm.config.prepare.tokenizer import TokenizerSettings
 from raylm.config.reference import job_schema
 from raylm.deploy.local import LocalCluster, NodeShape
-from raylm.errors import ClusterError, ConfigError
+from raylm.errors import ClusterError, ConfigError, Interrupted
 from raylm.prep.tokenizer import import_tokenizer, load
+from raylm.run.events import Evaluated
+from raylm.run.lines import line_file, read_lines
+from raylm.run.metrics import StepMetrics
 from raylm.runtime.connect import LocalRay, connected
 from raylm.runtime.ports import free_port
 from raylm.runtime.ray_internals import wants_token
-from raylm.storage import StoragePath
+from raylm.storage import Connection, StoragePath
 from raylm.testing.datasets import make_data
 
 ROOT = Path(__file__).parents[1]
@@ -257,3 +264,100 @@ def test_a_name_of_the_hub_is_told_how_to_fetch_it(tmp_path: Path, capsys: pytes
         assert (code, "`hf download some-org/some-model --local-dir FOLDER`" in err) == (2, True)
     file.write_text("model: {preset: tiny}\nprepare: {tokenizer: {path: gpt2}, sources: [{glob: job.yaml}]}\n")
     assert "`hf download`" in said(capsys, "prepare", str(file), "--dry-run")[2]
+
+
+# -- next lines, stops and scores --------------------------------------------------------------------------------------
+
+
+def trained_run(folder: Path, *, name: str = "tiny run", broken: bool = False) -> Path:
+    """An exported model with a tokenizer; a broken one's weights are no numbers."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from raylm.model.build import quietly
+
+    tokenizer = tokenizer_of(folder / f"{name} tokenizer", 60)
+    small = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", vocab_size=60, **small))
+    if broken:
+        with torch.no_grad():
+            model.get_output_embeddings().weight.fill_(float("nan"))
+    made = folder / name
+    with quietly():
+        model.save_pretrained(made)
+    for file in tokenizer.iterdir():
+        shutil.copy(file, made)
+    return made
+
+
+def test_next_lines_are_what_a_shell_takes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = trained_run(tmp_path)
+    code, out, _ = said(capsys, "export", str(made), str(tmp_path / "new export"))
+    assert code == 0
+    [line] = [line for line in out.splitlines() if line.startswith("next: ")]
+    assert shlex.split(line)[1:] == ["raylm", "generate", str(tmp_path / "new export"), "--prompt", "The "]
+    (tmp_path / "my job.yaml").write_text("name: a\nprepare: {sources: [{glob: my job.yaml}]}\n")
+    out = said(capsys, "prepare", str(tmp_path / "my job.yaml"), "--dry-run")[1]
+    assert shlex.split(out.splitlines()[-1])[1:] == ["raylm", "prepare", str(tmp_path / "my job.yaml")]
+
+
+def test_next_lines_keep_how_a_store_is_reached() -> None:
+    connection = Connection(endpoint="http://127.0.0.1:9000", region="eu", anonymous=True)
+    flags = ["--endpoint", "http://127.0.0.1:9000", "--region", "eu", "--anonymous"]
+    assert reached("s3://bucket/run", connection) == flags
+    assert reached("s3://bucket/run", Connection()) == []
+    assert reached("/runs/run", connection) == []
+
+
+@pytest.mark.parametrize("flags", [[], ["--temperature", "0"], ["--top-k", "5"], ["--top-p", "1"]])
+def test_scores_that_are_no_numbers_are_told_and_nothing_else_is_printed(
+    flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = trained_run(tmp_path, broken=True)
+    code, out, err = said(capsys, "generate", str(made), "--prompt", "w5", *flags)
+    assert (code, out) == (5, "")
+    assert err.startswith("error: the model gives scores that are no numbers")
+    assert "hint:" in err
+
+
+def test_a_prompt_is_printed_with_what_follows_it_and_not_before_an_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = trained_run(tmp_path)
+    code, out, _ = said(capsys, "generate", str(made), "--prompt", "w5 ", "--max-tokens", "3")
+    assert (code, out.startswith("w5 ")) == (0, True)
+    code, out, err = said(capsys, "generate", str(tmp_path / "none"), "--prompt", "w5 ")
+    assert (code, out) == (5, "")
+    assert err.startswith("error: ")
+
+
+def test_a_stop_that_was_asked_for_is_no_error(capsys: pytest.CaptureFixture[str]) -> None:
+    assert tell(Interrupted("stopped at step 5, saved", hint="the same command resumes")) == 130
+    assert capsys.readouterr().err == "stopped at step 5, saved\nhint:  the same command resumes\n"
+    assert tell(ConfigError("wrong")) == 2
+    assert capsys.readouterr().err == "error: wrong\n"
+
+
+def test_lines_of_a_log_are_json_whatever_the_numbers(tmp_path: Path) -> None:
+    """Text stands where JSON has no number; what reads a log sees numbers again, bare ones of older logs too."""
+    path = StoragePath(str(tmp_path / "metrics.jsonl"))
+    lines = line_file(path)
+    given = {"step": 1, "loss": math.nan, "more": [math.inf, -math.inf, 0.5], "inner": {"grad_norm": math.nan}}
+    lines.append(given)
+    lines.append(StepMetrics(step=2, loss=math.inf, tokens=3).to_line())
+    lines.flush()
+    text = path.read_text()
+    parsed = [json.loads(line, parse_constant=pytest.fail) for line in text.splitlines()]
+    assert parsed[0]["loss"] == "NaN"
+    path.write_text(text + '{"step": 3, "loss": NaN}\n')
+    first, second, third = read_lines(path)
+    assert repr(first) == repr(given)
+    assert StepMetrics.parse(second).loss == math.inf
+    assert math.isnan(StepMetrics.parse(third).loss)
+
+
+def test_a_held_out_loss_that_is_no_number_is_read_back_as_one(tmp_path: Path) -> None:
+    path = StoragePath(str(tmp_path / "events.jsonl"))
+    line_file(path).append(Evaluated(step=4, held_out_loss=math.nan).to_line())
+    [line] = read_lines(path)
+    assert math.isnan(Evaluated.parse(line).held_out_loss)

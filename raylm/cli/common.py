@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from raylm.config.job import Job
+    from raylm.storage import Connection
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -81,6 +82,15 @@ def connection_options(command: Command) -> Command:
     ):
         with_connection = option(with_connection)
     return cast(Command, with_connection)
+
+
+def reached(url: str, connection: Connection) -> list[str]:
+    """The options of `connection_options` that a command about this URL needs; none for a local path."""
+    if "://" not in url:
+        return []
+    given = (("--endpoint", connection.endpoint), ("--region", connection.region))
+    words = [word for flag, value in given if value is not None for word in (flag, value)]
+    return [*words, *(["--anonymous"] if connection.anonymous else [])]
 
 
 def plugin_options(command: Command) -> Command:

@@ -88,8 +88,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def tell(error: RaylmError) -> int:
-    """Print an error for people and return its exit code."""
-    click.echo(f"error: {error.message}", err=True)
+    """Print an error for people, and a stop that was asked for as none; returns the exit code."""
+    click.echo(error.message if isinstance(error, Interrupted) else f"error: {error.message}", err=True)
     if error.hint:
         click.echo(f"hint:  {error.hint}", err=True)
     return error.exit_code

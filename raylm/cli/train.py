@@ -16,8 +16,10 @@ from raylm.cli.common import (
     print_next,
     print_rows,
     quiet_logs,
+    reached,
     read_job,
     say_how_to_stop,
+    typed,
 )
 from raylm.errors import DataError
 
@@ -58,7 +60,12 @@ def train(job_file: str, overrides: tuple[str, ...], dry_run: bool) -> None:
         click.echo(f"finished already at step {result.step}; raise train.steps to go on")
     run = as_typed(job.run_url)
     print_rows([("steps", f"{result.step:,}"), ("loss", _loss(result.loss)), ("run", run)])
-    print_next(f"raylm evaluate {run}", f"raylm generate {run} --prompt 'The '", f"raylm report {run}")
+    reach = reached(run, job.object_store.connection())
+    print_next(
+        typed("raylm", "evaluate", run, *reach),
+        typed("raylm", "generate", run, "--prompt", "The ", *reach),
+        typed("raylm", "report", run, *reach),
+    )
 
 
 def _refuse_moved_run(job_file: str, overrides: Sequence[str], job: Job) -> None:
@@ -74,10 +81,10 @@ def _refuse_moved_run(job_file: str, overrides: Sequence[str], job: Job) -> None
         return
     named = StoragePath(job.run_url).local_path() if StoragePath(job.run_url).is_local else None
     if named is None or named.resolve() != file.parent:
+        here = typed("--set", f"storage={file.parent.parent}", "--set", f"name={file.parent.name}")
         raise ConfigError(
             f"{job_file} lies in the run folder {file.parent}, but names {job.run_url} as the run's folder",
-            hint=f"pass --set storage={file.parent.parent} --set name={file.parent.name} to train on where it lies, or "
-            f"--set name={job.name} to train in {job.run_url}",
+            hint=f"pass {here} to train on where it lies, or --set name={job.name} to train in {job.run_url}",
         )
 
 
