@@ -13,12 +13,13 @@ import pytest
 
 from raylm.cli.main import main
 from raylm.config.job import Job
-from raylm.config.load import with_overrides
+from raylm.config.load import load_job, with_overrides
 from raylm.config.together import refuse_mismatched
 from raylm.errors import ConfigError, DataError
 from raylm.humanize import count, size
 from raylm.model.budget import plan
 from raylm.model.remedies import remedies
+from raylm.prep.units import shaping_settings
 from raylm.shards import RowFormat
 from raylm.testing.datasets import SEQUENCE, VOCABULARY, job_settings, make_data, write_dataset, write_job
 from raylm.train.launch.preflight import preflight
@@ -279,3 +280,20 @@ def test_a_plan_that_does_not_fit_goes_on_with_what_would(tmp_path: Path, capsys
     code, out, _ = said(capsys, "plan", file, "--gpu-memory", "2")
     assert "no setting makes it fit" in out
     assert "next:" not in out
+
+
+def test_a_dry_run_of_what_is_prepared_already_asks_for_no_source(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = np.ones((24, SEQUENCE), dtype=np.int64)
+    sources = [{"kind": "jsonl", "glob": f"{tmp_path}/gone/*.jsonl"}]
+    file = mine(tmp_path, prepare={"sources": sources})
+    job = load_job(file)
+    format_ = RowFormat(SEQUENCE, VOCABULARY, "none", eos_id=0, group_rows=8)
+    data = write_dataset(job.shards_url, format_, rows, rows[:8])
+    manifest = json.loads((data / "manifest.json").read_bytes())
+    for settings, expected in ((shaping_settings(job), 0), ({"sequence_length": 7}, 2)):
+        (data / "manifest.json").write_text(json.dumps(manifest | {"settings": settings}))
+        code, out, err = said(capsys, "prepare", file, "--dry-run")
+        assert code == expected, err
+        assert ("nothing would be done" in out) == (code == 0)

@@ -112,11 +112,18 @@ def _data(job: Job) -> tuple[bool, str]:
 def _raw_rows(job: Job) -> Rows:
     """The sources' files and units, and a guess at their tokens, from their bytes."""
     from raylm.prep.first_look import look
+    from raylm.prep.prepare import finished_manifest
 
     try:
+        done = finished_manifest(job, StoragePath(job.shards_url, job.object_store.connection()))
+        if done is not None:
+            return [("tokens", f"{count(done.train_tokens)}, prepared already: nothing would be done")]
         raw = look(job)
     except StorageError as error:
-        return [("not checked", f"whether the sources can be read: {error.message}"), ("tokens", "not known")]
+        return [
+            ("not checked", f"whether the sources can be read and the output be written: {error.message}"),
+            ("tokens", "not known"),
+        ]
     rows = []
     if raw.files:
         rows.append(("units", f"{raw.units:,}, of {raw.files:,} files with {size(raw.stored_bytes)}"))
