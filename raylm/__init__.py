@@ -17,6 +17,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from raylm.config.job import Job as Job
+    from raylm.config.load import job_from as job_from
     from raylm.config.load import load_job as load_job
     from raylm.config.load import with_overrides as with_overrides
     from raylm.errors import RaylmError as RaylmError
@@ -40,6 +41,7 @@ _PUBLIC = {
     "evaluate": "raylm.evaluation",
     "export": "raylm.hf_export",
     "generate": "raylm.generation",
+    "job_from": "raylm.config.load",
     "load_job": "raylm.config.load",
     "open_trained": "raylm.trained",
     "prepare": "raylm.prep.prepare",

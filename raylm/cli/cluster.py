@@ -17,8 +17,11 @@ cpus = click.option("--cpus", type=click.IntRange(min=1), default=1, show_defaul
 
 
 def default_folder() -> Path:
-    """Where a user's cluster keeps its state; Ray's sockets need a short path."""
-    return Path(os.environ.get("TMPDIR", "/tmp")) / f"raylm-cluster-{os.getuid()}"
+    """Where a user's cluster keeps its state."""
+    from raylm.runtime.sockets import temporary_folder
+
+    name = f"raylm-cluster-{os.getuid()}"
+    return Path(temporary_folder(name)) / name
 
 
 @click.group()

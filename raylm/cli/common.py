@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import re
+import shlex
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from raylm.config.job import Job
+    from raylm.storage import Connection
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -82,6 +84,15 @@ def connection_options(command: Command) -> Command:
     return cast(Command, with_connection)
 
 
+def reached(url: str, connection: Connection) -> list[str]:
+    """The options of `connection_options` that a command about this URL needs; none for a local path."""
+    if "://" not in url:
+        return []
+    given = (("--endpoint", connection.endpoint), ("--region", connection.region))
+    words = [word for flag, value in given if value is not None for word in (flag, value)]
+    return [*words, *(["--anonymous"] if connection.anonymous else [])]
+
+
 def plugin_options(command: Command) -> Command:
     """Options for commands about settings; handed on as `plugins` and `job_file` for `import_plugins`."""
     for option in (
@@ -108,8 +119,11 @@ def import_plugins(plugins: Sequence[str], job_file: str | None) -> None:
 def read_job(job_file: str, overrides: Sequence[str]) -> Job:
     """The checked job of `job_options`."""
     from raylm.config.load import load_job
+    from raylm.config.together import refuse_mismatched
 
-    return load_job(job_file, overrides)
+    job = load_job(job_file, overrides)
+    refuse_mismatched(job)
+    return job
 
 
 def paths_row(job_file: str) -> tuple[str, str]:
@@ -119,18 +133,31 @@ def paths_row(job_file: str) -> tuple[str, str]:
     return "paths", f"in {job_file} relative to {Path(absolute(job_file)).parent}, in --set to the working directory"
 
 
+def not_a_job(path: str, *, wanted: Callable[[Job], str], what: str) -> str:
+    """The path of a command that takes no job; for a job file's, a ConfigError that names what the job would make."""
+    if not path.endswith((".yaml", ".yml")) or not Path(path).expanduser().is_file():
+        return path
+    try:
+        hint = f"did you mean {typed(as_typed(wanted(read_job(path, ()))))}?"
+    except ConfigError:
+        hint = f"name {what} that the job makes"
+    raise ConfigError(f"{path} is a job file, not {what}", hint=hint)
+
+
 def as_typed(path: str) -> str:
     """A path as a person would type it: from the working directory, where it lies below."""
     here = Path.cwd()
     return str(Path(path).relative_to(here)) if Path(path).is_relative_to(here) else path
 
 
-def command_line(command: str, job_file: str, overrides: Sequence[str]) -> str:
-    """The command line that names this job and its overrides."""
-    import shlex
+def command_line(command: str, job_file: str, overrides: Sequence[str], *more: str) -> str:
+    """The command line that names this job, its overrides and more words."""
+    return typed("raylm", command, job_file, *(word for override in overrides for word in ("--set", override)), *more)
 
-    flags = [word for override in overrides for word in ("--set", override)]
-    return shlex.join(["raylm", command, job_file, *flags])
+
+def typed(*words: str) -> str:
+    """A command line as a shell takes it."""
+    return shlex.join(words)
 
 
 def print_rows(rows: Sequence[tuple[str, str]]) -> None:

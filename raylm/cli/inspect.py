@@ -7,20 +7,25 @@ from typing import TYPE_CHECKING
 
 import click
 
-from raylm.cli.common import connection_options, print_rows
+from raylm.cli.common import as_typed, connection_options, not_a_job, print_rows, typed
+from raylm.errors import ConfigError, DataError
 from raylm.humanize import count, size
 
 if TYPE_CHECKING:
     from raylm.prep.report.fertility import Counts
     from raylm.prep.report.inspect import DatasetSample
     from raylm.prep.report.totals import SourceCounts
-    from raylm.storage import Connection
+    from raylm.storage import Connection, StoragePath
 
 _SAMPLE_CHARACTERS = 400
 
 
+def _data(_: click.Context, __: click.Parameter, path: str) -> str:
+    return not_a_job(path, wanted=lambda job: job.shards_url, what="a folder of shards")
+
+
 @click.command()
-@click.argument("folder")
+@click.argument("folder", callback=_data)
 @click.option("--samples", type=click.IntRange(0, 100), default=2, show_default=True, help="Documents to decode.")
 @connection_options
 def inspect(folder: str, samples: int, connection: Connection) -> None:
@@ -29,13 +34,37 @@ def inspect(folder: str, samples: int, connection: Connection) -> None:
     FOLDER is local or on any object store, `s3://bucket/data` for example.
     """
     from raylm.prep.report.inspect import inspect_dataset
+    from raylm.shards import MANIFEST_NAME
     from raylm.storage import StoragePath
 
-    found = inspect_dataset(StoragePath(folder, connection), samples)
+    place = StoragePath(folder, connection)
+    try:
+        found = inspect_dataset(place, samples)
+    except DataError as error:
+        if (place / MANIFEST_NAME).exists() or (data := _data_of_run(place)) is None:
+            raise
+        raise DataError(error.message, hint=f"did you mean {typed(as_typed(data))}?") from error
     print_rows(rows(found))
     for number, text in enumerate(found.samples, 1):
         words = textwrap.shorten(text, _SAMPLE_CHARACTERS, placeholder=" ...")
         click.echo(f"\nsample {number}:\n{textwrap.fill(words, 100, initial_indent='  ', subsequent_indent='  ')}")
+
+
+def _data_of_run(place: StoragePath) -> str | None:
+    """Where the data of the run in this folder stands: in it, or where its settings say."""
+    from raylm.config.load import load_job
+    from raylm.run.folder import RunFolder
+    from raylm.shards import MANIFEST_NAME
+
+    if (place / "data" / MANIFEST_NAME).exists():
+        return (place / "data").url
+    settings = RunFolder(place).settings
+    if not settings.exists() or (file := settings.local_path()) is None:
+        return None
+    try:
+        return load_job(file).mixture[0].path
+    except ConfigError:
+        return None
 
 
 def rows(found: DatasetSample) -> list[tuple[str, str]]:

@@ -18,6 +18,7 @@ from raylm.errors import Interrupted, RaylmError
 # Command → where it lives, and its line in `raylm --help`.
 COMMANDS = {
     "quickstart": ("raylm.cli.quickstart:quickstart", "Train a tiny model on this machine, losing a node on the way."),
+    "jobs": ("raylm.cli.jobs:jobs", "List job files to start from."),
     "prepare": ("raylm.cli.prepare:prepare", "Turn raw text into tokenized shards."),
     "inspect": ("raylm.cli.inspect:inspect", "Show what a prepared dataset holds."),
     "plan": ("raylm.cli.plan:plan", "Say what a job needs: parameters, FLOPs, memory per worker."),
@@ -58,7 +59,7 @@ class LazyGroup(click.Group):
 def cli(traceback: bool) -> None:
     """Train language models on machines that come and go.
 
-    Start with `raylm quickstart`, then look at the job files in jobs/.
+    Start with `raylm quickstart`, then look at the job files that `raylm jobs` lists.
     """
 
 
@@ -87,8 +88,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def tell(error: RaylmError) -> int:
-    """Print an error for people and return its exit code."""
-    click.echo(f"error: {error.message}", err=True)
+    """Print an error for people, and a stop that was asked for as none; returns the exit code."""
+    click.echo(error.message if isinstance(error, Interrupted) else f"error: {error.message}", err=True)
     if error.hint:
         click.echo(f"hint:  {error.hint}", err=True)
     return error.exit_code

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import sys
 from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from raylm.cli.common import Command, connection_options, print_next, print_rows, quiet_logs
+from raylm.cli.common import Command, connection_options, not_a_job, print_next, print_rows, quiet_logs, reached, typed
 from raylm.generation import Sampling
 from raylm.humanize import count
 
@@ -16,7 +17,12 @@ if TYPE_CHECKING:
     from raylm.evaluation import Evaluation
     from raylm.storage import Connection
 
-RUN = click.argument("run", metavar="RUN")
+
+def _run(_: click.Context, __: click.Parameter, path: str) -> str:
+    return not_a_job(path, wanted=lambda job: job.run_url, what="the run folder")
+
+
+RUN = click.argument("run", metavar="RUN", callback=_run)
 
 
 @click.command()
@@ -31,7 +37,7 @@ def evaluate(run: str, data: tuple[str, ...], sequences: int | None, connection:
 
     found = run_evaluate(run, data=data or None, sequences=sequences, connection=connection)
     print_rows(evaluation_rows(found))
-    print_next(f"raylm generate {run} --prompt 'The '")
+    print_next(typed("raylm", "generate", run, "--prompt", "The ", *reached(run, connection)))
 
 
 def evaluation_rows(found: Evaluation) -> list[tuple[str, str]]:
@@ -77,8 +83,9 @@ def generate(run: str, prompt: str, sampling: Sampling, connection: Connection) 
     quiet_logs()
     from raylm.generation import generate as run_generate
 
-    click.echo(prompt, nl=False)
-    for part in run_generate(run, prompt, sampling, connection):
+    parts = run_generate(run, prompt, sampling, connection)
+    # The first part is there before anything is printed: what cannot work is said alone.
+    for part in itertools.chain([prompt + next(parts, "")], parts):
         click.echo(part, nl=False)
         sys.stdout.flush()
     click.echo()
@@ -95,7 +102,8 @@ def export(run: str, dest: str, connection: Connection) -> None:
 
     run_export(run, dest, connection=connection)
     print_rows([("export", dest)])
-    print_next(f"raylm generate {dest} --prompt 'The '", "or AutoModelForCausalLM.from_pretrained in transformers")
+    command = typed("raylm", "generate", dest, "--prompt", "The ", *reached(dest, connection))
+    print_next(command, "or AutoModelForCausalLM.from_pretrained in transformers")
 
 
 @click.command()

@@ -5,23 +5,21 @@ from __future__ import annotations
 import contextlib
 
 from raylm.config.job import Job
-from raylm.errors import DataError, StorageError
+from raylm.errors import StorageError
 from raylm.humanize import count, size
 from raylm.shards import MANIFEST_NAME, read_manifest
 from raylm.storage import StoragePath
 
 Rows = list[tuple[str, str]]
+_MARKED_UP = {"warc", "wat", "wikipedia", "book"}  # kinds of sources whose files are by far not text alone
 
 
 def prepare_rows(job: Job) -> Rows:
-    """What `raylm prepare` would read and write."""
-    from raylm.prep.trial import try_tokenizer
-
+    """What `raylm prepare` would read and write; a DataError for what it would stumble over at once."""
     settings = job.prepare
     sources = [f"{source.name} ({source.location})" for source in settings.sources]
-    tokenizer = f"{settings.tokenizer.trained_kind} of {settings.tokenizer.vocab_size:,}, to be trained"
-    if (facts := try_tokenizer(job)) is not None:
-        tokenizer = f"{settings.tokenizer.path}, vocabulary {facts.vocab_size:,}"
+    trained = f"{settings.tokenizer.trained_kind} of {settings.tokenizer.vocab_size:,}, to be trained"
+    tokenizer = settings.tokenizer.path or trained
     workers = f"{settings.workers} at once" if settings.workers else "as many as the machine's CPUs carry"
     return [
         *(("source" if index == 0 else "", words) for index, words in enumerate(sources)),
@@ -44,19 +42,20 @@ def _steps(job: Job) -> list[str]:
 
 
 def train_rows(job: Job) -> Rows:
-    """What `raylm train` would train on, with and into."""
+    """What `raylm train` would train on, with and into; `refuse_missing_data` says whether it could begin."""
     from raylm.model.flops import shape_of
+    from raylm.prep.expected import expected_sizes
     from raylm.run.folder import RunFolder
     from raylm.run.identity import identity_of
-    from raylm.train.launch.preflight import check_plan, checked, refuse_other_run, try_job_model
+    from raylm.train.launch.preflight import checked, refuse_other_run, try_job_model
 
-    ready, length, data = _data(job)
-    vocabulary, _ = expected_sizes(job)
+    ready, data = _data(job)
+    sizes = expected_sizes(job)
+    length = sizes.sequence_length
+    if not ready:  # a job without a model, or with none that works
+        shape_of(job.model, sizes.vocabulary, length, job.objective.auto_class)
+        try_job_model(job, sizes.vocabulary, length)
     run = RunFolder.of(job)
-    check_plan(job, [])
-    if not ready:
-        shape_of(job.model, vocabulary, length)  # a job without a model, or with none that works
-        try_job_model(job, vocabulary, length)
     unchecked = [] if ready else ["whether the settings fit the data"]
     try:
         if ready:
@@ -86,78 +85,56 @@ def train_rows(job: Job) -> Rows:
     ]
 
 
-def missing_data(job: Job) -> list[str]:
-    """The folders of the mixture in which no prepared data is, where that is certain."""
-    missing = []
+def refuse_missing_data(job: Job) -> None:
+    """Raise as training would where there is no prepared data; a store that does not answer is no answer."""
     for source in job.mixture:
-        place = StoragePath(source.path, job.object_store.connection())
         with contextlib.suppress(StorageError):
-            if not (place / MANIFEST_NAME).exists():
-                missing.append(place.url)
-    return missing
+            read_manifest(StoragePath(source.path, job.object_store.connection()))
 
 
-def expected_sizes(job: Job) -> tuple[int, int]:
-    """Vocabulary and tokens per row: of the prepared data, or what preparing would make with the job's tokenizer."""
-    from raylm.prep.trial import try_tokenizer
-
-    place = StoragePath(job.mixture[0].path, job.object_store.connection())
-    with contextlib.suppress(StorageError):
-        if (place / MANIFEST_NAME).exists():
-            manifest = read_manifest(place)
-            return manifest.vocab_size, manifest.sequence_length
-    vocabulary = job.prepare.tokenizer.vocab_size
-    with contextlib.suppress(StorageError, DataError):
-        if (facts := try_tokenizer(job)) is not None:
-            vocabulary = facts.vocab_size
-    return vocabulary, job.prepare.sequence_length
-
-
-def _data(job: Job) -> tuple[bool, int, str]:
-    """Whether all data can be read, tokens per sequence, and the shards in words.
-
-    Where there are none yet, what prepare would make; shards that training refuses are refused.
-    """
-    tokens, length = 0, job.prepare.sequence_length
+def _data(job: Job) -> tuple[bool, str]:
+    """Whether all data can be read, and the shards in words; shards that training refuses are refused."""
+    tokens, length = 0, 0
     for source in job.mixture:
         place = StoragePath(source.path, job.object_store.connection())
         try:
             if not (place / MANIFEST_NAME).exists():
-                return False, length, f"cannot be read: no prepared data in {place.url}; `raylm prepare` makes it"
+                return False, f"cannot be read: no prepared data in {place.url}; `raylm prepare` makes it"
             manifest = read_manifest(place)
         except StorageError as error:
-            return False, length, f"cannot be read: {error.message}"
+            return False, f"cannot be read: {error.message}"
         tokens += manifest.train_tokens
         length = manifest.sequence_length
     where = ", ".join(source.path for source in job.mixture)
     epochs = job.train.steps * job.batch.sequences * length / max(1, tokens)
-    return True, length, f"{where}: {count(tokens)} tokens, so {epochs:.2g} epochs"
+    return True, f"{where}: {count(tokens)} tokens, so {epochs:.2g} epochs"
 
 
 def _raw_rows(job: Job) -> Rows:
     """The sources' files and units, and a guess at their tokens, from their bytes."""
-    from raylm.config.prepare.sources import SOURCES
-    from raylm.prep.trial import refuse_unreadable, text_bytes, try_source
-    from raylm.prep.units import ranges_of, units_of
+    from raylm.prep.first_look import look
+    from raylm.prep.prepare import finished_manifest
 
-    settings, connection = job.prepare, job.object_store.connection()
-    if any(SOURCES.get(source.kind).collect is not None for source in settings.sources):
-        return [("tokens", "known when the documentation has been collected")]
-    files = [(source, SOURCES.get(source.kind).files(source, connection)) for source in settings.sources]
-    unread = [words for source, found in files if (words := try_source(source, found, connection)) is not None]
-    if len(unread) == len(files):
-        refuse_unreadable(unread)
-    ranges = (part for source, found in files for part in ranges_of(source, found, settings.unit_bytes))
-    units = units_of(ranges, settings.unit_bytes)
-    total = sum(file_bytes for _, found in files for _, file_bytes in found)
-    text = sum(text_bytes(found) for _, found in files)
-    packed = " and 3 times as many in compressed files" if text > total else ""
-    return [
-        ("units", f"{len(units):,}, of {sum(len(found) for _, found in files):,} files with {size(total)}"),
-        # English takes between 3 and 4.5 bytes per token, depending on the vocabulary.
-        ("tokens", f"about {count(text / 4)}, at 4 bytes per token{packed}; fewer in pages"),
-        *(("not read", words) for words in unread),
-    ]
+    try:
+        done = finished_manifest(job, StoragePath(job.shards_url, job.object_store.connection()))
+        if done is not None:
+            return [("tokens", f"{count(done.train_tokens)}, prepared already: nothing would be done")]
+        raw = look(job)
+    except StorageError as error:
+        return [
+            ("not checked", f"whether the sources can be read and the output be written: {error.message}"),
+            ("tokens", "not known"),
+        ]
+    rows = []
+    if raw.files:
+        rows.append(("units", f"{raw.units:,}, of {raw.files:,} files with {size(raw.stored_bytes)}"))
+    if raw.collected:
+        return [*rows, ("tokens", "known when the documentation has been collected")]
+    packed = f", unpacked about {size(raw.unpacked_bytes)}" if raw.unpacked_bytes != raw.stored_bytes else ""
+    fewer = "; fewer, as markup goes" if _MARKED_UP & {source.kind for source in job.prepare.sources} else ""
+    # English takes between 3 and 4.5 bytes per token, depending on the vocabulary.
+    words = f"about {count(raw.unpacked_bytes / 4)}, at 4 bytes per token{packed}{fewer}"
+    return [*rows, ("tokens", words)]
 
 
 def _state(folder: StoragePath) -> str:

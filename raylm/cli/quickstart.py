@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from raylm.cli.common import as_typed, print_next, print_rows, quiet_logs
+from raylm.cli.common import as_typed, print_next, print_rows, quiet_logs, typed
 from raylm.cli.model import evaluation_rows
 from raylm.errors import RaylmError
 from raylm.humanize import duration
@@ -164,9 +164,9 @@ def _what_next(job: Job, page: str) -> None:
     run = as_typed(job.run_url)
     print_next(
         f"open {as_typed(page)} in a browser",
-        f"raylm generate {run} --prompt 'The function '",
-        f"raylm export {run} {run}/export",
-        "raylm plan jobs/pretrain-125m.yaml",
+        typed("raylm", "generate", run, "--prompt", "The function "),
+        typed("raylm", "export", run, f"{run}/export"),
+        "raylm jobs",
     )
 
 

@@ -16,8 +16,10 @@ from raylm.cli.common import (
     print_next,
     print_rows,
     quiet_logs,
+    reached,
     read_job,
     say_how_to_stop,
+    typed,
 )
 from raylm.errors import DataError
 
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @job_options
-@click.option("--dry-run", is_flag=True, help="Show workers, tokens and output path, and stop.")
+@click.option("--dry-run", is_flag=True, help="Show workers, tokens and output path, and stop; 0 if it could begin.")
 def train(job_file: str, overrides: tuple[str, ...], dry_run: bool) -> None:
     """Train JOB to its last step.
 
@@ -36,14 +38,15 @@ def train(job_file: str, overrides: tuple[str, ...], dry_run: bool) -> None:
     job = read_job(job_file, overrides)
     _refuse_moved_run(job_file, overrides, job)
     if dry_run:
-        from raylm.cli.preview import missing_data, train_rows
+        from raylm.cli.preview import refuse_missing_data, train_rows
 
         print_rows([*train_rows(job), paths_row(job_file)])
-        if missing := missing_data(job):
-            raise DataError(
-                f"training cannot start: no prepared data in {', '.join(missing)}",
-                hint=f"run `{command_line('prepare', job_file, overrides)}` first",
-            )
+        try:
+            refuse_missing_data(job)
+        except DataError:
+            if not job.data.path and not job.data.mixture:
+                print_next(command_line("prepare", job_file, overrides))
+            raise
         print_next(command_line("train", job_file, overrides))
         return
     quiet_logs()
@@ -57,7 +60,12 @@ def train(job_file: str, overrides: tuple[str, ...], dry_run: bool) -> None:
         click.echo(f"finished already at step {result.step}; raise train.steps to go on")
     run = as_typed(job.run_url)
     print_rows([("steps", f"{result.step:,}"), ("loss", _loss(result.loss)), ("run", run)])
-    print_next(f"raylm evaluate {run}", f"raylm generate {run} --prompt 'The '", f"raylm report {run}")
+    reach = reached(run, job.object_store.connection())
+    print_next(
+        typed("raylm", "evaluate", run, *reach),
+        typed("raylm", "generate", run, "--prompt", "The ", *reach),
+        typed("raylm", "report", run, *reach),
+    )
 
 
 def _refuse_moved_run(job_file: str, overrides: Sequence[str], job: Job) -> None:
@@ -73,10 +81,10 @@ def _refuse_moved_run(job_file: str, overrides: Sequence[str], job: Job) -> None
         return
     named = StoragePath(job.run_url).local_path() if StoragePath(job.run_url).is_local else None
     if named is None or named.resolve() != file.parent:
+        here = typed("--set", f"storage={file.parent.parent}", "--set", f"name={file.parent.name}")
         raise ConfigError(
             f"{job_file} lies in the run folder {file.parent}, but names {job.run_url} as the run's folder",
-            hint=f"pass --set storage={file.parent.parent} --set name={file.parent.name} to train on where it lies, or "
-            f"--set name={job.name} to train in {job.run_url}",
+            hint=f"pass {here} to train on where it lies, or --set name={job.name} to train in {job.run_url}",
         )
 
 

@@ -24,6 +24,11 @@ class MixtureEntry(Settings):
     weight: float = Field(1.0, gt=0, description="Share of the mixture; weights need not sum to 1.")
     weight_schedule: list[WeightAt] = Field(default_factory=list, description="Other weights from given steps on.")
 
+    def weight_at(self, step: int) -> float:
+        """The weight that holds at an optimizer step."""
+        begun = [change for change in self.weight_schedule if change.step <= step]
+        return max(begun, key=lambda change: change.step).weight if begun else self.weight
+
 
 class DataSettings(Settings):
     """What is trained on."""
@@ -50,16 +55,10 @@ class DataSettings(Settings):
         return self
 
     @model_validator(mode="after")
-    def _always_something(self) -> Self:
-        for step in sorted({at.step for entry in self.mixture for at in entry.weight_schedule}):
-            if not any(_weight_at(entry, step) for entry in self.mixture):
-                raise ValueError(f"from step {step} on every weight is 0; leave one dataset a positive weight")
+    def _always_something_to_read(self) -> Self:
+        for step in sorted({change.step for entry in self.mixture for change in entry.weight_schedule}):
+            if not any(entry.weight_at(step) for entry in self.mixture):
+                raise ValueError(
+                    f"at step {step} every weight of the mixture is 0; give at least one dataset a weight above 0"
+                )
         return self
-
-
-def _weight_at(entry: MixtureEntry, step: int) -> float:
-    weight = entry.weight
-    for at in sorted(entry.weight_schedule, key=lambda at: at.step):
-        if at.step <= step:
-            weight = at.weight
-    return weight

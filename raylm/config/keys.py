@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, cast, get_args, get_origin
 
+from pydantic import TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from raylm.config.base import Settings
@@ -151,10 +152,10 @@ def nearest(key: str, kind: str | None = None, value: Any = None) -> str | None:
         return f"did you mean '{_opened(f'{section}.{near}'.lstrip('.'), wrong, value)}'?"
     if others := sorted({str(setting.kind) for setting in here if setting.name == wrong}):
         return f"'{wrong}' is a key of kind: {' or '.join(others)}"
-    if elsewhere := [setting.key for setting in known if setting.name == wrong]:
-        return f"did you mean '{elsewhere[0]}'?"
-    if elsewhere := [setting.key for setting in known if wrong in setting.other_names]:
-        return f"did you mean '{elsewhere[0]}'?"
+    if elsewhere := [setting for setting in known if wrong == setting.name or wrong in setting.other_names]:
+        # One that takes the value, and is not deep in some operator's settings where a section's own fits as well.
+        elsewhere.sort(key=lambda setting: (not _takes(setting, value), setting.key.count("."), setting.name != wrong))
+        return f"did you mean '{elsewhere[0].key}'?"
     names = ", ".join(sorted(dict.fromkeys(setting.name for setting in of_kind)))
     if of_kind and of_kind[0].field is None:
         return f"known: {names}; {OWN_KINDS}"
@@ -168,6 +169,18 @@ def nearest(key: str, kind: str | None = None, value: Any = None) -> str | None:
         one.name for one in of_kind if one.field and one.section is None and get_origin(one.field.annotation) is dict
     ]
     return f"keys here: {names}" + (f"; names of your own go under '{section}.{free[0]}'" if free else "")
+
+
+def _takes(setting: Setting, value: Any) -> bool:
+    """Whether the value would be right for a plain setting; where none is known, whether it may be any."""
+    if setting.field is None or setting.section is not None:
+        return isinstance(value, dict | list | None)
+    try:
+        wanted: Any = Annotated[cast(Any, setting.field.annotation), setting.field]
+        TypeAdapter(wanted).validate_python(value)
+    except ValidationError:
+        return value is None
+    return True
 
 
 def _opened(key: str, wrong: str, value: Any) -> str:

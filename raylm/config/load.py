@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from raylm import __version__
 from raylm.config.job import Job
 from raylm.config.overrides import apply_change, apply_override, key_of
-from raylm.config.paths import absolute, context
+from raylm.config.paths import absolute, context, typed
 from raylm.config.problems import explained
 from raylm.config.yaml_lines import JobDumper, Tree, read_tree
 from raylm.errors import ConfigError
@@ -90,6 +90,13 @@ def parse_job(
     return _checked(tree, folder, plugin_copies)
 
 
+def job_from(settings: Mapping[str, Any], overrides: Overrides = ()) -> Job:
+    """Check settings that a program gives, as nested mappings, as a job file's are; relative paths start from here."""
+    tree = Tree(typed(dict(settings)), {}, "the job")
+    _apply(tree, overrides)
+    return _checked(tree, None)
+
+
 def with_overrides(job: Job, changes: Mapping[str, Any]) -> Job:
     """The job with other values, by dotted key: `with_overrides(job, {"optim.lr": 1e-4, "name": "b"})`.
 
@@ -131,7 +138,11 @@ def resolved_yaml(job: Job) -> str:
 
 
 def _similar_files(path: Path) -> str | None:
+    """A job file of much the same name, in the same folder or in jobs/; else those that are there."""
     folder = path.parent if path.parent.is_dir() else Path()
-    names = [found.name for found in folder.glob("*.y*ml")]
-    near = difflib.get_close_matches(path.name, names, 1)
-    return f"did you mean {folder / near[0]}?" if near else None
+    there = sorted(found for place in (folder, folder / "jobs") for found in place.glob("*.y*ml"))
+    named = {found.name: found for found in reversed(there)} | {found.stem: found for found in reversed(there)}
+    near = difflib.get_close_matches(path.name, named, 1, 0.85)
+    if near:
+        return f"did you mean {named[near[0]]}?"
+    return f"job files here: {', '.join(str(found) for found in there[:8])}" if there else None

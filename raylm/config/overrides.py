@@ -23,6 +23,8 @@ def apply_override(tree: Tree, override: str) -> None:
     if set(value_tree.values) != {"value"}:
         raise ConfigError(f"{flag}: the value is not valid YAML", hint="quote it: --set 'key=\"value\"'")
     _set(tree, parts, typed(value_tree.values["value"]), flag)
+    for below, text in value_tree.spellings.items():
+        tree.spellings[(*key_of(parts), *below[1:])] = text
 
 
 def apply_change(tree: Tree, key: str, value: Any) -> None:
@@ -48,8 +50,9 @@ def _set(tree: Tree, parts: Sequence[str], value: Any, flag: str) -> None:
         node = _enter(node, part, parts[: depth + 1], flag)
     _assign(node, parts, value, flag)
     key = key_of(parts)
-    for known in [known for known in tree.places if known[: len(key)] == key]:
-        del tree.places[known]  # the flag replaced what stood on those lines
+    for written in (tree.places, tree.spellings):
+        for known in [known for known in written if known[: len(key)] == key]:
+            del written[known]  # the flag replaced what stood on those lines
     for length in range(1, len(key)):
         tree.places.setdefault(key[:length], flag)
     tree.places[key] = flag

@@ -8,6 +8,7 @@ is checked is absolute, so that every worker and every task reads the same file.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ from pydantic import (
     ValidatorFunctionWrapHandler,
     WrapValidator,
 )
+
+from raylm.errors import ConfigError
 
 FOLDER = "folder"  # key of pydantic's context: where relative paths start from, read and written
 
@@ -59,8 +62,14 @@ def absolute(path: str, folder: str | Path | None = None) -> str:
     """A local path from `folder`, or from the working directory, without `..`; a URL as it is."""
     if not path or "://" in path:
         return str(path)
+    try:
+        home = Path(path).expanduser()
+    except RuntimeError as error:
+        raise ConfigError(
+            f"{path}: this machine has no user {path.split('/')[0]}", hint="write the path out"
+        ) from error
     # normpath and not Path.resolve: a link is kept as the name that it was given under.
-    return os.path.normpath(Path.cwd() / (folder or "") / Path(path).expanduser())
+    return os.path.normpath(Path.cwd() / (folder or "") / home)
 
 
 def _folder_for(value: Any, info: ValidationInfo) -> str | None:
@@ -78,7 +87,28 @@ class MovesAlong(str):
 def _resolved(value: Any, info: ValidationInfo) -> Any:
     if isinstance(value, os.PathLike):
         value = os.fspath(value)
-    return absolute(value, _folder_for(value, info)) if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    try:
+        found = absolute(value, _folder_for(value, info))
+    except ConfigError as error:
+        raise ValueError(f"{error.message}; {error.hint}") from error
+    _refuse_variable(value, found)
+    return found
+
+
+_VARIABLE = re.compile(r"(?:^|(?<=[/=:]))\$(?:\w+|\{\w+\})|\$\{\w+\}", re.ASCII)
+
+
+def _refuse_variable(given: str, found: str) -> None:
+    """No environment variable changes a job: `$DATA/x` would be a folder of that name, meant only if it is there."""
+    variable = _VARIABLE.search(given)
+    if variable is None or ("://" not in found and os.path.lexists(found)):
+        return
+    raise ValueError(
+        f"{given} holds {variable[0]}, and job files know no environment variables; write the path out, or let the "
+        f'shell put it in, as in --set "KEY={variable[0]}/..." in double quotes'
+    )
 
 
 def _remembered(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:

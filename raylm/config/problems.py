@@ -73,7 +73,8 @@ def _problem(details: ErrorDetails, tree: Tree) -> tuple[str, str | None]:
         hint = f"did you mean '{near[0]}'?" if near else OWN_KINDS if is_kind(dotted(key)) else None
         return f"{place}: {dotted(key)}: expected {expected}, got {shown(seen)}", hint
     if kind == "string_type" and isinstance(seen, int | float):
-        return f"{place}: {dotted(key)}: expected text, got {shown(seen)}", f'put it in quotes: "{seen}"'
+        text = tree.spellings.get(key, shown(seen))
+        return f"{place}: {dotted(key)}: expected text, got {text}", f'put it in quotes: "{text}"'
     if kind == "string_pattern_mismatch" and details["ctx"]["pattern"] in PATTERNS:
         return f"{place}: {dotted(key)}: expected {PATTERNS[details['ctx']['pattern']]}, got {shown(seen)}", None
     hint = _section_for(dotted(key), seen) if kind == "model_type" else None

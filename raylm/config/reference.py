@@ -22,8 +22,8 @@ complete and check job files: begin one with
 - `--set a.b=c` on the command line changes one key, as `raylm.with_overrides(job, {"a.b": c})` does in a program; an
   entry of a list is named by its number, as in `--set data.mixture.0.weight=2`.
 - A relative path in a job file starts from the job file's folder, one in `--set` or in a program from the working
-  directory. `--dry-run` shows where that leads.
-- Scalars follow YAML 1.2: `1e-4` is a number, `no` is a word.
+  directory. `--dry-run` shows where that leads. `~` is the home folder; environment variables are not put in.
+- Scalars follow YAML 1.2: `1e-4` is a number, `no` is a word, `0100` is a hundred.
 """
 
 

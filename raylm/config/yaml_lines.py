@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import yaml
@@ -27,6 +27,17 @@ class JobLoader(yaml.SafeLoader):
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 - PyYAML's own pattern
 
 
+def _integer(loader: JobLoader, node: yaml.ScalarNode) -> int:
+    """A leading zero means nothing in YAML 1.2; PyYAML's own reads it as octal."""
+    text = loader.construct_scalar(node).replace("_", "")
+    sign, digits = (text[0], text[1:]) if text[0] in "+-" else ("+", text)
+    base = {"0o": 8, "0x": 16}.get(digits[:2], 10)
+    return int(sign + digits, base)
+
+
+JobLoader.add_constructor("tag:yaml.org,2002:int", _integer)
+
+
 class JobDumper(yaml.SafeDumper):
     """SafeDumper that quotes whatever either YAML 1.1 or 1.2 would not read back as a string."""
 
@@ -45,11 +56,15 @@ JobDumper.add_multi_representer(str, yaml.SafeDumper.represent_str)
 
 @dataclass(frozen=True)
 class Tree:
-    """Plain values, and where each key was written: `file:line`, or the flag that set it."""
+    """Plain values, and where each key was written: `file:line`, or the flag that set it.
+
+    `spellings` holds what was written where the value is no text: `1.10` and `007` are other texts than their numbers.
+    """
 
     values: dict[str, Any]
     places: dict[Key, str]
     origin: str
+    spellings: dict[Key, str] = field(default_factory=dict)
 
     def place(self, key: Key) -> str:
         """Where `key` was written, or the nearest section above it, or the file."""
@@ -70,8 +85,8 @@ def read_tree(text: str, origin: str) -> Tree:
                     hint="write the value out",
                 )
         node = loader.get_single_node()
-        places: dict[Key, str] = {}
-        values = {} if node is None else _plain(loader, node, (), origin, places)
+        tree = Tree({}, {}, origin)
+        values = {} if node is None else _plain(loader, node, (), tree)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"{origin}:{mark.line + 1}" if mark else origin
@@ -84,13 +99,14 @@ def read_tree(text: str, origin: str) -> Tree:
     if not isinstance(values, dict):
         raise ConfigError(
             f"{origin}: a job file is a mapping of sections, got {shown(values)}",
-            hint="start from jobs/quickstart.yaml",
+            hint="start from one that `raylm jobs` lists",
         )
-    return Tree(values, places, origin)
+    return replace(tree, values=values)
 
 
-def _plain(loader: JobLoader, node: yaml.Node, key: Key, origin: str, places: dict[Key, str]) -> Any:
-    """The node's plain value; fills `places` with the line of every key and list entry below it."""
+def _plain(loader: JobLoader, node: yaml.Node, key: Key, tree: Tree) -> Any:
+    """The node's plain value; tells the tree the line of every key and list entry below it."""
+    origin, places = tree.origin, tree.places
     if isinstance(node, yaml.MappingNode):
         result: dict[str, Any] = {}
         for key_node, value_node in node.value:
@@ -104,15 +120,30 @@ def _plain(loader: JobLoader, node: yaml.Node, key: Key, origin: str, places: di
                     hint="keep one of the two",
                 )
             places[(*key, name)] = line
-            result[name] = _plain(loader, value_node, (*key, name), origin, places)
+            result[name] = _plain(loader, value_node, (*key, name), tree)
         return result
     if isinstance(node, yaml.SequenceNode):
         entries = []
         for index, entry in enumerate(node.value):
             places[(*key, index)] = f"{origin}:{entry.start_mark.line + 1}"
-            entries.append(_plain(loader, entry, (*key, index), origin, places))
+            entries.append(_plain(loader, entry, (*key, index), tree))
         return entries
-    return loader.construct_object(node)
+    assert isinstance(node, yaml.ScalarNode)
+    value = _scalar(loader, node, f"{origin}:{node.start_mark.line + 1}")
+    if not isinstance(value, str):
+        tree.spellings[key] = node.value
+    return value
+
+
+def _scalar(loader: JobLoader, node: yaml.ScalarNode, place: str) -> Any:
+    try:
+        return loader.construct_object(node)
+    except (ValueError, LookupError, AttributeError) as error:  # PyYAML's, over `!!int x` or 5,000 digits
+        kind = node.tag.rsplit(":", 1)[-1]
+        raise ConfigError(
+            f"{place}: {shown(node.value)} cannot be read as {kind}",
+            hint=f"remove the tag !!{kind}, or correct the value",
+        ) from error
 
 
 def dotted(key: Key) -> str:

@@ -22,6 +22,7 @@ import psutil
 from raylm.errors import ClusterError, ConfigError, TrainingError
 from raylm.runtime.ports import free_port
 from raylm.runtime.ray_internals import HEALTH_CHECKS, raylet_node_id
+from raylm.runtime.sockets import FOLDER_BYTES, fits
 
 HEAD = "head"
 # Several nodes that start on few processors take their time.
@@ -61,10 +62,10 @@ class LocalCluster:
             raise ConfigError(
                 f"a cluster is running in {self.folder}", hint="take it down first, or use another folder"
             )
-        # Ray puts Unix sockets below this folder, and their paths may not exceed 107 bytes.
-        if len(str(self.folder)) > 40:
+        if not fits(str(self.folder)):
             raise ConfigError(
-                f"{self.folder} is too long a path for Ray's sockets", hint="choose one of 40 characters or less"
+                f"{self.folder} is too long a path for Ray's sockets",
+                hint=f"choose one of {FOLDER_BYTES} characters or less",
             )
         self.folder.mkdir(parents=True, exist_ok=True)
         _make_token()

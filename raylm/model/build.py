@@ -22,6 +22,7 @@ from transformers.utils import logging as transformers_logging
 from raylm.config.model import ModelSettings
 from raylm.errors import ConfigError
 from raylm.model.first_weights import Drawn, FirstWeights, Nothing, place, without_memory
+from raylm.model.fitness import check_config
 from raylm.model.presets import preset_config
 from raylm.model.stored_weights import FOLDER_HINT, own_head, stored_weights
 from raylm.storage import StoragePath
@@ -118,7 +119,7 @@ def model_config(settings: ModelSettings, vocab_size: int, sequence_length: int,
     # A config that names no token ids would get its family's own, which mean nothing to this tokenizer.
     defaults = {"vocab_size": vocab_size, "bos_token_id": None, "eos_token_id": eos_id, "pad_token_id": None}
     config = config_from(defaults | given)
-    _check_usable(config)
+    check_config(config, given)
     _fit_vocabulary(config, vocab_size)
     _fit_length(config, given, sequence_length)
     if settings.dropout:
@@ -236,6 +237,14 @@ def _from_config(config: Any, attention: str, name: str) -> torch.nn.Module:
 def _read_config(path: Path, key: str) -> dict[str, Any]:
     """The JSON of a config file, or of the config.json in a folder."""
     file = path / "config.json" if path.is_dir() else path
+    if key == "model.path" and not path.parent.exists():  # a hub's name is taken for a path, of which nothing is there
+        raise ConfigError(
+            f"model.path names the folder {path}, which is not there",
+            hint="a model of the Hugging Face hub has to be fetched first: "
+            f"`hf download {'/'.join(path.parts[-2:])} --local-dir FOLDER`, and model.path names that folder on a disk "
+            "that every worker sees",
+            key="model.path",
+        )
     if not file.is_file():
         raise ConfigError(f"{key}={str(path)!r}: there is no {file}", hint=FOLDER_HINT)
     try:
@@ -245,28 +254,6 @@ def _read_config(path: Path, key: str) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ConfigError(f"{key}={str(path)!r}: {file} holds no mapping", hint=FOLDER_HINT)
     return values
-
-
-def _check_usable(config: Any) -> None:
-    """Refuse what the family's classes would trip over."""
-    if not isinstance(getattr(config, "vocab_size", None), int):
-        text = getattr(config, "text_config", None)
-        kind = getattr(text, "model_type", None)
-        raise ConfigError(
-            f"model type {config.model_type!r} has no vocabulary of its own: it joins several models",
-            hint=f"use its text model, model_type {kind}" if kind else "use a text model such as llama",
-        )
-    if getattr(config, "quantization_config", None) is not None:
-        raise ConfigError(
-            "the model's weights are quantised (quantization_config), and cannot be trained",
-            hint="name a folder with weights in bf16, fp16 or fp32, and leave quantization_config out",
-        )
-    pad = getattr(config, "pad_token_id", None)
-    if pad is not None and not 0 <= pad < config.vocab_size:
-        raise ConfigError(
-            f"the model's pad_token_id={pad} is outside its vocabulary of {config.vocab_size}",
-            hint="set it to an id of the tokenizer, or to null: rows are packed, and nothing is padded",
-        )
 
 
 def _fit_vocabulary(config: Any, vocab_size: int) -> None:

@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 from raylm.config.model import ModelSettings
+from raylm.errors import ConfigError, first_line
 from raylm.model.presets import SHAPES
 
 # Dense bf16 peak in FLOP/s by the words of a device's name (vendors' data sheets), for MFU.
@@ -88,16 +89,28 @@ def peak_flops(device: str) -> float | None:
 
 @lru_cache(maxsize=8)  # MFU asks at every step, and counting builds the module
 def _counted_shape(settings_json: str, vocab_size: int, sequence_length: int, auto_class: str) -> ModelShape:
-    from raylm.model.build import empty_model, model_config
-    from raylm.model.first_weights import units_of
+    from raylm.model.build import CONFIG_ERRORS, empty_model, model_config
 
     settings = ModelSettings.model_validate_json(settings_json)
-    config = model_config(settings, vocab_size, sequence_length)
-    model = empty_model(config, settings.attention, auto_class)
+    try:
+        config = model_config(settings, vocab_size, sequence_length)
+        return _shape(config, empty_model(config, settings.attention, auto_class))
+    except (*CONFIG_ERRORS, RuntimeError, AssertionError, ImportError) as error:
+        # What transformers' some hundred families raise over a value that each understands in its own way.
+        raise ConfigError(
+            f"the model cannot be built: {type(error).__name__}: {first_line(error)}",
+            hint="correct the values of model.config, or use another model type such as llama, mistral or gpt2",
+        ) from error
+
+
+def _shape(config: Any, model: Any) -> ModelShape:
+    from raylm.model.first_weights import units_of
+
     sizes = [parameter.numel() for parameter in model.parameters()]
-    hidden, heads = int(config.hidden_size), int(config.num_attention_heads)
-    width = int(_first(config, ("head_dim",), hidden // heads))
-    inputs, outputs = model.get_input_embeddings(), model.get_output_embeddings()  # type: ignore[operator]
+    # Some families have no attention, others heads of several sizes: the largest stands for all.
+    hidden, heads = int(config.hidden_size), _size(config, ("num_attention_heads",), 0)
+    width = _size(config, ("head_dim",), hidden // max(1, heads))
+    inputs, outputs = model.get_input_embeddings(), model.get_output_embeddings()
     tied = outputs is not None and outputs.weight is inputs.weight
     return ModelShape(
         parameters=sum(sizes),
@@ -106,14 +119,22 @@ def _counted_shape(settings_json: str, vocab_size: int, sequence_length: int, au
         block=max(unit.elements for unit in units_of(model)),
         vocabulary=int(config.vocab_size),
         hidden=hidden,
-        intermediate=int(_first(config, ("intermediate_size", "n_inner", "ffn_dim"), 4 * hidden)),
+        intermediate=_size(config, ("intermediate_size", "n_inner", "ffn_dim"), 4 * hidden),
         layers=int(config.num_hidden_layers),
         query_width=heads * width,
-        key_width=int(_first(config, ("num_key_value_heads",), heads)) * width,
+        key_width=_size(config, ("num_key_value_heads",), heads) * width,
         heads=heads,
     )
 
 
-def _first(config: Any, names: Sequence[str], otherwise: int) -> int:
-    values = (getattr(config, name, None) for name in names)
-    return next((value for value in values if value is not None), otherwise)
+def _size(config: Any, names: Sequence[str], otherwise: int) -> int:
+    """The first of these that a config says; the largest, where it says one for each layer."""
+    for name in names:
+        try:
+            value: Any = getattr(config, name, None)
+        except RuntimeError:  # transformers', where layers differ
+            value = [getattr(layer, name, None) for layer in config.per_layer_config]
+        found = [int(each) for each in (value if isinstance(value, list | tuple) else [value]) if each is not None]
+        if found:
+            return max(found)
+    return otherwise

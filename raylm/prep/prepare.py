@@ -113,7 +113,7 @@ def prepare(
     began = clock()
     progress = progress or (lambda _: None)
     output = StoragePath(job.shards_url, job.object_store.connection())
-    done = _finished_manifest(job, output)
+    done = finished_manifest(job, output)
     if done is not None:
         (output / WORK_FOLDER).remove()
         return _report(done, output, clock() - began, already_done=True)
@@ -137,7 +137,8 @@ def prepare(
     return _report(manifest, output, clock() - began, resumed_units=resumed)
 
 
-def _finished_manifest(job: Job, output: StoragePath) -> DatasetManifest | None:
+def finished_manifest(job: Job, output: StoragePath) -> DatasetManifest | None:
+    """The manifest of the job's data where it is finished; a ConfigError where it is that of other settings."""
     if not (StoragePath(output.url, output.connection.quick) / MANIFEST_NAME).exists():  # the first contact: fail soon
         return None
     manifest = read_manifest(output)

@@ -18,6 +18,7 @@ from raylm.errors import DataError
 from raylm.storage import StoragePath
 
 _READ_BYTES = 1 << 18
+_RATIO_BYTES = 8 << 20
 
 
 def _zstd(stream: Any) -> Any:
@@ -56,6 +57,22 @@ class FunctionStream(io.RawIOBase):
         data = self._read(len(buffer))
         buffer[: len(data)] = data
         return len(data)
+
+
+def unpacked_ratio(path: StoragePath) -> float:
+    """Bytes that a compressed file unpacks to for each stored one, by its first megabytes; 1 for what is damaged."""
+    opener = next(opener for ending, opener in _OPENERS.items() if path.name.endswith(ending))
+    unpacked = 0
+    with path.open_read() as stored:
+        try:
+            with opener(stored) as stream:
+                while unpacked < _RATIO_BYTES and (data := stream.read(_READ_BYTES)):
+                    unpacked += len(data)
+                return unpacked / max(1, stored.tell())
+        except (EOFError, zlib.error, lzma.LZMAError, OSError) as error:
+            if not is_damage(error):
+                raise
+            return 1.0
 
 
 def is_damage(error: Exception) -> bool:

@@ -11,11 +11,12 @@ import contextlib
 import errno
 import json
 import logging
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from raylm.errors import StorageError
 from raylm.run.metrics import Line
@@ -28,8 +29,6 @@ PART_BYTES = 1 << 20
 # More than this is not kept for the next flush to come.
 PENDING_BYTES = 8 << 20
 _BLOCK_BYTES = 64 << 10
-_NAMES = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}  # of Python's, those of JavaScript
-_NOT_FINITE = tuple(_NAMES.values())
 _THREADS = 8
 
 
@@ -267,24 +266,38 @@ def _parsed(path: StoragePath, data: bytes) -> list[Line]:
 
 
 def _encoded(line: Line) -> bytes:
-    """One line of JSON, which knows no NaN: a number that is not finite is its name in quotes."""
-    try:
-        return json.dumps(line, allow_nan=False).encode() + b"\n"
-    except ValueError:
-        named = {
-            key: _NAMES.get(str(value), value) if isinstance(value, float) else value for key, value in line.items()
-        }
-        return json.dumps(named).encode() + b"\n"
+    return json.dumps(_with_names(line), allow_nan=False).encode() + b"\n"
 
 
 def _line(text: bytes) -> Line | None:
     try:
-        line = json.loads(text)
+        line = _with_numbers(json.loads(text))
     except ValueError:
         return None
-    if not isinstance(line, dict):
-        return None
-    return {key: float(value) if value in _NOT_FINITE else value for key, value in line.items()}
+    return line if isinstance(line, dict) else None
+
+
+# JSON has no such numbers: other programs refuse a whole line for one. Older lines hold them bare, as Python reads
+# them.
+_NO_NUMBERS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+
+
+def _with_names(value: Any) -> Any:
+    """The value with the names of numbers that are not finite in their place."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    if isinstance(value, Mapping):
+        return {key: _with_names(one) for key, one in value.items()}
+    return [_with_names(one) for one in value] if isinstance(value, list | tuple) else value
+
+
+def _with_numbers(value: Any) -> Any:
+    """What `_with_names` was given."""
+    if isinstance(value, str):
+        return _NO_NUMBERS.get(value, value)
+    if isinstance(value, dict):
+        return {key: _with_numbers(one) for key, one in value.items()}
+    return [_with_numbers(one) for one in value] if isinstance(value, list) else value
 
 
 def _up_to(text: bytes, step: int) -> bytes:

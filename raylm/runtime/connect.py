@@ -27,10 +27,11 @@ from typing import Any
 
 from raylm.errors import ClusterError, first_line
 from raylm.runtime.ports import refusal
-from raylm.runtime.ray_internals import HEALTH_CHECKS, quiet_start, read_environment_again
+from raylm.runtime.ray_internals import HEALTH_CHECKS, quiet_start, read_environment_again, wants_token
+from raylm.runtime.sockets import temporary_folder
 from raylm.threads import settle
 
-NO_ADDRESS = "check cluster.address, or leave it out to use this machine"
+ADDRESS = "RAY_ADDRESS"
 TOKEN = "RAY_AUTH_MODE"
 CONNECT_SECONDS = 5.0
 
@@ -87,6 +88,7 @@ class _Connection:
         self._lock = threading.Lock()
         self._users = 0
         self._address: str | None = None
+        self._hint = ""
         self._keeper: _Keeper | None = None
 
     def join(self, address: str | None, local: LocalRay) -> bool:
@@ -102,7 +104,8 @@ class _Connection:
             elif _initialized():
                 return False
             else:
-                self._address = address or os.environ.get("RAY_ADDRESS") or None
+                self._address = address or os.environ.get(ADDRESS) or None
+                self._hint = _address_hint(address)
                 self._users = 0
                 self._connect(local)
             self._users += 1
@@ -119,7 +122,7 @@ class _Connection:
         if self._keeper is not None:
             self._keeper.ended.wait()
         self._keeper = keeper = _Keeper()
-        connecting = keeper.call(lambda: _connect(self._address) if self._address else _start(local))
+        connecting = keeper.call(lambda: _connect(self._address, self._hint) if self._address else _start(local))
         try:
             connecting.result()
         finally:
@@ -170,26 +173,37 @@ def _initialized() -> bool:
     return ray is not None and ray.is_initialized()
 
 
+_TEMPORARY = "RAY_TMPDIR"
 _QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING, "configure_logging": True}
 
 
 def _start(local: LocalRay) -> None:
     import ray
 
-    ray.init(
-        address="local",
-        num_cpus=local.cpus,
-        object_store_memory=local.object_store_bytes,
-        include_dashboard=False,
-        _system_config=dict(HEALTH_CHECKS),  # Ray adds to it
-        **_QUIET,
-    )
+    if _TEMPORARY not in os.environ:
+        os.environ[_TEMPORARY] = temporary_folder("ray")  # as Ray itself would choose, where that is short enough
+    folder = os.environ[_TEMPORARY]
+    try:
+        ray.init(
+            address="local",
+            num_cpus=local.cpus,
+            object_store_memory=local.object_store_bytes,
+            include_dashboard=False,
+            _system_config=dict(HEALTH_CHECKS),  # Ray adds to it
+            **_QUIET,
+        )
+    except OSError as error:
+        raise ClusterError(
+            f"Ray cannot be started with its files in {folder}/ray: {first_line(error)}",
+            hint=f"set {_TEMPORARY} to a folder of this user's, with a short path such as /tmp",
+        ) from error
 
 
-def _connect(address: str) -> None:
-    _refuse_deaf(address)
-    if TOKEN not in os.environ and (Path.home() / ".ray" / "auth_token").exists():
+def _connect(address: str, hint: str) -> None:
+    _refuse_deaf(address, hint)
+    if TOKEN not in os.environ and _has_token():
         os.environ[TOKEN] = "token"
+    _refuse_without_token(address)
     import ray
 
     read_environment_again()
@@ -197,7 +211,7 @@ def _connect(address: str) -> None:
         ray.init(address=address, **_QUIET)
     except ConnectionError as error:
         raise ClusterError(
-            f"no Ray cluster answers at {address}: {first_line(error)}", hint=f"{NO_ADDRESS}; {_token_hint()}"
+            f"no Ray cluster answers at {address}: {first_line(error)}", hint=f"{hint}; {_token_hint()}"
         ) from error
     except ray.exceptions.AuthenticationError as error:
         raise ClusterError(
@@ -215,6 +229,21 @@ def _connect(address: str) -> None:
         ) from error
 
 
+def _has_token() -> bool:
+    given = any(os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
+    return given or (Path.home() / ".ray" / "auth_token").exists()
+
+
+def _refuse_without_token(address: str) -> None:
+    host, _, port = address.rpartition(":")
+    if os.environ.get(TOKEN) == "token" or "://" in address or not (host and port.isdigit()):
+        return
+    if wants_token(address, patience_seconds=CONNECT_SECONDS):
+        raise ClusterError(
+            f"the Ray cluster at {address} asks for a token, and none is sent from here", hint=_token_hint()
+        )
+
+
 def _token_hint() -> str:
     return (
         "a cluster that asks for a token takes the one in ~/.ray/auth_token, RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH"
@@ -222,16 +251,24 @@ def _token_hint() -> str:
     )
 
 
-def _refuse_deaf(address: str) -> None:
+def _address_hint(given: str | None) -> str:
+    """What to do about an address where nobody answers; `given` is the job's own, before RAY_ADDRESS."""
+    variable = os.environ.get(ADDRESS)
+    if not variable:
+        return "check cluster.address, or leave it out to use this machine"
+    if given is None:
+        return f"that address is {ADDRESS}'s: correct it, or unset it to use this machine"
+    return f"check cluster.address; to use this machine leave it out and unset {ADDRESS}"
+
+
+def _refuse_deaf(address: str, hint: str) -> None:
     """Ray itself goes on trying for many minutes where nobody listens."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not port.isdigit():
         return  # `auto`, and whatever else Ray resolves by itself
     error = refusal(host.strip("[]"), int(port), patience_seconds=CONNECT_SECONDS)
     if error is not None:
-        raise ClusterError(
-            f"no Ray cluster answers at {address}: {error.strerror or error}", hint=NO_ADDRESS
-        ) from error
+        raise ClusterError(f"no Ray cluster answers at {address}: {error.strerror or error}", hint=hint) from error
 
 
 @contextmanager

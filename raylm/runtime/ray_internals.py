@@ -84,6 +84,23 @@ def read_environment_again() -> None:
     Config.initialize("")
 
 
+def wants_token(address: str, *, patience_seconds: float) -> bool:
+    """Whether the cluster at host:port refuses whoever brings no token; False where it says nothing of that.
+
+    `ray.init` goes on asking for twenty seconds, with a line on standard error for each.
+    """
+    import grpc
+    from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc
+
+    with grpc.insecure_channel(address) as channel:
+        ask = gcs_service_pb2_grpc.NodeInfoGcsServiceStub(channel).GetClusterId
+        try:
+            ask(gcs_service_pb2.GetClusterIdRequest(), timeout=patience_seconds)
+        except grpc.RpcError as error:
+            return bool(error.code() == grpc.StatusCode.UNAUTHENTICATED)
+    return False
+
+
 def in_concurrency_group(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """`ray.method(concurrency_group=…)`, without importing Ray with the module of the actor's class."""
 

@@ -205,7 +205,10 @@ def _normal(url: str) -> str:
         return url.rstrip("/") or "/"  # the usual case, hundreds of times a second
     if "://" in url:
         return url.rstrip("/") if not url.endswith("://") else url
-    return str(Path(url).expanduser().absolute())
+    try:
+        return str(Path(url).expanduser().absolute())
+    except RuntimeError as error:
+        raise StorageError(f"{url}: this machine has no user {url.split('/')[0]}", hint="write the path out") from error
 
 
 def _backend(path: StoragePath) -> Backend:

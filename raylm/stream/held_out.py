@@ -51,14 +51,19 @@ def held_out(
             yield made, counts, dealt[lane][0][0]
 
 
+def check_any(datasets: Sequence[Dataset]) -> None:
+    """Raise a DataError unless there is something to evaluate on."""
+    if not any(dataset.manifest.held_out_rows for dataset in datasets):
+        raise DataError(
+            "no held-out sequences in " + ", ".join(dataset.folder.url for dataset in datasets),
+            hint="prepare with a larger prepare.held_out, or set evaluate.every_steps to null",
+        )
+
+
 def _chosen(datasets: Sequence[Dataset], sequences: int | None) -> list[Chosen]:
     """The rows to evaluate, ascending; the same wherever it is asked."""
     there = [dataset.manifest.held_out_rows for dataset in datasets]
-    if not any(there):
-        raise DataError(
-            "no held-out sequences in " + ", ".join(dataset.folder.url for dataset in datasets),
-            hint="prepare with a larger prepare.held_out, or turn evaluate.every_steps off",
-        )
+    check_any(datasets)
     shares = there
     if sequences is not None and sequences < sum(there):
         weights = quantised([dataset.weight if count else 0.0 for dataset, count in zip(datasets, there, strict=True)])

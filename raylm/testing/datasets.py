@@ -81,7 +81,7 @@ def job_settings(storage: Path, data: Path, *, name: str, steps: int, stage: int
         "data": {"path": str(data), "chunk_rows": 8, "window_chunks": 4, "reader": "threads"},
         "model": {"preset": "tiny", "dtype": "fp32"},
         "batch": {"sequences": 24, "micro_batch": 2},
-        "optim": {"lr": 1e-3, "warmup_steps": 3},
+        "optim": {"lr": 1e-3, "warmup_steps": min(3, steps)},
         "zero": {"stage": stage},
         "train": {"steps": steps, "audit": True, "seed": 7},
         "workers": {"min": 1, "max": 3, "gpu": False, "resources": {SLOT: 1}, "join_interval_seconds": 1.0},

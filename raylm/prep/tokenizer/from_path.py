@@ -20,6 +20,7 @@ from raylm.prep.tokenizer.folder import (
 )
 from raylm.prep.tokenizer.from_sentencepiece import from_sentencepiece
 from raylm.prep.tokenizer.from_tiktoken import from_tiktoken, is_ranks
+from raylm.rows import opened
 from raylm.storage import StoragePath
 
 _COPIED = ("tokenizer", "special_tokens", "added_tokens", "vocab", "merges", "chat_template")
@@ -38,7 +39,7 @@ def import_tokenizer(source: StoragePath, folder: StoragePath, settings: Tokeniz
         raise DataError(
             f"no tokenizer in {source.url}: the folder is missing or empty",
             hint="set prepare.tokenizer.path to a folder with tokenizer.json, a SentencePiece .model or tiktoken "
-            "ranks, or remove it to train one",
+            "ranks, or remove it to train one; one of the Hugging Face hub has to be fetched first: `hf download`",
         )
     lone = [place for name, place in files.items() if name.endswith((".model", ".tiktoken"))]
     if SAVED in files:
@@ -50,7 +51,8 @@ def import_tokenizer(source: StoragePath, folder: StoragePath, settings: Tokeniz
 
 
 def _from_file(file: StoragePath, folder: StoragePath, settings: TokenizerSettings) -> None:
-    content = file.read_bytes()
+    with opened(file) as stream:  # unpacked, where its name says that it is compressed
+        content = stream.read()
     if content.lstrip()[:1] == b"{":
         tokenizer = parsed(content, file.url)
         if settings.eos is None or tokenizer.token_to_id(settings.eos) is None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from raylm.checkpoint.copy_schedule import STATE_BYTES, copy_bytes
 from raylm.checkpoint.room import lacking
 from raylm.config.job import Job
+from raylm.config.together import refuse_mismatched
 from raylm.errors import ConfigError
 from raylm.run.folder import RunFolder
 from raylm.run.identity import Identity, check_same_run, identity_of, parse_identity
@@ -41,6 +41,7 @@ def checked(job: Job, run: StoragePath, *, write_check: bool) -> CheckpointInfo 
     """Refuse what cannot work; the checkpoint that the run goes on from. Without `write_check` it only reads."""
     from raylm.checkpoint.restore import newest
     from raylm.objectives import objective_of
+    from raylm.stream.held_out import check_any
     from raylm.stream.reading import reading
     from raylm.train.branching import check_parent, check_tokenizer
     from raylm.train.sources import open_datasets
@@ -58,8 +59,10 @@ def checked(job: Job, run: StoragePath, *, write_check: bool) -> CheckpointInfo 
     folder = RunFolder(run)
     found = newest(folder.checkpoints)
     job = _standing(job, found)
-    check_plan(job, [dataset.manifest for dataset in datasets])
     try_job_model(job, datasets[0].manifest.vocab_size, datasets[0].manifest.sequence_length)
+    refuse_mismatched(job)
+    if job.evaluate.every_steps is not None:
+        check_any(datasets)
     needed = _state_bytes(job, datasets[0].manifest)
     if write_check:
         run.check_writable(needed_bytes=needed)
@@ -81,23 +84,6 @@ def _standing(job: Job, found: CheckpointInfo | None) -> Job:
     from raylm.model.build import standing_settings
 
     return job.model_copy(update={"model": standing_settings(job.model, found.state.model_config)})
-
-
-def check_plan(job: Job, manifests: Sequence[DatasetManifest]) -> None:
-    """Refuse settings that would end the run, or mean nothing, at a later step. manifests: none where not known yet."""
-    if job.optim.warmup_steps > job.train.steps:
-        raise ConfigError(
-            f"optim.warmup_steps={job.optim.warmup_steps} is longer than the run of train.steps={job.train.steps}, so "
-            f"that the learning rate never reaches optim.lr={job.optim.lr:g}",
-            hint="set optim.warmup_steps to some hundredths of train.steps",
-            key="optim.warmup_steps",
-        )
-    if job.evaluate.every_steps and manifests and not any(manifest.held_out_rows for manifest in manifests):
-        raise ConfigError(
-            f"evaluate.every_steps={job.evaluate.every_steps}, but the data has no held-out sequences",
-            hint="prepare with a larger prepare.held_out, or leave evaluate.every_steps out",
-            key="evaluate.every_steps",
-        )
 
 
 def try_job_model(job: Job, vocab_size: int, sequence_length: int) -> None:
