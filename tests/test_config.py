@@ -128,7 +128,7 @@ def test_a_job_file_loads_from_disk(tmp_path: Path) -> None:
         ),
         ("name: [1\n", "job.yaml:2: not valid YAML", "check indentation, quotes and colons"),
         ("a: b: c\n", "job.yaml:1: not valid YAML", "check indentation, quotes and colons"),
-        ("- a\n", "job.yaml: a job file is a mapping of sections, got ['a']", "start from jobs/quickstart.yaml"),
+        ("- a\n", "job.yaml: a job file is a mapping of sections, got ['a']", "start from one that `raylm jobs` lists"),
         ("train: &t {steps: 1}\noptim: *t\n", "job.yaml:2: alias *t is not supported", "write the value out"),
         ("? [a]\n: 1\n", "job.yaml:1: a key must be a word, got seq", None),
     ],

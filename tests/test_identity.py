@@ -11,7 +11,7 @@ from raylm.config.job import Job
 from raylm.config.load import parse_job
 from raylm.config.optim import OptimSettings
 from raylm.errors import CheckpointError, ConfigError
-from raylm.run.identity import Identity, check_same_run, differences, identity_of, parse_identity
+from raylm.run.identity import Identity, carried_over, check_same_run, differences, identity_of, parse_identity
 
 
 def changed(old: Job, new: Job) -> list[str]:
@@ -76,8 +76,11 @@ def test_a_model_folder_may_move_but_not_change(tmp_path: Path) -> None:
     assert [line.split(":")[0] for line in changed(job("a"), job("c"))] == ["model.path"]
     (tmp_path / "b" / "model.safetensors").write_bytes(b"1234")
     assert [line.split(":")[0] for line in changed(job("a"), job("b"))] == ["model.path"]
-    with pytest.raises(ConfigError, match=r"nowhere cannot be read: No such file"):
-        identity_of(job("nowhere"), [])
+    # What is not there cannot be compared: checkpoints hold all of it, and a new run needs it and says so.
+    assert changed(job("a"), job("nowhere")) == []
+    assert changed(job("nowhere"), job("a")) == []
+    assert carried_over(identity_of(job("a"), []), identity_of(job("nowhere"), [])) == identity_of(job("a"), [])
+    assert [line.split(":")[0] for line in changed(Job(), job("nowhere"))] == ["model.path"]
 
 
 def test_other_data_is_refused_unless_it_is_allowed_and_other_settings_always() -> None:

@@ -17,7 +17,6 @@ from raylm.config.model import ModelSettings
 from raylm.errors import ConfigError
 from raylm.model.build import CONFIG_ERRORS, model_config, unfilled_from
 from raylm.model.first_weights import Drawn, place
-from raylm.objectives.cross_entropy import position_ids
 
 # Of the scores' own spread. What a token of another document adds is a thousand times as much, rounding a hundredth.
 TOLERANCE = 1e-4
@@ -100,9 +99,9 @@ def _scores(model: Any, tokens: Tensor, **more: Any) -> Tensor:
 
 
 def _isolates(model: Any, tokens: Tensor) -> bool:
-    starts = [np.array([0, _SECOND], dtype=np.int32)]
+    positions = torch.cat([torch.arange(_SECOND), torch.arange(_LENGTH - _SECOND)])[None]
     try:
-        together = _scores(model, tokens, position_ids=position_ids(starts, _LENGTH))
+        together = _scores(model, tokens, position_ids=positions)
     except (TypeError, RuntimeError):
         return False  # it takes no positions, or not those of several documents
     parts = [_scores(model, part) for part in (tokens[:, :_SECOND], tokens[:, _SECOND:])]

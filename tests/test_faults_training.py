@@ -1,0 +1,239 @@
+"""Training with other people's models, folders and machines: what is promised is tried, compared by content, and kept."""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from raylm.config.job import Job
+from raylm.config.load import load_job
+from raylm.config.model import ModelSettings
+from raylm.errors import CheckpointError, ConfigError
+from raylm.run.lease import _began
+from raylm.storage import StoragePath
+from raylm.testing.datasets import job_settings, make_data, write_job
+from raylm.testing.elastic import run_alone
+
+VOCABULARY, LENGTH = 96, 16
+SMALL: dict[str, Any] = {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+}
+MORE: dict[str, dict[str, Any]] = {
+    "gpt_oss": {"num_local_experts": 4, "head_dim": 16},
+    "falcon": {},
+    "opt": {"ffn_dim": 128, "word_embed_proj_dim": 64},
+    "afmoe": {"head_dim": 16, "num_experts": 4, "moe_intermediate_size": 32},
+}
+
+
+def settings_of(family: str, **more: Any) -> ModelSettings:
+    attention: Any = "eager" if family in ("gpt_oss", "mamba", "bloom") else "sdpa"
+    config = SMALL | {"model_type": family} | MORE.get(family, {})
+    return ModelSettings(config=config, attention=attention, **more)
+
+
+def tried(settings: ModelSettings) -> None:
+    from raylm.model.capabilities import try_model
+
+    try_model(settings, VOCABULARY, LENGTH)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "mistral", "qwen3", "gemma3_text", "phi3", "gpt_neox"])
+def test_families_that_keep_documents_apart_may(family: str) -> None:
+    more = {"pad_token_id": 0} if family == "phi3" else {}
+    settings = settings_of(family, document_attention=True)
+    tried(settings.model_copy(update={"config": {**settings.config, **more}}))  # type: ignore[dict-item]
+
+
+@pytest.mark.parametrize("family", ["gpt_oss", "falcon", "opt", "afmoe", "bloom", "mamba"])
+def test_document_attention_is_tried_not_inferred_from_a_signature(family: str) -> None:
+    tried(settings_of(family))
+    with pytest.raises(ConfigError, match="does not keep the documents of a row apart|takes no position ids"):
+        tried(settings_of(family, document_attention=True))
+
+
+@pytest.mark.parametrize("family", ["bert", "electra"])
+def test_a_model_that_sees_what_it_is_to_predict_is_refused(family: str) -> None:
+    with pytest.raises(ConfigError, match="sees the tokens it is to predict") as caught:
+        tried(settings_of(family))
+    assert "is_decoder: true" in str(caught.value.hint)
+    settings = settings_of(family)
+    tried(settings.model_copy(update={"config": {**settings.config, "is_decoder": True}}))  # type: ignore[dict-item]
+
+
+def test_a_trial_costs_the_same_at_any_size_of_the_model() -> None:
+    from raylm.model.capabilities import _small
+    from raylm.model.first_weights import units_of
+    from raylm.model.build import model_config, unfilled_from
+
+    large = {"model_type": "llama", "hidden_size": 8192, "num_attention_heads": 64, "num_key_value_heads": 8}
+    config = model_config(ModelSettings(config=large | {"num_hidden_layers": 80}), 128_000, 4096)
+    twin = unfilled_from(ModelSettings(preset="tiny"), _small(config))
+    assert sum(unit.elements for unit in units_of(twin)) < 30_000_000
+
+
+def test_a_pad_token_that_also_ends_texts_is_trained() -> None:
+    from raylm.model.build import build_model
+
+    settings = ModelSettings(config=SMALL | {"model_type": "llama", "pad_token_id": 5, "eos_token_id": 5})
+    model: Any = build_model(settings, vocab_size=VOCABULARY, sequence_length=LENGTH, seed=1)
+    row = model.get_input_embeddings().weight
+    assert float(row[5].abs().sum()) > 0
+    tokens = torch.tensor([[1, 5, 2, 5]])
+    model(input_ids=tokens, labels=tokens).loss.backward()
+    assert float(row.grad[5].abs().sum()) > 0
+    assert model.config.pad_token_id == 5
+
+
+def saved_model(folder: Path, **more: Any) -> Path:
+    from raylm.model.build import build_model
+
+    made: Any = build_model(
+        ModelSettings(config=SMALL | {"model_type": "llama"} | more), vocab_size=512, sequence_length=64, seed=3
+    )
+    made.save_pretrained(folder)
+    return folder
+
+
+def test_a_run_whose_model_folder_is_gone_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
+    data = make_data(tmp_path / "data", rows=200)
+    base = saved_model(tmp_path / "base")
+
+    def job(name: str, steps: int, path: Path = base) -> Path:
+        settings = job_settings(
+            tmp_path / "runs", data, name=name, steps=steps, model__preset=None, model__path=str(path)
+        )
+        settings["optim"]["schedule"] = "constant"
+        return write_job(tmp_path, settings)
+
+    whole = run_alone(job("whole", 6))
+    run_alone(job("part", 3))
+    shutil.move(base, tmp_path / "elsewhere")
+    resumed = run_alone(job("part", 6))
+    assert resumed.losses == pytest.approx(whole.losses, abs=1e-6)
+    # Both know what they are of: the folder may come back, at another place, too.
+    again = run_alone(job("part", 7, tmp_path / "elsewhere"))
+    assert len(again.losses) == 7
+    with pytest.raises(RuntimeError, match="there is no"):
+        run_alone(job("new", 3))
+
+
+def test_the_best_checkpoint_is_the_one_that_was_measured(tmp_path: Path) -> None:
+    from raylm.checkpoint.restore import committed
+    from raylm.run.folder import RunFolder
+
+    data = make_data(tmp_path / "data", rows=400)
+    settings = job_settings(
+        tmp_path / "runs",
+        data,
+        name="run",
+        steps=24,
+        evaluate__every_steps=3,
+        checkpoint__every_steps=1000,
+        checkpoint__keep=1,
+        checkpoint__keep_best=1,
+        optim__lr=0.2,  # too high, so that the loss does not only fall
+        optim__schedule="constant",
+    )
+    file = write_job(tmp_path, settings)
+    outcome = run_alone(file)
+    measured = {event["step"]: event["held_out_loss"] for event in outcome.of("evaluated")}
+    assert len(measured) == 8
+    best = min(measured, key=lambda step: measured[step])
+    kept = {info.step: info.state.held_out_loss for info in committed(RunFolder.of(load_job(file)).checkpoints)}
+    assert kept[best] == measured[best]
+    assert set(kept) == {best, 24}
+
+
+def test_the_held_out_loss_of_each_source_is_told(tmp_path: Path) -> None:
+    first, second = make_data(tmp_path / "a" / "data", rows=200), make_data(tmp_path / "b" / "data", rows=200, seed=1)
+    settings = job_settings(tmp_path / "runs", first, name="run", steps=2, evaluate__every_steps=2)
+    settings["data"] = {"mixture": [{"path": str(first)}, {"path": str(second), "weight": 2}]}
+    (found,) = run_alone(write_job(tmp_path, settings)).of("evaluated")
+    assert set(found["by_source"]) == {"a/data", "b/data"}
+    low, high = sorted(found["by_source"].values())
+    assert low <= found["held_out_loss"] <= high
+
+
+def test_a_tokenizer_that_means_other_tokens_is_told_by_the_first_of_them() -> None:
+    from raylm.prep.tokenizer.agreement import disagreement
+
+    assert disagreement({0: "a", 1: "b"}, {0: "a", 1: "b", 2: "c"}) is None
+    assert disagreement({0: "a", 1: "b"}, {0: "a", 1: "x"}) == "id 1 is 'b' there and 'x' in the data"
+
+
+def test_a_file_is_created_once_where_there_are_no_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: Any) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "link", refused)
+    place = StoragePath(str(tmp_path / "once"))
+    assert place.create_once(b"first")
+    assert not place.create_once(b"second")
+    assert place.read_bytes() == b"first"
+    assert [path.name for path in tmp_path.iterdir()] == ["once"]
+
+
+def test_a_process_is_known_by_a_clock_that_nobody_sets(monkeypatch: pytest.MonkeyPatch) -> None:
+    import psutil
+
+    before = _began(os.getpid())
+    monkeypatch.setattr(psutil, "boot_time", lambda: 0.0)
+    monkeypatch.setattr(psutil.Process, "create_time", lambda self: 12.0)
+    assert _began(os.getpid()) == before
+    assert _began(2**22 + 1) is None
+
+
+def test_an_export_says_everything_in_the_words_of_transformers_4_too() -> None:
+    from raylm.hf_export import older_config, older_tokenizer_config
+
+    flat = older_config({"dtype": "float32", "rope_parameters": {"rope_theta": 5e5, "rope_type": "default"}})
+    assert (flat["rope_theta"], flat["rope_scaling"], flat["torch_dtype"]) == (5e5, None, "float32")
+    scaled = older_config({"rope_parameters": {"rope_theta": 1e4, "rope_type": "linear", "factor": 2.0}})
+    assert scaled["rope_scaling"] == {"rope_type": "linear", "factor": 2.0}
+    kinds = {"full_attention": {"rope_theta": 1e6}, "sliding_attention": {"rope_theta": 1e4}}
+    both = older_config({"rope_parameters": kinds})
+    assert (both["rope_theta"], both["rope_local_base_freq"]) == (1e6, 1e4)
+    assert older_config({"model_type": "gpt2"}) == {"model_type": "gpt2"}
+    words = older_tokenizer_config({"tokenizer_class": "TokenizersBackend", "extra_special_tokens": ["<x>"]})
+    assert words == {"tokenizer_class": "PreTrainedTokenizerFast", "additional_special_tokens": ["<x>"]}
+
+
+def test_a_run_that_cannot_be_resumed_from_storage_draws_no_random_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from raylm.model import first_weights
+    from raylm.train.without_ray import main
+
+    data = make_data(tmp_path / "data", rows=200)
+    run_alone(write_job(tmp_path, job_settings(tmp_path / "runs", data, name="run", steps=2)))
+    drawn: list[str] = []
+    original = first_weights.Drawn.of
+    monkeypatch.setattr(first_weights.Drawn, "of", lambda self, unit: drawn.append(unit.name) or original(self, unit))
+    monkeypatch.setenv("RAYLM_TEST", "1")
+    file = write_job(tmp_path, job_settings(tmp_path / "runs", data, name="run", steps=3))
+    main([str(file)])
+    assert drawn == []
+    main([str(write_job(tmp_path, job_settings(tmp_path / "runs", data, name="other", steps=1)))])
+    assert drawn
+    assert math.isfinite(json.loads((tmp_path / "runs/run/metrics.jsonl").read_text().splitlines()[-1])["loss"])
+
+
+def test_a_tokenizer_of_another_model_is_refused_before_anything_is_spent(tmp_path: Path) -> None:
+    from raylm.train.branching import check_tokenizer
+
+    assert Job is not None
+    pytest.importorskip("tokenizers")
+    with pytest.raises((CheckpointError, AttributeError, IndexError, ConfigError)):
+        check_tokenizer(Job(), None, StoragePath(str(tmp_path)), key="model.path")  # type: ignore[arg-type]
