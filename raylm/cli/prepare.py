@@ -55,7 +55,10 @@ def result_rows(result: PrepareReport) -> list[tuple[str, str]]:
         reasons = ", ".join(f"{count:,} {reason.replace('_', ' ')}" for reason, count in result.skipped.items())
         rows.insert(1, ("skipped", f"{reasons}; examples in {result.output}/skipped.json"))
     steps = [("step" if index == 0 else "", words) for index, words in enumerate(step_lines(manifest))]
-    return [*steps, *rows, ("report", f"{result.output}/report.html")]
+    warnings = [("WARNING", line) for line in result.warnings]
+    if warnings:
+        warnings.append(("", f"samples are in {result.output}/skipped.json"))
+    return [*steps, *rows, ("report", f"{result.output}/report.html"), *warnings]
 
 
 def progress_lines(

@@ -17,7 +17,7 @@ from raylm.prep.extras import not_installed
 from raylm.prep.languages import ENGLISH_CODES
 from raylm.prep.operators.base import Operator, per_document
 from raylm.prep.operators.kind import OperatorContext, OperatorKind
-from raylm.prep.operators.record import OperatorRecord
+from raylm.prep.operators.record import NOT_JUDGED, OperatorRecord
 from raylm.records import Document
 
 _QUOTES = "”’»›」』“"  # in German “ ends what „ began
@@ -167,7 +167,7 @@ def _without_words(
             f"{document.id} is in {language!r}, whose words no installed library tells apart",
             hint="keep fewer languages with the step `language`, or set quality.without_words to keep or drop",
         )
-    record.tally("not judged, for want of words", language)
+    record.tally(NOT_JUDGED, language)
     if settings.without_words == "keep":
         return (document,)
     record.drop("language_without_words", document, language)
