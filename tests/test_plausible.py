@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,16 @@ import pytest
 
 from raylm.cli.prepare import result_rows
 from raylm.config.job import Job
+from raylm.config.prepare.sources import SourceSettings
 from raylm.config.prepare.steps import OPERATORS
 from raylm.prep.checks.plausible import FEWEST, READING, STEPS, Account, warnings_on
 from raylm.prep.checks.skipped import Skipped
 from raylm.prep.operators import OperatorRecord
 from raylm.prep.prepare import PrepareReport, prepare
+from raylm.prep.ranges import FileRange
+from raylm.prep.readers.read import read_range
 from raylm.prep.tasks import here
+from raylm.storage import Connection
 
 TOKENIZER = {"vocab_size": 300, "sample_bytes": 100_000}
 
@@ -142,3 +147,96 @@ def test_the_command_ends_with_the_warnings_and_says_where_samples_are(tmp_path:
     rows = dict(result_rows(prepared(tmp_path, [good, empty])))
     assert rows["WARNING"] == "source 'empty' gave nothing: no document was read (1 empty)"
     assert rows[""] == f"samples are in {tmp_path}/data/skipped.json"
+
+
+# --- what reading takes out of documents -------------------------------------------------------------------------
+
+
+def told(folder: Path, source: dict[str, Any]) -> tuple[list[str], Skipped]:
+    """The warnings on a source of one file, and what reading left out of it."""
+    settings = SourceSettings.model_validate({"name": "x", **source})
+    path, skipped = Path(str(source["glob"])), Skipped()
+    documents = list(read_range(settings, FileRange(str(path), path.stat().st_size), Connection(), skipped))
+    return warnings_on([Account("x", 1, len(documents), skipped, ())]), skipped
+
+
+def book(folder: Path, *paragraphs: str) -> dict[str, Any]:
+    path = folder / "book.txt"
+    path.write_text("\n\n".join(paragraphs) + "\n")
+    return {"kind": "book", "glob": str(path)}
+
+
+STORY = "Winter came early that year, and nobody had thought of the lamps; the bridge was closed before a letter came. "
+
+
+def chapters(count: int) -> list[str]:
+    return [part for number in range(1, count + 1) for part in (f"CHAPTER {number}", f"Day {number}. {STORY * 30}")]
+
+
+def test_front_matter_is_counted_in_characters(tmp_path: Path) -> None:
+    dedication = "For the keepers of the lamp."
+    warnings, skipped = told(tmp_path, book(tmp_path, "Dedication", dedication, *chapters(3)))
+    assert warnings == []
+    assert skipped.removed == {"front_matter": len("Dedication") + len(dedication)}
+    assert skipped.characters == sum(map(len, chapters(3))) + 2 * 5
+
+
+def test_much_front_matter_is_told_of_one_book(tmp_path: Path) -> None:
+    thanks = [f"We thank lamp keeper number {number} of the old bridge." for number in range(150)]
+    warnings, skipped = told(tmp_path, book(tmp_path, *chapters(6), "Acknowledgments", *thanks))
+    share, one = warnings
+    assert skipped.reasons["much_front_matter"] == 1
+    assert skipped.examples["much_front_matter"][0].startswith(f"{tmp_path}/book.txt#0: ")
+    assert "as much front matter" in share
+    assert "characters as front matter; more than 20% is hardly meant" in one
+
+
+def test_what_would_be_more_than_half_of_a_book_is_kept_and_told(tmp_path: Path) -> None:
+    thanks = [f"We thank lamp keeper number {number} of the old bridge." for number in range(300)]
+    (warning,), skipped = told(tmp_path, book(tmp_path, *chapters(2), "Acknowledgments", *thanks))
+    assert warning == (
+        "source 'x': reading skipped 50% of 2 documents as kept front matter; more than 1% is hardly meant"
+    ), warning
+    assert not skipped.removed
+    assert skipped.characters > sum(map(len, thanks))
+
+
+def test_what_a_wiki_page_only_shows_beside_its_sentences_is_counted_by_its_kind(tmp_path: Path) -> None:
+    template, table = "{{Infobox bridge|length=10}}", '{| class="a"\n| x\n|}'
+    reference, file = "<ref>{{cite|a}}</ref>", "[[File:A.jpg|thumb|A bridge]]"
+    markup = f"{template}\n{table}\n{file}The bridge{reference} is {{{{nowrap|10 km}}}} long."
+    head = '<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.11/" xml:lang="en"><siteinfo/>'
+    revision = f"<revision><id>1</id><text>{escape(markup)}</text></revision>"
+    path = tmp_path / "wiki.xml"
+    path.write_text(f"{head}<page><title>Bridge</title><ns>0</ns><id>7</id>{revision}</page></mediawiki>")
+    _, skipped = told(tmp_path, {"kind": "wikipedia", "glob": str(path)})
+    assert skipped.removed == {
+        "templates": len(template),
+        "tables": len(table),
+        "references": len(reference),
+        "files_and_categories": len(file),
+    }
+    assert skipped.examples["templates"] == [f"{path}#7: {template}"]
+
+
+def test_a_page_of_which_a_sliver_is_main_content_is_an_example(tmp_path: Path) -> None:
+    links = "".join(f'<li><a href="/{number}">Lamp {number} of the bridge</a></li>' for number in range(200))
+    page = f"<html><body><ul>{links}</ul><article><h1>H</h1><p>{STORY * 2}</p></article></body></html>"
+    message = f"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n{page}".encode()
+    head = "WARC/1.0\r\nWARC-Type: response\r\nWARC-Target-URI: http://a.org/\r\nContent-Type: application/http\r\n"
+    path = tmp_path / "a.warc"
+    path.write_bytes(f"{head}Content-Length: {len(message)}\r\n\r\n".encode() + message + b"\r\n\r\n")
+    (warning,), skipped = told(tmp_path, {"kind": "warc", "glob": str(path)})
+    assert "characters as beside main text; more than 80% is hardly meant" in warning
+    assert "characters of http://a.org/ are main content" in skipped.examples["beside_main_text"][0]
+
+
+def test_text_that_steps_cut_out_of_documents_is_sampled(tmp_path: Path) -> None:
+    texts = [f"{' '.join(sentences(6))}\nShare this page\nNumber {number} is the last of them." for number in range(30)]
+    steps = [{"exact_duplicates": {"part": "line", "min_chars": 5}}]
+    prepared(tmp_path, [lines(tmp_path, "x", texts)], steps=steps)
+    first, _ = json.loads((tmp_path / "data/skipped.json").read_text())["steps"]
+    found = first["changed"]["repeated_line"]
+    assert found["count"] == 58
+    assert all("The committee met on day 0" in example for example in found["examples"])
+    assert len(found["examples"]) == 5

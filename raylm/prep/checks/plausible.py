@@ -15,7 +15,8 @@ from raylm.prep.languages import UNKNOWN_LANGUAGE
 from raylm.prep.operators.record import NOT_JUDGED, OperatorRecord
 
 FEWEST = 10  # documents, of which a share says anything
-_BROKEN = (BROKEN_FILE, BROKEN_RECORD)  # of these, one is enough
+_BROKEN = (BROKEN_FILE, BROKEN_RECORD)
+_ONE_IS_ENOUGH = (*_BROKEN, "encrypted", "much_front_matter", "kept_front_matter")
 _NAMED = 5  # languages, or reasons, in one warning
 
 
@@ -49,11 +50,13 @@ READING: Mapping[str, Bound] = {
     **dict.fromkeys(_BROKEN, Bound(documents=0.01)),  # files of files, records of documents
     **dict.fromkeys(("empty", "no_text"), Bound(documents=0.5)),  # a column that few rows fill
     "no_main_text": Bound(documents=0.2),  # pages of menus alone; more is a site that cannot be read so
-    "front_matter": Bound(text=0.2),  # of a book, without what its publisher puts around it
+    **dict.fromkeys(("front_matter", "contents_and_index"), Bound(text=0.2)),  # an index takes a tenth of a book
+    # Books of which more than is plausible was taken for front matter; of half a book, nothing is taken out.
+    **dict.fromkeys(("much_front_matter", "kept_front_matter"), Bound(documents=0.01)),
     "boilerplate": Bound(text=0.5),  # Project Gutenberg's license is longer than a short story
-    "beside_main_text": Bound(text=0.9),  # half of a page is menus; of some pages nine tenths
+    "beside_main_text": Bound(text=0.8),  # without menus that say so; half of a page is usual
     "templates": Bound(text=0.6),  # a third of the markup of large Wikipedias
-    "references": Bound(text=0.6),
+    **dict.fromkeys(("references", "files_and_categories", "galleries_and_such"), Bound(text=0.6)),
     "tables": Bound(text=0.8),  # lists of places and results are little else
     # What an archive or a dump holds beside what is asked for, as its makers meant it.
     **dict.fromkeys(("namespace", "redirect", "no_page", "http_status", "other_record", "revisit"), _ANY),
@@ -85,7 +88,7 @@ def _warnings(account: Account) -> Iterator[str]:
     for reason, count in sorted(skipped.reasons.items()):
         bound = READING.get(reason, _UNHEARD_OF).documents
         of, what = (account.files, "files") if reason == BROKEN_FILE else (skipped.documents + count, "documents")
-        if _beyond(count, of, bound, 1 if reason in _BROKEN else FEWEST):
+        if _beyond(count, of, bound, 1 if reason in _ONE_IS_ENOUGH else FEWEST):
             yield f"{source}: reading skipped {_share(count, of, what)} as {_words(reason)}{_allowed(bound)}"
     for reason, count in sorted(skipped.removed.items()):
         bound = READING.get(reason, _UNHEARD_OF).text

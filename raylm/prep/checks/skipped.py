@@ -54,7 +54,8 @@ class Skipped:
         """Count text that goes although its document stays; the example is kept while there are few."""
         if characters > 0:
             self.removed[reason] += characters
-            self._keep(reason, example)
+            if example:
+                self._keep(reason, example)
 
     def add(self, other: Skipped) -> None:
         """Take in what another unit skipped."""

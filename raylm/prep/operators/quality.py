@@ -17,7 +17,7 @@ from raylm.prep.extras import not_installed
 from raylm.prep.languages import ENGLISH_CODES
 from raylm.prep.operators.base import Operator, per_document
 from raylm.prep.operators.kind import OperatorContext, OperatorKind
-from raylm.prep.operators.record import NOT_JUDGED, OperatorRecord
+from raylm.prep.operators.record import NOT_JUDGED, OperatorRecord, cut_out
 from raylm.records import Document
 
 _QUOTES = "”’»›」』“"  # in German “ ends what „ began
@@ -139,7 +139,8 @@ def quality_operator(settings: Quality, context: OperatorContext) -> Operator:
             return _without_words(settings, language, document, record)
         kept = _kept(rules, document, record)
         for kind, count in cut.items():
-            record.change(kind, count)
+            wanted = kept and record.wants_example(kind)
+            record.cut(kind, document, cut_out(document.text, kept[0].text) if wanted else "", count)
         cut.clear()
         return kept
 

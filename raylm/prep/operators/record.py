@@ -12,7 +12,14 @@ from raylm.records import Document
 
 NOT_JUDGED = "not judged, for want of words"  # a tally, by language
 _EXAMPLE_CHARACTERS = 200
+_EXAMPLE_LINES = 3
 _COUNTERS = ("dropped", "changed", "languages", "kept_languages")
+
+
+def cut_out(before: str, after: str) -> str:
+    """Some lines of a text that are not in what is left of it, as an example of what was taken out of them."""
+    left = set(after.split("\n"))
+    return "\n".join([line for line in before.split("\n") if line not in left][:_EXAMPLE_LINES])
 
 
 @dataclass
@@ -58,7 +65,8 @@ class OperatorRecord:
         """Count edits that took text out, and keep some of that text while there are few examples."""
         if count:
             self.changed[kind] += count
-            self._keep(kind, document, text)
+            if text:
+                self._keep(kind, document, text)
 
     def change(self, kind: str, count: int = 1) -> None:
         """Count edits of a kind."""
