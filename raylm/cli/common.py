@@ -135,7 +135,7 @@ def command_line(command: str, job_file: str, overrides: Sequence[str]) -> str:
 
 def print_rows(rows: Sequence[tuple[str, str]]) -> None:
     """Print rows of a name and a value, values aligned."""
-    width = max(len(name) for name, _ in rows)
+    width = max((len(name) for name, _ in rows), default=0)
     for name, value in rows:
         click.echo(f"{name:<{width}}  {value}")
 

@@ -25,13 +25,14 @@ def prepare(job_file: str, overrides: tuple[str, ...], dry_run: bool) -> None:
     Running it again goes on where a killed run stopped, and does nothing when all is done.
     """
     job = read_job(job_file, overrides)
-    if dry_run:
-        from raylm.cli.preview import prepare_rows
+    from raylm.cli.preview import language_rows, prepare_rows
 
+    if dry_run:
         print_rows([*prepare_rows(job), paths_row(job_file)])
         print_next(command_line("prepare", job_file, overrides))
         return
     quiet_logs()
+    print_rows(language_rows(job))
     from raylm.prep.prepare import prepare as run_prepare
 
     print_rows(result_rows(run_prepare(job, progress=progress_lines())))
