@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
+from raylm.cli.preview import prepare_rows
+from raylm.config.job import Job
+from raylm.prep.operators.build import language_notes
 from raylm.prep.operators.dedup.minhash import word_hashes
-from raylm.prep.operators.language import identifier
+from raylm.prep.operators.language import CODES, identifier
 from raylm.prep.operators.personal.internet import emails, ips, urls
 from raylm.prep.operators.personal.numbers import ibans
 from raylm.prep.operators.personal.phones import phones
+from raylm.prep.operators.spacy_words import tokenizer_of
+from raylm.records import Document
 from raylm.testing.operators import run_operator
 
 
@@ -137,15 +144,91 @@ def judged(text: str, language: str) -> str | None:
         ("de", "Sie sagte: \u201eDie Brücke ist so gut wie neu.\u201c"),
         ("fr", "Elle a dit : «\u00a0Le pont est comme neuf.\u00a0»"),
         ("ar", "متى ينتهي العمل على الجسر الجديد؟"),
-        ("zh", "委员会星期二开会讨论了新桥的计划。"),
+        ("am", "ኮሚቴው ማክሰኞ ዕለት ስለ አዲሱ ድልድይ ዕቅድ ተወያየ።"),
     ],
 )
 def test_a_line_ends_with_the_marks_of_its_own_language(language: str, line: str) -> None:
     assert judged(f"{line}\n{line}", language) == f"{line}\n{line}"
-    open_ended = line.rstrip(".।؟。\u201c\u201d» \u00a0")
+    open_ended = line.rstrip(".።؟\u201c\u201d» \u00a0")
     assert judged(f"{line}\n{open_ended}", language) == line, "and one without is cut"
 
 
-def test_a_language_that_the_rules_cannot_judge_is_left_alone() -> None:
-    line = "คณะกรรมการประชุมเมื่อวันอังคารเพื่อหารือเกี่ยวกับแผนสะพานใหม่"
-    assert judged(f"{line}\n{line}", "th") == f"{line}\n{line}"
+@pytest.mark.parametrize(
+    ("language", "line"),
+    [
+        ("th", "คณะกรรมการประชุมเมื่อวันอังคารเพื่อหารือเกี่ยวกับแผนสะพานใหม่"),
+        *((code, "委员会星期二开会讨论了新桥的计划，大家都同意了。") for code in ("zh", "zho", "chi", "cmn")),
+        ("ja", "委員会は火曜日に新しい橋の計画について話し合いました。"),
+    ],
+)
+def test_a_language_that_the_rules_cannot_judge_is_left_alone(language: str, line: str) -> None:
+    text = f"{line}\n{line}"
+    kept, _ = run_operator({"quality": {"language": language, "without_words": "keep"}}, [text * 8])
+    found = tokenizer_of(language)
+    assert [document.text for document in kept] == [text * 8] or found is not None
+    assert found is None or max(map(len, found.word_tokenize(line))) < 10, "a sentence is no word"
+
+
+# --- which rules are for whom ------------------------------------------------------------------------------------
+
+
+def notes(*steps: Any, **source: Any) -> list[str]:
+    given = {"sources": [{"name": "a", "kind": "jsonl", "glob": "a.jsonl", **source}], "steps": list(steps)}
+    settings = Job.model_validate({"name": "x", "prepare": given}).prepare
+    return language_notes(settings.steps, settings.sources)
+
+
+def test_languages_that_a_step_drops_are_told_before_it_begins() -> None:
+    assert notes({"language": {"keep": ["en", "de"], "min_score": 0}}) == [
+        "step 1, language, drops documents in all languages but en, de"
+    ]
+
+
+@pytest.mark.parametrize(("action", "words"), [("keep", "leaves documents alone in"), ("drop", "drops documents in")])
+def test_languages_whose_words_no_library_tells_apart_are_told_before_quality_begins(action: str, words: str) -> None:
+    told = notes({"language": {"keep": ["en", "bo", "qu"]}}, {"quality": {"without_words": action}})
+    assert [note for note in told if "quality" in note] == [
+        f"step 2, quality, {words} bo, whose words no installed library tells apart"
+    ]
+
+
+def test_all_languages_without_words_are_told_where_any_may_come() -> None:
+    (told,) = (note for note in notes("language", "quality") if "quality" in note)
+    listed = told.removeprefix("step 2, quality, leaves documents alone in ").partition(", whose")[0].split(", ")
+    assert set(listed) <= CODES
+    assert {"bo"} <= set(listed)
+    assert set(listed).isdisjoint({"en", "de", "fr", "ru", "ar", "fa"})
+    sampled = sorted(CODES)[::20]
+    assert [code for code in sampled if tokenizer_of(code) is None] == [code for code in sampled if code in listed]
+
+
+def test_a_source_that_says_no_language_is_told_before_quality_takes_it_for_english() -> None:
+    (told, *_) = notes("quality")
+    assert told.startswith(
+        "step 1, quality, judges documents of 'a' by the rules for 'en', as nothing says their language"
+    )
+    assert not any("by the rules" in note for note in notes("quality", meta=["language"]))
+    assert not any("by the rules" in note for note in notes("language", "quality"))
+    assert not any("by the rules" in note for note in notes("quality", kind="wikipedia"))
+
+
+@pytest.mark.parametrize("step", ["toxicity", "fairness", "counterfactual"])
+def test_lists_of_english_words_are_told_to_be_for_english(step: str) -> None:
+    (told,) = notes(step)
+    assert told.startswith(f"step 1, {step}, ")
+    assert "English documents only" in told
+
+
+def test_english_words_judge_no_other_language() -> None:
+    rude = "fuck this fucking shit"
+    assert not run_operator("toxicity", [rude])[0]
+    kept, record = run_operator("toxicity", [Document("0", rude, "texts", {"language": "de"})])
+    assert [document.text for document in kept] == [rude]
+    assert record.tallies["not judged, for want of words"] == {"de": 1}
+
+
+def test_a_dry_run_tells_of_languages_before_anything_is_spent() -> None:
+    source = {"kind": "jsonl", "glob": "a.jsonl"}
+    job = Job.model_validate({"name": "x", "prepare": {"sources": [source], "steps": [{"language": {"keep": ["en"]}}]}})
+    (row,) = (words for name, words in prepare_rows(job) if name == "languages")
+    assert row.startswith("step 1, language, drops documents in all languages but en, and documents whose language")

@@ -162,7 +162,7 @@ def typed(*words: str) -> str:
 
 def print_rows(rows: Sequence[tuple[str, str]]) -> None:
     """Print rows of a name and a value, values aligned."""
-    width = max(len(name) for name, _ in rows)
+    width = max((len(name) for name, _ in rows), default=0)
     for name, value in rows:
         click.echo(f"{name:<{width}}  {value}")
 

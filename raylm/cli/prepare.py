@@ -25,13 +25,14 @@ def prepare(job_file: str, overrides: tuple[str, ...], dry_run: bool) -> None:
     Running it again goes on where a killed run stopped, and does nothing when all is done.
     """
     job = read_job(job_file, overrides)
-    if dry_run:
-        from raylm.cli.preview import prepare_rows
+    from raylm.cli.preview import language_rows, prepare_rows
 
+    if dry_run:
         print_rows([*prepare_rows(job), paths_row(job_file)])
         print_next(command_line("prepare", job_file, overrides))
         return
     quiet_logs()
+    print_rows(language_rows(job))
     from raylm.prep.prepare import prepare as run_prepare
 
     print_rows(result_rows(run_prepare(job, progress=progress_lines())))
@@ -55,7 +56,10 @@ def result_rows(result: PrepareReport) -> list[tuple[str, str]]:
         reasons = ", ".join(f"{count:,} {reason.replace('_', ' ')}" for reason, count in result.skipped.items())
         rows.insert(1, ("skipped", f"{reasons}; examples in {result.output}/skipped.json"))
     steps = [("step" if index == 0 else "", words) for index, words in enumerate(step_lines(manifest))]
-    return [*steps, *rows, ("report", f"{result.output}/report.html")]
+    warnings = [("WARNING", line) for line in result.warnings]
+    if warnings:
+        warnings.append(("", f"samples are in {result.output}/skipped.json"))
+    return [*steps, *rows, ("report", f"{result.output}/report.html"), *warnings]
 
 
 def progress_lines(

@@ -25,11 +25,20 @@ def prepare_rows(job: Job) -> Rows:
         *(("source" if index == 0 else "", words) for index, words in enumerate(sources)),
         *_raw_rows(job),
         *(("step" if number == 1 else "", f"{number}. {words}") for number, words in enumerate(_steps(job), 1)),
+        *language_rows(job),
         ("tokenizer", tokenizer),
         ("rows", f"{settings.sequence_length:,} tokens each, {settings.held_out:.1%} of documents held out"),
         ("workers", workers),
         ("output", _state(StoragePath(job.shards_url, job.object_store.connection()))),
     ]
+
+
+def language_rows(job: Job) -> Rows:
+    """Which languages the steps will drop or leave alone."""
+    from raylm.prep.operators.build import language_notes
+
+    notes = language_notes(job.prepare.steps, job.prepare.sources)
+    return [("languages" if index == 0 else "", note) for index, note in enumerate(notes)]
 
 
 def _steps(job: Job) -> list[str]:

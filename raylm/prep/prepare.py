@@ -41,7 +41,7 @@ from raylm.prep.passes import (
 from raylm.prep.planning import new_worklist, stored_worklist
 from raylm.prep.report.publish import check_shared, manifest_of
 from raylm.prep.report.totals import documents_in, no_documents, skipped_in
-from raylm.prep.report.write import REPORT_NAME, write_report
+from raylm.prep.report.write import REPORT_NAME, warnings_in, write_report
 from raylm.prep.split import document_held_out
 from raylm.prep.tasks import Session, on_ray
 from raylm.prep.tokenizer import import_tokenizer, sample, write_tokenizer
@@ -70,7 +70,7 @@ class PrepareProgress:
 class PrepareReport:
     """What a preparation gave; `resumed_units` had been done by an earlier attempt.
 
-    skipped: reason → documents or records that were left out.
+    skipped: reason → documents or records that were left out. warnings: where more was left out than is plausible.
     """
 
     already_done: bool
@@ -81,6 +81,7 @@ class PrepareReport:
     output: str
     resumed_units: int = 0
     skipped: dict[str, int] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
 
 ProgressCallback = Callable[[PrepareProgress], None]
@@ -116,7 +117,7 @@ def prepare(
     done = finished_manifest(job, output)
     if done is not None:
         (output / WORK_FOLDER).remove()
-        return _report(done, output, clock() - began, already_done=True)
+        return _report(done, output, clock() - began, warnings_in(output), already_done=True)
     worklist = stored_worklist(job, output)
     if worklist is None:
         progress(PrepareProgress("listing the sources"))
@@ -129,12 +130,12 @@ def prepare(
     manifest = manifest_of(job, output, results, logs)
     check_shared(output, manifest)
     verdicts = verdicts_on(job, manifest, results, logs)
-    write_report(job, output, manifest, worklist, logs, verdicts)
+    warnings = write_report(job, output, manifest, worklist, logs, verdicts)
     refuse_unmet(verdicts, (output / REPORT_NAME).url)
     refuse_unspelled(manifest.fertility, job.prepare.tokenizer.max_unknown)
     write_manifest(output, manifest)
     (output / WORK_FOLDER).remove()
-    return _report(manifest, output, clock() - began, resumed_units=resumed)
+    return _report(manifest, output, clock() - began, warnings, resumed_units=resumed)
 
 
 def finished_manifest(job: Job, output: StoragePath) -> DatasetManifest | None:
@@ -335,6 +336,7 @@ def _report(
     manifest: DatasetManifest,
     output: StoragePath,
     seconds: float,
+    warnings: tuple[str, ...],
     *,
     already_done: bool = False,
     resumed_units: int = 0,
@@ -348,4 +350,5 @@ def _report(
         output=output.url,
         resumed_units=resumed_units,
         skipped=skipped_in(manifest),
+        warnings=warnings,
     )

@@ -34,7 +34,7 @@ class Unit:
     ranges: tuple[FileRange, ...]
 
 
-WORK_VERSION = 2  # of what stands under _work; raised with every change of its files
+WORK_VERSION = 3  # of what stands under _work; raised with every change of its files
 
 
 def other_version() -> ConfigError:

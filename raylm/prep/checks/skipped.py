@@ -28,6 +28,8 @@ class Skipped:
     files: list[str] = field(default_factory=list)  # the URLs of those that are broken
     hint: str | None = None  # what to do about the first that was broken
     documents: int = 0  # taken, beside what was skipped
+    characters: int = 0  # of those documents
+    removed: Counter[str] = field(default_factory=Counter)  # characters by reason, of what documents held beside them
 
     def skip(self, reason: str, url: str = "", position: int | str = "", why: str = "") -> None:
         """Count one more; with a URL, it may be kept as an example."""
@@ -44,9 +46,22 @@ class Skipped:
         if self.reasons[BROKEN_RECORD] >= ALL_BROKEN and not self.documents:
             raise error
 
+    def wants_example(self, reason: str) -> bool:
+        """Whether there are few examples of this reason yet."""
+        return len(self.examples.get(reason, ())) < EXAMPLES
+
+    def take_out(self, reason: str, characters: int, example: str = "") -> None:
+        """Count text that goes although its document stays; the example is kept while there are few."""
+        if characters > 0:
+            self.removed[reason] += characters
+            if example:
+                self._keep(reason, example)
+
     def add(self, other: Skipped) -> None:
         """Take in what another unit skipped."""
         self.reasons.update(other.reasons)
+        self.removed.update(other.removed)
+        self.characters += other.characters
         self.files += other.files
         self.hint = self.hint or other.hint
         self.documents += other.documents
@@ -60,12 +75,12 @@ class Skipped:
 
     def to_dict(self) -> dict[str, Any]:
         """As a unit's marker holds it."""
-        return vars(self) | {"reasons": dict(self.reasons)}
+        return vars(self) | {"reasons": dict(self.reasons), "removed": dict(self.removed)}
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> Skipped:
         """What to_dict gave."""
-        return cls(**content | {"reasons": Counter(content["reasons"])})
+        return cls(**content | {name: Counter(content[name]) for name in ("reasons", "removed")})
 
     def _broken(self, reason: str, error: DataError) -> None:
         self.hint = self.hint or error.hint
@@ -73,6 +88,9 @@ class Skipped:
 
     def _count(self, reason: str, example: str) -> None:
         self.reasons[reason] += 1
+        self._keep(reason, example)
+
+    def _keep(self, reason: str, example: str) -> None:
         kept = self.examples.setdefault(reason, [])
-        if example and len(kept) < EXAMPLES:
+        if example and self.wants_example(reason):
             kept.append(example)

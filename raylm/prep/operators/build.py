@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+from raylm.config.prepare.sources import SourceSettings
 from raylm.config.prepare.steps import OPERATORS, OperatorSettings
 from raylm.prep.operators.barrier import Barrier
 from raylm.prep.operators.base import Operator
 from raylm.prep.operators.kind import OperatorContext, OperatorKind
+from raylm.prep.operators.language import Language
+from raylm.prep.operators.quality import Quality
 from raylm.prep.operators.resources import Resources
 from raylm.storage import Connection, StoragePath
 
@@ -53,6 +56,31 @@ def fit(step: OperatorSettings, folder: StoragePath, connection: Connection) -> 
         barrier.gatherer()
     else:
         operator_of(step, connection, folder)
+
+
+def language_notes(steps: Sequence[OperatorSettings], sources: Sequence[SourceSettings]) -> list[str]:
+    """What each step will drop, or leave alone, for its language; and where nobody says which it is."""
+    notes: list[str] = []
+    coming: list[str] = []
+    unsaid = [source.name for source in sources if _says_no_language(source)]
+    for number, step in enumerate(steps, 1):
+        words = f"step {number}, {step.name.replace('_', ' ')}, "
+        settings = step.settings
+        if isinstance(settings, Quality) and unsaid:
+            named = ", ".join(map(repr, unsaid))
+            notes.append(
+                f"{words}judges documents of {named} by the rules for {settings.language!r}, as nothing says their "
+                "language: put the step language before it, or name the column under `meta`"
+            )
+        notes += [words + note for note in kind_of(step).languages(settings, coming)]
+        if isinstance(settings, Language):
+            coming, unsaid = settings.keep or coming, []
+    return notes
+
+
+def _says_no_language(source: SourceSettings) -> bool:
+    """Whether a source's documents surely name no language; archives, dumps and books may."""
+    return source.kind == "text" or "language" not in getattr(source, "meta", ["language"])
 
 
 def operator_rows() -> Iterator[tuple[str, str]]:

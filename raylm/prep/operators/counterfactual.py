@@ -8,7 +8,7 @@ A copy may say what is not so of a person of the real world: names stay unless a
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from pydantic import Field
@@ -151,6 +151,10 @@ def _cased(word: str, like: str) -> str:
     return word[:1].upper() + word[1:] if like[:1].isupper() else word
 
 
+def _on_languages(settings: Counterfactual, languages: Sequence[str]) -> list[str]:
+    return ["copies English documents only, and those whose language nobody says"]
+
+
 def _swaps(pairs: str | None, names: str | None, connection: Connection) -> Mapping[str, str]:
     """Each word's partner: that of the first pair it stands in."""
     swaps = {"him": "her", "hers": "his", "her": "him", "his": "her"}
@@ -166,4 +170,5 @@ OPERATOR = OperatorKind(
     settings=Counterfactual,
     summary="adds copies with gendered words swapped",
     make=counterfactual_operator,
+    languages=_on_languages,
 )

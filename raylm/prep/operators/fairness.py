@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 import zlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -95,6 +95,10 @@ def fairness_operator(settings: Fairness, context: OperatorContext) -> Operator:
     return per_document(look)
 
 
+def _on_languages(settings: Fairness, languages: Sequence[str]) -> list[str]:
+    return ["counts groups in English documents only, and in those whose language nobody says"]
+
+
 def dominant(mentions: Counter[str], name: str) -> str:
     """The property's group that is named most; `mixed` where several are, `none` where no group is named."""
     counts = {group.partition("/")[2]: count for group, count in mentions.items() if group.startswith(f"{name}/")}
@@ -171,4 +175,5 @@ OPERATOR = OperatorKind(
     settings=Fairness,
     summary="counts who is written about and how; drops nothing",
     make=fairness_operator,
+    languages=_on_languages,
 )

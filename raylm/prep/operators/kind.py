@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -34,6 +34,10 @@ def _no_barrier(_: Settings) -> Barrier | None:
     return None
 
 
+def _whatever_language(_: Settings, _languages: Sequence[str]) -> list[str]:
+    return []
+
+
 @dataclass(frozen=True)
 class OperatorKind(Generic[S]):
     """One kind of operator; its settings class stands beside its code, and `OPERATORS` or `register_operator` name it.
@@ -42,7 +46,8 @@ class OperatorKind(Generic[S]):
     work, so that a missing library or a wrong file is refused early; None where `barrier` always gives one.
     fit: learns once, before any unit, and writes to the context's folder. barrier: the operator as one that has to see
     all documents before it decides about one; None, or an answer of None, where it need not. resources: what a task
-    takes up in which it works, or a function of the settings that says so.
+    takes up in which it works, or a function of the settings that says so. languages: what it drops or leaves alone for
+    its language, in words; it is given the languages that may come, none where any may.
     """
 
     name: str
@@ -52,6 +57,7 @@ class OperatorKind(Generic[S]):
     fit: Callable[[S, OperatorContext], None] | None = None
     barrier: Callable[[S], Barrier | None] = field(default=_no_barrier)
     resources: Resources | Callable[[S], Resources] = field(default_factory=Resources)
+    languages: Callable[[S, Sequence[str]], list[str]] = field(default=_whatever_language)
 
     def resources_for(self, settings: S) -> Resources:
         """What a task takes up in which an operator of these settings works."""

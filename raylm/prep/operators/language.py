@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -108,9 +108,18 @@ def _in_small_letters(text: str) -> str:
     return text.lower() if capitals > small else text
 
 
+def _on_languages(settings: Language, languages: Sequence[str]) -> list[str]:
+    unsure = f"documents whose language is less certain than {settings.min_score:g}" if settings.min_score else ""
+    if not settings.keep:
+        return [f"drops {unsure}"] if unsure else []
+    others = f"drops documents in all languages but {', '.join(settings.keep)}"
+    return [f"{others}, and {unsure}" if unsure else others]
+
+
 OPERATOR = OperatorKind(
     name="language",
     settings=Language,
     summary="names the language, by fastText's lid.176, and keeps those that are wanted",
     make=language_operator,
+    languages=_on_languages,
 )

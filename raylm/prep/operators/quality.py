@@ -17,11 +17,14 @@ from raylm.prep.extras import not_installed
 from raylm.prep.languages import ENGLISH_CODES
 from raylm.prep.operators.base import Operator, per_document
 from raylm.prep.operators.kind import OperatorContext, OperatorKind
-from raylm.prep.operators.record import OperatorRecord
+from raylm.prep.operators.language import CODES
+from raylm.prep.operators.record import NOT_JUDGED, OperatorRecord, cut_out
 from raylm.records import Document
 
 _QUOTES = "”’»›」』“"  # in German “ ends what „ began
 _WITHOUT_MARKS = frozenset(("th", "lo"))
+_OF_IDEOGRAPHS = frozenset(("zh", "zho", "chi", "cmn", "yue", "wuu", "ja", "jpn"))  # a word has one or two of them
+_WITHOUT_SPACES = _OF_IDEOGRAPHS | {"th", "tha", "lo", "lao", "km", "khm", "my", "mya", "bo", "bod", "dz", "dzo"}
 _CUT = "line-filter-"  # how the library names what it counts of lines that it cuts out
 
 
@@ -30,7 +33,9 @@ class GopherQuality(Settings):
 
     min_doc_words: int | None = Field(50, description="Fewest words of a document.")
     max_doc_words: int | None = Field(100_000, description="Most words of a document.")
-    min_avg_word_length: float | None = Field(3, description="Smallest mean length of a word, in characters.")
+    min_avg_word_length: float | None = Field(
+        3, description="Smallest mean length of a word, in characters; not asked of Chinese and Japanese."
+    )
     max_avg_word_length: float | None = Field(10, description="Largest mean length of a word, in characters.")
     max_symbol_word_ratio: float | None = Field(0.1, description="Most # signs, and most ellipses, per word.")
     max_bullet_lines_ratio: float | None = Field(0.9, description="Largest share of lines that begin with a bullet.")
@@ -73,7 +78,9 @@ class C4Quality(Settings):
         "in all languages but those that write none (Thai, Lao).",
     )
     min_num_sentences: int = Field(5, description="Fewest sentences of a document.")
-    min_words_per_line: int = Field(3, description="Cut lines of fewer words.")
+    min_words_per_line: int = Field(
+        3, description="Cut lines of fewer words; not asked of languages without spaces between words."
+    )
     max_word_length: int = Field(1000, description="Cut lines with a longer word, in characters.")
     filter_lorem_ipsum: bool = Field(True, description="Drop documents that hold lorem ipsum.")
     filter_javascript: bool = Field(True, description="Cut lines that name JavaScript.")
@@ -139,7 +146,8 @@ def quality_operator(settings: Quality, context: OperatorContext) -> Operator:
             return _without_words(settings, language, document, record)
         kept = _kept(rules, document, record)
         for kind, count in cut.items():
-            record.change(kind, count)
+            wanted = kept and record.wants_example(kind)
+            record.cut(kind, document, cut_out(document.text, kept[0].text) if wanted else "", count)
         cut.clear()
         return kept
 
@@ -167,7 +175,7 @@ def _without_words(
             f"{document.id} is in {language!r}, whose words no installed library tells apart",
             hint="keep fewer languages with the step `language`, or set quality.without_words to keep or drop",
         )
-    record.tally("not judged, for want of words", language)
+    record.tally(NOT_JUDGED, language)
     if settings.without_words == "keep":
         return (document,)
     record.drop("language_without_words", document, language)
@@ -198,6 +206,8 @@ def _rules(settings: Quality, cut: Counter[str], language: str) -> tuple[Rule, .
             given["stop_words"] = sorted(stop_words_of(language))
             # Where nothing is known of a language's frequent words, none can be asked for.
             given["min_stop_words"] = given["min_stop_words"] if given["stop_words"] else None
+        if language in _OF_IDEOGRAPHS:
+            given["min_avg_word_length"] = None
         return GopherQualityFilter(**given, language=words)
 
     def gopher_repetition() -> Any:
@@ -210,6 +220,8 @@ def _rules(settings: Quality, cut: Counter[str], language: str) -> tuple[Rule, .
         given = settings.c4.model_dump()
         if given["filter_no_terminal_punct"] is None:
             given["filter_no_terminal_punct"] = language not in _WITHOUT_MARKS
+        if language in _WITHOUT_SPACES:
+            given["min_words_per_line"] = -1  # the library counts what stands between spaces
         made = C4QualityFilter(**given, language=words)
         made.filter = _with_all_marks(made)
         return made
@@ -248,9 +260,21 @@ def _count_lines(cut: Counter[str], rule: str, *labels: str, **_: Any) -> None:
             cut[f"{rule}_line_{label.removeprefix(_CUT)}"] += 1
 
 
+def _on_languages(settings: Quality, languages: Sequence[str]) -> list[str]:
+    try:
+        from raylm.prep.operators.spacy_words import without_words
+    except ImportError:
+        return []  # making the step says what is missing
+    found = without_words(languages or CODES)
+    what = {"keep": "leaves documents alone", "drop": "drops documents", "stop": "stops at documents"}
+    why = "whose words no installed library tells apart"
+    return [f"{what[settings.without_words]} in {', '.join(found)}, {why}"] if found else []
+
+
 OPERATOR = OperatorKind(
     name="quality",
     settings=Quality,
     summary="the rules of Gopher, C4 and FineWeb, by datatrove's filters",
     make=quality_operator,
+    languages=_on_languages,
 )

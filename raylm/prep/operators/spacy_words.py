@@ -9,11 +9,17 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from datatrove.utils.word_tokenizers import SpaCyTokenizer, StanzaTokenizer, WordTokenizer, load_word_tokenizer
+from datatrove.utils.word_tokenizers import (
+    SpaCyTokenizer,
+    StanzaTokenizer,
+    WordTokenizer,
+    load_tokenizer_assignments,
+    load_word_tokenizer,
+)
 
 _RUNS = re.compile(r"\S+|\s+")
 # Rules for such pieces share no word with a smiley: "don't", "and/or".
@@ -23,11 +29,31 @@ _REMEMBERED_CHARACTERS = (
 )
 
 
+# The library takes zh for a language of any script, and each of its sentences for a word.
+_CHINESE = dict.fromkeys(("zh", "zho", "chi"), "cmn")
+# spaCy's own kinds that need no more than spaCy; these need a library for each.
+_NEED_MORE = ("zh", "ja", "ko", "th", "vi")
+
+
+def without_words(languages: Iterable[str]) -> list[str]:
+    """Those languages that tokenizer_of has nothing for, without making one for each of the others."""
+    makers = load_tokenizer_assignments()
+
+    def has_words(language: str) -> bool:
+        maker: Any = makers.get(_CHINESE.get(language, language))
+        if maker is None:
+            return False
+        library, code = maker.args
+        return (library == "SpaCyTokenizer" and code not in _NEED_MORE) or tokenizer_of(language) is not None
+
+    return sorted(language for language in languages if not has_words(language))
+
+
 @functools.cache
 def tokenizer_of(language: str) -> Any:
     """datatrove's tokenizer of this language, or an equal one; None if it needs what is not installed."""
     try:
-        tokenizer = load_word_tokenizer(language)
+        tokenizer = load_word_tokenizer(_CHINESE.get(language, language))
         if isinstance(tokenizer, StanzaTokenizer):
             return None  # it fetches its model from the hub
         if isinstance(tokenizer, SpaCyTokenizer):

@@ -19,10 +19,11 @@ from raylm.config.base import Settings, Share
 from raylm.config.paths import PathOrUrl
 from raylm.errors import DataError
 from raylm.prep.extras import not_installed
+from raylm.prep.languages import language_of, may_be_english
 from raylm.prep.operators.base import Operator, in_batches, per_document
 from raylm.prep.operators.kind import OperatorContext, OperatorKind
 from raylm.prep.operators.lexicon import Lexicon, lines_of
-from raylm.prep.operators.record import OperatorRecord
+from raylm.prep.operators.record import NOT_JUDGED, OperatorRecord
 from raylm.prep.operators.resources import Resources
 from raylm.prep.operators.words import words_of
 from raylm.records import Document
@@ -70,10 +71,14 @@ def toxicity_operator(settings: Toxicity, context: OperatorContext, scorer: Scor
 def _judged(
     settings: Toxicity, lexicon: Lexicon[float], document: Document, probability: float | None, record: OperatorRecord
 ) -> tuple[Document, ...]:
-    share = toxic_share(document.text, lexicon)
-    scores = {"toxicity": share}
-    record.tally("toxicity", _band(share))
-    reason = "toxic_words" if share > settings.max_share else ""
+    scores: dict[str, float] = {}
+    reason = ""
+    if settings.words is not None or may_be_english(document.meta):
+        share = scores["toxicity"] = toxic_share(document.text, lexicon)
+        record.tally("toxicity", _band(share))
+        reason = "toxic_words" if share > settings.max_share else ""
+    elif probability is None:
+        record.tally(NOT_JUDGED, language_of(document.meta))
     if probability is not None:
         scores["toxicity_model"] = round(probability, 4)
         record.tally("toxicity_model", f"{min(9, int(scores['toxicity_model'] * 10)) / 10:.1f}")
@@ -85,6 +90,13 @@ def _judged(
     if reason:
         record.change(reason)
     return (replace(document, meta={**document.meta, **scores}),)
+
+
+def _on_languages(settings: Toxicity, languages: Sequence[str]) -> list[str]:
+    if settings.words is not None:
+        return []
+    model = "" if settings.model is None else "; the model judges all"
+    return [f"looks for toxic words in English documents only, and in those whose language nobody says{model}"]
 
 
 def toxic_share(text: str, lexicon: Lexicon[float]) -> float:
@@ -217,4 +229,5 @@ OPERATOR = OperatorKind(
     summary="scores toxic words (and a model, where one is given), and drops or labels",
     make=toxicity_operator,
     resources=_resources,
+    languages=_on_languages,
 )

@@ -52,6 +52,12 @@ class Reading(Generic[S]):
         else:
             self.skipped.skip(reason, self.path.url, position, why)
 
+    def take_out(self, reason: str, characters: int, position: int | str = 0, what: str = "") -> None:
+        """Count text that goes although its document stays; what it is, or its beginning, may be kept as an example."""
+        wanted = what and self.skipped.wants_example(reason)
+        example = f"{self.path.url}#{position}: {' '.join(what[:200].split())[:120]}" if wanted else ""
+        self.skipped.take_out(reason, characters, example)
+
 
 def known(**values: str | int | None) -> Meta:
     """The metadata of these that there is any of; runs of white space are one blank."""

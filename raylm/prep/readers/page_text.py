@@ -31,12 +31,16 @@ _TEX = re.compile(r"\bmath/(?:tex|asciimath)\b", re.I)
 
 @dataclass(frozen=True)
 class PageText:
-    """A page's text, and what the page says about it. bare: the page has text, of which none is main content."""
+    """A page's text, and what the page says about it. bare: the page has text, of which none is main content.
+
+    beside: characters that are no main content, without menus, heads and feet.
+    """
 
     text: str
     title: str | None = None
     language: str | None = None
     bare: bool = False
+    beside: int = 0
 
 
 def page_reader(*, whole: bool) -> Callable[[bytes, str | None], PageText]:
@@ -61,7 +65,9 @@ def page_reader(*, whole: bool) -> Callable[[bytes, str | None], PageText]:
         beside = extract_plain_text(tree, alt_texts=False, skip_elements=_BESIDE).strip()
         if len(beside) >= _LONG and len(text) < _SLIVER * len(beside) and prose_share(beside.split("\n\n")) >= _PROSE:
             text = beside
-        return PageText(text, tree.title, language, bare=bool(beside) and not text)
+        return PageText(
+            text, tree.title, language, bare=bool(beside) and not text, beside=max(0, len(beside) - len(text))
+        )
 
     return to_page
 

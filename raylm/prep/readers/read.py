@@ -44,6 +44,7 @@ def _documents(reading: Reading[S]) -> Iterator[Document]:
             skipped.broken_record(binary_text(reading, position))
             continue
         skipped.documents += 1
+        skipped.characters += len(text)
         yield Document(f"{reading.range.url}#{position}", text, reading.source.name, raw.meta)
         taken += 1
         if taken == reading.range.limit:

@@ -31,6 +31,7 @@ from raylm.prep.readers.records import (
 
 _Extractor: TypeAlias = Callable[[bytes, str | None], PageText]
 _Skip: TypeAlias = Callable[[str], None]
+_SLIVER = 9  # times as much beside a page's main content as in it
 _HTML = ("text/html", "application/xhtml+xml")
 
 
@@ -80,10 +81,18 @@ def _pages(reading: Reading[S], stream: BinaryIO, to_page: _Extractor) -> Iterat
             reading.skipped.broken_record(broken(reading, number, str(error)))
             continue
         if page is not None:
+            _count_beside(reading, number, url, page)
             identified = language_tag(record.headers.get("WARC-Identified-Content-Language"))
             language = identified or language_tag(page.language)
             date = record.headers.get("WARC-Date")
             yield Raw(number, page.text, known(url=url, date=date, title=page.title, language=language))
+
+
+def _count_beside(reading: Reading[S], number: int, url: str | None, page: PageText) -> None:
+    """Count what a page holds beside its main content; where that is a sliver, the page is an example."""
+    kept = len(page.text)
+    sliver = f"{kept:,} of {kept + page.beside:,} characters of {url} are main content"
+    reading.take_out("beside_main_text", page.beside, number, sliver if page.beside > _SLIVER * kept else "")
 
 
 def _response(record: Any, to_page: _Extractor, skip: _Skip) -> PageText | None:

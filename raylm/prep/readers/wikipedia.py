@@ -41,8 +41,13 @@ class WikipediaSource(FileSourceSettings):
 def read(reading: Reading[WikipediaSource]) -> Iterator[Raw]:
     """The articles of a dump, or of the streams in the range."""
     to_text: Callable[[str], str] | None = None
+    identity = 0
+
+    def left_out(kind: str, markup: str) -> None:
+        reading.take_out(kind, len(markup), identity, markup)
+
     for page in _pages(reading, _parts(reading)):
-        to_text = to_text or renderer(Site.of(_namespaces(page)))  # the head is dropped with the first page
+        to_text = to_text or renderer(Site.of(_namespaces(page)), left_out)  # the head is dropped with the first page
         namespace, title = page.findtext("{*}ns", "0"), page.findtext("{*}title", "")
         identity = int(page.findtext("{*}id", "0"))
         if namespace != "0":

@@ -81,6 +81,7 @@ _DROPPED_TAGS = frozenset(
         *("script", "section", "style", "table", "templatestyles", "timeline"),
     )
 )
+_KINDS = {"ref": "references", "references": "references", "table": "tables"}
 _CODE_TAGS = frozenset(("syntaxhighlight", "source", "pre"))
 _FORMULA_TAGS = frozenset(("math", "chem", "ce"))
 
@@ -104,13 +105,17 @@ class Site:
         return not colon or not name or (name not in self.placed and name not in _LANGUAGES)
 
 
-def renderer(site: Site) -> Callable[[str], str]:
-    """A function from a page's markup to its text."""
+def _unheard(_kind: str, _markup: str) -> None:
+    pass
+
+
+def renderer(site: Site, left_out: Callable[[str, str], None] = _unheard) -> Callable[[str], str]:
+    """A function from a page's markup to its text. left_out: hears of what goes, as a kind of markup and the markup."""
     try:
         import mwparserfromhell
     except ImportError as error:
         raise not_installed("reading Wikipedia dumps", error) from error
-    render = _Renderer(site, mwparserfromhell.nodes)
+    render = _Renderer(site, mwparserfromhell.nodes, left_out)
 
     def to_text(markup: str) -> str:
         parsed = mwparserfromhell.parse(_SWITCH.sub(_chosen, markup), skip_style_tags=True)
@@ -122,8 +127,8 @@ def renderer(site: Site) -> Callable[[str], str]:
 class _Renderer:
     """The text of parsed markup. nodes: mwparserfromhell's kinds of them."""
 
-    def __init__(self, site: Site, nodes: Any) -> None:
-        self._site, self._nodes = site, nodes
+    def __init__(self, site: Site, nodes: Any, left_out: Callable[[str, str], None]) -> None:
+        self._site, self._nodes, self._left_out = site, nodes, left_out
 
     def code(self, code: Any) -> Iterator[str]:
         for node in code.nodes:
@@ -151,6 +156,8 @@ class _Renderer:
         target = str(node.title).strip()
         if self._site.shows(target):
             yield from self.code(node.text) if node.text is not None else [target.lstrip(":")]
+        else:
+            self._left_out("files_and_categories", str(node))
 
     def _tag(self, node: Any) -> Iterator[str]:
         name = str(node.tag).strip().lower()
@@ -161,20 +168,25 @@ class _Renderer:
             yield "\n" + "".join(f"{_AS_IT_STANDS}{line.rstrip()}\n" for line in lines)
         elif name in _FORMULA_TAGS and node.contents is not None:
             yield " ".join(str(node.contents).split())
-        elif name not in _DROPPED_TAGS and node.contents is not None:
+        elif name in _DROPPED_TAGS:
+            self._left_out(_KINDS.get(name, "galleries_and_such"), str(node))
+        elif node.contents is not None:
             yield from self.code(node.contents)
 
     def _template(self, node: Any) -> Iterator[str]:
         name = "".join(str(node.name).replace("_", " ").split()).lower()
         name, colon, inline = name.partition(":")  # {{formatnum:3}} is a function of the parser
+        if not self._only_gives_form(name):
+            self._left_out("templates", str(node))
+            yield _GONE
+            return
         given = [inline] if colon else []
         given += ["".join(self.code(one.value)).strip() for one in node.params if not one.showkey]
         named = {str(one.name).strip(): "".join(self.code(one.value)).strip() for one in node.params if one.showkey}
         given = [text for text in given if text] or [named[key] for key in ("1", "text", "2") if named.get(key)]
-        if not given or not self._only_gives_form(name):
+        if not given:
             yield _GONE
-            return
-        if name in _LAST:
+        elif name in _LAST:
             yield given[-1]
         elif name.startswith("lang-"):
             yield given[0]

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from raylm import __version__
 from raylm.config.prepare import PrepareSettings
 from raylm.config.prepare.sources import SourceSettings
 from raylm.prep.checks.requirements import Verdict
-from raylm.prep.checks.skipped import Skipped
 from raylm.prep.report.fairness import fairness_lines
 from raylm.prep.report.fertility import RATIO_NAMES, Fertility, by_language
+from raylm.prep.report.findings import Findings
 from raylm.prep.report.totals import SourceCounts, steps_in
 from raylm.shards import DatasetManifest
 
@@ -19,10 +19,9 @@ def data_card(
     name: str,
     settings: PrepareSettings,
     manifest: DatasetManifest,
-    skipped: Mapping[str, Skipped],
-    verdicts: Sequence[Verdict],
+    findings: Findings,
 ) -> str:
-    """The card as Markdown; `skipped` by source name."""
+    """The card as Markdown."""
     tokens = manifest.train_tokens + manifest.held_out_tokens
     return "\n".join(
         [
@@ -31,17 +30,18 @@ def data_card(
             f"{manifest.train_rows:,} rows of {manifest.sequence_length:,} tokens to train on, "
             f"{manifest.held_out_rows:,} held out ({settings.held_out:.1%} of the documents, by hash of their text).",
             "",
+            *_warnings(findings.warnings),
             "## Sources",
             "",
             "| source | files | license | documents | bytes | tokens | share |",
             "| --- | --- | --- | ---: | ---: | ---: | ---: |",
             *(_source(source, manifest, tokens) for source in settings.sources),
             "",
-            *_requirements(verdicts),
+            *_requirements(findings.verdicts),
             *(["## Steps", "", *step_lines(manifest), ""] if steps_in(manifest) else []),
             "## Skipped while reading",
             "",
-            *_skipped(skipped),
+            *_skipped(findings),
             "",
             *_fairness(manifest),
             "## Tokenizer",
@@ -92,12 +92,12 @@ def step_lines(manifest: DatasetManifest) -> list[str]:
     return lines
 
 
-def _skipped(skipped: Mapping[str, Skipped]) -> list[str]:
-    lines = [
-        f"- {source}: {count:,} {reason.replace('_', ' ')}"
-        for source, one in skipped.items()
-        for reason, count in sorted(one.reasons.items())
-    ]
+def _warnings(warnings: Sequence[str]) -> list[str]:
+    return ["## Warnings", "", *(f"- {line}" for line in warnings), ""] if warnings else []
+
+
+def _skipped(findings: Findings) -> list[str]:
+    lines = [f"- {source}: {much} {reason}" for source, reason, much, _ in findings.left_out()]
     return lines or ["Nothing."]
 
 

@@ -9,8 +9,8 @@ from raylm.config.prepare import PrepareSettings
 from raylm.html import frame, table, text_of, tiles
 from raylm.humanize import count, size
 from raylm.prep.checks.requirements import Verdict
-from raylm.prep.checks.skipped import Skipped
 from raylm.prep.operators import OperatorRecord
+from raylm.prep.report.findings import Findings
 from raylm.prep.report.totals import SourceCounts, documents_in, steps_of
 from raylm.shards import DatasetManifest
 
@@ -22,18 +22,18 @@ def data_page(
     settings: PrepareSettings,
     manifest: DatasetManifest,
     records: Sequence[OperatorRecord],
-    skipped: Mapping[str, Skipped],
-    verdicts: Sequence[Verdict],
+    findings: Findings,
 ) -> str:
-    """The page; `records` of all steps in order, `skipped` by source name."""
+    """The page; `records` of all steps in order."""
     body = [
-        f"<header><h1>{escape(name)}</h1><p>{escape(_status(manifest, verdicts))}</p></header>",
+        f"<header><h1>{escape(name)}</h1><p>{escape(_status(manifest, findings.verdicts))}</p></header>",
         _tiles(manifest, records),
-        _verdicts(verdicts),
+        _warnings(findings.warnings),
+        _verdicts(findings.verdicts),
         _sources(settings, manifest),
         _steps(records),
         *(_step(number, record) for number, record in enumerate(records, 1)),
-        _reading(skipped),
+        _reading(findings),
         f"<footer>Data {manifest.fingerprint}, tokenizer {manifest.tokenizer}</footer>",
     ]
     return frame(f"{name}, data", body, style=text_of("raylm.prep.report", "report.css"))
@@ -108,15 +108,17 @@ def _step(number: int, record: OperatorRecord) -> str:
     return f"<section><h2>{number}. {escape(record.name.replace('_', ' '))}</h2>{''.join(parts)}</section>"
 
 
-def _reading(skipped: Mapping[str, Skipped]) -> str:
-    rows = [
-        (source, reason.replace("_", " "), f"{times:,}", " | ".join(one.examples.get(reason, [])[:2]))
-        for source, one in skipped.items()
-        for reason, times in sorted(one.reasons.items())
-    ]
+def _warnings(warnings: Sequence[str]) -> str:
+    if not warnings:
+        return ""
+    return f"<h2>Warnings</h2><ul>{''.join(f'<li>{escape(line)}</li>' for line in warnings)}</ul>"
+
+
+def _reading(findings: Findings) -> str:
+    rows = list(findings.left_out())
     if not rows:
         return ""
-    head = ("source", "reason", "times", "examples")
+    head = ("source", "reason", "how much", "examples")
     return f"<h2>Skipped while reading</h2>{table(head, rows, numbers=(2,))}"
 
 

@@ -51,7 +51,8 @@ def manifest_of(
 
 
 def _counts(record: OperatorRecord) -> dict[str, object]:
-    return {key: value for key, value in record.to_dict().items() if key not in ("seconds", "examples")}
+    left_out = ("seconds", "examples", "languages", "kept_languages")
+    return {key: value for key, value in record.to_dict().items() if key not in left_out}
 
 
 def check_shared(output: StoragePath, manifest: DatasetManifest) -> None:

@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from raylm.errors import DataError
-from raylm.prep.checks.skipped import SKIPPED
+from raylm.prep.checks.plausible import Account
+from raylm.prep.checks.skipped import SKIPPED, Skipped
 from raylm.prep.operators import OperatorRecord
 from raylm.prep.passes import UnitLog
+from raylm.prep.units import Unit
 from raylm.shards import DatasetManifest
 
 
@@ -72,6 +74,20 @@ def operator_records(logs: Sequence[Sequence[UnitLog]]) -> list[OperatorRecord]:
                 whole.add(record)
         records += totals
     return records
+
+
+def accounts(manifest: DatasetManifest, units: Sequence[Unit], logs: Sequence[Sequence[UnitLog]]) -> list[Account]:
+    """What became of each source, in the order of the work list; `logs` of all passes' units."""
+    counts, found = counts_by_source(manifest), []
+    for source in dict.fromkeys(unit.source for unit in units):
+        mine = [number for number, unit in enumerate(units) if unit.source == source]
+        skipped = Skipped()
+        for number in mine:
+            skipped.add(logs[0][number].skipped)
+        files = {part.url for number in mine for part in units[number].ranges}
+        records = steps_of(operator_records([[one[number] for number in mine] for one in logs]))
+        found.append(Account(source, len(files), counts.get(source, SourceCounts()).documents, skipped, records))
+    return found
 
 
 def no_documents(logs: Iterable[UnitLog]) -> DataError:

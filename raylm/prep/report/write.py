@@ -6,15 +6,16 @@ import json
 from collections.abc import Mapping, Sequence
 
 from raylm.config.job import Job
+from raylm.prep.checks.plausible import warnings_on
 from raylm.prep.checks.requirements import Verdict
-from raylm.prep.checks.skipped import Skipped
 from raylm.prep.passes import UnitLog
 from raylm.prep.report.card import data_card
+from raylm.prep.report.findings import Findings
 from raylm.prep.report.html import data_page
-from raylm.prep.report.totals import operator_records
+from raylm.prep.report.totals import accounts, operator_records
 from raylm.prep.units import WorkList
 from raylm.shards import DatasetManifest
-from raylm.storage import StoragePath
+from raylm.storage import NotFound, StoragePath
 
 CARD_NAME = "card.md"
 SKIPPED_NAME = "skipped.json"
@@ -28,23 +29,45 @@ def write_report(
     worklist: WorkList,
     logs: Sequence[Sequence[UnitLog]],
     verdicts: Sequence[Verdict],
-) -> None:
-    """Write for a person what the dataset is and what was skipped and dropped, with examples."""
-    skipped = {unit.source: Skipped() for unit in worklist.units}
-    for unit, log in zip(worklist.units, logs[0], strict=True):
-        skipped[unit.source].add(log.skipped)
+) -> tuple[str, ...]:
+    """Write for a person what the dataset is and what was skipped and dropped, with examples; the warnings in it."""
+    sources = accounts(manifest, worklist.units, logs)
+    skipped = {one.source: one.skipped for one in sources}
     records = operator_records(logs)
+    findings = Findings(skipped, verdicts, tuple(warnings_on(sources)))
     content = {
+        "warnings": findings.warnings,
         "sources": {
-            source: {"reasons": _counted(one.reasons, one.examples), "broken_files": sorted(set(one.files))}
+            source: {
+                "reasons": _counted(one.reasons, one.examples),
+                "broken_files": sorted(set(one.files)),
+                "characters": one.characters,
+                "removed": _counted(one.removed, one.examples, "characters"),
+            }
             for source, one in skipped.items()
         },
-        "steps": [{"step": record.name, "dropped": _counted(record.dropped, record.examples)} for record in records],
+        "steps": [
+            {
+                "step": record.name,
+                "dropped": _counted(record.dropped, record.examples),
+                "changed": _counted(record.changed, record.examples),
+            }
+            for record in records
+        ],
     }
     (output / SKIPPED_NAME).write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-    (output / CARD_NAME).write_text(data_card(job.name, job.prepare, manifest, skipped, verdicts))
-    (output / REPORT_NAME).write_text(data_page(job.name, job.prepare, manifest, records, skipped, verdicts))
+    (output / CARD_NAME).write_text(data_card(job.name, job.prepare, manifest, findings))
+    (output / REPORT_NAME).write_text(data_page(job.name, job.prepare, manifest, records, findings))
+    return findings.warnings
 
 
-def _counted(counts: Mapping[str, int], examples: Mapping[str, list[str]]) -> dict[str, object]:
-    return {reason: {"count": counts[reason], "examples": examples.get(reason, [])} for reason in sorted(counts)}
+def warnings_in(output: StoragePath) -> tuple[str, ...]:
+    """The warnings that stand beside a finished dataset."""
+    try:
+        return tuple(json.loads((output / SKIPPED_NAME).read_text()).get("warnings", ()))
+    except NotFound:
+        return ()
+
+
+def _counted(counts: Mapping[str, int], examples: Mapping[str, list[str]], what: str = "count") -> dict[str, object]:
+    return {reason: {what: counts[reason], "examples": examples.get(reason, [])} for reason in sorted(counts)}

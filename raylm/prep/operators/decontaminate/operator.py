@@ -26,7 +26,7 @@ from raylm.prep.operators.decontaminate.ngrams import (
     word_places,
 )
 from raylm.prep.operators.kind import OperatorContext, OperatorKind
-from raylm.prep.operators.record import OperatorRecord
+from raylm.prep.operators.record import OperatorRecord, cut_out
 from raylm.prep.operators.words import SENTENCE_GAP
 from raylm.prep.safetensors import from_safetensors, to_safetensors
 from raylm.records import Document
@@ -118,7 +118,8 @@ def decontaminate_operator(settings: Decontaminate, context: OperatorContext) ->
         if len(text.strip()) < settings.min_chars_left or not text.strip():
             record.drop(f"contaminated_{most.name}", document, f"{why}; {len(text.strip())} characters left")
             return ()
-        record.change(f"cut_{most.name}")
+        kind = f"cut_{most.name}"
+        record.cut(kind, document, cut_out(document.text, text) if record.wants_example(kind) else "")
         return (replace(document, text=text),)
 
     return per_document(look)

@@ -80,7 +80,8 @@ class ExactDuplicatesBarrier:
         # Every other piece is the separator that follows a part, and goes with it.
         pieces = _SEPARATORS[self._settings.part].split(document.text)
         text = "".join(piece for index, piece in enumerate(pieces) if index // 2 not in repeated).strip()
-        record.change(f"repeated_{self._settings.part}", len(repeated))
+        gone = pieces[2 * min(repeated)] if repeated else ""
+        record.cut(f"repeated_{self._settings.part}", document, gone.strip(), len(repeated))
         if text:
             return replace(document, text=text)
         record.drop(f"only_repeated_{self._settings.part}s", document)

@@ -6,14 +6,16 @@ book names them. What is skipped of a book is counted.
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from pydantic import Field
 
 from raylm.config.prepare.sources import FileSourceSettings
+from raylm.prep.checks.skipped import Skipped
 from raylm.prep.readers.base import Meta, Raw, Reading, known, language_tag
 from raylm.prep.readers.books.epub import Book, BrokenPage, Encrypted, Package, TooLarge, opened_book
 from raylm.prep.readers.books.front_matter import TYPES, by_heading, front_matter
@@ -25,6 +27,9 @@ from raylm.rows.binary import refuse_binary
 
 _MIN_CHAPTER = 200  # characters; what is shorter is the title of a part, and goes with the chapter behind it
 _MAX_LEADING = 0.2  # share of a text file that may come before its first chapter and count as front matter
+_FEW = 5000  # characters of front matter, which a short book may have more of than of text
+_MUCH = 0.2  # share of a book; more than this is told
+_TOO_MUCH = 0.5  # more than this, beside lists, is no front matter, whatever it looks like
 _START = re.compile(r"^\s*\*\*\* ?START OF (?:THE|THIS) PROJECT GUTENBERG[^\n]*$", re.I | re.M)
 _END = re.compile(
     r"^\s*(?:\*\*\* ?END OF (?:THE|THIS) PROJECT GUTENBERG|End of (?:the )?Project Gutenberg)", re.I | re.M
@@ -75,17 +80,47 @@ def read(reading: Reading[BookSource]) -> Iterator[Raw]:
 
 
 def _epub(reading: Reading[BookSource]) -> Iterator[Raw]:
-    try:
+    packages: list[Package] = []
+
+    def parts_of(reading: Reading[BookSource]) -> list[_Part]:
         with opened_book(reading) as book:
-            package = book.package()
-            parts = list(_parts(reading, book, package))
+            packages.append(book.package())
+            return list(_parts(reading, book, packages[-1]))
+
+    try:
+        parts = _bounded(reading, parts_of)
     except Encrypted as error:
         reading.skip("encrypted", 0, str(error))
     except TooLarge as error:
         reading.skip("too_large", 0, str(error))
     else:
+        package = packages[-1]
         about = known(title=package.title, author=package.author, language=language_tag(package.language))
         yield from _documents(reading, parts, about)
+
+
+def _bounded(reading: Reading[BookSource], parts_of: Callable[[Reading[BookSource]], list[_Part]]) -> list[_Part]:
+    """The parts of a book; where more of it looks like front matter than any book has, all of them.
+
+    What looks like a list, line by line, goes however long: indexes may be.
+    """
+    trial = replace(reading, skipped=Skipped())
+    parts = parts_of(trial)
+    lists, others = (trial.skipped.removed[kind] for kind in ("contents_and_index", "front_matter"))
+    whole = lists + others + sum(part.characters for part in parts) or 1
+    if others >= _FEW and others > _TOO_MUCH * whole:
+        reading.skip("kept_front_matter", 0, f"{others / whole:.0%} of the book, {others:,} characters")
+        return parts_of(replace(reading, source=reading.source.model_copy(update={"front_matter": True})))
+    reading.skipped.add(trial.skipped)
+    if lists + others >= _FEW and lists + others > _MUCH * whole:
+        what = f"{(lists + others) / whole:.0%} of the book, {lists + others:,} characters"
+        reading.skip("much_front_matter", 0, what)
+    return parts
+
+
+def _reason(kind: str) -> str:
+    """Under which name the characters of such a part are counted."""
+    return "contents_and_index" if kind in LISTS else kind if kind == "boilerplate" else "front_matter"
 
 
 def _parts(reading: Reading[BookSource], book: Book, package: Package) -> Iterator[_Part]:
@@ -107,9 +142,11 @@ def _parts(reading: Reading[BookSource], book: Book, package: Package) -> Iterat
             what = front_matter(blocks, package.types.get(page, ""), package.title, first=part is None)
             if what is not None:
                 reading.skip("front_matter", page, what)
+                reading.take_out(_reason(what), sum(len(block.text) for block in blocks))
                 continue
-        for kind in dropped:
+        for kind, characters in dropped:
             reading.skip("front_matter", page, kind)
+            reading.take_out(_reason(kind), characters)
         begins = (page, "") in titles or not titles
         for block in blocks:
             anchor = next((name for name in sorted(block.anchors) if (page, name) in titles), None)
@@ -175,7 +212,7 @@ def _text(reading: Reading[BookSource], raw: Raw) -> Iterator[Raw]:
     paragraphs = [paragraph.strip("\n") for paragraph in re.split(r"\n\s*\n", text) if paragraph.strip()]
     parts = _by_headings(paragraphs)
     if not reading.source.front_matter:
-        parts = list(_without_front_matter(reading, parts))
+        parts = _bounded(reading, functools.partial(_without_front_matter, parts))
     yield from _documents(reading, parts, about)
 
 
@@ -184,7 +221,9 @@ def _body(reading: Reading[BookSource], text: str, start: re.Match[str] | None) 
     end = _END.search(text, start.end() if start is not None else len(text) // 2)
     for match in filter(None, (start, end)):
         reading.skip("front_matter", match.start(), "boilerplate")
-    return text[start.end() if start is not None else 0 : end.start() if end is not None else len(text)]
+    begins, ends = start.end() if start is not None else 0, end.start() if end is not None else len(text)
+    reading.take_out("boilerplate", begins + len(text) - ends)
+    return text[begins:ends]
 
 
 def _by_headings(paragraphs: Iterable[str]) -> list[_Part]:
@@ -240,7 +279,12 @@ def _value(numeral: str) -> int:
     return sum(-one if one < following else one for one, following in zip(digits, [*digits[1:], 0], strict=True))
 
 
-def _without_front_matter(reading: Reading[BookSource], parts: list[_Part]) -> Iterator[_Part]:
+def _without_front_matter(parts: Sequence[_Part], reading: Reading[BookSource]) -> list[_Part]:
+    """The parts without what is no part of the text, unless the source wants it."""
+    return list(parts if reading.source.front_matter else _text_alone(reading, parts))
+
+
+def _text_alone(reading: Reading[BookSource], parts: Sequence[_Part]) -> Iterator[_Part]:
     """Without what comes before the first chapter and looks like front matter, and without contents, index and such."""
     first = next((n for n, part in enumerate(parts) if part.characters >= 2 * _MIN_CHAPTER and _is_chapter(part)), 0)
     leading = sum(part.characters for part in parts[:first])
@@ -250,11 +294,13 @@ def _without_front_matter(reading: Reading[BookSource], parts: list[_Part]) -> I
         kind = by_heading(part.title)
         if kind is not None and may_be(kind, part.texts):
             reading.skip("front_matter", number, kind)
+            reading.take_out(_reason(kind), part.characters)
             continue
         if number < first:
             prose = next((n for n, text in enumerate(part.texts) if is_prose(text)), len(part.texts))
             if prose:
                 reading.skip("front_matter", number, " ".join(part.texts[0].split())[:60])
+                reading.take_out("front_matter", sum(map(len, part.texts[:prose])))
                 part, first = _Part(part.title, part.texts[prose:]), first if prose == len(part.texts) else number
         if part.texts:
             yield part

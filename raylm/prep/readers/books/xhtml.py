@@ -70,8 +70,8 @@ def parsed(data: bytes) -> Any:
     return root
 
 
-def blocks_of(data: bytes, unwanted: Collection[str]) -> tuple[list[Block], list[str]]:
-    """A page's blocks, without elements whose epub:type (or role) is unwanted; and the types that were skipped."""
+def blocks_of(data: bytes, unwanted: Collection[str]) -> tuple[list[Block], list[tuple[str, int]]]:
+    """A page's blocks, without elements whose epub:type (or role) is unwanted; and their types and characters."""
     root = parsed(data)
     walk = _Walk(unwanted)
     if root is not None:
@@ -84,7 +84,7 @@ class _Walk:
 
     def __init__(self, unwanted: Collection[str]) -> None:
         self.blocks: list[Block] = []
-        self.skipped: list[str] = []
+        self.skipped: list[tuple[str, int]] = []
         self._unwanted = unwanted
         self._words: list[str] = []
         self._anchors: set[str] = set()
@@ -123,7 +123,7 @@ class _Walk:
         if unwanted is not None and not may_be(unwanted, _paragraphs(element)):
             unwanted = None
         if unwanted is not None:
-            self.skipped.append(unwanted)
+            self.skipped.append((unwanted, len(" ".join("".join(element.itertext()).split()))))
         return unwanted is not None or name in _SKIPPED or not _SKIPPED_TYPES.isdisjoint(types)
 
     def _begin(self, element: Any, name: str) -> None:
