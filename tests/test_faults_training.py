@@ -1,26 +1,25 @@
-"""Training with other people's models, folders and machines: what is promised is tried, compared by content, and kept."""
+"""Training with the models, folders and machines of others: what they can do is tried, what they hold compared."""
 
 from __future__ import annotations
 
 import errno
-import json
-import math
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from raylm.config.job import Job
 from raylm.config.load import load_job
 from raylm.config.model import ModelSettings
-from raylm.errors import CheckpointError, ConfigError
+from raylm.errors import ConfigError
 from raylm.run.lease import _began
 from raylm.storage import StoragePath
 from raylm.testing.datasets import job_settings, make_data, write_job
-from raylm.testing.elastic import run_alone
+from raylm.testing.elastic import environment, run_alone
 
 VOCABULARY, LENGTH = 96, 16
 SMALL: dict[str, Any] = {
@@ -28,6 +27,7 @@ SMALL: dict[str, Any] = {
     "intermediate_size": 128,
     "num_hidden_layers": 4,
     "num_attention_heads": 4,
+    "num_key_value_heads": 4,
 }
 MORE: dict[str, dict[str, Any]] = {
     "gpt_oss": {"num_local_experts": 4, "head_dim": 16},
@@ -59,7 +59,7 @@ def test_families_that_keep_documents_apart_may(family: str) -> None:
 @pytest.mark.parametrize("family", ["gpt_oss", "falcon", "opt", "afmoe", "bloom", "mamba"])
 def test_document_attention_is_tried_not_inferred_from_a_signature(family: str) -> None:
     tried(settings_of(family))
-    with pytest.raises(ConfigError, match="does not keep the documents of a row apart|takes no position ids"):
+    with pytest.raises(ConfigError, match=r"does not keep the documents of a row apart|takes no position ids"):
         tried(settings_of(family, document_attention=True))
 
 
@@ -73,9 +73,9 @@ def test_a_model_that_sees_what_it_is_to_predict_is_refused(family: str) -> None
 
 
 def test_a_trial_costs_the_same_at_any_size_of_the_model() -> None:
+    from raylm.model.build import model_config, unfilled_from
     from raylm.model.capabilities import _small
     from raylm.model.first_weights import units_of
-    from raylm.model.build import model_config, unfilled_from
 
     large = {"model_type": "llama", "hidden_size": 8192, "num_attention_heads": 64, "num_key_value_heads": 8}
     config = model_config(ModelSettings(config=large | {"num_hidden_layers": 80}), 128_000, 4096)
@@ -89,7 +89,7 @@ def test_a_pad_token_that_also_ends_texts_is_trained() -> None:
     settings = ModelSettings(config=SMALL | {"model_type": "llama", "pad_token_id": 5, "eos_token_id": 5})
     model: Any = build_model(settings, vocab_size=VOCABULARY, sequence_length=LENGTH, seed=1)
     row = model.get_input_embeddings().weight
-    assert float(row[5].abs().sum()) > 0
+    assert float(row.detach()[5].abs().sum()) > 0
     tokens = torch.tensor([[1, 5, 2, 5]])
     model(input_ids=tokens, labels=tokens).loss.backward()
     assert float(row.grad[5].abs().sum()) > 0
@@ -210,30 +210,30 @@ def test_an_export_says_everything_in_the_words_of_transformers_4_too() -> None:
     assert words == {"tokenizer_class": "PreTrainedTokenizerFast", "additional_special_tokens": ["<x>"]}
 
 
-def test_a_run_that_cannot_be_resumed_from_storage_draws_no_random_weights(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from raylm.model import first_weights
-    from raylm.train.without_ray import main
+REFUSING = """
+import sys
+from raylm.model import first_weights
+from raylm.train.without_ray import main
 
+def refused(self, unit):
+    raise SystemExit("drawn: " + unit.name)
+
+first_weights.Drawn.of = refused
+main(sys.argv[1:])
+"""
+
+
+def test_a_restart_draws_no_random_weights(tmp_path: Path) -> None:
     data = make_data(tmp_path / "data", rows=200)
-    run_alone(write_job(tmp_path, job_settings(tmp_path / "runs", data, name="run", steps=2)))
-    drawn: list[str] = []
-    original = first_weights.Drawn.of
-    monkeypatch.setattr(first_weights.Drawn, "of", lambda self, unit: drawn.append(unit.name) or original(self, unit))
-    monkeypatch.setenv("RAYLM_TEST", "1")
-    file = write_job(tmp_path, job_settings(tmp_path / "runs", data, name="run", steps=3))
-    main([str(file)])
-    assert drawn == []
-    main([str(write_job(tmp_path, job_settings(tmp_path / "runs", data, name="other", steps=1)))])
-    assert drawn
-    assert math.isfinite(json.loads((tmp_path / "runs/run/metrics.jsonl").read_text().splitlines()[-1])["loss"])
 
+    def start(name: str, steps: int) -> subprocess.CompletedProcess[str]:
+        file = write_job(tmp_path, job_settings(tmp_path / "runs", data, name=name, steps=steps, optim__warmup_steps=1))
+        command = [sys.executable, "-c", REFUSING, str(file)]
+        return subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=120)
 
-def test_a_tokenizer_of_another_model_is_refused_before_anything_is_spent(tmp_path: Path) -> None:
-    from raylm.train.branching import check_tokenizer
-
-    assert Job is not None
-    pytest.importorskip("tokenizers")
-    with pytest.raises((CheckpointError, AttributeError, IndexError, ConfigError)):
-        check_tokenizer(Job(), None, StoragePath(str(tmp_path)), key="model.path")  # type: ignore[arg-type]
+    run_alone(write_job(tmp_path, job_settings(tmp_path / "runs", data, name="run", steps=2, optim__warmup_steps=1)))
+    resumed = start("run", 3)
+    assert resumed.returncode == 0, resumed.stderr
+    fresh = start("other", 1)
+    assert fresh.returncode == 1
+    assert "drawn: " in fresh.stderr

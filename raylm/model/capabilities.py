@@ -71,8 +71,8 @@ def try_model(settings: ModelSettings, vocab_size: int, sequence_length: int, *,
 def _twin(settings: ModelSettings, config: Any) -> Any:
     """The small model, with weights; with fewer layers only, where a smaller one cannot be built."""
     for shrink in (_small, _shallow):
-        made = shrink(config)
         try:
+            made = shrink(config)
             model = unfilled_from(settings, made)
             place(model, Drawn(0))
             model.eval()
@@ -123,8 +123,8 @@ def _small(config: Any) -> Any:
         if getattr(made, name, None) is not None:
             setattr(made, name, 0 if name == "pad_token_id" else None)
     heads, hidden = made.num_attention_heads, made.hidden_size
-    shared = heads // (getattr(made, "num_key_value_heads", None) or heads)
-    fewer = min(heads, 2 * shared)
+    shared = heads // (getattr(made, "num_key_value_heads", None) or heads)  # queries for each key
+    fewer = shared if shared > 1 else min(heads, 2)
     width = getattr(made, "head_dim", None) or hidden // heads
     made.num_attention_heads = fewer
     if getattr(made, "num_key_value_heads", None):
