@@ -186,8 +186,8 @@ class _Decoding:
         self._pad = self.eos if tokenizer.pad_token_id is None else tokenizer.pad_token_id
         self._processors = logits_processors(settings, rows)
         width = self._model.config.get_text_config().vocab_size
-        if width > len(tokenizer):  # rows of the embedding that no token has
-            spare = list(range(len(tokenizer), width))
+        spare = sorted(set(range(width)) - set(tokenizer.get_vocab().values()))
+        if spare:  # rows of the embedding that no token has: ids may have gaps
             self._processors.insert(0, SuppressTokensLogitsProcessor(spare, device=self._device))
         self._processors.insert(0, OnlyNumbers())
 

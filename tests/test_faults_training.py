@@ -237,3 +237,49 @@ def test_a_restart_draws_no_random_weights(tmp_path: Path) -> None:
     fresh = start("other", 1)
     assert fresh.returncode == 1
     assert "drawn: " in fresh.stderr
+
+
+def test_a_dropout_of_0_is_none_at_all_and_one_that_is_not_set_is_the_models_own() -> None:
+    from raylm.model.build import model_config
+
+    small = {"model_type": "gpt2", "n_embd": 32, "n_layer": 2, "n_head": 2}
+    names = ("attn_pdrop", "resid_pdrop", "embd_pdrop")
+    own, off, some = (
+        model_config(ModelSettings(config=small, dropout=share), VOCABULARY, LENGTH) for share in (None, 0.0, 0.3)
+    )
+    assert [getattr(own, name) for name in names] == [0.1, 0.1, 0.1]
+    assert [getattr(off, name) for name in names] == [0.0, 0.0, 0.0]
+    assert [getattr(some, name) for name in names] == [0.3, 0.1, 0.1]
+
+
+def test_a_setting_of_experts_that_does_nothing_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    from raylm.config.job import Job
+    from raylm.train.launch.preflight import try_job_model
+
+    config = SMALL | {"model_type": "mixtral", "num_local_experts": 4, "router_aux_loss_coef": 0.02}
+    try_job_model(Job(model=ModelSettings(config=config)), VOCABULARY, LENGTH)
+    assert "router_aux_loss_coef=0.02 is not used" in caplog.text
+
+
+def test_an_end_of_text_behind_a_gap_of_ids_can_be_generated() -> None:
+    from types import SimpleNamespace
+
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from transformers import PreTrainedTokenizerFast
+
+    from raylm.generation import Sampling, _Decoding
+    from raylm.model.build import build_model
+
+    words = {f"w{number}": number for number in range(60)} | {"<end>": 90}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel(words, "w0")), eos_token="<end>")
+    model: Any = build_model(
+        ModelSettings(config=SMALL | {"model_type": "llama"}), vocab_size=91, sequence_length=64, seed=1
+    ).eval()
+    with torch.no_grad():
+        model.lm_head.weight.zero_()
+    trained: Any = SimpleNamespace(model=model, tokenizer=tokenizer, device="cpu")
+    generate = _Decoding(trained, Sampling(temperature=1.0, top_p=1.0), 1)
+    drawn = {token for _ in range(20) for token in generate([[1]], 40)[0]}
+    assert 90 in drawn
+    assert not drawn & set(range(60, 90))

@@ -27,7 +27,13 @@ class ModelSettings(Settings):
         "sdpa", description="How attention is computed: torch's fused kernels, or step by step."
     )
     document_attention: bool = Field(False, description="Tokens attend within their own document only.")
-    dropout: float = Field(0.0, ge=0, lt=1, description="Attention dropout (where the model has one).")
+    dropout: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="Attention dropout, where the model has one; 0 turns off every dropout of its config. Not set: as "
+        "its config has them.",
+    )
     activation_checkpointing: bool = Field(False, description="Recompute activations in the backward pass.")
     compile: bool = Field(False, description="Run the model through torch.compile.")
 

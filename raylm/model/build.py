@@ -39,6 +39,7 @@ CONFIG_ERRORS = (
     StrictDataclassError,
 )
 CAUSAL = "AutoModelForCausalLM"
+_DROPOUTS = ("dropout", "_pdrop", "_drop", "dropout_prob", "dropout_rate", "layerdrop")  # as families end their names
 
 
 def build_model(
@@ -122,7 +123,7 @@ def model_config(settings: ModelSettings, vocab_size: int, sequence_length: int,
     check_config(config, given)
     _fit_vocabulary(config, vocab_size)
     _fit_length(config, given, sequence_length)
-    if settings.dropout:
+    if settings.dropout is not None:
         _set_dropout(config, settings.dropout)
     return config
 
@@ -283,11 +284,16 @@ def _fit_length(config: Any, given: Mapping[str, Any], sequence_length: int) -> 
 
 
 def _set_dropout(config: Any, share: float) -> None:
+    if not share:
+        for name, value in vars(config).items():
+            if isinstance(value, float) and name.endswith(_DROPOUTS):
+                setattr(config, name, 0.0)
+        return
     fields = [name for name in ("attention_dropout", "attn_pdrop") if hasattr(config, name)]
     if not fields:
         raise ConfigError(
             f"model type {config.model_type!r} has no attention dropout, but model.dropout={share}",
-            hint="set model.dropout to 0",
+            hint="leave model.dropout out",
         )
     for name in fields:
         setattr(config, name, share)

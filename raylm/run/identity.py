@@ -128,10 +128,15 @@ def _model(job: Job) -> dict[str, Any]:
         "model.path": _content(model.path),
         "model.dtype": model.dtype,
         "model.document_attention": model.document_attention,
-        "model.dropout": model.dropout,
+        "model.dropout": _dropout(model.dropout),
         "init_from.path": job.init_from.path,
         "init_from.optimizer": job.init_from.optimizer,
     }
+
+
+def _dropout(share: float | None) -> float | str:
+    """As runs have it that were begun before "not set" and 0 were two things."""
+    return 0.0 if share is None else share or "off"
 
 
 def _optimizer(job: Job) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,6 +19,8 @@ from raylm.storage import StoragePath
 
 if TYPE_CHECKING:
     from raylm.checkpoint.restore import CheckpointInfo
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,12 @@ def try_job_model(job: Job, vocab_size: int, sequence_length: int) -> None:
         return
     from raylm.model.capabilities import try_model
 
+    given = job.model.config
+    if isinstance(given, Mapping) and given.get("router_aux_loss_coef"):
+        log.warning(
+            "model.config's router_aux_loss_coef=%s is not used: the loss is that of the next token alone",
+            given["router_aux_loss_coef"],
+        )
     try_model(job.model, vocab_size, sequence_length)
 
 
