@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +48,11 @@ def other_version() -> ConfigError:
 
 @dataclass(frozen=True)
 class WorkList:
-    """Everything that shapes the result, and the units in order."""
+    """Everything that shapes the result, and the units in order. files: of each source, with their bytes."""
 
     settings: dict[str, Any]
     units: tuple[Unit, ...]
+    files: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """As it is written down."""
@@ -67,7 +68,7 @@ class WorkList:
             Unit(unit["number"], unit["source"], tuple(FileRange(**part) for part in unit["ranges"]))
             for unit in content["units"]
         )
-        return cls(content["settings"], units)
+        return cls(content["settings"], units, content["files"])
 
 
 _SHAPES_NOTHING: dict[str, Any] = {
