@@ -20,6 +20,7 @@ from raylm.config.prepare.steps import OperatorSettings
 from raylm.errors import DataError
 from raylm.prep.operators import OperatorRecord, applied, operator_of
 from raylm.prep.operators.build import fit
+from raylm.prep.operators.decontaminate.evaluation_sets import EvaluationSet, records
 from raylm.prep.operators.decontaminate.ngrams import NgramHasher, NgramIndex, ngrams_of_records
 from raylm.prep.operators.decontaminate.operator import without
 from raylm.records import Document
@@ -123,6 +124,71 @@ def test_documents_may_only_be_labelled(tmp_path: Path) -> None:
     assert record.dropped == {}
 
 
+INSTITUTE = "中国科学院计算技术研究所"
+CHINESE = "春天的时候委员会在星期二开会讨论了新桥的计划经过长时间的辩论大家都同意了"
+JAPANESE = "委員会は火曜日に新しい橋の計画について話し合い長い議論の末に全員が賛成しました"
+THAI = "คณะกรรมการประชุมเมื่อวันอังคารเพื่อหารือเกี่ยวกับแผนสะพานใหม่และหลังจากถกเถียงกันนานทุกคนก็เห็นด้วย"
+KHMER = "គណៈកម្មាធិការបានជួបប្រជុំគ្នានៅថ្ងៃអង្គារដើម្បីពិភាក្សាអំពីផែនការស្ពានថ្មីហើយបន្ទាប់ពីការជជែក"
+TIBETAN = "བོད་ཀྱི་སྐད་ཡིག་ནི་ལོ་རྒྱུས་རིང་པོ་ཡོད་པའི་སྐད་ཡིག་ཅིག་ཡིན་ཞིང་མི་མང་པོས་བེད་སྤྱོད་བྱེད་ཀྱི་ཡོད་པ་རེད་"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        f"位于北京的{INSTITUTE}",
+        "国立研究開発法人産業技術総合研究所",
+        "กระทรวงศึกษาธิการแห่งประเทศไทย",
+    ],
+    ids=["Chinese", "Japanese", "Thai"],
+)
+@pytest.mark.parametrize("around", ["", CHINESE])
+def test_the_name_of_an_institute_is_no_contamination(tmp_path: Path, name: str, around: str) -> None:
+    (tmp_path / "one").mkdir()
+    question = f"{around[:20]}{name}{THAI}？{CHINESE}"
+    kept, record = decontaminate_operator(tmp_path / "one", [question], [f"他在{name}工作了很多年。 {prose(1)}"])
+    assert (len(kept), record.dropped) == (1, {})
+
+
+@pytest.mark.parametrize("text", [CHINESE, JAPANESE, THAI, KHMER, TIBETAN])
+def test_a_passage_without_spaces_is_found_wherever_it_stands(tmp_path: Path, text: str) -> None:
+    question = f"{QUESTION} {text}"
+    for number, copy in enumerate((text, f"前{text}後", f"x {text} y", f"ก{text}", text.replace("的", "的，"))):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        kept, record = decontaminate_operator(folder, [question], [copy, prose(1)])
+        assert len(kept) == 1, record.dropped
+
+
+def test_a_part_of_a_passage_without_spaces_is_found_from_26_characters_on(tmp_path: Path) -> None:
+    copies = [f"甲{CHINESE[5 : 5 + length]}乙" for length in (25, 26)]
+    kept, _ = decontaminate_operator(tmp_path, [CHINESE], copies)
+    assert [document.text for document in kept] == copies[:1]
+
+
+def test_a_short_question_without_spaces_is_looked_for_whole(tmp_path: Path) -> None:
+    short, shorter = CHINESE[:16], JAPANESE[:15]
+    texts = [f"问{short}答", f"问{short[:-1]}答", f"問{shorter}答"]
+    kept, _ = decontaminate_operator(tmp_path, [short, shorter, QUESTION], texts)
+    assert [document.text for document in kept] == texts[1:]
+
+
+@pytest.mark.parametrize("text", [CHINESE, THAI])
+def test_what_has_no_spaces_is_cut_out_with_its_sentence(tmp_path: Path, text: str) -> None:
+    given = f"{prose(1, 80)}\n{text}\n{prose(2, 80)}"
+    (kept,), _ = decontaminate_operator(tmp_path, [text], [given], action="cut")
+    assert kept.text == f"{prose(1, 80)}\n{prose(2, 80)}"
+
+
+@pytest.mark.parametrize("kind", ["json", "jsonl", "text"])
+@pytest.mark.parametrize("begins", ["", "\n"], ids=["", "blank"])
+def test_a_byte_order_mark_is_no_part_of_a_set(tmp_path: Path, kind: str, begins: str) -> None:
+    path = tmp_path / f"set.{kind}"
+    lines = {"text": QUESTION, "jsonl": json.dumps({"text": QUESTION}), "json": json.dumps([{"text": QUESTION}])}
+    path.write_bytes(f"\ufeff{begins}{lines[kind]}\n".encode())
+    found = list(records(EvaluationSet(name="quiz", glob=str(path), kind=kind), Connection()))
+    assert found == [[QUESTION]]
+
+
 @pytest.mark.parametrize("kind", ["json", "parquet", "text", "jsonl.gz"])
 def test_sets_are_read_as_they_are_found(tmp_path: Path, kind: str) -> None:
     import pyarrow as pa
@@ -189,7 +255,7 @@ def test_as_many_runs_are_found_as_a_plain_search_finds(sets: list[list[str]], t
     hasher = NgramHasher()
     held = ngrams_of_records([[" ".join(words)] for words in sets], hasher, words=length, shortest=length)
     wanted = len(set().union(*map(runs_of, sets)) & runs_of(text))
-    if held.by_length:
+    if len(held.runs):
         found = NgramIndex({"a": held}, length).shared(hasher.read(" ".join(text)))
         assert sum(one.runs for one in found) == wanted
     else:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from raylm.config.job import Job
 from raylm.config.prepare.sources import SOURCES, SourceSettings
 from raylm.errors import DataError
 from raylm.prep.checks.skipped import Skipped
@@ -14,10 +16,13 @@ from raylm.prep.operators.language import identifier
 from raylm.prep.operators.personal.internet import emails, ips
 from raylm.prep.operators.personal.numbers import ibans
 from raylm.prep.operators.personal.phones import phones
+from raylm.prep.prepare import PrepareReport, prepare
 from raylm.prep.ranges import FileRange
 from raylm.prep.readers.read import read_range
+from raylm.prep.tasks import here
 from raylm.records import Document
-from raylm.storage import Connection
+from raylm.shards import read_rows
+from raylm.storage import Connection, StoragePath
 from raylm.testing.external import external_data
 
 INPUTS = external_data("../faults/inputs")
@@ -182,3 +187,97 @@ def test_language_capitals() -> None:
         language, score = identifier()(json.loads(line)["text"])
         assert language in ("de", "en", "fr", "es", "it", "ru", "nl", "pt"), line
         assert score > 0.5
+
+
+# --- every case from its file to a dataset, or to an error in words ----------------------------------------------
+
+BROKEN = r" \(1 of 1 files of source 'x' are broken; prepare\.max_broken_share allows 0\.01\)"
+# How many documents a case gives, or what it is refused for.
+ENDS: dict[str, int | str] = {
+    **dict.fromkeys(("book-contents", "book-letters", "epub-pre", "epub-ruby", "epub-math", "epub-footer"), 1),
+    **dict.fromkeys(("epub-missing-page", "epub-backslash", "epub-ampersand", "epub-links"), 1),
+    "epub-nav-elsewhere": 2,
+    **dict.fromkeys(("warc-one-bad-byte", "warc-ul"), 1),
+    **dict.fromkeys(("warc-gzip-decoded", "warc-content-type"), 3),
+    "warc-garbage-behind": r"warc-garbage-behind\.warc\.gz cannot be unpacked: .*" + BROKEN,
+    "warc-angle-uri": r"the sources hold no document: .* \(1 blocked domain; such as .*\(blocked\.example\)",
+    "wiki-de": 1,
+    "wiki-en": 4,
+    "wiki-multistream-cut": r"multistream\.xml\.bz2 ends \d+ bytes before its index says" + BROKEN,
+    **dict.fromkeys(("csv-cr-only", "csv-latin1-meta", "jsonl-array"), 2),
+    **dict.fromkeys(("csv-bom-quoted", "csv-empty", "hf-data-dir", "near-duplicates-zh"), 1),
+    "csv-open-quote": 1000,
+    "jsonl-nul": r"jsonl-nul\.jsonl line 2 is not JSON: .* \(1 of 52 records of source 'x' are broken;",
+    "jsonl-language-tags": 5,
+    "parquet-damaged": r"parquet-damaged\.parquet cannot be read as Parquet: .*" + BROKEN,
+    "parquet-two-columns": r"parquet-two-columns\.parquet has 2 columns 'text'",
+    "zstd-long-window": r"zstd-long-window\.jsonl\.zst cannot be unpacked: .*" + BROKEN,
+    "glob-stars": r"source 'x': .*\*\*\.txt is no pattern of files",
+    "pii": 8,
+    "language-capitals": 3,
+    "eos-unigram": r"the tokenizer cannot spell 12\.2% of the text of source 'x', more than 5\.0%",
+    "tokenizer-no-unknown": r"the tokenizer cannot spell 80\.0% of the text of source 'x', more than 5\.0%",
+}
+# What is there beside the damage, where a share of that is allowed.
+BESIDE = {"warc-garbage-behind": 3, "wiki-multistream-cut": 40, "jsonl-nul": 51, "eos-unigram": 2}
+
+
+def prepared(folder: Path, name: str, **changed: Any) -> PrepareReport:
+    """The dataset that `raylm prepare` makes of a case."""
+    settings: dict[str, Any] = json.loads((INPUTS / "cases.json").read_text())[name]
+    steps, tokenizer = settings.pop("steps", []), settings.pop("tokenizer", {})
+    tokenizer = {"path": str(INPUTS / tokenizer["path"])} if tokenizer else {"vocab_size": 300}
+    source = {"name": "x", **settings, "glob": str(INPUTS / settings["glob"])}
+    given = {
+        "unit_bytes": source.pop("unit_bytes", 1_000_000),
+        "max_broken_share": source.pop("quarantine", 0.01),
+        "sources": [source],
+        "steps": steps,
+        "tokenizer": tokenizer,
+        "held_out": 0,
+        "output": str(folder / "data"),
+    }
+    for key, value in changed.items():
+        given[key] = {**given[key], **value} if isinstance(value, dict) else value
+    return prepare(Job.model_validate({"name": "x", "prepare": given}), session=here)
+
+
+def test_every_case_has_an_end() -> None:
+    assert set(json.loads((INPUTS / "cases.json").read_text())) == set(ENDS)
+
+
+@pytest.mark.parametrize("name", ENDS)
+def test_a_case_becomes_a_dataset_or_is_refused_in_words(tmp_path: Path, name: str) -> None:
+    end = ENDS[name]
+    if isinstance(end, int):
+        assert prepared(tmp_path, name).documents == end
+    else:
+        with pytest.raises(DataError, match=end) as caught:
+            prepared(tmp_path, name)
+        assert caught.value.hint
+
+
+@pytest.mark.parametrize("name", BESIDE)
+def test_what_is_beside_the_damage_is_kept_where_damage_is_allowed(tmp_path: Path, name: str) -> None:
+    unknown = {"tokenizer": {"max_unknown": 1}} if name == "eos-unigram" else {}
+    report = prepared(tmp_path, name, max_broken_share=1, **unknown)
+    assert report.documents == BESIDE[name]
+    assert bool(report.warnings) == (name != "eos-unigram")
+
+
+def test_control_tokens_in_a_text_end_no_document(tmp_path: Path) -> None:
+    report = prepared(tmp_path, "eos-unigram", tokenizer={"max_unknown": 1})
+    manifest, output = report.manifest, StoragePath(report.output)
+    (shard,) = manifest.train
+    rows = read_rows(output, shard, 0, shard.rows, manifest)
+    ends = sum(
+        int((tokens[:length] == manifest.eos_id).sum())
+        for tokens, length in zip(rows.tokens, rows.lengths, strict=True)
+    )
+    assert ends == report.documents
+
+
+def test_csv_empty_is_counted_and_told(tmp_path: Path) -> None:
+    report = prepared(tmp_path, "csv-empty")
+    assert report.skipped == {"empty_file": 1}
+    assert "reading skipped 50% of 2 files as empty file" in report.warnings[0]

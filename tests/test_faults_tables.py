@@ -73,12 +73,15 @@ def test_tabs_have_no_quotes_unless_the_source_says_so(tmp_path: Path) -> None:
     assert texts(written(tmp_path / "c.csv", "text;id\n'a;b';1\n"), "csv", delimiter=";", quote="'") == ["a;b"]
 
 
-def test_an_empty_file_among_many_is_set_aside(tmp_path: Path) -> None:
-    written(tmp_path / "a.csv", "text\nhello\n")
-    written(tmp_path / "b.csv", "")
-    documents, skipped = read(tmp_path / "*.csv", "csv")
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+@pytest.mark.parametrize("content", ["", "\n\n", "\ufeff"])
+def test_an_empty_file_among_many_is_counted_and_no_damage(tmp_path: Path, kind: str, content: str) -> None:
+    written(tmp_path / f"a.{kind}", {"csv": "text\nhello\n", "jsonl": '{"text": "hello"}\n'}[kind])
+    written(tmp_path / f"b.{kind}", content)
+    documents, skipped = read(tmp_path / f"*.{kind}", kind)
     assert [document.text for document in documents] == ["hello"]
-    assert skipped.files == [str(tmp_path / "b.csv")]
+    assert (skipped.files, skipped.reasons) == ([], {"empty_file": 1})
+    assert skipped.examples["empty_file"] == [f"{tmp_path}/b.{kind}#0"]
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet", "arrow"])

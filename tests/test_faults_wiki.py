@@ -9,13 +9,16 @@ from pathlib import Path
 
 import pytest
 
+from raylm.config.job import Job
 from raylm.config.prepare.sources import SourceSettings
 from raylm.errors import DataError
 from raylm.prep.checks.skipped import Skipped
+from raylm.prep.prepare import prepare
 from raylm.prep.ranges import FileRange
 from raylm.prep.readers.read import read_range
-from raylm.prep.readers.wikipedia import stream_begins
+from raylm.prep.readers.wikipedia import SOURCE, stream_begins
 from raylm.prep.readers.wikitext import Site, renderer
+from raylm.prep.tasks import here
 from raylm.records import Document
 from raylm.storage import Connection, StoragePath
 
@@ -167,4 +170,47 @@ def test_an_index_that_is_cut_is_told_in_words(tmp_path: Path) -> None:
     index = bz2.compress(b"".join(b"%d:%d:T\n" % (n * 100, n) for n in range(5000)))
     (tmp_path / "x-pages-articles-multistream-index.txt.bz2").write_bytes(index[: len(index) // 2])
     with pytest.raises(DataError, match="cannot be unpacked"):
+        stream_begins(StoragePath(str(path)))
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_a_dump_that_ends_before_its_index_says_costs_what_is_missing(tmp_path: Path, share: float) -> None:
+    head, *streams = [
+        bz2.compress(part.encode())
+        for part in (dump().removesuffix("</mediawiki>"), *(page(n, f"Page {n} is a long one.") for n in range(1, 9)))
+    ]
+    begins = list(itertools.accumulate(map(len, [head, *streams])))[:-1]
+    whole = b"".join([head, *streams, bz2.compress(b"</mediawiki>")])
+    path = tmp_path / "x-pages-articles-multistream.xml.bz2"
+    path.write_bytes(whole[: begins[5] + 20])
+    index = "".join(f"{begin}:{number}:T\n" for number, begin in enumerate(begins, 1))
+    (tmp_path / "x-pages-articles-multistream-index.txt.bz2").write_bytes(bz2.compress(index.encode()))
+    given = {
+        "sources": [{"name": "dump", "kind": "wikipedia", "glob": str(path)}],
+        "output": str(tmp_path / "data"),
+        "unit_bytes": 200,
+        "held_out": 0,
+        "max_broken_share": share,
+        "tokenizer": {"vocab_size": 270, "sample_bytes": 10_000},
+    }
+    preparation = Job.model_validate({"name": "x", "prepare": given})
+    if not share:
+        with pytest.raises(DataError, match=r"ends \d+ bytes before its index says \(1 of 1 files of source 'dump'"):
+            prepare(preparation, session=here)
+        return
+    report = prepare(preparation, session=here)
+    assert report.documents == 5, "every page that is whole"
+    assert report.skipped == {"broken_file": 1}
+    assert report.warnings[0].startswith("source 'dump': reading skipped 100% of 1 files as broken file; ")
+
+
+def test_an_index_of_another_dump_costs_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "x-pages-articles-multistream.xml.bz2"
+    path.write_bytes(bz2.compress(dump(page(1, "A.")).encode()))
+    index = tmp_path / "x-pages-articles-multistream-index.txt.bz2"
+    for text in ("", "900000:1:T\n"):
+        index.write_bytes(bz2.compress(text.encode()))
+        assert SOURCE.cut(SOURCE.settings(glob=str(path)), StoragePath(str(path)), path.stat().st_size, 10) is None
+    index.write_bytes(bz2.compress(b"-5:1:T\n"))
+    with pytest.raises(DataError, match="begins at byte -5"):
         stream_begins(StoragePath(str(path)))

@@ -212,6 +212,23 @@ def test_what_differs_is_named_by_its_place() -> None:
     assert differences(old, old) == []
 
 
+def test_of_two_long_lists_the_first_difference_is_shown() -> None:
+    begin = [{"normalize": {"form": "NFC"}}, {"language": {"keep": [f"l{n}" for n in range(40)]}}]
+    (line,) = differences({"steps": [*begin, "quality"]}, {"steps": [*begin, "sample", "quality"]})
+    assert line == 'prepare.steps has 3 entries there and 4 here, of which 2 is "quality" there and "sample" here'
+    (line,) = differences({"steps": begin}, {"steps": [*begin, "quality"]})
+    assert line == 'prepare.steps has 2 entries there and 3 here, of which 2 is null there and "quality" here'
+
+
+def test_of_two_long_values_what_stands_around_the_first_difference_is_shown() -> None:
+    names = ", ".join(f"name-{number}" for number in range(60))
+    (line,) = differences({"glob": f"{names}.txt"}, {"glob": f"{names}.csv"})
+    assert line.endswith('name-59.txt" there and ...' + line.rpartition("...")[2])
+    assert '.txt" there' in line
+    assert line.endswith('.csv" here')
+    assert len(line) < 300
+
+
 def test_a_setting_that_is_younger_than_the_data_had_its_default(
     corpus: tuple[list[dict[str, Any]], list[str]], finished: StoragePath, tmp_path: Path
 ) -> None:

@@ -10,6 +10,7 @@ from raylm.config.job import Job
 from raylm.config.prepare.sources import SOURCES, SourceSettings
 from raylm.errors import ConfigError, DataError
 from raylm.prep.checks.skipped import Skipped
+from raylm.prep.listed import named
 from raylm.prep.passes import FITTED_FOLDER, WORK_FOLDER, passes_of
 from raylm.prep.ranges import FileRange
 from raylm.prep.readers.read import read_range
@@ -70,19 +71,23 @@ def new_worklist(job: Job, output: StoragePath) -> WorkList:
             hint="choose another prepare.output, or empty that folder",
         )
     output.check_writable()
-    ranges = list(_all_ranges(job, output))
+    files: dict[str, dict[str, int]] = {}
+    ranges = list(_all_ranges(job, output, files))
     units = units_of(ranges, job.prepare.unit_bytes)
     if not units:
         raise DataError("the sources hold no document", hint="check prepare.sources: every file is empty")
     raw_bytes = sum(size for _, _, size in ranges)
     between = min(2, len(passes_of(job.prepare.steps)) - 1)
     output.check_writable(int(raw_bytes * (_SHARD_BYTES_PER_RAW_BYTE + between * _PASS_BYTES_PER_RAW_BYTE)))
-    worklist = WorkList(shaping_settings(job), units)
+    worklist = WorkList(shaping_settings(job), units, files)
     (output / WORK_FOLDER / _WORK_LIST).write_text(worklist.to_json())
     return worklist
 
 
-def _all_ranges(job: Job, output: StoragePath) -> Iterator[tuple[str, FileRange, int]]:
+def _all_ranges(
+    job: Job, output: StoragePath, files: dict[str, dict[str, int]]
+) -> Iterator[tuple[str, FileRange, int]]:
+    """The ranges of all sources; `files` takes what was listed."""
     connection = job.object_store.connection()
     for source in job.prepare.sources:
         kind = SOURCES.get(source.kind)
@@ -90,7 +95,9 @@ def _all_ranges(job: Job, output: StoragePath) -> Iterator[tuple[str, FileRange,
             documents = itertools.islice(kind.collect(source), source.max_documents)
             yield from _collected(source.name, documents, output, job.prepare.unit_bytes)
             continue
-        ranges = ranges_of(source, kind.files(source, connection), job.prepare.unit_bytes)
+        found = kind.files(source, connection)
+        files[source.name] = {named(path, output): size for path, size in found}
+        ranges = ranges_of(source, found, job.prepare.unit_bytes)
         if source.max_documents is None:
             yield from ranges
         else:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from raylm.prep.checks.measures import wanted
 from raylm.prep.checks.quarantine import Quarantine
 from raylm.prep.checks.requirements import refuse_unmet, refuse_unspelled
 from raylm.prep.checks.verdicts import verdicts_on
+from raylm.prep.listed import news, news_of_finished, write_listed
 from raylm.prep.operators import fit
 from raylm.prep.operators.barrier import Runner
 from raylm.prep.pack import pack_unit
@@ -50,6 +52,8 @@ from raylm.prep.tokenizer import train as train_tokenizer
 from raylm.prep.units import Unit, WorkList, refuse_other_settings, shaping_settings
 from raylm.shards import MANIFEST_NAME, TOKENIZER_FOLDER, DatasetManifest, read_manifest, write_manifest
 from raylm.storage import StoragePath
+
+log = logging.getLogger(__name__)
 
 _TOKENIZER_MARKER = "tokenizer-done.json"
 _SAMPLED_UNITS = 64  # a tokenizer is trained on parts of this many units, evenly spread
@@ -117,11 +121,9 @@ def prepare(
     done = finished_manifest(job, output)
     if done is not None:
         (output / WORK_FOLDER).remove()
-        return _report(done, output, clock() - began, warnings_in(output), already_done=True)
-    worklist = stored_worklist(job, output)
-    if worklist is None:
-        progress(PrepareProgress("listing the sources"))
-        worklist = new_worklist(job, output)
+        warnings = (*warnings_in(output), *news_of_finished(job, output))
+        return _report(done, output, clock() - began, warnings, already_done=True)
+    worklist, late = _worklist(job, output, progress)
     with session(job) as run:
         preparation = Preparation(job, output, worklist, passes_of(job.prepare.steps), progress, run)
         _make_ready(preparation)
@@ -130,12 +132,25 @@ def prepare(
     manifest = manifest_of(job, output, results, logs)
     check_shared(output, manifest)
     verdicts = verdicts_on(job, manifest, results, logs)
-    warnings = write_report(job, output, manifest, worklist, logs, verdicts)
+    warnings = (*write_report(job, output, manifest, worklist, logs, verdicts), *late)
+    write_listed(output, worklist.files)
     refuse_unmet(verdicts, (output / REPORT_NAME).url)
     refuse_unspelled(manifest.fertility, job.prepare.tokenizer.max_unknown)
     write_manifest(output, manifest)
     (output / WORK_FOLDER).remove()
     return _report(manifest, output, clock() - began, warnings, resumed_units=resumed)
+
+
+def _worklist(job: Job, output: StoragePath, progress: ProgressCallback) -> tuple[WorkList, list[str]]:
+    """What is to be done, as an earlier attempt wrote it down if any did; and which files came too late for that."""
+    worklist = stored_worklist(job, output)
+    if worklist is None:
+        progress(PrepareProgress("listing the sources"))
+        return new_worklist(job, output), []
+    late = news(job, output, worklist.files)
+    for line in late:
+        log.warning("%s", line)
+    return worklist, late
 
 
 def finished_manifest(job: Job, output: StoragePath) -> DatasetManifest | None:

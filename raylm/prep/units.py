@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ class Unit:
     ranges: tuple[FileRange, ...]
 
 
+_SHOWN = 120  # characters of a setting in an error
 WORK_VERSION = 3  # of what stands under _work; raised with every change of its files
 
 
@@ -47,10 +48,11 @@ def other_version() -> ConfigError:
 
 @dataclass(frozen=True)
 class WorkList:
-    """Everything that shapes the result, and the units in order."""
+    """Everything that shapes the result, and the units in order. files: of each source, with their bytes."""
 
     settings: dict[str, Any]
     units: tuple[Unit, ...]
+    files: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """As it is written down."""
@@ -66,7 +68,7 @@ class WorkList:
             Unit(unit["number"], unit["source"], tuple(FileRange(**part) for part in unit["ranges"]))
             for unit in content["units"]
         )
-        return cls(content["settings"], units)
+        return cls(content["settings"], units, content["files"])
 
 
 _SHAPES_NOTHING: dict[str, Any] = {
@@ -100,7 +102,7 @@ def differences(there: dict[Any, Any], wanted: dict[Any, Any], prefix: str = "pr
         if isinstance(old, dict) and isinstance(new, dict):
             lines += differences(old, new, f"{prefix}.{key}")
         elif old != new:
-            lines.append(f"{prefix}.{key} is {_short(old)} there and {_short(new)} here")
+            lines.append(_apart(f"{prefix}.{key}", old, new))
     return lines
 
 
@@ -163,6 +165,22 @@ def capped(
         yield source, replace(part, limit=found), size
 
 
-def _short(value: object) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 120 else text[:117] + "..."
+def _apart(key: str, old: object, new: object) -> str:
+    """One setting that differs; of lists of two lengths, their first entry that does."""
+    if not (isinstance(old, list) and isinstance(new, list) and old and new):
+        return f"{key} is {_shown(old, new)}"
+    first = next((n for n, (one, other) in enumerate(zip(old, new, strict=False)) if one != other), None)
+    first = min(len(old), len(new)) if first is None else first
+    one, other = (items[first] if first < len(items) else None for items in (old, new))
+    return f"{key} has {len(old)} entries there and {len(new)} here, of which {first} is {_shown(one, other)}"
+
+
+def _shown(old: object, new: object) -> str:
+    """Both values; of long ones, what stands where they begin to differ."""
+    texts = [json.dumps(old), json.dumps(new)]
+    if max(map(len, texts)) > _SHOWN:
+        differ = (number for number, pair in enumerate(zip(*texts, strict=False)) if pair[0] != pair[1])
+        begin = next(differ, min(map(len, texts))) - _SHOWN // 3
+        texts = [f"...{text[begin:]}" if begin > 0 else text for text in texts]
+    there, here = (text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..." for text in texts)
+    return f"{there} there and {here} here"

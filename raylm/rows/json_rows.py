@@ -13,6 +13,7 @@ from raylm.rows.compressed import BrokenFile
 from raylm.rows.lines import lines, not_utf8
 
 _PEEKED = 4096  # bytes of a file's beginning
+_MARK = b"\xef\xbb\xbf"  # a byte order mark
 _DECODER = json.JSONDecoder()
 
 
@@ -25,6 +26,7 @@ def json_lines(file: RowFile, stream: BinaryIO) -> Iterator[Row]:
         yield from json_file(replace(file, unit="item"), stream)
         return
     for position, line in lines(file, stream):
+        line = line if position else line.removeprefix(_MARK)
         if not line.strip():
             continue
         try:
@@ -47,7 +49,7 @@ def json_file(file: RowFile, stream: BinaryIO) -> Iterator[Row]:
             f"{file.path.url} is JSON of more than {file.max_bytes} bytes", hint="write it as JSON lines, one a row"
         )
     try:
-        value = json.loads(content)
+        value = json.loads(content.removeprefix(_MARK))
     except (ValueError, RecursionError) as error:
         raise BrokenFile(
             f"{file.path.url} is not JSON: {error}",
@@ -60,7 +62,7 @@ def json_file(file: RowFile, stream: BinaryIO) -> Iterator[Row]:
 
 def _begins_list(stream: BinaryIO) -> bool:
     """Whether JSON begins as a list that goes on behind its first line; the stream stays where it stands."""
-    begins: bytes = cast(io.BufferedReader, stream).peek(_PEEKED)[:_PEEKED].removeprefix(b"\xef\xbb\xbf").lstrip()
+    begins: bytes = cast(io.BufferedReader, stream).peek(_PEEKED)[:_PEEKED].removeprefix(_MARK).lstrip()
     return begins.startswith(b"[") and not begins.partition(b"\n")[0].rstrip().endswith(b"]")
 
 

@@ -109,6 +109,8 @@ def csv_rows(file: RowFile, stream: BinaryIO) -> Iterator[Row]:
     csv.field_size_limit(file.max_bytes)
     table = _Records(file, stream, delimiter=file.delimiter or ("\t" if tabs else ","), quote=quote)
     there = table.head()
+    if not there:
+        return
     names = file.find_columns(there)
     chosen = [(name, there.index(name)) for name in names]
     for line, row in table.rows(len(there)):
@@ -143,17 +145,14 @@ class _Records:
         return line
 
     def head(self) -> list[str]:
-        """The names of the columns; BrokenFile where there are none."""
+        """The names of the columns; none where the file is empty."""
         try:
-            names = next(csv.reader(self, **self._settings), [])
+            return next((row for row in csv.reader(self, **self._settings) if row), [])
         except csv.Error as error:
             raise BrokenFile(
                 f"{self._file.path.url} does not begin with the names of its columns: {error}",
                 hint="set the source's delimiter and quote to what the file uses, or correct its first line",
             ) from error
-        if not names:
-            raise BrokenFile(f"{self._file.path.url} is empty: it names no column", hint="take it out of the glob")
-        return names
 
     def rows(self, columns: int) -> Iterator[tuple[int, list[str]]]:
         """The records behind the head, each with the number of its last line; broken ones are reported."""

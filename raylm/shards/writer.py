@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from raylm.errors import RaylmError
 from raylm.shards.manifest import FORMAT, RowFormat, Shard
 from raylm.storage import StoragePath
+from raylm.storage.errors import in_words
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -41,7 +42,7 @@ class ShardWriter:
         self._pending: list[tuple[Any, ...]] = []  # tokens, document starts, length, then the optional columns
         self._schema = _schema(rows)
         with contextlib.ExitStack() as opening:
-            self._hashed = _Hashed(opening.enter_context(path.open_write()))
+            self._hashed = _Hashed(opening.enter_context(path.open_write()), path.url)
             self._parquet = pq.ParquetWriter(
                 pa.PythonFile(self._hashed, mode="w"),
                 self._schema,
@@ -150,10 +151,10 @@ def _schema(rows: RowFormat) -> Any:
 
 
 class _Hashed(io.RawIOBase):
-    """Counts and digests what passes on to a stream."""
+    """Counts and digests what passes on to a stream; what fails there, a full disk too, is a StorageError."""
 
-    def __init__(self, stream: BinaryIO) -> None:
-        self._stream = stream
+    def __init__(self, stream: BinaryIO, url: str) -> None:
+        self._stream, self._url = stream, url
         self.digest = hashlib.sha256()
         self.count = 0
         self.dropped = False
@@ -168,5 +169,6 @@ class _Hashed(io.RawIOBase):
         self.digest.update(data)
         self.count += len(data)
         if not self.dropped:
-            self._stream.write(data)
+            with in_words(self._url, "write"):
+                self._stream.write(data)
         return len(data)

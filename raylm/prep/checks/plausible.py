@@ -10,12 +10,14 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from raylm.prep.checks.skipped import BROKEN_FILE, BROKEN_RECORD, Skipped
+from raylm.prep.checks.skipped import BROKEN_FILE, BROKEN_RECORD, EMPTY_FILE, Skipped
 from raylm.prep.languages import UNKNOWN_LANGUAGE
 from raylm.prep.operators.record import NOT_JUDGED, OperatorRecord
 
 FEWEST = 10  # documents, of which a share says anything
-_BROKEN = (BROKEN_FILE, BROKEN_RECORD)
+_LEAST = 1000  # characters or bytes of text
+_OF_FILES = (BROKEN_FILE, EMPTY_FILE)
+_BROKEN = (*_OF_FILES, BROKEN_RECORD)
 _ONE_IS_ENOUGH = (*_BROKEN, "encrypted", "much_front_matter", "kept_front_matter")
 _NAMED = 5  # languages, or reasons, in one warning
 
@@ -47,7 +49,7 @@ STEPS: Mapping[str, Bound] = {
 }
 READING: Mapping[str, Bound] = {
     **dict.fromkeys(("encoding", "too_large", "encrypted", "broken_page"), Bound(documents=0.01)),
-    **dict.fromkeys(_BROKEN, Bound(documents=0.01)),  # files of files, records of documents
+    **dict.fromkeys(_BROKEN, Bound(documents=0.01)),  # files of files, records of records
     **dict.fromkeys(("empty", "no_text"), Bound(documents=0.5)),  # a column that few rows fill
     "no_main_text": Bound(documents=0.2),  # pages of menus alone; more is a site that cannot be read so
     **dict.fromkeys(("front_matter", "contents_and_index"), Bound(text=0.2)),  # an index takes a tenth of a book
@@ -87,13 +89,13 @@ def _warnings(account: Account) -> Iterator[str]:
         yield f"{source} gave nothing: {read}{_reasons(skipped.reasons)}"
     for reason, count in sorted(skipped.reasons.items()):
         bound = READING.get(reason, _UNHEARD_OF).documents
-        of, what = (account.files, "files") if reason == BROKEN_FILE else (skipped.documents + count, "documents")
+        of, what = (account.files, "files") if reason in _OF_FILES else (skipped.documents + count, "documents")
         if _beyond(count, of, bound, 1 if reason in _ONE_IS_ENOUGH else FEWEST):
             yield f"{source}: reading skipped {_share(count, of, what)} as {_words(reason)}{_allowed(bound)}"
     for reason, count in sorted(skipped.removed.items()):
         bound = READING.get(reason, _UNHEARD_OF).text
         of = skipped.characters + skipped.removed.total()
-        if _beyond(count, of, bound):
+        if _beyond(count, of, bound, _LEAST):
             yield f"{source}: reading left out {_share(count, of, 'characters')} as {_words(reason)}{_allowed(bound)}"
     for number, record in enumerate(account.records, 1):
         yield from _of_step(f"{source}: step {number}, {_words(record.name)},", record)
@@ -106,7 +108,7 @@ def _of_step(step: str, record: OperatorRecord) -> Iterator[str]:
     if _beyond(dropped, record.documents, bound.documents):
         share = _share(dropped, record.documents, "documents")
         yield f"{step} dropped {share}{_reasons(record.dropped)}{_allowed(bound.documents)}"
-    elif several and _beyond(record.bytes - record.kept_bytes, record.bytes, bound.text):
+    elif several and _beyond(record.bytes - record.kept_bytes, record.bytes, bound.text, _LEAST):
         share = _share(record.bytes - record.kept_bytes, record.bytes, "bytes of text")
         yield f"{step} took out {share}{_reasons(record.changed)}{_allowed(bound.text)}"
     elif record.name != "language" and (languages := _hit(record, bound.documents)):

@@ -15,6 +15,7 @@ from raylm.errors import DataError
 EXAMPLES = 5  # kept of each reason
 ALL_BROKEN = 1000  # this many broken records and no document: what is wrong is the job, not the records
 BROKEN_FILE = "broken_file"
+EMPTY_FILE = "empty_file"  # it holds no record at all
 BROKEN_RECORD = "broken_record"
 SKIPPED = "skipped_"  # before a reason, among the counts of a source in a manifest
 

@@ -81,7 +81,7 @@ def word_pairs(url: str | None, packaged: str, connection: Connection) -> list[t
 
 def _read(path: StoragePath) -> str:
     try:
-        return path.read_text()
+        return path.read_text().removeprefix("\ufeff")  # a byte order mark
     except (NotFound, UnicodeDecodeError) as error:
         raise DataError(
             f"{path.url} is no list of words: {error}", hint="name a UTF-8 text file in the step's settings"

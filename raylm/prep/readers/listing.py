@@ -47,7 +47,7 @@ def _is_hidden(path: StoragePath, glob: str) -> bool:
 def _from_list(source: FileSourceSettings, path: StoragePath, connection: Connection) -> list[tuple[StoragePath, int]]:
     try:
         with opened(path) as stream:
-            names = [line.decode().strip() for line in stream]
+            names = [line.decode().lstrip("\ufeff").strip() for line in stream]
     except (NotFound, UnicodeDecodeError) as error:
         raise DataError(
             f"source {source.name!r}: {path.url} is no list of files: {error}",

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from raylm.config.prepare.sources import SOURCES, SourceSettings
 from raylm.errors import DataError
-from raylm.prep.checks.skipped import Skipped
+from raylm.prep.checks.skipped import EMPTY_FILE, Skipped
 from raylm.prep.ranges import FileRange
 from raylm.prep.readers.base import Reading, S
 from raylm.prep.readers.decoding import binary_text, checked, decode, is_binary
@@ -24,10 +24,13 @@ def read_range(source: SourceSettings, part: FileRange, connection: Connection, 
     _check_unchanged(path, part)
     if part.limit == 0:
         return
+    before = skipped.documents + skipped.reasons.total()
     try:
         yield from _documents(Reading(source, path, part, skipped))
     except BrokenFile as error:
         skipped.broken_file(part.url, error)
+    if not part.start and part.stop is None and skipped.documents + skipped.reasons.total() == before:
+        skipped.skip(EMPTY_FILE, part.url, 0)
 
 
 def _documents(reading: Reading[S]) -> Iterator[Document]:
@@ -38,7 +41,8 @@ def _documents(reading: Reading[S]) -> Iterator[Document]:
         if text is None:
             continue
         if not text.strip():
-            skipped.skip("empty")
+            example = (reading.range.url, position) if skipped.wants_example("empty") else ()
+            skipped.skip("empty", *example)
             continue
         if is_binary(text):
             skipped.broken_record(binary_text(reading, position))

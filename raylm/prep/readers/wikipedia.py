@@ -87,13 +87,19 @@ def stream_begins(path: StoragePath) -> list[int] | None:
     try:
         with opened(index) as lines:
             # What comes before the first of them names the site and holds no page.
-            return sorted({int(line.split(b":", 1)[0]) for line in lines})
+            begins = sorted({int(line.split(b":", 1)[0]) for line in lines})
     except NotFound:
         return None
     except ValueError as error:
         raise DataError(
             f"{index.url} is no index of a multistream dump: {error}", hint="fetch it again, or remove it"
         ) from error
+    if begins and begins[0] < 0:
+        raise DataError(
+            f"{index.url} is no index of a multistream dump: a stream begins at byte {begins[0]}",
+            hint="fetch it again, or remove it",
+        )
+    return begins
 
 
 def _parts(reading: Reading[WikipediaSource]) -> Iterator[bytes]:
@@ -179,9 +185,12 @@ def _pages(reading: Reading[WikipediaSource], parts: Iterable[bytes]) -> Iterato
 def _cut(source: WikipediaSource, path: StoragePath, size: int, unit_bytes: int) -> list[Part] | None:
     """A multistream dump is cut between its streams."""
     begins = stream_begins(path)
-    if begins is None:
+    there = [begin for begin in begins or () if begin < size]
+    if begins is None or not there:
         return None
-    return joined((Part(start, stop, stop - start) for start, stop in itertools.pairwise([*begins, size])), unit_bytes)
+    # Where the index knows of more than there is, the last stream is cut: its reader finds how much is missing.
+    end = next(iter(begins[len(there) :]), size)
+    return joined((Part(start, stop, stop - start) for start, stop in itertools.pairwise([*there, end])), unit_bytes)
 
 
 SOURCE = SourceKind("wikipedia", WikipediaSource, read, "Wikipedia's XML dumps, one article a document", cut=_cut)

@@ -1,9 +1,10 @@
 """Hashes of all runs of a text's words, and sets of them: comes in a text, leaves what it shares with each set. Pure.
 
 Case, accents and punctuation do not count, nor which number it is, as in datatrove's decontamination; only in a run
-that is mostly numbers they have to be equal, or any table would be the same as any other. Chinese and Japanese
-characters are words of their own. Other scripts without spaces (Thai, Lao, Khmer, Burmese) count what stands between
-two spaces, so there only long passages are found.
+that is mostly numbers they have to be equal, or any table would be the same as any other.
+
+Scripts that write no spaces between words are looked at by character, and several stand for a word: a run of 13 words
+is 26 characters of Chinese or Japanese, where 13 would be the name of one institute, and 39 letters of Thai.
 """
 
 from __future__ import annotations
@@ -23,6 +24,17 @@ if TYPE_CHECKING:
 _ALONE = (
     "\u3005-\u3007\u3041-\u3096\u309d-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff"
 )
+# Thai, Lao, Burmese and Khmer: letters, each with the vowels and tones that are written on it; Tibetan parts syllables.
+_LETTERS = "\u0e01-\u0e30\u0e32\u0e33\u0e40-\u0e46\u0e81-\u0eb0\u0eb2\u0eb3\u0ebd-\u0ec6\u0edc-\u0edf"
+_LETTERS += "\u1000-\u102a\u103f\u1050-\u1055\u1780-\u17b3"
+_ON_LETTERS = (
+    "\u0e31\u0e34-\u0e3a\u0e47-\u0e4e\u0eb1\u0eb4-\u0ebc\u0ec8-\u0ece\u102b-\u103e\u1056-\u109d\u17b4-\u17d3\u17dd"
+)
+_SYLLABLES = "\u0f00-\u0fff"
+_PART = re.compile(f"[{_ALONE}{_LETTERS}{_SYLLABLES}]")
+_WORD = 6  # what a word weighs; parts of words weigh less:
+_HALVES = re.compile(f"[{_ALONE}{_SYLLABLES}]")  # a word of English is 1.7 Chinese characters, and 2.2 Japanese ones
+_HALF, _THIRD = 3, 2  # a word of Thai has three or four letters that stand alone
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)?")
 _ASCII_WORD = re.compile(r"[A-Za-z0-9]+(?:(?<=[0-9])[.,][0-9][A-Za-z0-9]*)?")
 _BASE = 0x9E3779B97F4A7C13  # 3 modulo 4: exchanging two words must not cancel out
@@ -52,44 +64,85 @@ class NgramHasher:
         hashes = np.fromiter(map(self._known.__getitem__, words), dtype=np.uint64, count=len(words))
         if len(words) > len(self._powers[0]):
             self._powers = _powers_of(1 << len(words).bit_length())
-        return TextNgrams(words, hashes, self._powers)
+        weights = (
+            np.fromiter((_WEIGHTS[word[0]] for word in words), dtype=np.int64, count=len(words))
+            if _PART.search(text)
+            else None
+        )
+        return TextNgrams(words, hashes, self._powers, weights)
 
 
 class TextNgrams:
-    """The runs of one text."""
+    """The runs of one text. length: its words, and parts of words where its script writes no spaces.
+
+    weights: of each of those, None where all are words. A run of so many words begins at each of them, and ends where
+    it weighs as much, so that equal passages have equal runs.
+    """
 
     def __init__(
-        self, words: Sequence[str], hashes: NDArray[np.uint64], powers: tuple[NDArray[np.uint64], NDArray[np.uint64]]
+        self,
+        words: Sequence[str],
+        hashes: NDArray[np.uint64],
+        powers: tuple[NDArray[np.uint64], NDArray[np.uint64]],
+        weights: NDArray[np.int64] | None = None,
     ) -> None:
+        import numpy as np
+
         self.length = len(words)
+        self._reach = None if weights is None else np.concatenate([[0], np.cumsum(weights)])
         self._words = words
         self._hashes = hashes
         self._powers = powers
         self._sums = self._summed(hashes)
 
-    def whatever_numbers(self, words: int) -> NDArray[np.uint64]:
-        """The hash of each run of so many words, all numbers taken for equal; none where the text is shorter."""
+    @property
+    def words(self) -> int:
+        """How many words the text is worth."""
+        return self.length if self._reach is None else int(self._reach[-1]) // _WORD
+
+    def stops(self, words: int) -> NDArray[np.int64]:
+        """Where each run of so many words ends, in the order of their beginnings."""
         import numpy as np
 
-        if self.length < words:
-            return np.zeros(0, dtype=np.uint64)
-        return self._runs(self._sums, words)
+        if self._reach is None:
+            return np.arange(words, self.length + 1, dtype=np.int64)
+        wanted = self._reach[:-1] + words * _WORD
+        stops: NDArray[np.int64] = np.searchsorted(self._reach, wanted[wanted <= self._reach[-1]])
+        return stops
+
+    def whatever_numbers(self, words: int) -> NDArray[np.uint64]:
+        """The hash of each run of so many words, all numbers taken for equal; none where the text is shorter."""
+        if self._reach is None:  # the same by slices: every text comes here
+            runs: NDArray[np.uint64] = self._sums[words:] - self._sums[: max(0, self.length + 1 - words)]
+            runs *= self._powers[1][: len(runs)]
+            return runs
+        return self._runs(self._sums, self.stops(words))
 
     def of(self, words: int) -> NDArray[np.uint64]:
         """The same, but in runs that are mostly numbers these are told apart."""
+        return self._told_apart(self.stops(words))
+
+    def of_length(self, length: int) -> NDArray[np.uint64]:
+        """As `of`, of each run of so many words or parts of words, whatever they weigh."""
         import numpy as np
 
-        runs = self.whatever_numbers(words)
-        if len(runs) and 2 * len(self._numbers) > words:
+        return self._told_apart(np.arange(length, self.length + 1, dtype=np.int64))
+
+    def _told_apart(self, stops: NDArray[np.int64]) -> NDArray[np.uint64]:
+        import numpy as np
+
+        runs = self._runs(self._sums, stops)
+        if len(runs) and 2 * len(self._numbers) > stops[0]:
             before = np.zeros(self.length + 1, dtype=np.int64)
             before[self._numbers + 1] = 1
             before = np.cumsum(before)
-            mostly_numbers = 2 * (before[words:] - before[:-words]) > words
-            runs = np.where(mostly_numbers, self._runs(self._sums_as_written, words), runs)
+            begins = np.arange(len(stops))
+            mostly_numbers = 2 * (before[stops] - before[: len(stops)]) > stops - begins
+            runs = np.where(mostly_numbers, self._runs(self._sums_as_written, stops), runs)
         return runs
 
-    def _runs(self, sums: NDArray[np.uint64], words: int) -> NDArray[np.uint64]:
-        runs: NDArray[np.uint64] = sums[words:] - sums[:-words]
+    def _runs(self, sums: NDArray[np.uint64], stops: NDArray[np.int64]) -> NDArray[np.uint64]:
+        runs: NDArray[np.uint64] = sums[stops] - sums[: len(stops)]
         runs *= self._powers[1][: len(runs)]
         return runs
 
@@ -117,8 +170,13 @@ class TextNgrams:
 
 @dataclass(frozen=True, eq=False)
 class SetNgrams:
-    """What is looked for of one set, in sorted hashes. by_length: of runs. beginnings: of their first words."""
+    """What is looked for of one set, in sorted hashes. runs: of `words` words. beginnings: of their first words.
 
+    by_length: of shorter texts as they are, by their words and parts of words.
+    """
+
+    words: int
+    runs: NDArray[np.uint64]
     by_length: Mapping[int, NDArray[np.uint64]]
     beginnings: NDArray[np.uint64]
 
@@ -170,14 +228,21 @@ class NgramIndex:
 
     @staticmethod
     def _shared(text: TextNgrams, candidates: NDArray[np.int64], name: str, wanted: SetNgrams) -> Shared:
+        import numpy as np
+
         different: set[int] = set()
         places: list[tuple[int, int]] = []
-        for length, held in wanted.by_length.items():
-            hashes = text.of(length)
+
+        def look(held: NDArray[np.uint64], hashes: NDArray[np.uint64], stops: NDArray[np.int64]) -> None:
             here = candidates[candidates < len(hashes)]
             here = here[_contains(held, hashes[here])]
             different.update(hashes[here].tolist())
-            places += ((first, length) for first in here.tolist())
+            places.extend(zip(here.tolist(), (stops[here] - here).tolist(), strict=True))
+
+        for length, held in wanted.by_length.items():
+            look(held, text.of_length(length), np.arange(length, text.length + 1))
+        if len(wanted.runs):
+            look(wanted.runs, text.of(wanted.words), text.stops(wanted.words))
         return Shared(name, len(different), tuple(places))
 
 
@@ -187,18 +252,18 @@ def ngrams_of_records(records: Iterable[Sequence[str]], hasher: NgramHasher, *, 
     A text, or a record, of fewer than `words` words is one run, unless it has fewer than `shortest`.
     """
     shortest = min(shortest, words)
-    runs: dict[int, list[NDArray[np.uint64]]] = {}
+    runs: list[NDArray[np.uint64]] = []
+    by_length: dict[int, list[NDArray[np.uint64]]] = {}
     beginnings: list[NDArray[np.uint64]] = []
     for record in records:
         whole = hasher.read("\n".join(record))
         beginnings.append(whole.whatever_numbers(shortest))
-        if whole.length >= shortest:
-            length = min(words, whole.length)
-            runs.setdefault(length, []).append(whole.of(length))
-        for text in map(hasher.read, record) if len(record) > 1 else ():
-            if shortest <= text.length < words:
-                runs.setdefault(text.length, []).append(text.of(text.length))
-    return SetNgrams({length: _sorted(found) for length, found in sorted(runs.items())}, _sorted(beginnings))
+        runs.append(whole.of(words))
+        for text in [whole, *(map(hasher.read, record) if len(record) > 1 else ())]:
+            if shortest <= text.words < words:
+                by_length.setdefault(text.length, []).append(text.of_length(text.length))
+    short = {length: _sorted(found) for length, found in sorted(by_length.items())}
+    return SetNgrams(words, _sorted(runs), short, _sorted(beginnings))
 
 
 def _sorted(hashes: Sequence[NDArray[np.uint64]]) -> NDArray[np.uint64]:
@@ -226,6 +291,18 @@ class _Known(dict[str, int]):
                 self.clear()
             self[word] = value
         return value
+
+
+class _Weights(dict[str, int]):
+    """The first character of a word, or of a part of one → what that weighs."""
+
+    def __missing__(self, first: str) -> int:
+        weight = _WORD if not _PART.match(first) else _HALF if _HALVES.match(first) else _THIRD
+        self[first] = weight
+        return weight
+
+
+_WEIGHTS = _Weights()
 
 
 def _folded(word: str) -> str:
@@ -263,7 +340,7 @@ def _pattern(text: str) -> re.Pattern[str]:
 @functools.cache
 def _any_word() -> re.Pattern[str]:
     """Letters and digits with the marks and joiners between them; \\w would end Hindi words at their vowels."""
-    alone = re.compile(f"[{_ALONE}]")
+    alone = re.compile(f"[{_ALONE}{_LETTERS}{_ON_LETTERS}]")
     ranges: list[list[int]] = []
     for code in range(0x10000):
         letter = chr(code)
@@ -276,4 +353,6 @@ def _any_word() -> re.Pattern[str]:
     # Beyond, one range for all: every one more is looked through for each blank, and makes it 5 times slower.
     ranges.append([0x10000, 0x1EFFF])
     letters = "".join(f"{re.escape(chr(first))}-{re.escape(chr(last))}" for first, last in ranges)
-    return re.compile(rf"[{letters}]+(?:(?<=\d)[.,]\d[{letters}]*)?|[{_ALONE}][\u3099\u309a]?")
+    return re.compile(
+        rf"[{letters}]+(?:(?<=\d)[.,]\d[{letters}]*)?|[{_ALONE}][\u3099\u309a]?|[{_LETTERS}][{_ON_LETTERS}]*"
+    )

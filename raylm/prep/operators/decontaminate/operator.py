@@ -35,13 +35,20 @@ from raylm.storage import StoragePath
 INDEX_NAME = "runs.safetensors"
 _FACTS = "raylm_runs"
 _BEGINNINGS = "beginnings"
+_RUNS = "runs"
 
 
 class Decontaminate(Settings):
     """Take out what evaluation sets hold too: runs of equal words, whatever their case, accents and numbers."""
 
     sets: Annotated[list[EvaluationSet], Field(min_length=1)] = Field(description="The evaluation sets.")
-    ngram: int = Field(13, ge=2, description="Length of a run of words that counts as taken over.")
+    ngram: int = Field(
+        13,
+        ge=2,
+        description="Length of a run of words that counts as taken over. In scripts without spaces between words, two "
+        "characters (Chinese, Japanese), two syllables (Tibetan) or three letters (Thai, Lao, Khmer, Burmese) stand "
+        "for a word.",
+    )
     min_words: int = Field(
         8, ge=1, description="Evaluation texts of fewer than `ngram` words are looked for whole, down to this length."
     )
@@ -72,14 +79,16 @@ def fit_decontaminate(settings: Decontaminate, context: OperatorContext) -> None
         runs = ngrams_of_records(
             records(one, context.connection), hasher, words=settings.ngram, shortest=settings.min_words
         )
-        if not runs.by_length:
+        if not runs.by_length and not len(runs.runs):
             raise DataError(
                 f"evaluation set {one.name!r}: no text in {one.glob} has {_beginning(settings)} words or more",
                 hint="lower `min_words`, or take the set out: nothing could be found",
             )
         tensors[f"{number}/{_BEGINNINGS}"] = runs.beginnings
+        tensors[f"{number}/{_RUNS}"] = runs.runs
         tensors |= {f"{number}/{length}": np.ascontiguousarray(found) for length, found in runs.by_length.items()}
-    facts = {"sets": [one.name for one in settings.sets], "beginning": _beginning(settings)}
+    names = [one.name for one in settings.sets]
+    facts = {"sets": names, "beginning": _beginning(settings), "words": settings.ngram}
     (context.fitted() / INDEX_NAME).write_bytes(to_safetensors(tensors, _FACTS, facts))
 
 
@@ -89,8 +98,9 @@ def index_in(folder: StoragePath) -> NgramIndex:
     sets = {}
     for number, name in enumerate(facts["sets"]):
         mine = {key.partition("/")[2]: found for key, found in tensors.items() if key.startswith(f"{number}/")}
-        beginnings = mine.pop(_BEGINNINGS)
-        sets[name] = SetNgrams({int(length): mine[length] for length in sorted(mine, key=int)}, beginnings)
+        beginnings, runs = mine.pop(_BEGINNINGS), mine.pop(_RUNS)
+        short = {int(length): mine[length] for length in sorted(mine, key=int)}
+        sets[name] = SetNgrams(facts["words"], runs, short, beginnings)
     return NgramIndex(sets, facts["beginning"])
 
 
