@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -227,8 +228,9 @@ def test_english_words_judge_no_other_language() -> None:
     assert record.tallies["not judged, for want of words"] == {"de": 1}
 
 
-def test_a_dry_run_tells_of_languages_before_anything_is_spent() -> None:
-    source = {"kind": "jsonl", "glob": "a.jsonl"}
+def test_a_dry_run_tells_of_languages_before_anything_is_spent(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "The cat sat on the mat."}\n')
+    source = {"kind": "jsonl", "glob": str(tmp_path / "a.jsonl")}
     job = Job.model_validate({"name": "x", "prepare": {"sources": [source], "steps": [{"language": {"keep": ["en"]}}]}})
     (row,) = (words for name, words in prepare_rows(job) if name == "languages")
     assert row.startswith("step 1, language, drops documents in all languages but en, and documents whose language")
