@@ -10,12 +10,11 @@ import threading
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from raylm.errors import TrainingError
 from raylm.run.folder import RunFolder
-from raylm.run.lease import Lease
+from raylm.run.lease import Lease, _began
 from raylm.storage import StoragePath
 
 
@@ -35,7 +34,7 @@ def nobody_minds(by: str) -> None:
 def test_a_second_driver_is_refused_while_the_first_lives(tmp_path: Path) -> None:
     first = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     try:
-        holder(tmp_path, pid=first.pid, began=psutil.Process(first.pid).create_time())
+        holder(tmp_path, pid=first.pid, began=_began(first.pid) or 0.0)
         with pytest.raises(TrainingError, match=f"is being trained already, by process {first.pid} on ") as found:
             Lease(RunFolder(StoragePath(str(tmp_path)))).acquire(nobody_minds)
         assert "stop that one first" in (found.value.hint or "")
