@@ -515,6 +515,9 @@ class _Fewer:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._tokenizer, name)
 
+    def get_vocab(self) -> dict[str, int]:
+        return {token: number for token, number in self._tokenizer.get_vocab().items() if number < self._known}
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return {"input_ids": [1]}
 

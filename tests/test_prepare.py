@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import gzip
 import itertools
@@ -713,6 +714,20 @@ def test_a_module_is_read_without_running_it() -> None:
         "module m\n\nTop.\n\nclass m.A\n\nAn A.\n\ndef m.A.f(self, x)\n\nDoes f.\n"
     )
     assert python_docs.module_text("m", "not python (") == ""
+
+
+def test_a_module_is_read_where_python_mistakes_its_depth(monkeypatch: pytest.MonkeyPatch) -> None:
+    parse, calls = ast.parse, []
+
+    def mistaken(source: str) -> ast.Module:
+        calls.append(source)
+        if len(calls) < 3:
+            raise SystemError("AST constructor recursion depth mismatch (before=153, after=162)")
+        return parse(source)
+
+    monkeypatch.setattr(ast, "parse", mistaken)
+    assert python_docs.module_text("m", '"""Top."""') == "module m\n\nTop.\n"
+    assert len(calls) == 3
 
 
 def test_real_text(tmp_path: Path) -> None:

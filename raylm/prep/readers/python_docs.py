@@ -7,6 +7,7 @@ never imported, so that no package's code runs.
 from __future__ import annotations
 
 import ast
+import contextlib
 import inspect
 import sysconfig
 import warnings
@@ -26,6 +27,7 @@ _SKIPPED = frozenset(
     | {"_vendor", "vendor", "_vendored_packages", "site-packages", "dist-packages"}
 )
 _MIN_CHARACTERS = 200  # shorter documents are mostly license lines and one-word summaries
+_PARSES = 3
 
 
 class PythonDocsSource(SourceSettings):
@@ -70,13 +72,26 @@ def documents() -> Iterator[tuple[str, str]]:
 def module_text(name: str, source: str) -> str:
     """The docstrings of a module's source, its classes and functions, in the order in which they are written."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # invalid escapes in other people's strings
-            tree = ast.parse(source)
+        tree = _parsed(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return ""
     parts = list(_described(tree, name))
     return "\n\n".join(parts) + "\n" if parts else ""
+
+
+def _parsed(source: str) -> ast.Module:
+    """The source's tree. Python 3.11 counts the depth of all threads' trees in one place and may take another
+    thread's for this one's, which it tells as a SystemError (its issue 106905): then once more."""
+    for _ in range(_PARSES - 1):
+        with contextlib.suppress(SystemError):
+            return _parse(source)
+    return _parse(source)
+
+
+def _parse(source: str) -> ast.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # invalid escapes in other people's strings
+        return ast.parse(source)
 
 
 def _topics() -> Iterator[tuple[str, str]]:
