@@ -31,6 +31,7 @@ VERSION = 2
 # blocks more than it needed. It costs 44 bytes of index per MiB.
 BLOCK_BYTES = 256 << 10
 MANIFEST = "manifest.json"
+DAMAGED = "manifest.damaged.json"  # of a checkpoint that was set aside
 FENCES = "fences"
 STEP_FOLDER = re.compile(r"step-(\d{9,})")
 FENCE_FOLDER = re.compile(r"fence-(\d+)")
@@ -147,9 +148,13 @@ class Manifest:
 _MANIFEST_FIELDS = ("step", "fence", "world_size", "total_bytes", "committed_at", "index_crc32", "scalars")
 
 
-def damaged(path: StoragePath, what: str) -> CheckpointError:
+class DamagedCheckpoint(CheckpointError):
+    """A file of a committed checkpoint is not what was written."""
+
+
+def damaged(path: StoragePath, what: str) -> DamagedCheckpoint:
     """The one error for a file of a committed checkpoint that is not what was written."""
-    return CheckpointError(
+    return DamagedCheckpoint(
         f"{path.url} {what}",
         hint="put the file back from a copy, or remove this checkpoint's folder to resume from the one before it",
     )

@@ -6,7 +6,7 @@ names; the newest committed checkpoint stays, and so does one that is being read
 
 from __future__ import annotations
 
-from raylm.checkpoint.manifest import FENCE_FOLDER, MANIFEST
+from raylm.checkpoint.manifest import DAMAGED, FENCE_FOLDER, MANIFEST
 from raylm.checkpoint.restore import CheckpointInfo, checkpoint_at, step_folders, steps_being_read
 from raylm.checkpoint.save import check_fence
 from raylm.checkpoint.save_schedule import Candidate, keep
@@ -44,7 +44,8 @@ def apply_retention(folder: StoragePath, *, fence: int, newest: int, best: int =
 def _remove_leftovers(path: StoragePath, committed: CheckpointInfo | None) -> None:
     """Remove parts that no manifest names."""
     if committed is None:
-        if not (path / MANIFEST).exists():  # one that is there is damaged: it is left to a person
+        # One that is there is damaged, as is one that was set aside: they are left to a person.
+        if not (path / MANIFEST).exists() and not (path / DAMAGED).exists():
             path.remove()
         return
     for child in path.list():

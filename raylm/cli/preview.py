@@ -155,12 +155,12 @@ def _state(folder: StoragePath) -> str:
 
 
 def _progress(job: Job) -> str:
-    from raylm.checkpoint.restore import newest
+    from raylm.checkpoint.fallback import newest_readable
     from raylm.run.folder import RunFolder
 
     run = RunFolder.of(job)
     try:
-        found = newest(run.checkpoints)
+        found = newest_readable(run.checkpoints).or_raise()
     except StorageError as error:
         return f"{run.url} (cannot be read now: {error.message})"
     return run.url if found is None else f"{run.url} (goes on from step {found.step})"

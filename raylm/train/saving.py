@@ -11,19 +11,18 @@ from typing import TYPE_CHECKING, Any
 from raylm.config.job import Job
 from raylm.errors import CheckpointError, RaylmError, StorageError
 from raylm.records import Progress
-from raylm.run.events import CheckpointCommitted, CheckpointFailed
+from raylm.run.events import CheckpointCommitted, CheckpointFailed, Warned
 from raylm.run.identity import carried_over, check_same_run
 from raylm.train.branching import branch, fill_engine
 from raylm.train.context import ActiveGroup, GroupEnded, RunContext, SaveUnderWay
 from raylm.train.coordination import Coordination, Generation, Reason
 
 if TYPE_CHECKING:
-    from raylm.checkpoint.restore import CheckpointInfo
     from raylm.checkpoint.save import Saved
     from raylm.checkpoint.save_schedule import SaveSchedule
     from raylm.checkpoint.state import RunState
     from raylm.run.folder import RunFolder
-    from raylm.train.group import Group
+    from raylm.train.stored_state import StoredState
 
 log = logging.getLogger(__name__)
 
@@ -42,11 +41,9 @@ def save_schedule_of(job: Job, coordination: Coordination) -> SaveSchedule:
     )
 
 
-def restore(context: RunContext, active: ActiveGroup, found: CheckpointInfo | None) -> str | None:
+def restore(context: RunContext, active: ActiveGroup, stored: StoredState | None) -> str | None:
     """Fill the engine from the checkpoint found; returns its URL, None for a fresh start. Collective."""
-    from raylm.checkpoint.sources import StoredCheckpoint
-
-    if found is None:
+    if stored is None:
         # This body may have trained before, in a state that nobody holds any more.
         context.progress, context.parent, context.saved_step = Progress(), None, 0
         context.save_schedule = context.save_schedule.resumed(0, time.monotonic())
@@ -54,9 +51,12 @@ def restore(context: RunContext, active: ActiveGroup, found: CheckpointInfo | No
         branch(context, active)
         return None
     changed = context.job.data.allow_changed
-    check_same_run(found.state.identity, context.identity, url=found.path.url, allow_changed_data=changed)
+    check_same_run(stored.info.state.identity, context.identity, url=stored.info.path.url, allow_changed_data=changed)
+    fill_engine(active.engine, stored)
+    found = stored.info
     context.identity = carried_over(found.state.identity, context.identity)
-    fill_engine(active.engine, StoredCheckpoint(found))
+    if active.first and (told := stored.set_damaged_aside()) is not None:
+        context.coordination.report_event(active.member.generation, Warned(step=found.step, message=told))
     context.progress, context.parent = found.state.progress, found.state.parent
     context.saved_step = context.progress.step
     context.save_schedule = context.save_schedule.resumed(context.progress.step, time.monotonic())
@@ -68,36 +68,21 @@ def restore(context: RunContext, active: ActiveGroup, found: CheckpointInfo | No
 
 def config_where_absent(job: Job, folder: RunFolder) -> dict[str, Any]:
     """The model's config in the newest checkpoint where the folder or file that the job names is not there any more."""
-    from raylm.checkpoint.restore import newest
+    from raylm.checkpoint.fallback import newest_readable
 
     named = job.model.path or (job.model.config if isinstance(job.model.config, str) else None)
     if named is None or Path(named).exists():
         return {}
-    found = newest(folder.checkpoints)
+    found = newest_readable(folder.checkpoints).or_raise()
     return {} if found is None else dict(found.state.model_config)
 
 
 def _best_in_storage(context: RunContext) -> list[float]:
     """The held-out losses of the checkpoints that are kept for theirs."""
-    from raylm.checkpoint.restore import committed
+    from raylm.checkpoint.fallback import readable
 
-    losses = (info.state.held_out_loss for info in committed(context.folder.checkpoints))
+    losses = (info.state.held_out_loss for info in readable(context.folder.checkpoints))
     return sorted({loss for loss in losses if loss is not None})[: context.job.checkpoint.keep_best]
-
-
-def newest_for_all(context: RunContext, group: Group) -> CheckpointInfo | None:
-    """The newest committed checkpoint, as rank 0 sees it: listings read by several ranks need not agree. Collective."""
-    from raylm.checkpoint.restore import committed, newest
-
-    folder = context.folder.checkpoints
-    found = newest(folder) if group.rank == 0 else None
-    step = int(group.all_reduce_sum([float(found.step + 1) if found else 0.0])[0]) - 1
-    if step < 0 or found is not None:
-        return found
-    found = next((info for info in committed(folder) if info.step == step), None)
-    if found is None:
-        raise CheckpointError(f"rank {group.rank} does not see checkpoint step {step} in {folder.url}")
-    return found
 
 
 def run_state(context: RunContext, active: ActiveGroup) -> RunState:

@@ -27,7 +27,6 @@ from raylm.train.nccl import without_flight_recorder
 from raylm.train.saving import (
     begin_state_save,
     config_where_absent,
-    newest_for_all,
     report_save,
     restore,
     save_now,
@@ -37,9 +36,9 @@ from raylm.train.sources import open_datasets, stream_settings
 from raylm.train.stragglers import RankTimes
 
 if TYPE_CHECKING:
-    from raylm.checkpoint.restore import CheckpointInfo
     from raylm.train.engine import Engine
     from raylm.train.group import Group
+    from raylm.train.stored_state import StoredState
 
 
 def work(job: Job, member: Member, coordination: Coordination) -> None:
@@ -105,6 +104,7 @@ def open_run(job: Job, coordination: Coordination) -> RunContext:
 def train_in_group(context: RunContext, tenure: Tenure, phases: Phases) -> None:
     """Form one group, bring its engine to the newest state, and train until the run or the group ends."""
     from raylm.train.group import leave_group
+    from raylm.train.stored_state import newest_for_all
 
     group: Group | None = None
     active: ActiveGroup | None = None
@@ -112,7 +112,7 @@ def train_in_group(context: RunContext, tenure: Tenure, phases: Phases) -> None:
         group = _form(context.job, tenure.member)
         phases.ended("form")
         times = RankTimes(group.size, context.job.workers.straggler_seconds)
-        found = newest_for_all(context, group) if tenure.member.resume is None else None
+        found = newest_for_all(context.folder.checkpoints, group) if tenure.member.resume is None else None
         engine = _build(context, tenure.member, group, found)
         tenure.under_way = lambda: engine.under_way
         active = ActiveGroup(tenure, group, engine, times)
@@ -148,7 +148,7 @@ def _form(job: Job, member: Member) -> Group:
     )
 
 
-def _build(context: RunContext, member: Member, group: Group, found: CheckpointInfo | None) -> Engine:
+def _build(context: RunContext, member: Member, group: Group, found: StoredState | None) -> Engine:
     """The model as the job describes it, under ZeRO on this group; only a new run's has first weights.
 
     found: the checkpoint that fills it, if one does.
@@ -160,7 +160,7 @@ def _build(context: RunContext, member: Member, group: Group, found: CheckpointI
 
     job, manifest = context.job, context.datasets[0].manifest
     model = unfilled_model(
-        standing_settings(job.model, found.state.model_config if found is not None else context.model_config),
+        standing_settings(job.model, found.info.state.model_config if found is not None else context.model_config),
         vocab_size=manifest.vocab_size,
         sequence_length=manifest.sequence_length,
         eos_id=manifest.eos_id,
@@ -172,7 +172,7 @@ def _build(context: RunContext, member: Member, group: Group, found: CheckpointI
     return Engine.build(model, group, objective_of(job), EngineSettings.of(job, group.size), weights)
 
 
-def _resume(context: RunContext, active: ActiveGroup, found: CheckpointInfo | None, phases: Phases) -> None:
+def _resume(context: RunContext, active: ActiveGroup, found: StoredState | None, phases: Phases) -> None:
     """Bring the engine to the newest state, in memory or in the checkpoint found, and report the start."""
     member, coordination = active.member, context.coordination
     checkpoint = None

@@ -43,7 +43,7 @@ def preflight(job: Job, run: StoragePath) -> TrainResult | None:
 
 def checked(job: Job, run: StoragePath, *, write_check: bool) -> CheckpointInfo | None:
     """Refuse what cannot work; the checkpoint that the run goes on from. Without `write_check` it only reads."""
-    from raylm.checkpoint.restore import newest
+    from raylm.checkpoint.fallback import newest_readable
     from raylm.objectives import objective_of
     from raylm.stream.held_out import check_any
     from raylm.stream.reading import reading
@@ -61,7 +61,7 @@ def checked(job: Job, run: StoragePath, *, write_check: bool) -> CheckpointInfo 
         )
     reading(datasets, objective_of(job).columns)
     folder = RunFolder(run)
-    found = newest(folder.checkpoints)
+    found = newest_readable(folder.checkpoints).or_raise()
     job = _standing(job, found)
     try_job_model(job, datasets[0].manifest.vocab_size, datasets[0].manifest.sequence_length)
     refuse_mismatched(job)
@@ -142,11 +142,11 @@ def memory_advice(job: Job) -> str | None:
 
     None where all have enough. Workers look again before they copy: other programs of the node take memory, too.
     """
-    from raylm.checkpoint.restore import newest
+    from raylm.checkpoint.fallback import newest_readable
     from raylm.runtime.nodes import slots, usable_nodes
     from raylm.train.sources import open_datasets
 
-    job = _standing(job, newest(RunFolder.of(job).checkpoints))
+    job = _standing(job, newest_readable(RunFolder.of(job).checkpoints).or_raise())
     most, needed = job.workers.max, worker_resources(job)
     each = copy_bytes(_parameters(job, open_datasets(job)[0].manifest), most)
     for node in usable_nodes():
