@@ -172,7 +172,7 @@ def test_every_loss_notice_resize_and_checkpoint_is_marked_in_both_views(tmp_pat
     text = render(read_history(run.write()))
     for axis in ("step", "time"):
         charts = re.findall(rf'<svg viewBox[^>]*data-axis="{axis}".*?</svg>', text)
-        assert len(charts) == 4
+        assert len(charts) == 5
         for one in charts:
             kinds = [one.count(f'class="marked {kind}"') for kind in ("loss", "notice", "resize", "checkpoint")]
             assert kinds == [1, 1, 2, 1]
@@ -301,3 +301,24 @@ def test_the_ranks_own_seconds_have_a_chart_where_they_were_measured(tmp_path: P
     assert "seconds a step by itself" in page
     assert "rank 2 on c is slow at step 9: by itself it takes 0.9 s a step, the others 0.45 s" in page
     assert 'class="marked slow"' in page
+
+
+def test_the_held_out_loss_of_each_source_has_a_line_and_a_row(tmp_path: Path) -> None:
+    run = Writer(tmp_path / "run")
+    run.event("started", step=0, workers=1, seconds=1.0)
+    run.steps(1, 30)
+    for step, (web, books) in {10: (4.0, 3.5), 20: (3.0, 3.25), 30: (3.125, 3.0)}.items():
+        by_source = {"web": web, "books <b>": books}
+        run.event("evaluated", step=step, workers=1, held_out_loss=3.0, by_source=by_source)
+    page = render(read_history(run.write()))
+    section = page.partition("<h2>Sources</h2>")[2].partition("</section>")[0]
+    assert section.count('class="line source-') == 2
+    rows = [re.sub(r"<[^>]*>", "|", row) for row in re.findall(r"<tr><td>.*?</tr>", section)]
+    assert [[cell for cell in row.split("|") if cell] for row in rows] == [
+        ["books &lt;b&gt;", "3.5000", "3.0000", "30", "3.0000"],
+        ["web", "4.0000", "3.0000", "20", "3.1250"],
+    ]
+
+
+def test_a_run_of_one_source_has_no_section_of_sources(tmp_path: Path) -> None:
+    assert "<h2>Sources</h2>" not in render(read_history(eventful(tmp_path / "run").write()))

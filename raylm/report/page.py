@@ -12,6 +12,7 @@ from statistics import median
 
 from raylm.html import frame, text_of, tiles
 from raylm.humanize import count, duration, moment
+from raylm.report.by_source import held_out_by_source
 from raylm.report.charts import (
     Axis,
     Mark,
@@ -25,6 +26,7 @@ from raylm.report.charts import (
     time_axis,
 )
 from raylm.report.ledger import ledger
+from raylm.report.settings import settings_table
 from raylm.report.spent import time_bar
 from raylm.run.events import (
     BadLoss,
@@ -90,8 +92,10 @@ def render(history: History) -> str:
         _tiles(history, total),
         time_bar(total),
         _views(history),
+        held_out_by_source(history, step_axis(_last_step(history))),
         ledger(history),
         _event_table(history),
+        settings_table(history),
         f"<footer>Written by raylm on {moment(time.time())}</footer>",
     ]
     data = f'<script type="application/json" id="data">{_readouts(history)}</script>'
@@ -159,12 +163,15 @@ def _views(history: History) -> str:
 
 def _step_view(history: History) -> str:
     steps = history.steps
-    last = max([step.step for step in steps] + [event.step for event in history.events])
-    axis = step_axis(last)
+    axis = step_axis(_last_step(history))
     marks = [Mark(event.step, mark, event.describe()) for event, mark in _marked(history)]
     held_out = [(float(event.step), event.held_out_loss) for event in history.held_out]
     xs = [float(step.step) for step in steps]
     return _charts(axis, marks, xs, steps, [range(len(steps))], held_out, _stairs(xs, steps))
+
+
+def _last_step(history: History) -> int:
+    return max([step.step for step in history.steps] + [event.step for event in history.events])
 
 
 def _time_view(history: History) -> str:
@@ -224,6 +231,7 @@ def _charts(
     if held_out:
         few = len(held_out) <= MAX_DOTS
         shown.append(Series((grouped(held_out),), "dot held-out" if few else "line held-out", dots=few))
+    norm = curve([step.grad_norm for step in steps], "line norm", band=True)
     lr = curve([step.lr for step in steps], "line lr")
     throughput = curve([step.tokens_per_second for step in steps], "line throughput", band=True)
     size = Series((tuple(workers),), "line workers", stairs=True)
@@ -240,6 +248,7 @@ def _charts(
     return "".join(
         [
             chart(title=title, axis=axis, series=shown, marks=marks, label=lambda v: f"{v:g}"),
+            chart(title="gradient norm", axis=axis, series=[norm], marks=marks, label=_short, from_zero=True),
             chart(title="learning rate", axis=axis, series=[lr], marks=marks, label=_short, from_zero=True),
             chart(title="tokens per second", axis=axis, series=[throughput], marks=marks, label=count, from_zero=True),
             chart(
@@ -331,14 +340,16 @@ def _readouts(history: History) -> str:
         [
             step.step,
             round(clock(step.at), 2),
-            *(float(f"{v:.6g}") if math.isfinite(v) else None for v in (step.loss, step.lr, step.tokens_per_second)),
+            *(
+                float(f"{v:.6g}") if math.isfinite(v) else None
+                for v in (step.loss, step.grad_norm, step.lr, step.tokens_per_second)
+            ),
             step.workers,
             max(step.rank_seconds or [step.step_seconds]),
         ]
         for step in history.steps[::each]
     ]
-    last = max([step.step for step in history.steps] + [event.step for event in history.events])
-    edges = {"step": [0, max(1, last)], "time": [0, max(1.0, clock.span)]}
+    edges = {"step": [0, max(1, _last_step(history))], "time": [0, max(1.0, clock.span)]}
     return json.dumps({"rows": rows, "edges": edges}, separators=(",", ":")).replace("<", "\\u003c")
 
 

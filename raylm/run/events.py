@@ -7,7 +7,7 @@ an unknown kind as an `OtherEvent`, unknown fields in `more`.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -117,6 +117,21 @@ class Resumed(GroupStarted):
         if self.checkpoint is not None:
             return "from storage "
         return "from memory " if self.step else ""  # at step 0 there may have been nothing to go on from
+
+
+@dataclass(frozen=True, kw_only=True)
+class SettingsChanged(Event):
+    """The run goes on with other settings. changes: `key: before -> now` each. note: what follows from them."""
+
+    kind = "settings_changed"
+
+    changes: Sequence[str] = ()
+    note: str = ""
+
+    def describe(self) -> str:
+        """The event in words."""
+        words = [*self.changes, self.note] if self.note else self.changes
+        return f"settings changed at step {self.step}: {'; '.join(words)}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -354,28 +369,14 @@ class Finished(Event):
         return f"finished at step {self.step}"
 
 
-EVENTS: dict[str, type[Event]] = {
-    one.kind: one
-    for one in (
-        Started,
-        Resumed,
-        Resized,
-        WorkerLost,
-        PreemptionNotice,
-        ShrinkRequested,
-        StopRequested,
-        CheckpointCommitted,
-        CheckpointFailed,
-        Evaluated,
-        BadLoss,
-        Waiting,
-        Stalled,
-        Straggler,
-        Warned,
-        Failed,
-        Finished,
-    )
-}
+def _kinds(base: type[Event]) -> Iterator[type[Event]]:
+    for one in base.__subclasses__():
+        if one.kind:
+            yield one
+        yield from _kinds(one)
+
+
+EVENTS: dict[str, type[Event]] = {one.kind: one for one in _kinds(Event)}
 
 
 def parse_event(line: Mapping[str, Any]) -> Event:

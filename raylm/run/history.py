@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TypeVar
 
+from raylm.config.job import Job
 from raylm.errors import ConfigError, DataError
 from raylm.run.events import Evaluated, Event, GroupStarted
 from raylm.run.folder import RunFolder
@@ -17,12 +18,17 @@ E = TypeVar("E", bound=Event)
 
 @dataclass(frozen=True)
 class History:
-    """The steps and events of a run, in order of time."""
+    """The steps and events of a run, in order of time, and its settings where they can be read."""
 
     name: str
     steps: tuple[StepMetrics, ...]
     events: tuple[Event, ...]
-    steps_planned: int | None = None
+    job: Job | None = None
+
+    @property
+    def steps_planned(self) -> int | None:
+        """How many steps the run was to have, None when its settings are not known."""
+        return None if self.job is None else self.job.train.steps
 
     @property
     def held_out(self) -> list[Evaluated]:
@@ -52,14 +58,13 @@ def read_history(run: RunFolder) -> History:
         name=run.name,
         steps=tuple(step for step in metrics if math.isfinite(step.at)),
         events=tuple(sorted((event for event in events if math.isfinite(event.at)), key=lambda event: event.at)),
-        steps_planned=_planned(run),
+        job=_settings(run),
     )
 
 
-def _planned(run: RunFolder) -> int | None:
-    """How many steps the run was to have, as its settings say; None when that is not known."""
+def _settings(run: RunFolder) -> Job | None:
+    """The run's settings, None when they are not known."""
     try:
-        job = run.read_job()
-        return None if job is None else job.train.steps
+        return run.read_job()
     except ConfigError:
         return None  # written by another version of raylm; the history is readable all the same

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 from raylm.config.job import Job
 from raylm.config.load import resolved_yaml
 from raylm.plugins import carried, copy_names
+from raylm.run.events import SettingsChanged
 from raylm.run.folder import RunFolder
 from raylm.run.identity import identity_of
 from raylm.storage import NotFound, StoragePath
+from raylm.train.changes import changes_since
 
 if TYPE_CHECKING:
     from raylm.stream.loader import Dataset, StreamSettings
@@ -48,10 +50,16 @@ def stream_settings(job: Job) -> StreamSettings:
     )
 
 
-def publish(job: Job, run: RunFolder) -> None:
-    """Write what makes the run folder stand alone: settings, which run it is, its plugins, its data's tokenizer."""
+def publish(job: Job, run: RunFolder) -> SettingsChanged | None:
+    """Write what makes the run folder stand alone: settings, which run it is, its plugins, its data's tokenizer.
+
+    Returns what the job changes of the settings that the run was trained with, for the record.
+    """
+    from raylm.checkpoint.fallback import newest_readable
     from raylm.shards import TOKENIZER_FOLDER
 
+    found = newest_readable(run.checkpoints).info
+    changed = changes_since(run, job, found.step if found is not None else 0)
     identity = identity_of(job, [dataset.manifest for dataset in open_datasets(job)])
     run.identity.write_bytes(identity.to_json())
     run.settings.write_text(resolved_yaml(job))
@@ -59,6 +67,7 @@ def publish(job: Job, run: RunFolder) -> None:
     tokenizer = StoragePath(job.mixture[0].path, job.object_store.connection()) / TOKENIZER_FOLDER
     for file in tokenizer.list():
         (run.tokenizer / file.name).write_bytes(file.read_bytes())
+    return changed
 
 
 def _publish_plugins(job: Job, run: RunFolder) -> None:

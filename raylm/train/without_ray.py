@@ -24,8 +24,10 @@ def alone(job: Job) -> Coordinator | None:
     coordinator: Coordinator | None = None
     number, address = 0, f"127.0.0.1:{free_port()}"
     if rank == 0:
-        publish(job, folder)
+        changed = publish(job, folder)
         coordinator = Coordinator(folder, audit=job.train.audit, claim=lambda: claim_fence(folder.checkpoints))
+        if changed is not None:
+            coordinator.record(changed)
         number = int(coordinator.begin(size))
     if size > 1:
         number, address = _meet_through_torchrun(rank, number)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from raylm.config.job import Job
+from raylm.run.events import Event
 from raylm.run.folder import RunFolder
 from raylm.runtime.ray_internals import in_concurrency_group
 from raylm.runtime.shares import ClusterShare
@@ -16,9 +17,9 @@ from raylm.train.launch.cluster import RayCluster
 
 
 class HubActor(Hub):
-    """The hub, whose bodies are actors that it owns. advice: what the record should begin with."""
+    """The hub, whose bodies are actors that it owns. first: what the record begins with."""
 
-    def __init__(self, job: Job, share: ClusterShare, per_worker: Mapping[str, float], advice: str | None) -> None:
+    def __init__(self, job: Job, share: ClusterShare, per_worker: Mapping[str, float], first: Sequence[Event]) -> None:
         import ray
 
         from raylm.checkpoint.save import claim_fence
@@ -33,7 +34,8 @@ class HubActor(Hub):
             audit=job.train.audit,
             claim=lambda: claim_fence(run.checkpoints),
         )
-        self._warn(advice)
+        for event in first:
+            self.record(event)
 
 
 def _served(call: Call) -> Callable[..., Any]:

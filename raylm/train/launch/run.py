@@ -7,12 +7,12 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from raylm.config.job import Job
 from raylm.errors import Interrupted, TrainingError
-from raylm.run.events import Event
+from raylm.run.events import Event, Warned
 from raylm.run.folder import RunFolder
 from raylm.run.lease import Lease
 from raylm.run.metrics import StepMetrics
@@ -53,13 +53,13 @@ def start(job: Job) -> Run:
         held.enter_context(_only_run(run.url))
         lease.acquire(on_lost=run._superseded)
         held.callback(lease.release)
-        publish(job, run.folder)
+        changed = publish(job, run.folder)
         # One CPU beside the workers', so that Ray Data's reads find a place.
         cpus = max(os.cpu_count() or 1, int(-(-job.workers.max * job.workers.cpus // 1)) + 1)
         held.enter_context(connected(job.cluster.address, LocalRay(cpus)))
         share = _claimed(job, run.url)
         held.callback(share.release)
-        run._begin(share, held.pop_all())
+        run._begin(share, [] if changed is None else [changed], held.pop_all())
     return run
 
 
@@ -185,25 +185,30 @@ class Run:
         self._result, self._step = result, result.step
         self._followers.end()
 
-    def _begin(self, share: ClusterShare, held: contextlib.ExitStack) -> None:
-        threading.Thread(target=self._main, args=(share, held), name=f"raylm-run-{self._job.name}", daemon=True).start()
+    def _begin(self, share: ClusterShare, first: Sequence[Event], held: contextlib.ExitStack) -> None:
+        main = threading.Thread(
+            target=self._main, args=(share, first, held), name=f"raylm-run-{self._job.name}", daemon=True
+        )
+        main.start()
 
-    def _main(self, share: ClusterShare, held: contextlib.ExitStack) -> None:
+    def _main(self, share: ClusterShare, first: Sequence[Event], held: contextlib.ExitStack) -> None:
         def trained() -> None:
             with cluster_lost_in_words(f"start the cluster again where it is down; {RESUMES}"), held:
-                self._result = self._trained(share)
+                self._result = self._trained(share, first)
 
         self._error = error_of(trained)  # `result` raises it where somebody waits
         self._followers.end()
 
-    def _trained(self, share: ClusterShare) -> TrainResult:
+    def _trained(self, share: ClusterShare, first: Sequence[Event]) -> TrainResult:
         import ray
 
         here = ray.get_runtime_context().get_node_id()
         actor_class: Any = ray.remote(
             num_cpus=0, concurrency_groups={"log": 1, "control": 8}, label_selector={"ray.io/node-id": here}
         )(HubActor)
-        hub = actor_class.remote(self._job, share, worker_resources(self._job), memory_advice(self._job))
+        if (advice := memory_advice(self._job)) is not None:
+            first = [*first, Warned(message=advice)]
+        hub = actor_class.remote(self._job, share, worker_resources(self._job), first)
         coordinator = actor_client(hub)
         thin_workers = ThinWorkers(self._job.name)
         try:
