@@ -16,10 +16,11 @@ from typing import Any
 
 from raylm.prep.extras import not_installed
 from raylm.prep.readers.books.prose import prose_share
+from raylm.prep.readers.page_around import without_around
 
-_MENUS = ("nav", "menu", "header", "footer", "aside", "form", "button", "select", "template")
+_MENUS = ("nav", "menu", "header", "footer", "aside", "button", "select", "template")
 _MENU_ROLES = ("navigation", "banner", "contentinfo", "complementary", "search", "menu", "menubar", "toolbar")
-_BESIDE = [*_MENUS, *(f'[role="{role}"]' for role in _MENU_ROLES)]
+_BESIDE = ["form", *_MENUS, *(f'[role="{role}"]' for role in _MENU_ROLES)]
 _SLIVER = 0.3  # of a page's text beside menus; less than this is not its main content
 _LONG = 400  # characters of a page for which that is asked
 _PROSE = 0.5  # of such a page's characters, in paragraphs of prose
@@ -60,16 +61,24 @@ def page_reader(*, whole: bool) -> Callable[[bytes, str | None], PageText]:
         _show_formulas(tree)
         if whole:
             return PageText(extract_plain_text(tree, alt_texts=False).strip(), tree.title, language)
+        beside = extract_plain_text(tree, alt_texts=False, skip_elements=_BESIDE).strip()
+        left = without_around(tree)
         _show_lists(tree)
         text = extract_plain_text(tree, main_content=True, alt_texts=False).strip()
-        beside = extract_plain_text(tree, alt_texts=False, skip_elements=_BESIDE).strip()
-        if len(beside) >= _LONG and len(text) < _SLIVER * len(beside) and prose_share(beside.split("\n\n")) >= _PROSE:
+        rest = extract_plain_text(tree, alt_texts=False, skip_elements=_BESIDE).strip()
+        if left < _SLIVER and _is_prose_page(beside, least=_LONG):
             text = beside
+        elif len(text) < _SLIVER * len(rest) and _is_prose_page(rest, least=0 if not text else _LONG):
+            text = rest
         return PageText(
             text, tree.title, language, bare=bool(beside) and not text, beside=max(0, len(beside) - len(text))
         )
 
     return to_page
+
+
+def _is_prose_page(text: str, *, least: int) -> bool:
+    return len(text) >= least and prose_share(text.split("\n\n")) >= _PROSE
 
 
 def decoded(body: bytes, charset: str | None) -> str:

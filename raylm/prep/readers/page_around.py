@@ -1,0 +1,136 @@
+"""What stands around a page's text and is no part of it: menus, teasers, notices, forms and rights.
+
+In comes a parsed page, which is left without them. An element goes for what it is (nav, a small form), for its name
+(cookie-banner), or for what is in it: next to nothing but links, or entries of a link and a line each. None goes that
+holds a good part of the page's prose, whatever it is called.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from raylm.prep.readers.page_parts import HEADINGS, Part, measured
+
+_GOOD_PART = 0.4  # of a page's prose; what holds more is no boilerplate
+_MOST = 0.6  # of a page's text beside links; likewise
+_SHORT = 600  # characters of a part that goes for what it may be called
+_LINKED = 0.6  # of a part of several runs, in links: a list of links
+_LINKED_LINE = 0.85  # of one run
+_LITTLE_PROSE = 0.15  # of a list of links, beside them
+_TITLE = 15  # characters of a link that is a title; names of people are shorter
+_CARD_LINKS = 2
+_CARD = 350  # characters beside its title in an entry that tells of another page
+_CARDS = 3
+_MOST_CARDS = 0.7  # of the entries of a list of cards
+_CELLS = frozenset(("td", "th", "tr", "tbody", "thead", "li", "dt", "dd", "caption", "summary", "figcaption"))
+_TAGS = frozenset(("nav", "menu", "dialog", "form", "button"))
+# Names that only boilerplate has, …
+_SURE = re.compile(
+    r"\b(?:cookies?|consent|gdpr|ccpa|onetrust|newsletters?|mailing ?list|breadcrumbs?|crumbs|related(?!work)"
+    r"|recommend(?:ed|ations?)|read ?more|more ?(?:stories|news|articles|posts|from)|also ?(?:like|read)|most ?(?:read|popular)"
+    r"|trending|side ?bar|sidenav|(?:right|left) ?(?:rail|col|column|nav)|footer|foot|colophon|masthead|site ?header|top ?(?:bar|nav)"
+    r"|nav ?bar|mega|sub ?menu|main ?menu|comments? ?(?:form|respond|reply)|respond|reply ?form|share ?(?:bar|buttons?|links?|this|tools)"
+    r"|sharing|sharedaddy|addtoany|taboola|outbrain|advert(?:s|isements?|ising)?|ads?|sponsor(?:ed)?|pay ?wall|promos?"
+    r"|pagination|pager|page ?nav|skip ?links?|table ?of ?contents|toc|contentinfo|complementary)\b"
+)
+# … and those that other things have, too: what is short or linked goes.
+_LIKELY = re.compile(
+    r"\b(?:nav|navigation|menus?|\w+menu|social|share|follow|subscri(?:be|ption)|sign ?(?:in|up)|log ?in|register"
+    r"|donat(?:e|ion)|banner|promotion|rail|teasers?|popular|widget|tool ?bar|modal|popup|overlay|copyright|legal|rights"
+    r"|tags?|tag ?links|categories|cat ?links|buttons?|actions|edit ?section|meta|search)\b"
+)
+_ASIDE_NAMES = re.compile(
+    r"\b(?:admonition|notes?|tip|hint|warning|caution|important|danger|callout|info|example|definition|pull ?quote|quote"
+    r"|foot ?notes?|side ?note|margin ?note)\b"
+)
+
+
+def without_around(tree: Any) -> float:
+    """Leave a page without what stands around its text; the share of its prose that stays.
+
+    Asides that belong to the text become plain parts of it.
+    """
+    body = tree.body
+    if body is None:
+        return 1.0
+    page = measured(body)
+    _keep_asides(tree, page, page)
+    _prune(page, page)
+    return sum(part.left_prose() for part in page.parts) / page.prose if page.prose else 1.0
+
+
+def _prune(part: Part, page: Part) -> bool:
+    """Remove what is around the text from a part; whether anything is left of it."""
+    left = False
+    heading: Part | None = None  # one below which nothing has been left so far
+    removed = False
+    for own in part.parts:
+        if own.tag in HEADINGS and own.node is not None:
+            if heading is not None and removed:
+                heading.node.remove()
+            heading, removed = own, False
+        elif own.node is not None and (_is_around(own, page) or not (own.chars == 0 or _prune(own, page))):
+            own.node.remove()
+            own.gone = removed = True
+        elif own.chars:
+            left, heading = True, None
+    if heading is not None and removed:
+        heading.node.remove()
+        heading = None
+    return left or heading is not None
+
+
+def _is_around(part: Part, page: Part) -> bool:
+    plain = page.chars - page.linked
+    if part.chars == 0 or part.prose > _GOOD_PART * page.prose or part.chars - part.linked > _MOST * plain:
+        return False
+    if part.tag in _TAGS or (part.rights and part.rights >= part.chars - part.linked):
+        return True
+    return _is_called_so(part) or _is_links(part) or _is_cards(part)
+
+
+def _is_called_so(part: Part) -> bool:
+    name = part.name()
+    if not name:
+        return False
+    if _SURE.search(name):
+        return True
+    return (part.chars <= _SHORT and part.linked > 0 or part.linked >= _LINKED * part.chars) and bool(
+        _LIKELY.search(name)
+    )
+
+
+def _is_links(part: Part) -> bool:
+    """Next to nothing but links; a cell or an item only where it holds several."""
+    if part.prose > _LITTLE_PROSE * part.chars or part.links < (3 if part.tag in _CELLS else 1):
+        return False
+    line = len(part.parts) == 1 and part.parts[0].node is None
+    return part.linked >= (_LINKED_LINE if line else _LINKED) * part.chars
+
+
+def _is_cards(part: Part) -> bool:
+    """Entries that tell of other pages: a title that is a link, and at most a few lines."""
+    entries = [own for own in part.parts if own.node is not None and own.chars and own.tag not in HEADINGS]
+    cards = sum(_is_card(own) for own in entries)
+    return cards >= _CARDS and cards >= _MOST_CARDS * len(entries)
+
+
+def _is_card(part: Part) -> bool:
+    run, heading = part.first_run()
+    if run is None or run.linked < _LINKED_LINE * run.chars or part.links > _CARD_LINKS:
+        return False
+    return (heading or run.chars >= _TITLE) and part.chars - run.chars <= _CARD
+
+
+def _keep_asides(tree: Any, part: Part, page: Part) -> None:
+    """Asides that are a text's own, such as admonitions, as plain parts: Resiliparse leaves all asides out."""
+    for own in part.parts:
+        if own.tag == "aside" and _ASIDE_NAMES.search(own.name()) and own.prose and not _is_around(own, page):
+            plain = tree.create_element("div")
+            own.node.before(plain)
+            while (child := own.node.first_child) is not None:
+                plain.append_child(child)
+            own.node.remove()
+            own.node = plain
+        _keep_asides(tree, own, page)
