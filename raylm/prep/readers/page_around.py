@@ -24,6 +24,8 @@ _CARD = 350  # characters beside its title in an entry that tells of another pag
 _CARDS = 3
 _MOST_CARDS = 0.7  # of the entries of a list of cards
 _CELLS = frozenset(("td", "th", "tr", "tbody", "thead", "li", "dt", "dd", "caption", "summary", "figcaption"))
+_NAMED = frozenset(("th",))
+_SHOWN = frozenset(("pre", "table", "blockquote", "p"))  # in a figure that is no picture
 _TAGS = frozenset(("nav", "menu", "dialog", "form", "button"))
 # Names that only boilerplate has, …
 _SURE = re.compile(
@@ -34,10 +36,14 @@ _SURE = re.compile(
     r"|sharing|sharedaddy|addtoany|taboola|outbrain|advert(?:s|isements?|ising)?|ads?|sponsor(?:ed)?|pay ?wall|promos?"
     r"|pagination|pager|page ?nav|skip ?links?|table ?of ?contents|toc|contentinfo|complementary)\b"
 )
+# … those that it has where it is short, …
+_NOTICES = re.compile(
+    r"\b(?:modal|popup|pop ?over|overlay|subscri(?:be|ption)|sign ?(?:in|up)|log ?in|promotion|social|share|follow|tool ?bar|tool ?tip"
+    r"|copyright|banner|donat(?:e|ion))\b"
+)
 # … and those that other things have, too: what is short or linked goes.
 _LIKELY = re.compile(
-    r"\b(?:nav|navigation|menus?|\w+menu|social|share|follow|subscri(?:be|ption)|sign ?(?:in|up)|log ?in|register"
-    r"|donat(?:e|ion)|banner|promotion|rail|teasers?|popular|widget|tool ?bar|modal|popup|overlay|copyright|legal|rights"
+    r"\b(?:nav|navigation|menus?|\w+menu|register|rail|teasers?|popular|widget|legal|rights"
     r"|tags?|tag ?links|categories|cat ?links|buttons?|actions|edit ?section|meta|search)\b"
 )
 _ASIDE_NAMES = re.compile(
@@ -55,7 +61,7 @@ def without_around(tree: Any) -> float:
     if body is None:
         return 1.0
     page = measured(body)
-    _keep_asides(tree, page, page)
+    _keep_boxes(tree, page, page)
     _prune(page, page)
     return sum(part.left_prose() for part in page.parts) / page.prose if page.prose else 1.0
 
@@ -66,7 +72,7 @@ def _prune(part: Part, page: Part) -> bool:
     heading: Part | None = None  # one below which nothing has been left so far
     removed = False
     for own in part.parts:
-        if own.tag in HEADINGS and own.node is not None:
+        if own.node is not None and own.is_heading():
             if heading is not None and removed:
                 heading.node.remove()
             heading, removed = own, False
@@ -94,9 +100,9 @@ def _is_called_so(part: Part) -> bool:
     name = part.name()
     if not name:
         return False
-    if _SURE.search(name):
+    if _SURE.search(name) or (part.chars <= _SHORT and _NOTICES.search(name)):
         return True
-    return (part.chars <= _SHORT and part.linked > 0 or part.linked >= _LINKED * part.chars) and bool(
+    return (0 < part.linked and part.chars <= _SHORT or part.linked >= _LINKED * part.chars) and bool(
         _LIKELY.search(name)
     )
 
@@ -105,8 +111,9 @@ def _is_links(part: Part) -> bool:
     """Next to nothing but links; a cell or an item only where it holds several."""
     if part.prose > _LITTLE_PROSE * part.chars or part.links < (3 if part.tag in _CELLS else 1):
         return False
-    line = len(part.parts) == 1 and part.parts[0].node is None
-    return part.linked >= (_LINKED_LINE if line else _LINKED) * part.chars
+    # A line, or a table that names its columns, says something with its links.
+    strict = (len(part.parts) == 1 and part.parts[0].node is None) or (part.tag == "table" and part.holds(_NAMED))
+    return part.linked >= (_LINKED_LINE if strict else _LINKED) * part.chars
 
 
 def _is_cards(part: Part) -> bool:
@@ -123,14 +130,21 @@ def _is_card(part: Part) -> bool:
     return (heading or run.chars >= _TITLE) and part.chars - run.chars <= _CARD
 
 
-def _keep_asides(tree: Any, part: Part, page: Part) -> None:
-    """Asides that are a text's own, such as admonitions, as plain parts: Resiliparse leaves all asides out."""
+def _keep_boxes(tree: Any, part: Part, page: Part) -> None:
+    """Asides and figures that are a text's own as plain parts of it: Resiliparse leaves all of them out."""
     for own in part.parts:
-        if own.tag == "aside" and _ASIDE_NAMES.search(own.name()) and own.prose and not _is_around(own, page):
+        if _is_own_box(own) and not _is_around(own, page):
             plain = tree.create_element("div")
             own.node.before(plain)
             while (child := own.node.first_child) is not None:
                 plain.append_child(child)
             own.node.remove()
             own.node = plain
-        _keep_asides(tree, own, page)
+        _keep_boxes(tree, own, page)
+
+
+def _is_own_box(part: Part) -> bool:
+    """Whether this is an admonition or a note, or a figure of code, of a table or of words."""
+    if part.tag == "aside":
+        return bool(part.prose and _ASIDE_NAMES.search(part.name()))
+    return part.tag == "figure" and part.holds(_SHOWN)

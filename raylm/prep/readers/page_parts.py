@@ -6,6 +6,7 @@ In comes a parsed page, out goes a tree of parts, from which page_around.py tell
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -69,6 +70,17 @@ class Part:
             return 0
         return sum(part.left_prose() for part in self.parts) if self.parts else self.prose
 
+    def is_heading(self) -> bool:
+        """Whether all of its text is a heading."""
+        if self.tag in HEADINGS:
+            return True
+        said = [part for part in self.parts if part.chars]
+        return len(said) == 1 and said[0].is_heading()
+
+    def holds(self, tags: Collection[str]) -> bool:
+        """Whether an element of these stands in it."""
+        return any(part.tag in tags or part.holds(tags) for part in self.parts)
+
     def first_run(self) -> tuple[Part | None, bool]:
         """The first run of text in this part, and whether it is a heading's."""
         heading = self.tag in HEADINGS
@@ -96,6 +108,7 @@ class _Reader:
     def __init__(self) -> None:
         self._texts: list[str] = []
         self._chars = self._linked = self._links = 0
+        self._code = 0  # elements around, of those whose text is code
         self._opened = False  # a link, of which nothing has been read so far
 
     def read(self, node: Any, part: Part, *, linked: bool, depth: int) -> None:
@@ -118,8 +131,11 @@ class _Reader:
                 self.end(part)
                 if tag not in ("br", "hr"):
                     own = Part(child, tag)
+                    # Code is a page's own, and its words lead to where they are explained.
+                    self._code += tag == "pre"
                     self.read(child, own, linked=linked, depth=depth + 1)
                     self.end(own)
+                    self._code -= tag == "pre"
                     part.add(own)
             child = child.next
 
@@ -135,7 +151,7 @@ class _Reader:
         plain = chars - linked
         if chars <= _LONGEST_RIGHTS and _RIGHTS.search(text):
             run.rights = chars
-        elif linked <= _MOST_LINKED * chars and (
+        elif self._code or linked <= _MOST_LINKED * chars and (
             plain >= _LONG_PROSE or (plain >= _LEAST_PROSE and _END.search(text) is not None)
         ):
             run.prose = plain
@@ -150,7 +166,7 @@ class _Reader:
         size = len(words) if words.isascii() else len(words) + len(_WIDE.findall(words))
         self._texts.append(words)
         self._chars += size
-        if linked:
+        if linked and not self._code:
             self._linked += size
             self._links += self._opened
             self._opened = False

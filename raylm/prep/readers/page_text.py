@@ -26,6 +26,8 @@ _LONG = 400  # characters of a page for which that is asked
 _PROSE = 0.5  # of such a page's characters, in paragraphs of prose
 _MAX_LINKED = 0.4  # of a list's characters, in links, where it is prose
 _LEAST_ITEM = 25  # characters of its items, on average, unless it stands in an article
+_HARDLY_LINKED = 0.1  # of the characters of a list whose items may be as short as they like
+_BEFORE_LISTS = ("p", "h1", "h2", "h3", "h4", "h5", "h6", "pre", "blockquote", "table", "ol", "ul", "dl")
 _TWINS = ".katex-html, .MathJax_Preview, .MathJax_SVG, .mwe-math-fallback-image"  # formulas once more, for the eye
 _TEX = re.compile(r"\bmath/(?:tex|asciimath)\b", re.I)
 
@@ -172,7 +174,17 @@ def _is_prose_list(found: Any) -> bool:
             return False
         in_article = in_article or above.tag in ("article", "main") or above.getattr("role") == "main"
         above = above.parent
-    return in_article or len(text) >= _LEAST_ITEM * len(items)
+    return in_article or len(text) >= _LEAST_ITEM * len(items) or (linked <= _HARDLY_LINKED * len(text) and _follows(found))
+
+
+def _follows(found: Any) -> bool:
+    """Whether a list stands behind words of the same text: a paragraph, a heading, an entry that it is part of."""
+    before = found.prev
+    while before is not None and (before.tag == "#text" and not (before.text or "").strip() or before.tag == "#comment"):
+        before = before.prev
+    if before is None:
+        return found.parent is not None and found.parent.tag in ("li", "dd")
+    return before.tag == "#text" or before.tag in _BEFORE_LISTS or len(before.text or "") >= _LEAST_ITEM
 
 
 def _items(found: Any) -> Iterator[str]:
