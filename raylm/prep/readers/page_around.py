@@ -12,7 +12,7 @@ from typing import Any
 
 from raylm.prep.readers.page_parts import HEADINGS, Part, measured
 
-_GOOD_PART = 0.4  # of a page's prose; what holds more is no boilerplate
+_GOOD_PART = 0.5  # of a page's prose; what holds more is no boilerplate
 _MOST = 0.6  # of a page's text beside links; likewise
 _SHORT = 600  # characters of a part that goes for what it may be called
 _LINKED = 0.6  # of a part of several runs, in links: a list of links
@@ -23,8 +23,10 @@ _CARD_LINKS = 2
 _CARD = 350  # characters beside its title in an entry that tells of another page
 _CARDS = 3
 _MOST_CARDS = 0.7  # of the entries of a list of cards
-_CELLS = frozenset(("td", "th", "tr", "tbody", "thead", "li", "dt", "dd", "caption", "summary", "figcaption"))
+_BESIDE_HEADING = 0.5  # of a heading's characters, in the box that it stands in
+_CELLS = frozenset(("td", "th", "li", "dt", "dd", "caption", "summary", "figcaption"))
 _NAMED = frozenset(("th",))
+_ROWS = frozenset(("tr", "tbody", "thead", "tfoot"))
 _SHOWN = frozenset(("pre", "table", "blockquote", "p"))  # in a figure that is no picture
 _TAGS = frozenset(("nav", "menu", "dialog", "form", "button"))
 # Names that only boilerplate has, …
@@ -34,7 +36,7 @@ _SURE = re.compile(
     r"|trending|side ?bar|sidenav|(?:right|left) ?(?:rail|col|column|nav)|footer|foot|colophon|masthead|site ?header|top ?(?:bar|nav)"
     r"|nav ?bar|mega|sub ?menu|main ?menu|comments? ?(?:form|respond|reply)|respond|reply ?form|share ?(?:bar|buttons?|links?|this|tools)"
     r"|sharing|sharedaddy|addtoany|taboola|outbrain|advert(?:s|isements?|ising)?|ads?|sponsor(?:ed)?|pay ?wall|promos?"
-    r"|pagination|pager|page ?nav|skip ?links?|table ?of ?contents|toc|contentinfo|complementary)\b"
+    r"|pagination|pager|page ?nav|skip ?(?:links?|to|main|nav)|table ?of ?contents|toc|contentinfo|complementary)\b"
 )
 # … those that it has where it is short, …
 _NOTICES = re.compile(
@@ -72,7 +74,7 @@ def _prune(part: Part, page: Part) -> bool:
     heading: Part | None = None  # one below which nothing has been left so far
     removed = False
     for own in part.parts:
-        if own.node is not None and own.is_heading():
+        if own.node is not None and _is_heading(own):
             if heading is not None and removed:
                 heading.node.remove()
             heading, removed = own, False
@@ -85,6 +87,17 @@ def _prune(part: Part, page: Part) -> bool:
         heading.node.remove()
         heading = None
     return left or heading is not None
+
+
+def _is_heading(part: Part) -> bool:
+    """Whether this is a heading, be it in a box and with an anchor or a word to change it."""
+    if part.tag in HEADINGS:
+        return True
+    said = [own for own in part.parts if own.chars]
+    largest = max(said, key=lambda own: own.chars, default=None)
+    if largest is None or part.chars - largest.chars > _BESIDE_HEADING * largest.chars:
+        return False
+    return _is_heading(largest)
 
 
 def _is_around(part: Part, page: Part) -> bool:
@@ -109,7 +122,7 @@ def _is_called_so(part: Part) -> bool:
 
 def _is_links(part: Part) -> bool:
     """Next to nothing but links; a cell or an item only where it holds several."""
-    if part.prose > _LITTLE_PROSE * part.chars or part.links < (3 if part.tag in _CELLS else 1):
+    if part.tag in _ROWS or part.prose > _LITTLE_PROSE * part.chars or part.links < (3 if part.tag in _CELLS else 1):
         return False
     # A line, or a table that names its columns, says something with its links.
     strict = (len(part.parts) == 1 and part.parts[0].node is None) or (part.tag == "table" and part.holds(_NAMED))

@@ -70,13 +70,6 @@ class Part:
             return 0
         return sum(part.left_prose() for part in self.parts) if self.parts else self.prose
 
-    def is_heading(self) -> bool:
-        """Whether all of its text is a heading."""
-        if self.tag in HEADINGS:
-            return True
-        said = [part for part in self.parts if part.chars]
-        return len(said) == 1 and said[0].is_heading()
-
     def holds(self, tags: Collection[str]) -> bool:
         """Whether an element of these stands in it."""
         return any(part.tag in tags or part.holds(tags) for part in self.parts)

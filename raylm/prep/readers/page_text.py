@@ -24,7 +24,9 @@ _BESIDE = ["form", *_MENUS, *(f'[role="{role}"]' for role in _MENU_ROLES)]
 _SLIVER = 0.3  # of a page's text beside menus; less than this is not its main content
 _LONG = 400  # characters of a page for which that is asked
 _PROSE = 0.5  # of such a page's characters, in paragraphs of prose
-_MAX_LINKED = 0.4  # of a list's characters, in links, where it is prose
+_MAX_LINKED = 0.6  # of a list's characters, in links, where it is prose
+_MUCH_LINKED = 0.4  # … unless its items say so much beside their links:
+_PLAIN_ITEM = 15  # characters
 _LEAST_ITEM = 25  # characters of its items, on average, unless it stands in an article
 _HARDLY_LINKED = 0.1  # of the characters of a list whose items may be as short as they like
 _BEFORE_LISTS = ("p", "h1", "h2", "h3", "h4", "h5", "h6", "pre", "blockquote", "table", "ol", "ul", "dl")
@@ -166,6 +168,8 @@ def _is_prose_list(found: Any) -> bool:
     items = [child for child in found.child_nodes if child.tag in ("li", "dd", "dt")]
     linked = sum(len(link.text or "") for link in found.query_selector_all("a"))
     if not items or not text.strip() or linked > _MAX_LINKED * len(text):
+        return False
+    if linked > _MUCH_LINKED * len(text) and len(text) - linked < _PLAIN_ITEM * len(items):
         return False
     in_article = False
     above = found.parent
