@@ -10,13 +10,12 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from raylm.prep.readers.page_parts import HEADINGS, Part, measured
+from raylm.prep.readers.page_parts import HEADINGS, ONLY_LINKED, Part, measured
 
 _GOOD_PART = 0.5  # of a page's prose; what holds more is no boilerplate
 _MOST = 0.6  # of a page's text beside links; likewise
 _SHORT = 600  # characters of a part that goes for what it may be called
-_LINKED = 0.6  # of a part of several runs, in links: a list of links
-_LINKED_LINE = 0.85  # of one run
+_LINKED = 0.6  # of a part of several runs, in those that are links: a list of links
 _LITTLE_PROSE = 0.15  # of a list of links, beside them
 _TITLE = 15  # characters of a link that is a title; names of people are shorter
 _CARD_LINKS = 2
@@ -124,9 +123,11 @@ def _is_links(part: Part) -> bool:
     """Next to nothing but links; a cell or an item only where it holds several."""
     if part.tag in _ROWS or part.prose > _LITTLE_PROSE * part.chars or part.links < (3 if part.tag in _CELLS else 1):
         return False
-    # A line, or a table that names its columns, says something with its links.
-    strict = (len(part.parts) == 1 and part.parts[0].node is None) or (part.tag == "table" and part.holds(_NAMED))
-    return part.linked >= (_LINKED_LINE if strict else _LINKED) * part.chars
+    if part.tag == "table" and part.holds(_NAMED):
+        return part.linked >= ONLY_LINKED * part.chars  # its columns say what the links are
+    if part.linked >= ONLY_LINKED * part.chars:
+        return True
+    return part.menu >= _LINKED * part.chars and part.runs() > 1
 
 
 def _is_cards(part: Part) -> bool:
@@ -138,7 +139,7 @@ def _is_cards(part: Part) -> bool:
 
 def _is_card(part: Part) -> bool:
     run, heading = part.first_run()
-    if run is None or run.linked < _LINKED_LINE * run.chars or part.links > _CARD_LINKS:
+    if run is None or run.linked < ONLY_LINKED * run.chars or part.links > _CARD_LINKS:
         return False
     return (heading or run.chars >= _TITLE) and part.chars - run.chars <= _CARD
 

@@ -23,6 +23,10 @@ _DEEPEST = 300  # elements within each other that are told apart; Python itself 
 _LEAST_PROSE = 40  # characters beside links of a run that ends as a sentence does
 _LONG_PROSE = 140  # … of any run
 _MOST_LINKED = 0.75  # of a run that is prose: encyclopedias link most of what they say
+ONLY_LINKED = 0.9  # of a run that is nothing but links
+_ENTRY_LINKED = 0.6  # of one of up to so many characters:
+_ENTRY = 60
+_MARKS = re.compile(r"[\W_]*")  # what stands between links says nothing
 _RIGHTS = re.compile(r"©|\(c\)\s*(?:19|20)\d\d|\bcopyright\W{1,3}(?:19|20)\d\d|\ball rights reserved\b", re.I)
 _LONGEST_RIGHTS = 250  # characters of a run that says whose the page is, and nothing else
 _END = re.compile(r"[.!?…:。！？।॥؟۔။]['\")\]”’»」』）\s\d\[\]]*$")
@@ -34,7 +38,8 @@ _WIDE = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff]")
 class Part:
     """An element that is no part of a line, or a run of text between two of those (which has no node).
 
-    Counts are of characters, those of wide scripts twice. rights: of runs that say whose the page is.
+    Counts are of characters, those of wide scripts twice. rights: of runs that say whose the page is; menu: of those
+    that are next to nothing but links.
     """
 
     node: Any
@@ -44,6 +49,7 @@ class Part:
     links: int = 0
     prose: int = 0
     rights: int = 0
+    menu: int = 0
     gone: bool = False
     parts: list[Part] = field(default_factory=list)
 
@@ -63,12 +69,17 @@ class Part:
         self.links += part.links
         self.prose += part.prose
         self.rights += part.rights
+        self.menu += part.menu
 
     def left_prose(self) -> int:
         """Characters of prose in what is not gone."""
         if self.gone:
             return 0
         return sum(part.left_prose() for part in self.parts) if self.parts else self.prose
+
+    def runs(self) -> int:
+        """How many runs of text it has."""
+        return 1 if self.node is None else sum(part.runs() for part in self.parts)
 
     def holds(self, tags: Collection[str]) -> bool:
         """Whether an element of these stands in it."""
@@ -148,6 +159,8 @@ class _Reader:
             plain >= _LONG_PROSE or (plain >= _LEAST_PROSE and _END.search(text) is not None)
         ):
             run.prose = plain
+        if linked >= ONLY_LINKED * chars or (chars <= _ENTRY and linked >= _ENTRY_LINKED * chars):
+            run.menu = chars
         part.add(run)
 
     def _say(self, text: str, *, linked: bool) -> None:
@@ -158,6 +171,8 @@ class _Reader:
             return
         size = len(words) if words.isascii() else len(words) + len(_WIDE.findall(words))
         self._texts.append(words)
+        if not linked and _MARKS.fullmatch(words):
+            return
         self._chars += size
         if linked and not self._code:
             self._linked += size
