@@ -14,6 +14,7 @@ from raylm.prep.readers.page_parts import HEADINGS, ONLY_LINKED, Part, measured
 
 _GOOD_PART = 0.5  # of a page's prose; what holds more is no boilerplate
 _MOST = 0.6  # of a page's text beside links; likewise
+_HIDDEN = 0.15  # of a page's prose, in a hidden part that nobody misses
 _SHORT = 600  # characters of a part that goes for what it may be called
 _LINKED = 0.6  # of a part of several runs, in those that are links: a list of links
 _LITTLE_PROSE = 0.15  # of a list of links, beside them
@@ -27,24 +28,31 @@ _CELLS = frozenset(("td", "th", "li", "dt", "dd", "caption", "summary", "figcapt
 _NAMED = frozenset(("th",))
 _ROWS = frozenset(("tr", "tbody", "thead", "tfoot"))
 _SHOWN = frozenset(("pre", "table", "blockquote", "p"))  # in a figure that is no picture
-_TAGS = frozenset(("nav", "menu", "dialog", "form", "button"))
+_TAGS = frozenset(("nav", "menu", "dialog", "form", "button", "footer"))
+# In lines and headings: words for keyboards, and those that change a part.
+_FURNITURE = (
+    'a[class*="skip"], a[class*="screen-reader"], a[class*="sr-only"], a[class*="visually-hidden"], .mw-jump-link,'
+    " .mw-editsection, .headerlink"
+)
+_TITLES = frozenset(("h1",))
+_UNSEEN = re.compile(r"\b(?:display\s*:\s*none|visibility\s*:\s*hidden)\b", re.I)
 # Names that only boilerplate has, …
 _SURE = re.compile(
     r"\b(?:cookies?|consent|gdpr|ccpa|onetrust|newsletters?|mailing ?list|breadcrumbs?|crumbs|related(?!work)"
     r"|recommend(?:ed|ations?)|read ?more|more ?(?:stories|news|articles|posts|from)|also ?(?:like|read)|most ?(?:read|popular)"
     r"|trending|side ?bar|sidenav|(?:right|left) ?(?:rail|col|column|nav)|footer|foot|colophon|masthead|site ?header|top ?(?:bar|nav)"
-    r"|nav ?bar|mega|sub ?menu|main ?menu|comments? ?(?:form|respond|reply)|respond|reply ?form|share ?(?:bar|buttons?|links?|this|tools)"
+    r"|nav ?bar|mega|sub ?menu|main ?menu|comments|comment ?(?:list|area|section|thread|form|respond|reply)|disqus|respond|reply ?form|share ?(?:bar|buttons?|links?|this|tools)"
     r"|sharing|sharedaddy|addtoany|taboola|outbrain|advert(?:s|isements?|ising)?|ads?|sponsor(?:ed)?|pay ?wall|promos?"
     r"|pagination|pager|page ?nav|skip ?(?:links?|to|main|nav)|table ?of ?contents|toc|contentinfo|complementary)\b"
 )
 # … those that it has where it is short, …
 _NOTICES = re.compile(
-    r"\b(?:modal|popup|pop ?over|overlay|subscri(?:be|ption)|sign ?(?:in|up)|log ?in|promotion|social|share|follow|tool ?bar|tool ?tip"
+    r"\b(?:hidden|invisible|sr only|screen reader text|modal|lightbox|popup|pop ?over|overlay|subscri(?:be|ption)|sign ?(?:in|up)|log ?in|promotion|social|share|follow|tool ?bar|tool ?tip"
     r"|copyright|banner|donat(?:e|ion))\b"
 )
 # … and those that other things have, too: what is short or linked goes.
 _LIKELY = re.compile(
-    r"\b(?:nav|navigation|menus?|\w+menu|register|rail|teasers?|popular|widget|legal|rights"
+    r"\b(?:nav|navigation|menus?|\w+menu|register|header|rail|teasers?|popular|widget|legal|rights"
     r"|tags?|tag ?links|categories|cat ?links|buttons?|actions|edit ?section|meta|search)\b"
 )
 _ASIDE_NAMES = re.compile(
@@ -54,17 +62,26 @@ _ASIDE_NAMES = re.compile(
 
 
 def without_around(tree: Any) -> float:
-    """Leave a page without what stands around its text; the share of its prose that stays.
-
-    Asides that belong to the text become plain parts of it.
-    """
+    """Leave a page without what stands around its text; the share of its prose that stays."""
     body = tree.body
     if body is None:
         return 1.0
+    for found in tree.document.query_selector_all(_FURNITURE):
+        found.remove()
     page = measured(body)
-    _keep_boxes(tree, page, page)
     _prune(page, page)
+    for figure in tree.document.query_selector_all("figure"):
+        _make_plain(tree, figure)
     return sum(part.left_prose() for part in page.parts) / page.prose if page.prose else 1.0
+
+
+def _make_plain(tree: Any, element: Any) -> None:
+    """Put a plain part in an element's place: Resiliparse writes none of what is in a figure."""
+    plain = tree.create_element("div")
+    element.before(plain)
+    while (child := element.first_child) is not None:
+        plain.append_child(child)
+    element.remove()
 
 
 def _prune(part: Part, page: Part) -> bool:
@@ -103,9 +120,27 @@ def _is_around(part: Part, page: Part) -> bool:
     plain = page.chars - page.linked
     if part.chars == 0 or part.prose > _GOOD_PART * page.prose or part.chars - part.linked > _MOST * plain:
         return False
-    if part.tag in _TAGS or (part.rights and part.rights >= part.chars - part.linked):
+    if _is_kind_around(part) or (part.rights and part.rights >= part.chars - part.linked):
         return True
-    return _is_called_so(part) or _is_links(part) or _is_cards(part)
+    return _is_hidden(part, page) or _is_called_so(part) or _is_links(part) or _is_cards(part)
+
+
+def _is_kind_around(part: Part) -> bool:
+    """What is around the text by its element; not so asides that are notes of the text, and figures of code or words."""
+    if part.tag == "aside":
+        return not (part.prose and _ASIDE_NAMES.search(part.name()))
+    if part.tag == "header":
+        return part.chars <= _SHORT and not part.holds(HEADINGS)
+    if part.tag == "figure":
+        return not part.holds(_SHOWN)
+    return part.tag in _TAGS
+
+
+def _is_hidden(part: Part, page: Part) -> bool:
+    """What nobody sees; answers that unfold are hidden, too, so a good part of the prose is not."""
+    if part.prose > _HIDDEN * page.prose:
+        return False
+    return part.node.hasattr("hidden") or _UNSEEN.search(part.node.getattr("style") or "") is not None
 
 
 def _is_called_so(part: Part) -> bool:
@@ -114,9 +149,8 @@ def _is_called_so(part: Part) -> bool:
         return False
     if _SURE.search(name) or (part.chars <= _SHORT and _NOTICES.search(name)):
         return True
-    return (0 < part.linked and part.chars <= _SHORT or part.linked >= _LINKED * part.chars) and bool(
-        _LIKELY.search(name)
-    )
+    linked = part.linked > 0 if part.chars <= _SHORT else part.linked >= _LINKED * part.chars
+    return linked and _LIKELY.search(name) is not None and not part.holds(_TITLES)
 
 
 def _is_links(part: Part) -> bool:
@@ -132,8 +166,11 @@ def _is_links(part: Part) -> bool:
 
 def _is_cards(part: Part) -> bool:
     """Entries that tell of other pages: a title that is a link, and at most a few lines."""
-    entries = [own for own in part.parts if own.node is not None and own.chars and own.tag not in HEADINGS]
-    cards = sum(_is_card(own) for own in entries)
+    if part.tag in _ROWS or (part.tag == "table" and part.holds(_NAMED)):
+        return False
+    own = [row for group in part.parts for row in group.parts] if part.tag == "table" else part.parts
+    entries = [one for one in own if one.node is not None and one.chars and one.tag not in HEADINGS]
+    cards = sum(map(_is_card, entries))
     return cards >= _CARDS and cards >= _MOST_CARDS * len(entries)
 
 
@@ -142,23 +179,3 @@ def _is_card(part: Part) -> bool:
     if run is None or run.linked < ONLY_LINKED * run.chars or part.links > _CARD_LINKS:
         return False
     return (heading or run.chars >= _TITLE) and part.chars - run.chars <= _CARD
-
-
-def _keep_boxes(tree: Any, part: Part, page: Part) -> None:
-    """Asides and figures that are a text's own as plain parts of it: Resiliparse leaves all of them out."""
-    for own in part.parts:
-        if _is_own_box(own) and not _is_around(own, page):
-            plain = tree.create_element("div")
-            own.node.before(plain)
-            while (child := own.node.first_child) is not None:
-                plain.append_child(child)
-            own.node.remove()
-            own.node = plain
-        _keep_boxes(tree, own, page)
-
-
-def _is_own_box(part: Part) -> bool:
-    """Whether this is an admonition or a note, or a figure of code, of a table or of words."""
-    if part.tag == "aside":
-        return bool(part.prose and _ASIDE_NAMES.search(part.name()))
-    return part.tag == "figure" and part.holds(_SHOWN)
