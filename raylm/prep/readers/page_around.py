@@ -34,13 +34,16 @@ _FURNITURE = (
     'a[class*="skip"], a[class*="screen-reader"], a[class*="sr-only"], a[class*="visually-hidden"], .mw-jump-link,'
     " .mw-editsection, .headerlink"
 )
+# Buttons whose words are a question's or a section's.
+_UNFOLDING = ", ".join(f"{tag} button" for tag in (*sorted(HEADINGS), "dt", "summary"))
+_WHOLE = frozenset(("article", "main"))
 _TITLES = frozenset(("h1",))
 _UNSEEN = re.compile(r"\b(?:display\s*:\s*none|visibility\s*:\s*hidden)\b", re.I)
 # Names that only boilerplate has, …
 _SURE = re.compile(
-    r"\b(?:cookies?|consent|gdpr|ccpa|onetrust|newsletters?|mailing ?list|breadcrumbs?|crumbs|related(?!work)"
+    r"\b(?:cookies?|consent|gdpr|ccpa|onetrust|newsletters?|mailing ?list|breadcrumbs?|crumbs|related(?! works?\b)"
     r"|recommend(?:ed|ations?)|read ?more|more ?(?:stories|news|articles|posts|from)|also ?(?:like|read)|most ?(?:read|popular)"
-    r"|trending|side ?bar|sidenav|(?:right|left) ?(?:rail|col|column|nav)|footer|foot|colophon|masthead|site ?header|top ?(?:bar|nav)"
+    r"|trending|(?<!with )(?<!has )(?<!no )side ?bar|sidenav|(?:right|left) ?(?:rail|col|column|nav)|footer|foot|colophon|masthead|site ?header|top ?(?:bar|nav)"
     r"|nav ?bar|mega|sub ?menu|main ?menu|comments|comment ?(?:list|area|section|thread|form|respond|reply)|disqus|respond|reply ?form|share ?(?:bar|buttons?|links?|this|tools)"
     r"|sharing|sharedaddy|addtoany|taboola|outbrain|advert(?:s|isements?|ising)?|ads?|sponsor(?:ed)?|pay ?wall|promos?"
     r"|pagination|pager|page ?nav|skip ?(?:links?|to|main|nav)|table ?of ?contents|toc|contentinfo|complementary)\b"
@@ -68,16 +71,18 @@ def without_around(tree: Any) -> float:
         return 1.0
     for found in tree.document.query_selector_all(_FURNITURE):
         found.remove()
+    for button in tree.document.query_selector_all(_UNFOLDING):
+        _make_plain(tree, button, "span")
     page = measured(body)
     _prune(page, page)
     for figure in tree.document.query_selector_all("figure"):
-        _make_plain(tree, figure)
+        _make_plain(tree, figure, "div")
     return sum(part.left_prose() for part in page.parts) / page.prose if page.prose else 1.0
 
 
-def _make_plain(tree: Any, element: Any) -> None:
-    """Put a plain part in an element's place: Resiliparse writes none of what is in a figure."""
-    plain = tree.create_element("div")
+def _make_plain(tree: Any, element: Any, tag: str) -> None:
+    """Put a plain part in an element's place: Resiliparse writes nothing of what is in a figure."""
+    plain = tree.create_element(tag)
     element.before(plain)
     while (child := element.first_child) is not None:
         plain.append_child(child)
@@ -111,9 +116,9 @@ def _is_heading(part: Part) -> bool:
         return True
     said = [own for own in part.parts if own.chars]
     largest = max(said, key=lambda own: own.chars, default=None)
-    if largest is None or part.chars - largest.chars > _BESIDE_HEADING * largest.chars:
+    if largest is None or part.chars - largest.chars > _BESIDE_HEADING * largest.chars or not _is_heading(largest):
         return False
-    return _is_heading(largest)
+    return all(own is largest or own.node is None or own.linked >= ONLY_LINKED * own.chars for own in said)
 
 
 def _is_around(part: Part, page: Part) -> bool:
@@ -145,12 +150,13 @@ def _is_hidden(part: Part, page: Part) -> bool:
 
 def _is_called_so(part: Part) -> bool:
     name = part.name()
-    if not name:
+    # An article's names say what it is about, not what it is.
+    if not name or part.tag in _WHOLE:
         return False
-    if _SURE.search(name) or (part.chars <= _SHORT and _NOTICES.search(name)):
-        return True
-    linked = part.linked > 0 if part.chars <= _SHORT else part.linked >= _LINKED * part.chars
-    return linked and _LIKELY.search(name) is not None and not part.holds(_TITLES)
+    short = part.chars <= _SHORT
+    linked = part.linked > 0 if short else part.linked >= _LINKED * part.chars
+    named = _SURE.search(name) or (short and _NOTICES.search(name)) or (linked and _LIKELY.search(name))
+    return bool(named) and not part.holds(_TITLES)
 
 
 def _is_links(part: Part) -> bool:

@@ -19,7 +19,7 @@ _SILENT = frozenset(
     "script style noscript template head meta link title svg canvas iframe object embed audio video img input textarea"
     " select option map picture math rt rp".split()
 )
-_DEEPEST = 300  # elements within each other that are told apart; Python itself allows a thousand calls
+_DEEPEST = 200  # elements within each other that are told apart; Python itself allows a thousand calls
 _LEAST_PROSE = 40  # characters beside links of a run that ends as a sentence does
 _LONG_PROSE = 140  # … of any run
 _MOST_LINKED = 0.75  # of a run that is prose: encyclopedias link most of what they say
