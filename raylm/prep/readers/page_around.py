@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from raylm.prep.readers.page_names import LIKELY, NOTES, NOTICES, SURE
 from raylm.prep.readers.page_parts import HEADINGS, ONLY_LINKED, Part, measured
 
 _GOOD_PART = 0.5  # of a page's prose; what holds more is no boilerplate
@@ -39,29 +40,6 @@ _UNFOLDING = ", ".join(f"{tag} button" for tag in (*sorted(HEADINGS), "dt", "sum
 _WHOLE = frozenset(("article", "main"))
 _TITLES = frozenset(("h1",))
 _UNSEEN = re.compile(r"\b(?:display\s*:\s*none|visibility\s*:\s*hidden)\b", re.I)
-# Names that only boilerplate has, …
-_SURE = re.compile(
-    r"\b(?:cookies?|consent|gdpr|ccpa|onetrust|newsletters?|mailing ?list|breadcrumbs?|crumbs|related(?! works?\b)"
-    r"|recommend(?:ed|ations?)|read ?more|more ?(?:stories|news|articles|posts|from)|also ?(?:like|read)|most ?(?:read|popular)"
-    r"|trending|(?<!with )(?<!has )(?<!no )side ?bar|sidenav|(?:right|left) ?(?:rail|col|column|nav)|footer|foot|colophon|masthead|site ?header|top ?(?:bar|nav)"
-    r"|nav ?bar|mega|sub ?menu|main ?menu|comments|comment ?(?:list|area|section|thread|form|respond|reply)|disqus|respond|reply ?form|share ?(?:bar|buttons?|links?|this|tools)"
-    r"|sharing|sharedaddy|addtoany|taboola|outbrain|advert(?:s|isements?|ising)?|ads?|sponsor(?:ed)?|pay ?wall|promos?"
-    r"|pagination|pager|page ?nav|skip ?(?:links?|to|main|nav)|table ?of ?contents|toc|contentinfo|complementary)\b"
-)
-# … those that it has where it is short, …
-_NOTICES = re.compile(
-    r"\b(?:hidden|invisible|sr only|screen reader text|modal|lightbox|popup|pop ?over|overlay|subscri(?:be|ption)|sign ?(?:in|up)|log ?in|promotion|social|share|follow|tool ?bar|tool ?tip"
-    r"|copyright|banner|donat(?:e|ion))\b"
-)
-# … and those that other things have, too: what is short or linked goes.
-_LIKELY = re.compile(
-    r"\b(?:nav|navigation|menus?|\w+menu|register|header|rail|teasers?|popular|widget|legal|rights"
-    r"|tags?|tag ?links|categories|cat ?links|buttons?|actions|edit ?section|meta|search)\b"
-)
-_ASIDE_NAMES = re.compile(
-    r"\b(?:admonition|notes?|tip|hint|warning|caution|important|danger|callout|info|example|definition|pull ?quote|quote"
-    r"|foot ?notes?|side ?note|margin ?note)\b"
-)
 
 
 def without_around(tree: Any) -> float:
@@ -131,9 +109,9 @@ def _is_around(part: Part, page: Part) -> bool:
 
 
 def _is_kind_around(part: Part) -> bool:
-    """What is around the text by its element; not so asides that are notes of the text, and figures of code or words."""
+    """What is around the text by its element; notes of the text and figures of code or words are not."""
     if part.tag == "aside":
-        return not (part.prose and _ASIDE_NAMES.search(part.name()))
+        return not (part.prose and NOTES.search(part.name()))
     if part.tag == "header":
         return part.chars <= _SHORT and not part.holds(HEADINGS)
     if part.tag == "figure":
@@ -155,7 +133,7 @@ def _is_called_so(part: Part) -> bool:
         return False
     short = part.chars <= _SHORT
     linked = part.linked > 0 if short else part.linked >= _LINKED * part.chars
-    named = _SURE.search(name) or (short and _NOTICES.search(name)) or (linked and _LIKELY.search(name))
+    named = SURE.search(name) or (short and NOTICES.search(name)) or (linked and LIKELY.search(name))
     return bool(named) and not part.holds(_TITLES)
 
 

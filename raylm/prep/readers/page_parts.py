@@ -10,14 +10,19 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
-HEADINGS = frozenset(("h1", "h2", "h3", "h4", "h5", "h6"))
-_INLINE = frozenset(
-    "a abbr acronym b bdi bdo big cite code data del dfn em font i ins kbd label mark nobr q rb ruby s samp small span"
-    " strike strong sub sup time tt u var wbr".split()
+
+def _tags(*lines: str) -> frozenset[str]:
+    return frozenset(" ".join(lines).split())
+
+
+HEADINGS = _tags("h1 h2 h3 h4 h5 h6")
+_INLINE = _tags(
+    "a abbr acronym b bdi bdo big cite code data del dfn em font i ins kbd label mark nobr q rb ruby s samp small span",
+    "strike strong sub sup time tt u var wbr",
 )
-_SILENT = frozenset(
-    "script style noscript template head meta link title svg canvas iframe object embed audio video img input textarea"
-    " select option map picture math rt rp".split()
+_SILENT = _tags(
+    "script style noscript template head meta link title svg canvas iframe object embed audio video img input textarea",
+    "select option map picture math rt rp",
 )
 _DEEPEST = 200  # elements within each other that are told apart; Python itself allows a thousand calls
 _LEAST_PROSE = 40  # characters beside links of a run that ends as a sentence does
@@ -155,9 +160,7 @@ class _Reader:
         plain = chars - linked
         if chars <= _LONGEST_RIGHTS and _RIGHTS.search(text):
             run.rights = chars
-        elif self._code or linked <= _MOST_LINKED * chars and (
-            plain >= _LONG_PROSE or (plain >= _LEAST_PROSE and _END.search(text) is not None)
-        ):
+        elif self._code or (linked <= _MOST_LINKED * chars and _is_prose(text, plain)):
             run.prose = plain
         if linked >= ONLY_LINKED * chars or (chars <= _ENTRY and linked >= _ENTRY_LINKED * chars):
             run.menu = chars
@@ -178,3 +181,7 @@ class _Reader:
             self._linked += size
             self._links += self._opened
             self._opened = False
+
+
+def _is_prose(text: str, plain: int) -> bool:
+    return plain >= _LONG_PROSE or (plain >= _LEAST_PROSE and _END.search(text) is not None)
