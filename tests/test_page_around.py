@@ -94,6 +94,9 @@ def test_a_short_page_in_a_large_frame_keeps_its_own_words_only() -> None:
     teasers = "".join(f'<div><a href="/s">{SECOND}</a></div>' for _ in range(8))
     text = text_of(f"<div>{links('div', 12)}</div><div><h1>Note</h1><p>{FIRST}</p></div><div>{teasers}</div>")
     assert text.split() == ["Note", *FIRST.split()]
+    card = f'<div class="card"><a href="/s"><h3>{TITLES[0]}</h3></a><p>{SECOND}</p></div>'
+    text = text_of(f'<div><h1>Note</h1><p>{FIRST}</p></div><div class="more-stories">{card * 6}</div>')
+    assert text.split() == ["Note", *FIRST.split()]
 
 
 # --- what stays ---------------------------------------------------------------------------------------------------
@@ -123,7 +126,9 @@ def test_figures_of_code_and_of_tables_stay_and_pictures_go() -> None:
 
 def test_admonitions_stay_and_other_asides_go() -> None:
     note = f'<aside class="admonition note"><p>Mind this: {FIRST}</p></aside>'
-    text = text_of(f"<article>{prose(note)}</article><aside><p>About the parish and its people.</p></aside>")
+    text = text_of(
+        f"<article>{prose(note)}</article><aside class='about'><p>About the parish and its people.</p></aside>"
+    )
     assert "Mind this" in text
     assert "About the parish" not in text
 
@@ -132,6 +137,8 @@ def test_paragraphs_that_are_links_for_the_most_part_stay() -> None:
     said = '<a href="/w">The old ferryman</a> measured <a href="/w">the harbour of the lower valley</a> in a winter.'
     text = text_of("".join(f"<section><div><p>{said * 2}</p></div></section>" for _ in range(4)))
     assert text.count("measured the harbour") == 8
+    linked = "".join(f'<a href="/w">{sentence.strip(" .")}</a>. ' for sentence in (FIRST, SECOND))
+    assert "every figure he had." in text_of(prose(f"<p>{linked}</p>").replace(FIRST, ""))
 
 
 def test_a_table_that_names_its_columns_stays_and_one_of_links_goes() -> None:
@@ -163,6 +170,19 @@ def test_what_holds_most_of_the_prose_stays_whatever_its_name(name: str) -> None
 def test_an_articles_names_say_what_it_is_about() -> None:
     article = f'<article class="post tag-newsletter category-cookies"><p>{FIRST}</p></article>'
     assert text_of(article + f"<article><p>{SECOND * 3}</p></article>").count(FIRST.strip()) == 1
+
+
+@pytest.mark.parametrize(
+    "section", ['section id="cookies"', 'div class="section" id="comments"', 'div class="sect2" id="ads"']
+)
+def test_a_sections_id_says_what_it_is_about(section: str) -> None:
+    text = text_of(f"{prose()}<{section}><h2>On these</h2><p>Kettles are kept in jars.</p></{section.split()[0]}>")
+    assert "kept in jars" in text
+
+
+@pytest.mark.parametrize("name", ["overflow-hidden", "text-left col-md-8", "content with-sidebar", "relatedness"])
+def test_names_that_say_how_a_thing_looks_cost_nothing(name: str) -> None:
+    assert "kept in jars" in text_of(prose(f'<div class="{name}"><p>Kettles are kept in jars.</p></div>'))
 
 
 def test_a_page_of_elements_within_elements_is_read() -> None:

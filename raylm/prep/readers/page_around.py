@@ -20,6 +20,7 @@ _SHORT = 600  # characters of a part that goes for what it may be called
 _LINKED = 0.6  # of a part of several runs, in those that are links: a list of links
 _LITTLE_PROSE = 0.15  # of a list of links, beside them
 _TITLE = 15  # characters of a link that is a title; names of people are shorter
+_NOTE = 40  # characters beside links of an aside that may be a note
 _CARD_LINKS = 2
 _CARD = 350  # characters beside its title in an entry that tells of another page
 _CARDS = 3
@@ -100,18 +101,21 @@ def _is_heading(part: Part) -> bool:
 
 
 def _is_around(part: Part, page: Part) -> bool:
-    plain = page.chars - page.linked
-    if part.chars == 0 or part.prose > _GOOD_PART * page.prose or part.chars - part.linked > _MOST * plain:
+    if part.chars == 0 or part.tag == "main":
         return False
-    if _is_kind_around(part) or (part.rights and part.rights >= part.chars - part.linked):
+    if part.prose > _GOOD_PART * page.prose or part.plain() > _MOST * page.plain():
+        return _is_cards(part) and _is_called_so(part)
+    if _is_kind_around(part) or (part.rights and part.rights >= part.plain()):
         return True
-    return _is_hidden(part, page) or _is_called_so(part) or _is_links(part) or _is_cards(part)
+    if _is_hidden(part, page) or _is_called_so(part):
+        return True
+    return (_is_links(part) or _is_cards(part)) and not part.holds(_TITLES)
 
 
 def _is_kind_around(part: Part) -> bool:
     """What is around the text by its element; notes of the text and figures of code or words are not."""
     if part.tag == "aside":
-        return not (part.prose and NOTES.search(part.name()))
+        return part.plain() < _NOTE or NOTES.search(part.name()) is None
     if part.tag == "header":
         return part.chars <= _SHORT and not part.holds(HEADINGS)
     if part.tag == "figure":

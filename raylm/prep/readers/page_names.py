@@ -1,6 +1,7 @@
 """Words by which pages name their elements, as classes and ids: those of what stands around a text, and of its notes.
 
 They are looked for in names of small words with spaces between them: shareBar, share-bar and share_bar are "share bar".
+Names of style sheets that say how a thing looks (overflow-hidden, text-left col-8) are none of these.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ def _any_of(*words: str) -> re.Pattern[str]:
 SURE = _any_of(
     "cookies?|consent|gdpr|ccpa|onetrust",
     "newsletters?|mailing ?list|pay ?wall|promos?",
-    "nav ?bar|top ?(?:bar|nav)|side ?nav|main ?menu|sub ?menu|mega|masthead|site ?header",
+    "nav ?bar|top ?(?:bar|nav)|side ?nav|main ?menu|sub ?menu|mega ?(?:menu|nav|panel|col)|masthead|site ?header",
     "bread ?crumbs?|crumbs|pagination|pager|page ?nav|skip ?(?:links?|to|main|nav)|table ?of ?contents|toc",
-    "(?<!with )(?<!has )(?<!no )side ?bar|(?:right|left) ?(?:rail|col|column|nav)",
+    "(?<!with )(?<!has )(?<!no )side ?bar|(?:right|left)(?: ?rail| ?nav|col|column)",
     "footer|foot|colophon|contentinfo|complementary",
     r"related(?! works?\b)|recommend(?:ed|ations?)|trending|most ?(?:read|popular)",
     "read ?more|more ?(?:stories|news|articles|posts|from)|also ?(?:like|read)",
@@ -28,7 +29,7 @@ SURE = _any_of(
 )
 # … what is short and is called so is no text, …
 NOTICES = _any_of(
-    "hidden|invisible|sr only|screen reader text",
+    "(?:is|visually) hidden|sr only|screen reader text",
     "modal|lightbox|pop ?up|pop ?over|overlay|tool ?tip|tool ?bar|banner",
     "subscri(?:be|ption)|sign ?(?:in|up)|log ?in|donat(?:e|ion)|promotion",
     "social|share|follow|copyright",

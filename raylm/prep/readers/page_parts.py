@@ -31,6 +31,8 @@ _MOST_LINKED = 0.75  # of a run that is prose: encyclopedias link most of what t
 ONLY_LINKED = 0.9  # of a run that is nothing but links
 _ENTRY_LINKED = 0.6  # of one of up to so many characters:
 _ENTRY = 60
+_SECTION = re.compile(r"\b(?:sub)*sect(?:ion)?\d?\b|\blevel-?\d\b")  # Sphinx, pandoc, DocBook
+_STOPS = ".!?…。！？।؟۔"
 _MARKS = re.compile(r"[\W_]*")  # what stands between links says nothing
 _RIGHTS = re.compile(r"©|\(c\)\s*(?:19|20)\d\d|\bcopyright\W{1,3}(?:19|20)\d\d|\ball rights reserved\b", re.I)
 _LONGEST_RIGHTS = 250  # characters of a run that says whose the page is, and nothing else
@@ -59,12 +61,21 @@ class Part:
     parts: list[Part] = field(default_factory=list)
 
     def name(self) -> str:
-        """The element's classes, name and role, in small words with spaces between them."""
+        """The element's classes, id and role, in small words with spaces between them.
+
+        The id of a text's section is its heading, and says what it is about.
+        """
         node = self.node
         if node is None:
             return ""
-        said = f"{node.class_name or ''} {node.id or ''} {node.getattr('role') or ''}"
+        classes = node.class_name or ""
+        own = "" if self.tag == "section" or _SECTION.search(classes) else node.id or ""
+        said = f"{classes} {own} {node.getattr('role') or ''}"
         return re.sub(r"[\W_]+", " ", re.sub(r"([a-z])([A-Z])", r"\1 \2", said)).lower().strip()
+
+    def plain(self) -> int:
+        """Characters beside links."""
+        return self.chars - self.linked
 
     def add(self, part: Part) -> None:
         """Take a part of this one into account."""
@@ -118,6 +129,7 @@ class _Reader:
         self._texts: list[str] = []
         self._chars = self._linked = self._links = 0
         self._code = 0  # elements around, of those whose text is code
+        self._stops = 0  # ends of sentences that stand between links
         self._opened = False  # a link, of which nothing has been read so far
 
     def read(self, node: Any, part: Part, *, linked: bool, depth: int) -> None:
@@ -150,11 +162,13 @@ class _Reader:
 
     def end(self, part: Part) -> None:
         """The run ends here."""
-        chars, linked, links, texts = self._chars, self._linked, self._links, self._texts
-        self._chars = self._linked = self._links = 0
+        chars, linked, links, texts, stops = self._chars, self._linked, self._links, self._texts, self._stops
+        self._chars = self._linked = self._links = self._stops = 0
         if not texts:
             return
         self._texts = []
+        if stops and chars >= _ENTRY:
+            linked = links = 0  # sentences, all of whose words are links
         run = Part(None, "#run", chars, linked, links)
         text = " ".join(texts)
         plain = chars - linked
@@ -175,6 +189,8 @@ class _Reader:
         size = len(words) if words.isascii() else len(words) + len(_WIDE.findall(words))
         self._texts.append(words)
         if not linked and _MARKS.fullmatch(words):
+            # Behind a link without a gap: the end of a sentence, not what parts the entries of a menu.
+            self._stops += text[0] in _STOPS
             return
         self._chars += size
         if linked and not self._code:
