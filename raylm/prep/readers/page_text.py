@@ -1,30 +1,29 @@
 """The text of a web page: its main content, with the lists, formulas and code that belong to it.
 
-Resiliparse finds it: 40 times as fast as trafilatura on the same pages, and without turning layout tables into text. It
-leaves out every list without numbers, as most are menus, and the main content of some pages altogether. So lists of
-prose become paragraphs before it looks, and where it keeps a sliver of a page whose text is prose, all of that is taken
-but for menus, heads and feet.
+Resiliparse parses pages and writes them as text. Its own main content leaves out figures of code, admonitions, lists
+without numbers and paragraphs of links, and keeps menus, teasers and notices of unknown names; so page_around.py takes
+out what is around the text, and all that is left is the text. Where hardly any of a page's prose is left, all of it is
+taken but for menus, heads and feet.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from html import escape
 from typing import Any
 
 from raylm.prep.extras import not_installed
 from raylm.prep.readers.books.prose import prose_share
+from raylm.prep.readers.page_around import without_around
 
+_SILENT = ["button", "select", "textarea", "template", "noscript"]
 _MENUS = ("nav", "menu", "header", "footer", "aside", "form", "button", "select", "template")
 _MENU_ROLES = ("navigation", "banner", "contentinfo", "complementary", "search", "menu", "menubar", "toolbar")
 _BESIDE = [*_MENUS, *(f'[role="{role}"]' for role in _MENU_ROLES)]
-_SLIVER = 0.3  # of a page's text beside menus; less than this is not its main content
+_SLIVER = 0.3  # of a page's prose; a page that would be left with less keeps all of it
 _LONG = 400  # characters of a page for which that is asked
 _PROSE = 0.5  # of such a page's characters, in paragraphs of prose
-_MAX_LINKED = 0.4  # of a list's characters, in links, where it is prose
-_LEAST_ITEM = 25  # characters of its items, on average, unless it stands in an article
 _TWINS = ".katex-html, .MathJax_Preview, .MathJax_SVG, .mwe-math-fallback-image"  # formulas once more, for the eye
 _TEX = re.compile(r"\bmath/(?:tex|asciimath)\b", re.I)
 
@@ -60,10 +59,10 @@ def page_reader(*, whole: bool) -> Callable[[bytes, str | None], PageText]:
         _show_formulas(tree)
         if whole:
             return PageText(extract_plain_text(tree, alt_texts=False).strip(), tree.title, language)
-        _show_lists(tree)
-        text = extract_plain_text(tree, main_content=True, alt_texts=False).strip()
         beside = extract_plain_text(tree, alt_texts=False, skip_elements=_BESIDE).strip()
-        if len(beside) >= _LONG and len(text) < _SLIVER * len(beside) and prose_share(beside.split("\n\n")) >= _PROSE:
+        left = without_around(tree)
+        text = extract_plain_text(tree, alt_texts=False, skip_elements=_SILENT).strip()
+        if left < _SLIVER and len(beside) >= _LONG and prose_share(beside.split("\n\n")) >= _PROSE:
             text = beside
         return PageText(
             text, tree.title, language, bare=bool(beside) and not text, beside=max(0, len(beside) - len(text))
@@ -138,39 +137,3 @@ def _in_line(element: Any) -> str:
     if element.tag == "msqrt":
         return f"√({''.join(parts)})"
     return between.join(f"({part})" if between and len(part) > 1 else part for part in parts)
-
-
-def _show_lists(tree: Any) -> None:
-    """Lists of prose as paragraphs, the innermost first."""
-    for found in reversed(list(tree.document.query_selector_all("ul, dl"))):
-        if found.parent is None or not _is_prose_list(found):
-            continue
-        shown = tree.create_element("div")
-        shown.html = "".join(_items(found))
-        found.parent.replace_child(shown, found)
-
-
-def _is_prose_list(found: Any) -> bool:
-    text = found.text or ""
-    items = [child for child in found.child_nodes if child.tag in ("li", "dd", "dt")]
-    linked = sum(len(link.text or "") for link in found.query_selector_all("a"))
-    if not items or not text.strip() or linked > _MAX_LINKED * len(text):
-        return False
-    in_article = False
-    above = found.parent
-    while above is not None and above.tag not in ("body", "html", "#document"):
-        if above.tag in _MENUS or (above.getattr("role") or "") in _MENU_ROLES:
-            return False
-        in_article = in_article or above.tag in ("article", "main") or above.getattr("role") == "main"
-        above = above.parent
-    return in_article or len(text) >= _LEAST_ITEM * len(items)
-
-
-def _items(found: Any) -> Iterator[str]:
-    """Each item as the HTML of a paragraph, or of a part where it holds paragraphs."""
-    for item in found.child_nodes:
-        if item.tag in ("li", "dd", "dt"):
-            mark = "• " if item.tag == "li" else ""
-            inner = "".join(escape(one.text or "") if one.tag == "#text" else one.html for one in item.child_nodes)
-            block = any(one.tag in ("p", "div", "pre", "table", "blockquote") for one in item.child_nodes)
-            yield f"<div>{mark}{inner}</div>" if block else f"<p>{mark}{inner}</p>"
