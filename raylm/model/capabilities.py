@@ -17,7 +17,7 @@ from raylm.config.model import ModelSettings
 from raylm.errors import ConfigError
 from raylm.model.build import CONFIG_ERRORS, model_config, unfilled_from
 from raylm.model.first_weights import Drawn, place
-from raylm.model.fitness import text_part
+from raylm.model.fitness import OTHER_MODEL, text_part
 from raylm.model.token_ids import TOKEN_IDS
 
 # Of the scores' own spread. What a token of another document adds is a thousand times as much, rounding a hundredth.
@@ -25,7 +25,6 @@ TOLERANCE = 1e-4
 _LENGTH, _SECOND = 12, 5  # of the trial's row, and where its second document starts
 _WORDS = 64
 _NO_POSITIONS = (TypeError, RuntimeError)  # what a model raises that takes no positions, or not these
-_OTHER_MODEL = "use a decoder such as llama, mistral, qwen2 or gpt2"
 
 # (what a config may call it, how many the twin has at most)
 _FEWER = (
@@ -46,12 +45,17 @@ def try_model(settings: ModelSettings, vocab_size: int, sequence_length: int, *,
     model.document_attention that none depends on another document of its row.
     """
     config = model_config(settings, vocab_size, sequence_length, eos_id=eos_id)
-    if (text := text_part(config)) is not config:
-        kind = getattr(text, "model_type", None)
+    text = text_part(config)
+    if text is None:
         raise ConfigError(
-            f"model type {config.model_type!r} joins several models, of which "
-            + ("several read text" if text is None else "only one reads text"),
-            hint=_OTHER_MODEL if text is None else f"train its text model: model_type {kind}",
+            f"model type {config.model_type!r} joins several models, of which several read text",
+            hint=OTHER_MODEL,
+            key="model.config",
+        )
+    if text is not config:
+        raise ConfigError(
+            f"model type {config.model_type!r} joins several models, of which only one reads text",
+            hint=f"train its text model: model_type {text.model_type}",
             key="model.config",
         )
     model = _twin(settings, config)
@@ -123,7 +127,7 @@ def _check_positions(model: Any) -> None:
     if _differ(own, given):
         raise ConfigError(
             f"model type {model.config.model_type!r} numbers positions in a way of its own, which generating does not",
-            hint=_OTHER_MODEL,
+            hint=OTHER_MODEL,
             key="model.config",
         )
 
