@@ -21,6 +21,7 @@ from raylm.trained import EXPORT_RECORD, Dtype, Trained, open_trained
 
 _LAST = "config.json"
 _COPY_BYTES = 16 << 20
+_PATTERNED = ("cohere2", "gemma3_text")  # whose kinds of layers were given by a number before 4.53
 
 
 @dataclass(frozen=True)
@@ -151,28 +152,44 @@ def base_generation(trained: Trained) -> Any:
 
 
 def older_config(config: dict[str, Any]) -> dict[str, Any]:
-    """A config.json that transformers 4.x reads as 5.x does: it knows rope_parameters by other names."""
+    """A config.json that transformers 4.x reads as 5.x does: it knew some settings by other names."""
     made = dict(config)
     if "dtype" in made:
         made.setdefault("torch_dtype", made["dtype"])
+    if "num_local_experts" in made:
+        made.setdefault("num_experts", made["num_local_experts"])  # Qwen3's name for it
+    every = _full_attention_every(made.get("layer_types") or [])
+    if made.get("model_type") in _PATTERNED and every is not None:
+        made["sliding_window_pattern"] = every
     rope = made.get("rope_parameters")
-    if not isinstance(rope, dict):
-        return made
+    return made | _older_rope(made, rope) if isinstance(rope, dict) else made
+
+
+def _full_attention_every(kinds: list[str]) -> int | None:
+    """Each how-manieth layer attends to all tokens, one more than there are where none does; None if irregular."""
+    full = [number for number, kind in enumerate(kinds, 1) if kind == "full_attention"]
+    every = full[0] if full else len(kinds) + 1
+    return every if kinds and full == list(range(every, len(kinds) + 1, every)) else None
+
+
+def _older_rope(config: dict[str, Any], rope: dict[str, Any]) -> dict[str, Any]:
+    """What 4.x calls the parts of `rope_parameters`."""
     whole, local = rope, None
     if any(isinstance(value, dict) for value in rope.values()):  # one for each kind of layer
         whole, local = rope.get("full_attention") or {}, rope.get("sliding_attention")
-    if "rope_theta" in whole:
-        made["rope_theta"] = whole["rope_theta"]
+    named: dict[str, Any] = {key: whole[key] for key in ("rope_theta", "partial_rotary_factor") if key in whole}
     if local and "rope_theta" in local:
-        made["rope_local_base_freq"] = local["rope_theta"]
-    if "partial_rotary_factor" in whole:
-        made["partial_rotary_factor"] = whole["partial_rotary_factor"]
-    if made.get("model_type") == "gpt_neox":  # which had names of its own
-        made["rotary_emb_base"] = whole.get("rope_theta", made.get("rotary_emb_base"))
-        made["rotary_pct"] = whole.get("partial_rotary_factor", made.get("rotary_pct"))
+        named["rope_local_base_freq"] = local["rope_theta"]
+    if config.get("model_type") == "gpt_neox":  # which had names of its own
+        named["rotary_emb_base"] = whole.get("rope_theta", config.get("rotary_emb_base"))
+        named["rotary_pct"] = whole.get("partial_rotary_factor", config.get("rotary_pct"))
     scaling = {key: value for key, value in whole.items() if key not in ("rope_theta", "partial_rotary_factor")}
-    made["rope_scaling"] = scaling if scaling.get("rope_type", "default") != "default" else None
-    return made
+    if config.get("model_type") == "phi3" and scaling.get("rope_type") == "longrope":
+        scaling = {"type" if key == "rope_type" else key: value for key, value in scaling.items()}
+        scaling.pop("original_max_position_embeddings", None)  # beside it, and no fourth key is taken
+    kind = scaling.get("rope_type", scaling.get("type", "default"))
+    named["rope_scaling"] = scaling if kind != "default" else None
+    return named
 
 
 def older_tokenizer_config(config: dict[str, Any]) -> dict[str, Any]:

@@ -9,13 +9,18 @@ from typing import Any
 
 import pytest
 import ray
+import torch
 from test_faults_early import said
+from transformers import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from raylm.config.model import ModelSettings
 from raylm.deploy.local import LocalCluster, NodeShape
 from raylm.errors import ClusterError, ConfigError
+from raylm.model.build import build_model, config_dict, config_from, model_config
+from raylm.model.capabilities import try_model
 from raylm.model.flops import shape_of
+from raylm.model.token_ids import TOKEN_IDS, token_ids
 from raylm.runtime.connect import LocalRay, _connection, connected
 from raylm.runtime.ports import free_port
 from raylm.runtime.sockets import FOLDER_BYTES, temporary_folder
@@ -64,8 +69,50 @@ def test_every_family_is_counted_or_refused_in_words(kind: str) -> None:
 def test_a_pad_token_outside_the_vocabulary_is_refused(pad: int) -> None:
     error = refusal({**LLAMA, "pad_token_id": pad})
     assert error.message == f"the model's pad_token_id={pad} is not in its vocabulary of 300"
-    assert "null" in str(error.hint)
+    assert "take pad_token_id out" in str(error.hint)
     assert shape_of(ModelSettings(config={**LLAMA, "pad_token_id": 299}), 300, 64)
+
+
+@pytest.mark.parametrize(
+    ("kind", "numbers"),
+    [
+        ("cwm", {"bos_token_id"}),
+        ("modernbert-decoder", {"bos_token_id", "pad_token_id"}),
+        ("llama", set()),
+        ("opt", set()),
+    ],
+)
+def test_a_special_token_is_none_or_the_end_of_text_where_a_family_wants_a_number(kind: str, numbers: set[str]) -> None:
+    settings = ModelSettings(config={"model_type": kind, "num_key_value_heads": 4, **SMALL})
+    for end, otherwise in ((7, 7), (None, 0)):
+        ids = token_ids(kind, 300, end)
+        assert ids["eos_token_id"] == end
+        assert {name: ids[name] for name in TOKEN_IDS if name != "eos_token_id"} == {
+            name: otherwise if name in numbers else None for name in ("bos_token_id", "pad_token_id")
+        }
+        config = model_config(settings, 300, 64, eos_id=end)
+        assert {name: getattr(config, name) for name in numbers} == dict.fromkeys(numbers, otherwise)
+        assert config_dict(config_from(config_dict(config))) == config_dict(config)
+        try_model(settings, 300, 64, eos_id=end)
+        model = build_model(settings, vocab_size=300, sequence_length=64, seed=0, eos_id=end)
+        tokens = torch.arange(20)[None]
+        assert torch.isfinite(model(input_ids=tokens).logits).all()
+    own = token_ids(kind, 200_000, None)
+    assert {name: own[name] for name in numbers} == {name: CONFIG_MAPPING[kind]().to_dict()[name] for name in numbers}
+
+
+@pytest.mark.parametrize("kind", ["roberta", "xlm-roberta", "camembert", "data2vec-text"])
+@pytest.mark.parametrize("pad", [{}, {"pad_token_id": 1}])
+def test_a_family_that_counts_positions_from_the_pad_token_is_refused(kind: str, pad: dict[str, Any]) -> None:
+    """Trained without positions, it counts from there; whoever generates with it gives it 0, 1, …"""
+    settings = ModelSettings(config={"model_type": kind, "is_decoder": True, **SMALL, **pad})
+    with pytest.raises(ConfigError, match=f"'{kind}' numbers positions in a way of its own"):
+        try_model(settings, 300, 64)
+
+
+def test_a_model_of_several_text_models_is_refused_whatever_its_config_says() -> None:
+    with pytest.raises(ConfigError, match="'musicgen' joins several models, of which several read text"):
+        try_model(ModelSettings(config={"model_type": "musicgen", **SMALL}), 300, 64)
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ from raylm.model.first_weights import Drawn, FirstWeights, Nothing, place, witho
 from raylm.model.fitness import check_config
 from raylm.model.presets import preset_config
 from raylm.model.stored_weights import FOLDER_HINT, own_head, stored_weights
+from raylm.model.token_ids import token_ids
 from raylm.storage import StoragePath
 
 # What the families' own validators raise over a value.
@@ -117,9 +118,7 @@ def model_config(settings: ModelSettings, vocab_size: int, sequence_length: int,
             hint="set model.preset (e.g. llama-125m), model.config or model.path",
             key="model.preset",
         )
-    # A config that names no token ids would get its family's own, which mean nothing to this tokenizer.
-    defaults = {"vocab_size": vocab_size, "bos_token_id": None, "eos_token_id": eos_id, "pad_token_id": None}
-    config = config_from(defaults | given)
+    config = config_from({"vocab_size": vocab_size} | token_ids(given.get("model_type"), vocab_size, eos_id) | given)
     check_config(config, given)
     _fit_vocabulary(config, vocab_size)
     _fit_length(config, given, sequence_length)

@@ -17,11 +17,14 @@ from raylm.config.model import ModelSettings
 from raylm.errors import ConfigError
 from raylm.model.build import CONFIG_ERRORS, model_config, unfilled_from
 from raylm.model.first_weights import Drawn, place
+from raylm.model.fitness import OTHER_MODEL, text_part
+from raylm.model.token_ids import TOKEN_IDS
 
 # Of the scores' own spread. What a token of another document adds is a thousand times as much, rounding a hundredth.
 TOLERANCE = 1e-4
 _LENGTH, _SECOND = 12, 5  # of the trial's row, and where its second document starts
 _WORDS = 64
+_NO_POSITIONS = (TypeError, RuntimeError)  # what a model raises that takes no positions, or not these
 
 # (what a config may call it, how many the twin has at most)
 _FEWER = (
@@ -42,7 +45,14 @@ def try_model(settings: ModelSettings, vocab_size: int, sequence_length: int, *,
     model.document_attention that none depends on another document of its row.
     """
     config = model_config(settings, vocab_size, sequence_length, eos_id=eos_id)
-    if (text := config.get_text_config()) is not config:
+    text = text_part(config)
+    if text is None:
+        raise ConfigError(
+            f"model type {config.model_type!r} joins several models, of which several read text",
+            hint=OTHER_MODEL,
+            key="model.config",
+        )
+    if text is not config:
         raise ConfigError(
             f"model type {config.model_type!r} joins several models, of which only one reads text",
             hint=f"train its text model: model_type {text.model_type}",
@@ -76,6 +86,7 @@ def _twin(settings: ModelSettings, config: Any) -> Any:
             model = unfilled_from(settings, made)
             place(model, Drawn(0))
             model.eval()
+            _check_positions(model)
             _scores(model, torch.ones(1, 2, dtype=torch.long))
         except (ConfigError, *CONFIG_ERRORS, RuntimeError, AssertionError) as error:
             if shrink is _shallow:
@@ -98,11 +109,34 @@ def _scores(model: Any, tokens: Tensor, **more: Any) -> Tensor:
     return scores
 
 
+def _check_positions(model: Any) -> None:
+    """Raise ConfigError for a model that numbers positions in its own way when it is given none, as in training.
+
+    Whoever generates with it gives it 0, 1, …, and would get other scores than it was trained for. RoBERTa and its
+    kin count from the pad token.
+    """
+    tokens = torch.arange(3, 3 + _LENGTH)[None]
+    try:
+        given = _scores(model, tokens, position_ids=torch.arange(_LENGTH)[None])
+    except _NO_POSITIONS:
+        return
+    try:
+        own = _scores(model, tokens)
+    except _NO_POSITIONS:
+        own = given + torch.inf  # it counts from a token that its config does not name
+    if _differ(own, given):
+        raise ConfigError(
+            f"model type {model.config.model_type!r} numbers positions in a way of its own, which generating does not",
+            hint=OTHER_MODEL,
+            key="model.config",
+        )
+
+
 def _isolates(model: Any, tokens: Tensor) -> bool:
     positions = torch.cat([torch.arange(_SECOND), torch.arange(_LENGTH - _SECOND)])[None]
     try:
         together = _scores(model, tokens, position_ids=positions)
-    except (TypeError, RuntimeError):
+    except _NO_POSITIONS:
         return False  # it takes no positions, or not those of several documents
     parts = [_scores(model, part) for part in (tokens[:, :_SECOND], tokens[:, _SECOND:])]
     return not _differ(together, torch.cat(parts, dim=1))
@@ -119,9 +153,9 @@ def _small(config: Any) -> Any:
         value = getattr(made, name, None)
         if isinstance(value, int) and value > most:
             setattr(made, name, most)
-    for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
+    for name in TOKEN_IDS:
         if getattr(made, name, None) is not None:
-            setattr(made, name, 0 if name == "pad_token_id" else None)
+            setattr(made, name, 0)  # in its vocabulary, and a number, which some families want
     heads, hidden = made.num_attention_heads, made.hidden_size
     shared = heads // (getattr(made, "num_key_value_heads", None) or heads)  # queries for each key
     fewer = shared if shared > 1 else min(heads, 2)

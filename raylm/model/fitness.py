@@ -17,7 +17,7 @@ from raylm.errors import ConfigError
 
 _ACTIVATIONS = ("hidden_act", "hidden_activation", "activation_function")
 _ROPES = ("default", "axial", *ROPE_INIT_FUNCTIONS)
-_DECODER = "use a decoder such as llama, mistral, qwen2 or gpt2"
+OTHER_MODEL = "use a decoder such as llama, mistral, qwen2 or gpt2"
 
 
 def check_config(config: Any, given: Mapping[str, Any]) -> None:
@@ -31,13 +31,24 @@ def _joined(config: Any) -> ConfigError | None:
     """Models of several parts say the sizes of none; other parts than text would be built and never trained."""
     if _has(config, "vocab_size") and _has(config, "hidden_size"):
         return None
-    text = config.get_text_config()
+    text = text_part(config)
     if text is config:
         missing = "vocab_size" if not _has(config, "vocab_size") else "hidden_size"
-        return ConfigError(f"model type {config.model_type!r} has no {missing}, so it is no text model", hint=_DECODER)
+        return ConfigError(
+            f"model type {config.model_type!r} has no {missing}, so it is no text model", hint=OTHER_MODEL
+        )
     parts = ", ".join(sorted(config.sub_configs))
-    alone = f"use its text model alone: {text.model_type}" if text.model_type in CONFIG_MAPPING else _DECODER
+    kind = getattr(text, "model_type", None)
+    alone = f"use its text model alone: {kind}" if kind in CONFIG_MAPPING else OTHER_MODEL
     return ConfigError(f"model type {config.model_type!r} joins several models ({parts})", hint=alone)
+
+
+def text_part(config: Any) -> Any:
+    """The config of the part of a model that reads text, often itself; None where several do."""
+    try:
+        return config.get_text_config()
+    except ValueError:
+        return None
 
 
 def _quantized(given: Mapping[str, Any]) -> ConfigError | None:
@@ -58,7 +69,7 @@ def _padded(config: Any) -> ConfigError | None:
         return None
     return ConfigError(
         f"the model's pad_token_id={pad} is not in its vocabulary of {config.vocab_size}",
-        hint="set pad_token_id to null in the model's config; training pads nothing",
+        hint="take pad_token_id out of the model's config; training pads nothing",
     )
 
 
