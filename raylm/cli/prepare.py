@@ -26,9 +26,11 @@ def prepare(job_file: str, overrides: tuple[str, ...], dry_run: bool) -> None:
     """
     job = read_job(job_file, overrides)
     from raylm.cli.preview import language_rows, prepare_rows
+    from raylm.storage.once import asked_once
 
     if dry_run:
-        print_rows([*prepare_rows(job), paths_row(job_file)])
+        with asked_once():
+            print_rows([*prepare_rows(job), paths_row(job_file)])
         print_next(command_line("prepare", job_file, overrides))
         return
     quiet_logs()

@@ -83,7 +83,7 @@ def train_rows(job: Job) -> Rows:
         interval = f"every {job.checkpoint.every_seconds:g} s"
     return [
         ("model", f"{job.model.preset or job.model.path or 'inline config'}, {job.model.dtype}"),
-        ("starts from", job.init_from.path or "random weights"),
+        ("starts from", _first_state(job)),
         ("data", data),
         ("batch", f"{job.batch.sequences} sequences, {count(per_step)} tokens, {job.batch.lanes} lanes"),
         ("workers", f"{workers}, {job.workers.cpus:g} CPUs each, ZeRO stage {job.zero.stage}"),
@@ -92,6 +92,12 @@ def train_rows(job: Job) -> Rows:
         ("output", _progress(job)),
         *([("not checked", "; ".join(unchecked))] if unchecked else []),
     ]
+
+
+def _first_state(job: Job) -> str:
+    if job.init_from.path is not None:
+        return job.init_from.path
+    return "random weights" if job.model.path is None else f"the weights in {job.model.path}"
 
 
 def refuse_missing_data(job: Job) -> None:

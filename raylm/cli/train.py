@@ -39,14 +39,16 @@ def train(job_file: str, overrides: tuple[str, ...], dry_run: bool) -> None:
     _refuse_moved_run(job_file, overrides, job)
     if dry_run:
         from raylm.cli.preview import refuse_missing_data, train_rows
+        from raylm.storage.once import asked_once
 
-        print_rows([*train_rows(job), paths_row(job_file)])
-        try:
-            refuse_missing_data(job)
-        except DataError:
-            if not job.data.path and not job.data.mixture:
-                print_next(command_line("prepare", job_file, overrides))
-            raise
+        with asked_once():
+            print_rows([*train_rows(job), paths_row(job_file)])
+            try:
+                refuse_missing_data(job)
+            except DataError:
+                if not job.data.path and not job.data.mixture:
+                    print_next(command_line("prepare", job_file, overrides))
+                raise
         print_next(command_line("train", job_file, overrides))
         return
     quiet_logs()

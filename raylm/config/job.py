@@ -23,6 +23,16 @@ from raylm.errors import ConfigError
 from raylm.plugins import COPIES, Carried, carried, load_plugins
 
 
+def required_job(job: object) -> Job:
+    """The job that a program was to give; ConfigError for a path, a mapping or anything else."""
+    if isinstance(job, Job):
+        return job
+    raise ConfigError(
+        f"a Job is needed, not the {type(job).__name__} {repr(job)[:80]}",
+        hint="raylm.load_job(path, overrides) reads a job file, raylm.job_from({...}) takes its settings",
+    )
+
+
 class Job(Settings):
     """One job file."""
 

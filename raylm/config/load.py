@@ -112,7 +112,7 @@ def _apply(tree: Tree, overrides: Overrides) -> None:
         for key, value in overrides.items():
             apply_change(tree, key, value)
     else:
-        for override in overrides:
+        for override in [overrides] if isinstance(overrides, str) else overrides:
             apply_override(tree, override)
 
 

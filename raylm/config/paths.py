@@ -94,6 +94,7 @@ def _resolved(value: Any, info: ValidationInfo) -> Any:
     except ConfigError as error:
         raise ValueError(f"{error.message}; {error.hint}") from error
     _refuse_variable(value, found)
+    _refuse_half_url(value, found)
     return found
 
 
@@ -109,6 +110,18 @@ def _refuse_variable(given: str, found: str) -> None:
         f"{given} holds {variable[0]}, and job files know no environment variables; write the path out, or let the "
         f'shell put it in, as in --set "KEY={variable[0]}/..." in double quotes'
     )
+
+
+_HALF_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/(?!/)(.*)")
+
+
+def _refuse_half_url(given: str, found: str) -> None:
+    """`s3:/bucket` would be a folder called `s3:` here, which nobody means who has none."""
+    half = _HALF_URL.fullmatch(given)
+    if half is not None and not os.path.lexists(found):
+        raise ValueError(
+            f"{given} is no URL, and there is no such folder; a URL has two slashes: {half[1]}://{half[2]}"
+        )
 
 
 def _remembered(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:

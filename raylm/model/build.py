@@ -14,13 +14,13 @@ from typing import Any, cast
 
 import torch
 import transformers
-from huggingface_hub.errors import StrictDataclassError
 from transformers import CONFIG_MAPPING, AutoConfig
 from transformers.initialization import no_init_weights
 from transformers.utils import logging as transformers_logging
 
 from raylm.config.model import ModelSettings
 from raylm.errors import ConfigError
+from raylm.model.config_keys import CONFIG_ERRORS, check_keys
 from raylm.model.first_weights import Drawn, FirstWeights, Nothing, place, without_memory
 from raylm.model.fitness import check_config
 from raylm.model.presets import preset_config
@@ -28,17 +28,6 @@ from raylm.model.stored_weights import FOLDER_HINT, own_head, stored_weights
 from raylm.model.token_ids import token_ids
 from raylm.storage import StoragePath
 
-# What the families' own validators raise over a value.
-CONFIG_ERRORS = (
-    ValueError,
-    TypeError,
-    KeyError,
-    AttributeError,
-    IndexError,
-    ArithmeticError,
-    NotImplementedError,
-    StrictDataclassError,
-)
 CAUSAL = "AutoModelForCausalLM"
 _DROPOUTS = ("dropout", "_pdrop", "_drop", "dropout_prob", "dropout_rate", "layerdrop")  # as families end their names
 
@@ -120,8 +109,10 @@ def model_config(settings: ModelSettings, vocab_size: int, sequence_length: int,
         )
     config = config_from({"vocab_size": vocab_size} | token_ids(given.get("model_type"), vocab_size, eos_id) | given)
     check_config(config, given)
+    if isinstance(settings.config, Mapping):
+        check_keys(given, config)
     _fit_vocabulary(config, vocab_size)
-    _fit_length(config, given, sequence_length)
+    _fit_length(config, given, sequence_length, changeable=settings.path is None)
     if settings.dropout is not None:
         _set_dropout(config, settings.dropout)
     return config
@@ -241,8 +232,8 @@ def _read_config(path: Path, key: str) -> dict[str, Any]:
         raise ConfigError(
             f"model.path names the folder {path}, which is not there",
             hint="a model of the Hugging Face hub has to be fetched first: "
-            f"`hf download {'/'.join(path.parts[-2:])} --local-dir FOLDER`, and model.path names that folder on a disk "
-            "that every worker sees",
+            f"`hf download {_hub_name(path)} --local-dir FOLDER`, and model.path names that folder on a disk that "
+            "every worker sees",
             key="model.path",
         )
     if not file.is_file():
@@ -256,6 +247,15 @@ def _read_config(path: Path, key: str) -> dict[str, Any]:
     return values
 
 
+def _hub_name(path: Path) -> str:
+    """A model's name on the hub, of a path or URL that seems to mean one."""
+    parts = path.parts
+    for host in ("hf:", "hf.co", "huggingface.co"):
+        if host in parts:
+            return "/".join([part for part in parts[parts.index(host) + 1 :] if part != "models"][:2])
+    return "/".join(parts[-2:])
+
+
 def _fit_vocabulary(config: Any, vocab_size: int) -> None:
     if config.vocab_size < vocab_size:
         raise ConfigError(
@@ -264,7 +264,7 @@ def _fit_vocabulary(config: Any, vocab_size: int) -> None:
         )
 
 
-def _fit_length(config: Any, given: Mapping[str, Any], sequence_length: int) -> None:
+def _fit_length(config: Any, given: Mapping[str, Any], sequence_length: int, *, changeable: bool) -> None:
     """A config that says no length gets the rows'; one that says a shorter one cannot be trained on them."""
     name = config.attribute_map.get("max_position_embeddings", "max_position_embeddings")
     try:
@@ -278,7 +278,8 @@ def _fit_length(config: Any, given: Mapping[str, Any], sequence_length: int) -> 
     elif (positions := config.max_position_embeddings) < sequence_length:
         raise ConfigError(
             f"rows of {sequence_length} tokens exceed the model's {name}={positions}",
-            hint=f"raise {name}, or set prepare.sequence_length to {positions} or less and prepare again",
+            hint=f"{f'raise {name}, or ' if changeable else ''}set prepare.sequence_length to {positions} or less and "
+            "prepare again",
         )
 
 

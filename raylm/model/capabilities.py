@@ -15,7 +15,8 @@ from torch import Tensor
 
 from raylm.config.model import ModelSettings
 from raylm.errors import ConfigError
-from raylm.model.build import CONFIG_ERRORS, model_config, unfilled_from
+from raylm.model.build import model_config, unfilled_from
+from raylm.model.config_keys import CONFIG_ERRORS
 from raylm.model.first_weights import Drawn, place
 from raylm.model.fitness import OTHER_MODEL, text_part
 from raylm.model.token_ids import TOKEN_IDS

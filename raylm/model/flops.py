@@ -89,7 +89,8 @@ def peak_flops(device: str) -> float | None:
 
 @lru_cache(maxsize=8)  # MFU asks at every step, and counting builds the module
 def _counted_shape(settings_json: str, vocab_size: int, sequence_length: int, auto_class: str) -> ModelShape:
-    from raylm.model.build import CONFIG_ERRORS, empty_model, model_config
+    from raylm.model.build import empty_model, model_config
+    from raylm.model.config_keys import CONFIG_ERRORS
 
     settings = ModelSettings.model_validate_json(settings_json)
     try:

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from raylm.config.job import Job
+from raylm.config.job import Job, required_job
 from raylm.errors import ConfigError, DataError
 from raylm.prep.checks.measures import wanted
 from raylm.prep.checks.quarantine import Quarantine
@@ -115,6 +115,7 @@ def prepare(
     Every document of the sources is in the result exactly once, unless a step drops or multiplies it, and the bytes of
     the result do not depend on how often the job was killed, nor on how many tasks ran at once.
     """
+    job = required_job(job)
     began = clock()
     progress = progress or (lambda _: None)
     output = StoragePath(job.shards_url, job.object_store.connection())

@@ -75,6 +75,11 @@ def cluster_lost_in_words(hint: str) -> Iterator[None]:
     )
     try:
         yield
+    except ray.exceptions.OutOfMemoryError as error:
+        raise ClusterError(
+            f"a node of the Ray cluster ran out of memory, and Ray ended what ran on it: {first_line(error)}",
+            hint=f"use nodes with more memory, or end other programs on them; {hint}",
+        ) from error
     except lost as error:
         raise ClusterError(
             f"the Ray cluster's head, or what ran on it, is gone: {first_line(error)}", hint=hint

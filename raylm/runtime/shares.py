@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from raylm.errors import first_line
 from raylm.runtime.nodes import slots, usable_nodes
 from raylm.runtime.ray_internals import free_resources
 
@@ -253,7 +254,7 @@ class ClusterShare:
         try:
             ray.get(self._handle().release.remote(self._claim.run, self._claim.since), timeout=5)
         except ray.exceptions.RayError as error:
-            log.warning("the share of %s is given back by expiry only: %s", self._claim.run, error)
+            log.warning("the share of %s is given back by expiry only: %s", self._claim.run, first_line(error))
 
     def _renew(self) -> None:
         import ray

@@ -11,10 +11,26 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from raylm.errors import RaylmError, StorageError
+from raylm.storage.once import Unreachable, refuse_deaf, remember
 
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "abfs": "azure", "abfss": "azure", "az": "azure"}
 TRIED_AGAIN = "raylm_tried_again"  # set on an exception that was met as often as Connection.retries allows
-_CLIENTS = ("botocore", "aiobotocore", "aiohttp", "google", "gcsfs", "azure", "adlfs", "fsspec", "s3fs")
+_CLIENTS = (
+    "botocore",
+    "aiobotocore",
+    "aiohttp",
+    "google",
+    "gcsfs",
+    "azure",
+    "adlfs",
+    "fsspec",
+    "s3fs",
+    "huggingface_hub",
+    "httpx",
+    "httpcore",
+    "httpx2",
+    "httpcore2",
+)
 _REJECTED = {
     "InvalidAccessKeyId",
     "SignatureDoesNotMatch",
@@ -49,6 +65,8 @@ _UNREACHABLE = {
     "ClientConnectorDNSError",
     "ConnectionRefusedError",
     "ServiceRequestError",
+    "HTTPClientError",  # botocore's, of a server that speaks something else
+    "ConnectError",  # httpx's, of the Hugging Face hub
 }
 # Failures that the clients below do not try again by themselves: mostly a body that breaks off on the way.
 _TRANSIENT = {
@@ -63,7 +81,7 @@ _TRANSIENT = {
     "BrokenPipeError",
     "TimeoutError",
 }
-_ENDPOINTS = {"azure": "the account's name or connection string"}
+_ENDPOINTS = {"azure": "the account's name or connection string", "hf": "the name, HF_ENDPOINT"}
 _WAYS = {
     "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile in ~/.aws, or an instance role",
     "gcs": "GOOGLE_APPLICATION_CREDENTIALS, `gcloud auth application-default login`, or the machine's service account",
@@ -127,6 +145,7 @@ def storage_error(error: Exception, url: str, doing: str) -> StorageError | None
 @contextlib.contextmanager
 def in_words(url: str, doing: str) -> Iterator[None]:
     """Raise what storage's clients raise in this block as a StorageError, and anything else as it is."""
+    refuse_deaf(url, doing)
     try:
         yield
     except RaylmError:
@@ -200,9 +219,11 @@ def _disk_trouble(failure: _Failure) -> StorageError | None:
 def _unreachable(failure: _Failure) -> StorageError | None:
     if not _UNREACHABLE & failure.names:
         return None
-    setting = _ENDPOINTS.get(failure.provider or "", "object_store.endpoint")
+    setting = _ENDPOINTS.get(failure.provider or failure.protocol, "object_store.endpoint (--endpoint)")
     hint = f"check {setting}, the network and that the server runs"
-    return failure.says(f"the server cannot be reached ({_words(failure.error)})", hint)
+    what = f"the server cannot be reached ({_words(failure.error)})"
+    remember(failure.url, what)
+    return Unreachable(f"cannot {failure.doing} {failure.url}: {what}", hint=hint)
 
 
 def is_transient(error: BaseException) -> bool:

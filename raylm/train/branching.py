@@ -147,6 +147,13 @@ def check_tokenizer(job: Job, data: DatasetManifest, model: StoragePath, *, key:
 
     ours = StoragePath(job.mixture[0].path, job.object_store.connection()) / TOKENIZER_FOLDER
     there, here = tokens_in(model), tokens_in(ours)
+    if there is None and here is not None:
+        log.warning(
+            "%s: %s holds no tokenizer, so nobody can tell whether its tokens are the data's (%s)",
+            key,
+            model.url,
+            data.tokenizer,
+        )
     if there is None or here is None:
         return  # nothing to compare; the size of the vocabulary is
     if (words := disagreement(there, here)) is not None:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from raylm.config.job import Job
+from raylm.config.job import Job, required_job
 from raylm.errors import Interrupted, TrainingError
 from raylm.run.events import Event, Warned
 from raylm.run.folder import RunFolder
@@ -43,7 +43,7 @@ def start(job: Job) -> Run:
     may start one. Uses the Ray that is initialised, else `cluster.address` or RAY_ADDRESS, else starts one here, which
     ends with the last run of this process. A run does not outlive its process.
     """
-    run = Run(job)
+    run = Run(required_job(job))
     done = preflight(job, run.folder.path)
     if done is not None:
         run._finished_already(done)
