@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from raylm import __version__
 from raylm.errors import RaylmError, StorageError
 from raylm.generation import Sampling
 from raylm.storage import Connection, NotFound, StoragePath
+from raylm.storage.errors import in_words
 from raylm.trained import EXPORT_RECORD, Dtype, Trained, open_trained
 
 _LAST = "config.json"
@@ -52,7 +55,8 @@ def export(
     trained = run if isinstance(run, Trained) else open_trained(run, connection, dtype=dtype)
     with tempfile.TemporaryDirectory(prefix="raylm-export-", dir=_scratch(target)) as scratch:
         staged = Path(scratch)
-        _save(trained, staged)
+        with _full_disk_in_words(staged):
+            _save(trained, staged)
         files = sorted((path.name for path in staged.iterdir()), key=lambda name: (name == _LAST, name))
         total = sum((staged / name).stat().st_size for name in files)
         (target / _LAST).remove()
@@ -63,6 +67,20 @@ def export(
         for name in files:
             _put(staged / name, target / name)
     return Exported(target, (*files, EXPORT_RECORD), total, trained.info.step)
+
+
+@contextmanager
+def _full_disk_in_words(folder: Path) -> Iterator[None]:
+    """Raise StorageError where the files cannot be written on this machine; safetensors has errors of its own."""
+    from safetensors import SafetensorError
+
+    try:
+        with in_words(str(folder), "write"):
+            yield
+    except SafetensorError as error:
+        raise StorageError(
+            f"cannot write {folder}: {error}", hint="free some space there, or let TMPDIR name another disk"
+        ) from error
 
 
 def _earlier_files(target: StoragePath) -> set[str]:

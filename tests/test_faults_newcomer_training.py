@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -163,3 +165,53 @@ def test_a_cluster_without_memory_is_no_traceback() -> None:
         raise ray.exceptions.OutOfMemoryError("Memory on the node was 0.95\nand many lines more")
     assert "many lines" not in told.value.message
     assert str(told.value.hint).endswith("start it again")
+
+
+def test_a_change_of_weights_that_is_never_reached_is_told_and_shares_are_shown() -> None:
+    from raylm.cli.preview import _mixture_rows
+    from raylm.config.together import changes_never_reached
+
+    mixture = [
+        {"path": "/a", "weight": 3, "weight_schedule": [{"step": 20, "weight": 1}]},
+        {"path": "/b", "weight": 1, "weight_schedule": [{"step": 2000, "weight": 1}]},
+    ]
+    job = job_from({"data": {"mixture": mixture}, "train": {"steps": 40}})
+    (words,) = changes_never_reached(job)
+    assert words.startswith("data.mixture.1.weight_schedule changes a weight to 1 at step 2,000, which the run of ")
+    assert _mixture_rows(job) == [
+        ("mixture", "/a: 75.0%, then 50.0% from step 20"),
+        ("", "/b: 25.0%, then 50.0% from step 20"),
+    ]
+    assert _mixture_rows(job_from({"data": {"path": "/a"}})) == []
+
+
+def test_a_machine_alone_with_too_little_is_told_so(tmp_path: Path) -> None:
+    """No cluster is named, so no node will come for what this machine lacks."""
+    from raylm.testing.datasets import job_settings, make_data, write_job
+    from raylm.testing.elastic import DRIVER, environment
+
+    data = make_data(tmp_path / "data", rows=240)
+    settings = job_settings(tmp_path / "runs", data, name="run", steps=2, workers__resources={"unicorn": 1})
+    command = [*DRIVER, "train", str(write_job(tmp_path, settings))]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=240)
+    assert done.returncode == 7, done.stderr
+    assert "this machine has room for 0 of the 1 worker" in done.stderr
+    assert "1 unicorn each" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_export_whose_disk_is_full_is_told_in_words(tmp_path: Path) -> None:
+    from safetensors import SafetensorError
+
+    from raylm.hf_export import _full_disk_in_words
+
+    with pytest.raises(StorageError, match="No space left"), _full_disk_in_words(tmp_path):
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+    with pytest.raises(StorageError, match="no space left"), _full_disk_in_words(tmp_path):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_place_where_nothing_can_be_written_is_not_called_full() -> None:
+    with pytest.raises(StorageError) as told:
+        StoragePath("/proc/raylm").check_writable(needed_bytes=1000)
+    assert "no space" not in told.value.message

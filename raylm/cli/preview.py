@@ -85,6 +85,7 @@ def train_rows(job: Job) -> Rows:
         ("model", f"{job.model.preset or job.model.path or 'inline config'}, {job.model.dtype}"),
         ("starts from", _first_state(job)),
         ("data", data),
+        *_mixture_rows(job),
         ("batch", f"{job.batch.sequences} sequences, {count(per_step)} tokens, {job.batch.lanes} lanes"),
         ("workers", f"{workers}, {job.workers.cpus:g} CPUs each, ZeRO stage {job.zero.stage}"),
         ("tokens", f"{count(per_step * job.train.steps)} in {job.train.steps:,} steps"),
@@ -92,6 +93,21 @@ def train_rows(job: Job) -> Rows:
         ("output", _progress(job)),
         *([("not checked", "; ".join(unchecked))] if unchecked else []),
     ]
+
+
+def _mixture_rows(job: Job) -> Rows:
+    """The share of each dataset, and from which steps on it is another; nothing where there is one."""
+    if len(job.mixture) < 2:
+        return []
+    changes = {change.step for entry in job.mixture for change in entry.weight_schedule if change.step < job.train.steps}
+    rows = []
+    for number, entry in enumerate(job.mixture):
+        shares: list[str] = []
+        for step in sorted({0, *changes}):
+            share = f"{entry.weight_at(step) / (sum(one.weight_at(step) for one in job.mixture) or 1):.1%}"
+            shares.append(f"{share} from step {step:,}" if step else share)
+        rows.append(("mixture" if number == 0 else "", f"{entry.path}: {', then '.join(shares)}"))
+    return rows
 
 
 def _first_state(job: Job) -> str:

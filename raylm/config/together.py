@@ -19,6 +19,17 @@ def refuse_mismatched(job: Job) -> None:
             raise error
 
 
+def changes_never_reached(job: Job) -> list[str]:
+    """Changes of a mixture's weights that lie behind the run's last step, in words."""
+    return [
+        f"data.mixture.{number}.weight_schedule changes a weight to {change.weight:g} at step {change.step:,}, which "
+        f"the run of train.steps={job.train.steps} never reaches"
+        for number, entry in enumerate(job.mixture)
+        for change in entry.weight_schedule
+        if change.step >= job.train.steps
+    ]
+
+
 def _schedule_fits(job: Job) -> ConfigError | None:
     steps, warmup, decay = job.train.steps, job.optim.warmup_steps, job.optim.decay_steps
     if warmup > steps:

@@ -86,6 +86,11 @@ def cluster_lost_in_words(hint: str) -> Iterator[None]:
         ) from error
 
 
+def started_here() -> bool:
+    """Whether this process is connected to a Ray that it started on this machine, which gets no more nodes."""
+    return _connection.is_local
+
+
 class _Connection:
     """The connection that this process shares."""
 
@@ -115,6 +120,12 @@ class _Connection:
                 self._connect(local)
             self._users += 1
             return True
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is to a Ray that was started for it."""
+        with self._lock:
+            return bool(self._users) and self._address is None
 
     def leave(self) -> None:
         """One user less."""

@@ -144,7 +144,7 @@ class StoragePath:
         """Raise a StorageError with a hint unless files can be written into this folder now; nothing is left behind."""
         quick = StoragePath(self.url, self.connection.quick)
         free = quick._attempt("write into", lambda files: files.free_bytes(self.url))
-        if free is not None and free < needed_bytes:
+        if free and free < needed_bytes:  # none at all may mean that nothing can be written here, which the probe tells
             raise StorageError(
                 f"no space at {self.url}: {_gib(needed_bytes)} needed, {_gib(free)} free",
                 hint="free some space, or point `storage` at another disk or a bucket",

@@ -54,6 +54,7 @@ class SaveUnderWay:
     """This body's part of a checkpoint on its way to storage, and whether it is the one that commits it."""
 
     save: PendingSave
+    step: int
     fence: int
     commits: bool
 

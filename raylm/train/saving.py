@@ -126,7 +126,7 @@ def begin_state_save(context: RunContext, active: ActiveGroup, *, asynchronous: 
         before_commit=context.coordination.flush,
     )
     save = begin_save(request, zero_state.state_to_save(active.engine.raw), asynchronous=asynchronous)
-    context.pending = SaveUnderWay(save, fence, commits=active.first)
+    context.pending = SaveUnderWay(save, step, fence, commits=active.first)
 
 
 def fence_of(context: RunContext, active: ActiveGroup) -> int | None:
@@ -202,7 +202,7 @@ def report_save(context: RunContext, active: ActiveGroup) -> None:
     if error is not None:
         context.save_failure = str(error)
         log.warning("rank %d: saving failed: %s", member.rank, error)
-        failed = CheckpointFailed(step=context.progress.step, rank=member.rank, message=str(error))
+        failed = CheckpointFailed(step=pending.step, rank=member.rank, message=str(error))
         coordination.report_event(member.generation, failed)
         return
     if not pending.commits or not done:

@@ -81,7 +81,8 @@ def prepare_process(job: Job) -> None:
 
     import raylm.train.engine  # noqa: F401  # loads DeepSpeed and transformers
 
-    torch.set_num_threads(job.workers.threads or max(1, int(job.workers.cpus)))
+    # More threads than the machine has cores would only wait for each other.
+    torch.set_num_threads(job.workers.threads or max(1, min(int(job.workers.cpus), os.cpu_count() or 1)))
 
 
 def open_run(job: Job, coordination: Coordination) -> RunContext:

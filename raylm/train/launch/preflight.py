@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from raylm.checkpoint.copy_schedule import STATE_BYTES, copy_bytes
 from raylm.checkpoint.room import lacking
 from raylm.config.job import Job
-from raylm.config.together import refuse_mismatched
-from raylm.errors import ConfigError
+from raylm.config.together import changes_never_reached, refuse_mismatched
+from raylm.errors import ClusterError, ConfigError
 from raylm.run.folder import RunFolder
 from raylm.run.identity import Identity, check_same_run, identity_of, parse_identity
 from raylm.shards import DatasetManifest
@@ -54,9 +54,10 @@ def checked(job: Job, run: StoragePath, *, write_check: bool) -> CheckpointInfo 
     lengths = {dataset.manifest.sequence_length for dataset in datasets}
     tokenizers = {dataset.manifest.tokenizer for dataset in datasets}
     if len(lengths) > 1 or len(tokenizers) > 1:
+        of = [one.manifest.sequence_length if len(lengths) > 1 else one.manifest.tokenizer for one in datasets]
+        each = "; ".join(f"{one.folder.url}: {value}" for one, value in zip(datasets, of, strict=True))
         raise ConfigError(
-            f"datasets differ in {'sequence length' if len(lengths) > 1 else 'tokenizer'}: "
-            f"{sorted(lengths if len(lengths) > 1 else tokenizers)}",
+            f"datasets differ in {'sequence length' if len(lengths) > 1 else 'tokenizer'}: {each}",
             hint="prepare all datasets with the same prepare.sequence_length and tokenizer",
         )
     reading(datasets, objective_of(job).columns)
@@ -65,6 +66,8 @@ def checked(job: Job, run: StoragePath, *, write_check: bool) -> CheckpointInfo 
     job = _standing(job, found)
     try_job_model(job, datasets[0].manifest.vocab_size, datasets[0].manifest.sequence_length)
     refuse_mismatched(job)
+    for words in changes_never_reached(job):
+        log.warning("%s", words)
     if job.evaluate.every_steps is not None:
         check_any(datasets)
     needed = _state_bytes(job, datasets[0].manifest)
@@ -158,6 +161,21 @@ def memory_advice(job: Job) -> str | None:
                 "last checkpoint: use nodes with more memory, or more of them"
             )
     return None
+
+
+def refuse_small_machine(job: Job) -> None:
+    """Raise ClusterError where the machine alone, to which no node will come, has no room for `workers.min`."""
+    from raylm.runtime.nodes import slots, usable_nodes
+
+    needed = worker_resources(job)
+    fits = sum(slots(node["Resources"], needed) for node in usable_nodes())
+    if fits < job.workers.min:
+        each = ", ".join(f"{amount:g} {name}" for name, amount in needed.items())
+        raise ClusterError(
+            f"this machine has room for {fits} of the {job.workers.min} worker{'s' * (job.workers.min > 1)} that "
+            f"workers.min asks for, with {each} each, and no node will come: cluster.address is not set",
+            hint="lower what workers.min, workers.gpu and workers.resources ask for, or name a cluster that has it",
+        )
 
 
 def worker_resources(job: Job) -> dict[str, float]:

@@ -16,13 +16,20 @@ from raylm.run.events import Event, Warned
 from raylm.run.folder import RunFolder
 from raylm.run.lease import Lease
 from raylm.run.metrics import StepMetrics
-from raylm.runtime.connect import LocalRay, cluster_lost_in_words, connected
+from raylm.runtime.connect import LocalRay, cluster_lost_in_words, connected, started_here
 from raylm.runtime.shares import Claim, ClusterShare
 from raylm.threads import error_of
 from raylm.train.coordination import Control, actor_client
 from raylm.train.launch.actor import HubActor
 from raylm.train.launch.followers import Followers
-from raylm.train.launch.preflight import TrainResult, last_loss, memory_advice, preflight, worker_resources
+from raylm.train.launch.preflight import (
+    TrainResult,
+    last_loss,
+    memory_advice,
+    preflight,
+    refuse_small_machine,
+    worker_resources,
+)
 from raylm.train.launch.thin_workers import ThinWorkers
 from raylm.train.sources import publish
 
@@ -57,6 +64,8 @@ def start(job: Job) -> Run:
         # One CPU beside the workers', so that Ray Data's reads find a place.
         cpus = max(os.cpu_count() or 1, int(-(-job.workers.max * job.workers.cpus // 1)) + 1)
         held.enter_context(connected(job.cluster.address, LocalRay(cpus)))
+        if started_here():
+            refuse_small_machine(job)
         share = _claimed(job, run.url)
         held.callback(share.release)
         run._begin(share, [] if changed is None else [changed], held.pop_all())
