@@ -99,7 +99,9 @@ def _mixture_rows(job: Job) -> Rows:
     """The share of each dataset, and from which steps on it is another; nothing where there is one."""
     if len(job.mixture) < 2:
         return []
-    changes = {change.step for entry in job.mixture for change in entry.weight_schedule if change.step < job.train.steps}
+    changes = {
+        change.step for entry in job.mixture for change in entry.weight_schedule if change.step < job.train.steps
+    }
     rows = []
     for number, entry in enumerate(job.mixture):
         shares: list[str] = []
