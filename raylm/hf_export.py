@@ -170,10 +170,12 @@ def base_generation(trained: Trained) -> Any:
 
 
 def older_config(config: dict[str, Any]) -> dict[str, Any]:
-    """A config.json that transformers 4.x reads as 5.x does: it knew some settings by other names."""
+    """A config.json that transformers 4.x and converters read as 5.x does: they know some settings by other names."""
     made = dict(config)
     if "dtype" in made:
         made.setdefault("torch_dtype", made["dtype"])
+    if made.get("model_type") == "gpt2" and "n_positions" in made:
+        made.setdefault("n_ctx", made["n_positions"])  # which llama.cpp's converter asks for
     if "num_local_experts" in made:
         made.setdefault("num_experts", made["num_local_experts"])  # Qwen3's name for it
     every = _full_attention_every(made.get("layer_types") or [])

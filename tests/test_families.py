@@ -31,6 +31,8 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "phi3": {"pad_token_id": 0},
     "mixtral": {"num_local_experts": 4},
     "gpt_oss": {"num_local_experts": 4, "head_dim": 16},
+    "cwm": {"head_dim": 16},
+    "modernbert-decoder": {},
 }
 STEPS, STOPPED = 5, 3
 

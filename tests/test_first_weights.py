@@ -104,6 +104,31 @@ def test_any_number_of_ranks_begins_with_the_weights_of_a_whole_build(pool: Rank
     assert other[0] == pytest.approx(expected[0], abs=1e-6)
 
 
+@pytest.mark.parametrize("family", ["llama", "gpt2", "bert", "ctrl", "modernbert-decoder"])
+def test_weights_are_the_same_where_each_is_divided_once_it_is_placed(family: str) -> None:
+    """A head with a bias of its own has a tied weight that another unit drew; drawing the bias leaves it alone."""
+    from raylm.model.build import build_model, unfilled_model
+    from raylm.model.first_weights import Drawn, place
+
+    own: dict[str, Any] = {"is_decoder": True} if family == "bert" else {}
+    settings = ModelSettings(config=SMALL | {"model_type": family} | FAMILIES.get(family, own), dtype="fp32")
+    sizes: dict[str, Any] = {"vocab_size": VOCABULARY, "sequence_length": LENGTH}
+    whole = dict(build_model(settings, **sizes, seed=5).named_parameters())
+    model = unfilled_model(settings, **sizes)
+    values: dict[int, torch.Tensor] = {}
+
+    def divide(parameter: torch.nn.Parameter) -> None:
+        values[id(parameter)] = parameter.detach().clone()
+        parameter.data = torch.empty(0)
+
+    place(model, Drawn(5), settle=divide)
+    divided = dict(model.named_parameters())
+    assert divided.keys() == whole.keys()
+    for name, parameter in divided.items():
+        assert torch.equal(values[id(parameter)], whole[name]), name
+        assert parameter.numel() == 0, name
+
+
 def test_in_bf16_too(pool: Ranks) -> None:
     settings = settings_of("llama").model_copy(update={"dtype": "bf16"})
     expected = pool.run(first_losses, 2, settings, 3, True)

@@ -132,6 +132,7 @@ def test_the_names_that_older_versions_read_say_the_same() -> None:
     scaled = older_config({"model_type": "phi3", "rope_parameters": LONG | {"original_max_position_embeddings": 32}})
     assert sorted(scaled["rope_scaling"]) == ["long_factor", "short_factor", "type"]
     assert older_config({"model_type": "qwen3_moe", "num_local_experts": 4})["num_experts"] == 4
+    assert older_config({"model_type": "gpt2", "n_positions": 64})["n_ctx"] == 64
 
 
 @pytest.mark.parametrize(

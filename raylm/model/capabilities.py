@@ -18,7 +18,7 @@ from raylm.errors import ConfigError
 from raylm.model.build import model_config, unfilled_from
 from raylm.model.config_keys import CONFIG_ERRORS
 from raylm.model.first_weights import Drawn, place
-from raylm.model.fitness import OTHER_MODEL, text_part
+from raylm.model.fitness import text_part
 from raylm.model.token_ids import TOKEN_IDS
 
 # Of the scores' own spread. What a token of another document adds is a thousand times as much, rounding a hundredth.
@@ -42,15 +42,15 @@ _FEWER = (
 def try_model(settings: ModelSettings, vocab_size: int, sequence_length: int, *, eos_id: int | None = None) -> None:
     """Raise ConfigError when a model cannot be trained to predict the next token the way the job says.
 
-    Tried: that it can be built and called with its attention, that no score depends on a later token, and with
-    model.document_attention that none depends on another document of its row.
+    Tried: that it can be built and called with its attention, that positions count from 0, that no score depends on a
+    later token, and with model.document_attention that none depends on another document of its row.
     """
     config = model_config(settings, vocab_size, sequence_length, eos_id=eos_id)
     text = text_part(config)
     if text is None:
         raise ConfigError(
             f"model type {config.model_type!r} joins several models, of which several read text",
-            hint=OTHER_MODEL,
+            hint="use a decoder such as llama, mistral, qwen2 or gpt2",
             key="model.config",
         )
     if text is not config:
@@ -128,7 +128,7 @@ def _check_positions(model: Any) -> None:
     if _differ(own, given):
         raise ConfigError(
             f"model type {model.config.model_type!r} numbers positions in a way of its own, which generating does not",
-            hint=OTHER_MODEL,
+            hint="use a decoder such as llama, mistral, qwen2 or gpt2",
             key="model.config",
         )
 

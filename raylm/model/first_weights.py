@@ -97,6 +97,10 @@ class Drawn:
             if (constructed := getattr(parameter, "constructed", None)) is not None:
                 values[name].copy_(constructed)
         instead = [(unit.parameters[name], nn.Parameter(value)) for name, value in values.items()]
+        # Rules fill all of a module, also a weight that is tied to another unit's, which may be placed or divided.
+        own = {id(parameter) for parameter in unit.parameters.values()}
+        others = [parameter for parameter in unit.module.parameters() if id(parameter) not in own]
+        instead += [(parameter, nn.Parameter(torch.empty_like(parameter, device="meta"))) for parameter in others]
         digest = hashlib.blake2b(f"{self.seed}/{unit.name}".encode(), digest_size=8).digest()
         with torch.random.fork_rng(devices=[]), torch.no_grad(), _Places(unit.module).holding(instead):
             torch.default_generator.manual_seed(int.from_bytes(digest, "little") >> 1)

@@ -17,7 +17,7 @@ from raylm.errors import ConfigError
 
 _ACTIVATIONS = ("hidden_act", "hidden_activation", "activation_function")
 _ROPES = ("default", "axial", *ROPE_INIT_FUNCTIONS)
-OTHER_MODEL = "use a decoder such as llama, mistral, qwen2 or gpt2"
+_DECODER = "use a decoder such as llama, mistral, qwen2 or gpt2"
 
 
 def check_config(config: Any, given: Mapping[str, Any]) -> None:
@@ -34,12 +34,10 @@ def _joined(config: Any) -> ConfigError | None:
     text = text_part(config)
     if text is config:
         missing = "vocab_size" if not _has(config, "vocab_size") else "hidden_size"
-        return ConfigError(
-            f"model type {config.model_type!r} has no {missing}, so it is no text model", hint=OTHER_MODEL
-        )
+        return ConfigError(f"model type {config.model_type!r} has no {missing}, so it is no text model", hint=_DECODER)
     parts = ", ".join(sorted(config.sub_configs))
     kind = getattr(text, "model_type", None)
-    alone = f"use its text model alone: {kind}" if kind in CONFIG_MAPPING else OTHER_MODEL
+    alone = f"use its text model alone: {kind}" if kind in CONFIG_MAPPING else _DECODER
     return ConfigError(f"model type {config.model_type!r} joins several models ({parts})", hint=alone)
 
 
