@@ -215,3 +215,32 @@ def test_a_place_where_nothing_can_be_written_is_not_called_full() -> None:
     with pytest.raises(StorageError) as told:
         StoragePath("/proc/raylm").check_writable(needed_bytes=1000)
     assert "no space" not in told.value.message
+
+
+def test_metadata_that_a_record_lacks_costs_no_record_and_a_key_of_none_is_refused(tmp_path: Path) -> None:
+    from raylm.errors import DataError
+    from raylm.prep.first_look import check_metadata
+    from raylm.rows import RowFile, read_rows
+
+    path = StoragePath(str(tmp_path / "x.jsonl"))
+    path.write_text('{"text": "a", "lang": "en"}\n{"text": "b"}\n{"lang": "de"}\n')
+    bad: list[Any] = []
+    read = RowFile(path, columns=("text", "lang"), optional=frozenset({"lang"}), on_bad=bad.append)
+    assert [row.value for row in read_rows(read, "jsonl")] == [{"text": "a", "lang": "en"}, {"text": "b", "lang": None}]
+    assert [one.why for one in bad] == ["has no key 'text'; it has: lang"]
+    for names, refused in ((["lang"], False), (["lang", "langg"], True)):
+        job = job_from({"prepare": {"sources": [{"kind": "jsonl", "glob": path.url, "meta": names}]}})
+        files = [(path, path.size())]
+        if not refused:
+            check_metadata(job.prepare.sources[0], files)
+            continue
+        with pytest.raises(DataError, match="no record at its beginning has the key 'langg'"):
+            check_metadata(job.prepare.sources[0], files)
+
+
+def test_a_misspelt_command_is_told_which_it_looks_like() -> None:
+    from click.testing import CliRunner
+
+    from raylm.cli.main import cli
+
+    assert "Did you mean train?" in CliRunner().invoke(cli, ["trian", "x"]).output

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 
 from raylm.config.job import Job
-from raylm.errors import StorageError
+from raylm.errors import RaylmError, StorageError
 from raylm.humanize import count, size
+from raylm.prep.expected import Sizes
 from raylm.shards import MANIFEST_NAME, read_manifest
 from raylm.storage import StoragePath
 
@@ -82,7 +83,7 @@ def train_rows(job: Job) -> Rows:
     elif job.checkpoint.every_seconds:
         interval = f"every {job.checkpoint.every_seconds:g} s"
     return [
-        ("model", f"{job.model.preset or job.model.path or 'inline config'}, {job.model.dtype}"),
+        ("model", f"{_model_name(job)}{_parameters(job, sizes)}, {job.model.dtype}"),
         ("starts from", _first_state(job)),
         ("data", data),
         *_mixture_rows(job),
@@ -110,6 +111,23 @@ def _mixture_rows(job: Job) -> Rows:
             shares.append(f"{share} from step {step:,}" if step else share)
         rows.append(("mixture" if number == 0 else "", f"{entry.path}: {', then '.join(shares)}"))
     return rows
+
+
+def _model_name(job: Job) -> str:
+    config = job.model.config
+    inline = config if isinstance(config, str) else f"inline {(config or {}).get('model_type', 'config')}"
+    return job.model.preset or job.model.path or inline
+
+
+def _parameters(job: Job, sizes: Sizes) -> str:
+    """How many parameters the model has, as far as its config is there."""
+    from raylm.model.flops import shape_of
+
+    try:
+        shape = shape_of(job.model, sizes.vocabulary, sizes.sequence_length, job.objective.auto_class)
+    except RaylmError:  # of a folder that has gone, whose run goes on with its checkpoint's config
+        return ""
+    return f", {count(shape.parameters)} parameters"
 
 
 def _first_state(job: Job) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, get_args
 
 from raylm.config.base import Settings
@@ -22,11 +23,12 @@ from raylm.prep.readers.read import read_range
 from raylm.prep.tokenizer import TokenizerFacts, import_tokenizer
 from raylm.prep.tokenizer import load as load_tokenizer
 from raylm.prep.units import ranges_of, units_of
-from raylm.rows import COMPRESSED
+from raylm.rows import COMPRESSED, BadRow, RowFile, read_rows
 from raylm.rows.compressed import unpacked_ratio
 from raylm.storage import Connection, StoragePath, find
 
 _TRIED_FILES = 3  # files without a document, before that is taken for the job's fault
+_TRIED_RECORDS = 100
 _RATIO_FILES = 3
 Files = list[tuple[StoragePath, int]]
 
@@ -56,6 +58,7 @@ def look(job: Job) -> RawText:
         if kind.collect is None:
             files = kind.files(source, connection)
             _check_readable(source, files, connection)
+            check_metadata(source, files)
             listed.append((source, files))
     if job.prepare.tokenizer.path is not None:
         tokenizer_facts(job)
@@ -88,6 +91,28 @@ def _check_readable(source: SourceSettings, files: Files, connection: Connection
     for reason in (BROKEN_FILE, BROKEN_RECORD):
         if skipped.reasons[reason]:
             raise DataError(f"source {source.name!r}: {skipped.examples[reason][0]}", hint=skipped.hint)
+
+
+def check_metadata(source: SourceSettings, files: Files) -> None:
+    """Raise a DataError where none of the first records of JSON lines has a key that `meta` names."""
+    names = list(getattr(source, "meta", ())) if source.kind == "jsonl" else []
+    if not names:
+        return
+    there: set[str] = set()
+    for path, _ in [file for file in files if file[1]][:_TRIED_FILES]:
+        for row in islice(read_rows(RowFile(path, on_bad=_ignored), "jsonl"), _TRIED_RECORDS):
+            there |= {str(key) for key in row.value}
+    missing = [name for name in names if name not in there]
+    if there and missing:
+        raise DataError(
+            f"source {source.name!r}: no record at its beginning has the key {missing[0]!r}, which `meta` names; they "
+            f"have: {', '.join(sorted(there))}",
+            hint=f"set `meta` of source {source.name!r} to keys that are there",
+        )
+
+
+def _ignored(bad: BadRow) -> None:
+    """Reading the source counts what is broken."""
 
 
 def _unpacked_bytes(files: Files) -> int:

@@ -10,6 +10,7 @@ from raylm.config.job import Job
 from raylm.config.prepare.sources import SOURCES, SourceSettings
 from raylm.errors import ConfigError, DataError
 from raylm.prep.checks.skipped import Skipped
+from raylm.prep.first_look import check_metadata
 from raylm.prep.listed import named
 from raylm.prep.passes import FITTED_FOLDER, WORK_FOLDER, passes_of
 from raylm.prep.ranges import FileRange
@@ -96,6 +97,7 @@ def _all_ranges(
             yield from _collected(source.name, documents, output, job.prepare.unit_bytes)
             continue
         found = kind.files(source, connection)
+        check_metadata(source, found)
         files[source.name] = {named(path, output): size for path, size in found}
         ranges = ranges_of(source, found, job.prepare.unit_bytes)
         if source.max_documents is None:

@@ -78,7 +78,9 @@ def _row(file: RowFile, value: Any, position: int) -> Row | None:
     try:
         return Row({name: value[name] for name in file.columns}, position, file.path)
     except KeyError:
-        missing = next(name for name in file.columns if name not in value)
+        missing = next((name for name in file.columns if name not in value and name not in file.optional), None)
+        if missing is None:
+            return Row({name: value.get(name) for name in file.columns}, position, file.path)
         why = f"has no key {missing!r}; it has: {', '.join(sorted(value))}"
         file.bad(position, "broken_record", why, hint="name a key that is there", column=missing)
         return None

@@ -23,7 +23,8 @@ class ColumnSettings(SourceSettings):
 
     column: str = Field("text", description="The column that holds the text.")
     meta: list[str] = Field(
-        default_factory=list, description="Columns to take along as metadata for steps, such as url and language."
+        default_factory=list,
+        description="Columns to take along as metadata for steps, such as url and language. A JSON object may lack them.",
     )
 
 
@@ -71,6 +72,7 @@ def row_file(reading: Reading[Table]) -> RowFile:
     return RowFile(
         reading.path,
         columns=(source.column, *source.meta),
+        optional=frozenset(source.meta) - {source.column},
         start=part.start,
         stop=part.stop,
         max_bytes=source.max_bytes,
