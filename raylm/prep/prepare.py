@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from raylm.config.job import Job
+from raylm.config.together import refuse_no_sources
 from raylm.errors import ConfigError, DataError
 from raylm.prep.checks.measures import wanted
 from raylm.prep.checks.quarantine import Quarantine
@@ -116,6 +117,7 @@ def prepare(
     the result do not depend on how often the job was killed, nor on how many tasks ran at once.
     """
     began = clock()
+    refuse_no_sources(job)
     progress = progress or (lambda _: None)
     output = StoragePath(job.shards_url, job.object_store.connection())
     done = finished_manifest(job, output)
