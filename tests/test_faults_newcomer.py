@@ -13,7 +13,7 @@ import yaml
 from test_faults_early import said
 
 import raylm
-from raylm.cli.prepare import next_commands
+from raylm.cli.prepare import next_commands, result_rows
 from raylm.config.job import Job
 from raylm.config.load import load_job, parse_job
 from raylm.errors import ConfigError, DataError
@@ -155,6 +155,7 @@ def test_a_share_that_holds_nothing_out_is_told(tmp_path: Path) -> None:
     )
     assert "give more documents or raise prepare.held_out" in told
     assert told in (tmp_path / "runs/mine/data/card.md").read_text()
+    assert result_rows(result)[-1] == ("WARNING", told), "there are no samples of it"
     for share in (0, 0.5):
         _, result = prepared(written(tmp_path, lines(tmp_path), held_out=share), f"name=share-{share}")
         assert result.warnings == ()

@@ -93,7 +93,7 @@ def result_rows(result: PrepareReport) -> list[tuple[str, str]]:
         rows.insert(1, ("skipped", f"{reasons}; examples in {result.output}/skipped.json"))
     steps = [("step" if index == 0 else "", words) for index, words in enumerate(step_lines(manifest))]
     warnings = [("WARNING", line) for line in result.warnings]
-    if warnings:
+    if any(line.startswith("source ") for line in result.warnings):  # of a source's texts there are samples
         warnings.append(("", f"samples are in {result.output}/skipped.json"))
     return [*steps, *rows, ("report", f"{result.output}/report.html"), *warnings]
 
