@@ -174,4 +174,14 @@ def _datasets(
             )
         _check_tokenizer(trained, folder)
         datasets.append(Dataset(folder=folder, manifest=manifest, weight=weight))
+    _refuse_nothing_held_out(datasets)
     return datasets
+
+
+def _refuse_nothing_held_out(datasets: Sequence[Dataset]) -> None:
+    if not any(dataset.manifest.held_out_rows for dataset in datasets):
+        raise DataError(
+            "no held-out sequences in " + ", ".join(dataset.folder.url for dataset in datasets),
+            hint="to evaluate on all of a set, prepare it with prepare.held_out: 1 and the model's tokenizer in "
+            "prepare.tokenizer.path, and name its folder with --data",
+        )

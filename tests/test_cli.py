@@ -194,7 +194,7 @@ def test_what_a_shell_ignores_is_ignored_and_the_others_are_heard(
 
 
 def test_train_dry_run_shows_workers_tokens_and_output(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    text = "name: a\nworkers: {max: 4}\nbatch: {sequences: 64}\ntrain: {steps: 1000}\n"
+    text = "name: a\nworkers: {max: 4}\nbatch: {sequences: 64}\ntrain: {steps: 1000}\nprepare: {sources: [{glob: a}]}\n"
     code, out, _ = run(capsys, "train", job_file(tmp_path, text), "--set", "model.preset=tiny", "--dry-run")
     rows = dict(line.split("  ", 1) for line in out.splitlines() if "  " in line)
     rows = {name: value.strip() for name, value in rows.items()}

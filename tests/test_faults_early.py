@@ -193,7 +193,7 @@ def test_data_elsewhere_that_cannot_be_read_refuses_no_model(
 def test_a_dry_run_of_training_without_data_ends_as_training_would(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    file = mine(tmp_path)
+    file = mine(tmp_path, prepare={"sources": [{"glob": "a.txt"}]})
     code, out, err = said(capsys, "train", file, "--dry-run")
     assert (code, said(capsys, "train", file)[0]) == (3, 3)
     assert out.endswith(f"next: raylm prepare {file}\n")

@@ -76,7 +76,7 @@ def rows(found: DatasetSample) -> list[tuple[str, str]]:
     sources = [
         (
             "source" if index == 0 else "",
-            f"{name}: {counts.documents:,} documents, {count(counts.train_tokens)} tokens{_skipped(counts)}",
+            f"{name}: {counts.documents:,} documents, {count(counts.tokens)} tokens{_skipped(counts)}",
         )
         for index, (name, counts) in enumerate(counts_by_source(manifest).items())
     ]

@@ -4,15 +4,27 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import click
 
-from raylm.cli.common import command_line, job_options, paths_row, print_next, print_rows, quiet_logs, read_job
+from raylm.cli.common import (
+    as_typed,
+    command_line,
+    job_options,
+    paths_row,
+    print_next,
+    print_rows,
+    quiet_logs,
+    reached,
+    read_job,
+    typed,
+)
 from raylm.humanize import count, duration
 
 if TYPE_CHECKING:
+    from raylm.config.job import Job
     from raylm.prep.prepare import PrepareProgress, PrepareReport
 
 
@@ -25,6 +37,9 @@ def prepare(job_file: str, overrides: tuple[str, ...], dry_run: bool) -> None:
     Running it again goes on where a killed run stopped, and does nothing when all is done.
     """
     job = read_job(job_file, overrides)
+    from raylm.config.together import refuse_no_sources
+
+    refuse_no_sources(job)
     from raylm.cli.preview import language_rows, prepare_rows
     from raylm.storage.once import asked_once
 
@@ -37,8 +52,29 @@ def prepare(job_file: str, overrides: tuple[str, ...], dry_run: bool) -> None:
     print_rows(language_rows(job))
     from raylm.prep.prepare import prepare as run_prepare
 
-    print_rows(result_rows(run_prepare(job, progress=progress_lines())))
-    print_next(command_line("train", job_file, overrides))
+    result = run_prepare(job, progress=progress_lines())
+    print_rows(result_rows(result))
+    print_next(*next_commands(job, result, job_file, overrides))
+
+
+def next_commands(job: Job, result: PrepareReport, job_file: str, overrides: Sequence[str]) -> list[str]:
+    """What works with the dataset now: training, where the job would train on it, else a look at it."""
+    place, reach = as_typed(result.output), reached(result.output, job.object_store.connection())
+    look = typed("raylm", "inspect", place, *reach)
+    if not result.manifest.train_rows:
+        return [look, f"{typed('raylm', 'evaluate')} RUN {typed('--data', place, *reach)}, where RUN is a run's folder"]
+    if job.shards_url.rstrip("/") not in [entry.path.rstrip("/") for entry in job.mixture]:
+        return [look]
+    if not job.model.given:
+        return [look, "or add a model to the job (model.preset, model.config or model.path) to train on it"]
+    return [command_line("train", job_file, [*overrides, *_without_evaluation(job, result)])]
+
+
+def _without_evaluation(job: Job, result: PrepareReport) -> list[str]:
+    """The settings without which training over data that holds nothing out is refused."""
+    if result.manifest.held_out_rows or job.evaluate.every_steps is None:
+        return []
+    return ["evaluate.every_steps=null", *(["checkpoint.keep_best=0"] if job.checkpoint.keep_best else [])]
 
 
 def result_rows(result: PrepareReport) -> list[tuple[str, str]]:
@@ -59,7 +95,7 @@ def result_rows(result: PrepareReport) -> list[tuple[str, str]]:
         rows.insert(1, ("skipped", f"{reasons}; examples in {result.output}/skipped.json"))
     steps = [("step" if index == 0 else "", words) for index, words in enumerate(step_lines(manifest))]
     warnings = [("WARNING", line) for line in result.warnings]
-    if warnings:
+    if any(line.startswith("source ") for line in result.warnings):  # of a source's texts there are samples
         warnings.append(("", f"samples are in {result.output}/skipped.json"))
     return [*steps, *rows, ("report", f"{result.output}/report.html"), *warnings]
 

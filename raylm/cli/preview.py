@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 
+from raylm.cli.common import command_line
 from raylm.config.job import Job
-from raylm.errors import RaylmError, StorageError
+from raylm.errors import DataError, RaylmError, StorageError
 from raylm.humanize import count, size
 from raylm.prep.expected import Sizes
 from raylm.shards import MANIFEST_NAME, read_manifest
@@ -136,11 +138,32 @@ def _first_state(job: Job) -> str:
     return "random weights" if job.model.path is None else f"the weights in {job.model.path}"
 
 
-def refuse_missing_data(job: Job) -> None:
-    """Raise as training would where there is no prepared data; a store that does not answer is no answer."""
+def refuse_missing_data(job: Job, job_file: str, overrides: Sequence[str]) -> None:
+    """Raise as training would where there is no prepared data, with what makes it; a store may fail to answer."""
     for source in job.mixture:
+        place = StoragePath(source.path, job.object_store.connection())
         with contextlib.suppress(StorageError):
-            read_manifest(StoragePath(source.path, job.object_store.connection()))
+            try:
+                read_manifest(place)
+            except DataError as error:
+                if (place / MANIFEST_NAME).exists():
+                    raise
+                if not job.model.given:  # said first, as a dry run does: with data it would be refused as well
+                    train_rows(job)
+                raise DataError(error.message, hint=_what_makes(source.path, job, job_file, overrides)) from error
+
+
+def _what_makes(data: str, job: Job, job_file: str, overrides: Sequence[str]) -> str:
+    """What to do where no prepared data is in a folder that the job trains on: with a command, where one makes it."""
+    key, own = "data.mixture" if job.data.mixture else "data.path", data.rstrip("/") == job.shards_url.rstrip("/")
+    if own and not job.prepare.sources:
+        return f"name prepared data in {key}, or texts in prepare.sources and run `raylm prepare`"
+    if own:
+        return f"run `{command_line('prepare', job_file, overrides)}` (it goes on where it stopped)"
+    if job.data.mixture or not job.prepare.sources:  # of a mixture, each dataset holds texts of its own
+        return f"correct {key}, or run `raylm prepare` with the job that makes this dataset"
+    command = command_line("prepare", job_file, [*overrides, f"prepare.output={data}"])
+    return f"correct {key} (this job prepares {job.shards_url}), or run `{command}`"
 
 
 def _data(job: Job) -> tuple[bool, str]:
@@ -150,7 +173,7 @@ def _data(job: Job) -> tuple[bool, str]:
         place = StoragePath(source.path, job.object_store.connection())
         try:
             if not (place / MANIFEST_NAME).exists():
-                return False, f"cannot be read: no prepared data in {place.url}; `raylm prepare` makes it"
+                return False, f"cannot be read: no prepared data in {place.url}"
             manifest = read_manifest(place)
         except StorageError as error:
             return False, f"cannot be read: {error.message}"
@@ -169,7 +192,12 @@ def _raw_rows(job: Job) -> Rows:
     try:
         done = finished_manifest(job, StoragePath(job.shards_url, job.object_store.connection()))
         if done is not None:
-            return [("tokens", f"{count(done.train_tokens)}, prepared already: nothing would be done")]
+            return [
+                (
+                    "tokens",
+                    f"{count(done.train_tokens + done.held_out_tokens)}, prepared already: nothing would be done",
+                )
+            ]
         raw = look(job)
     except StorageError as error:
         return [

@@ -37,16 +37,17 @@ def train(job_file: str, overrides: tuple[str, ...], dry_run: bool) -> None:
     """
     job = read_job(job_file, overrides)
     _refuse_moved_run(job_file, overrides, job)
+    from raylm.cli.preview import refuse_missing_data, train_rows
+
     if dry_run:
-        from raylm.cli.preview import refuse_missing_data, train_rows
         from raylm.storage.once import asked_once
 
         with asked_once():
             print_rows([*train_rows(job), paths_row(job_file)])
             try:
-                refuse_missing_data(job)
+                refuse_missing_data(job, job_file, overrides)
             except DataError:
-                if not job.data.path and not job.data.mixture:
+                if job.prepare.sources and not job.data.path and not job.data.mixture:
                     print_next(command_line("prepare", job_file, overrides))
                 raise
         print_next(command_line("train", job_file, overrides))
@@ -56,8 +57,12 @@ def train(job_file: str, overrides: tuple[str, ...], dry_run: bool) -> None:
     from raylm.cli.progress import watching
     from raylm.train.launch import train as run_train
 
-    with watching(job.train.steps) as display:
-        result = run_train(job, on_record=display.show)
+    try:
+        with watching(job.train.steps) as display:
+            result = run_train(job, on_record=display.show)
+    except DataError:
+        refuse_missing_data(job, job_file, overrides)
+        raise
     if result.already_finished:
         click.echo(f"finished already at step {result.step}; raise train.steps to go on")
     run = as_typed(job.run_url)

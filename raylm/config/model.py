@@ -39,7 +39,11 @@ class ModelSettings(Settings):
 
     @model_validator(mode="after")
     def _one_origin(self) -> Self:
-        given = [key for key in ("preset", "config", "path") if getattr(self, key) is not None]
-        if len(given) > 1:
-            raise ValueError(f"give one of preset, config, path; got {', '.join(given)}")
+        if len(self.given) > 1:
+            raise ValueError(f"give one of preset, config, path; got {', '.join(self.given)}")
         return self
+
+    @property
+    def given(self) -> list[str]:
+        """The keys that say which model it is: one, or none."""
+        return [key for key in ("preset", "config", "path") if getattr(self, key) is not None]

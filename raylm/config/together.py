@@ -30,6 +30,17 @@ def changes_never_reached(job: Job) -> list[str]:
     ]
 
 
+def refuse_no_sources(job: Job) -> None:
+    """Raise a ConfigError where there is nothing to prepare; a job that trains on prepared data needs no sources."""
+    if not job.prepare.sources:
+        raise ConfigError(
+            "the job names no texts to prepare: prepare.sources is empty",
+            hint="name them, for example --set 'prepare.sources=[{name: mine, glob: texts/*.txt}]'; `raylm jobs` lists "
+            "jobs to begin with",
+            key="prepare.sources",
+        )
+
+
 def _schedule_fits(job: Job) -> ConfigError | None:
     steps, warmup, decay = job.train.steps, job.optim.warmup_steps, job.optim.decay_steps
     if warmup > steps:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from raylm.config.job import Job, required_job
+from raylm.config.together import refuse_no_sources
 from raylm.errors import ConfigError, DataError
 from raylm.prep.checks.measures import wanted
 from raylm.prep.checks.quarantine import Quarantine
@@ -117,6 +118,7 @@ def prepare(
     """
     job = required_job(job)
     began = clock()
+    refuse_no_sources(job)
     progress = progress or (lambda _: None)
     output = StoragePath(job.shards_url, job.object_store.connection())
     done = finished_manifest(job, output)

@@ -24,10 +24,10 @@ class Row(NamedTuple):
 class RowFile:
     """A file of rows, or a range of it, and how it is read.
 
-    columns: those that are wanted, None for all. start, stop: bytes for lines, row groups for Parquet; a row belongs to
-    the range in which it begins. optional: those that a JSON object may lack, which is null then. max_bytes: of a line, or of a whole JSON file. max_compression_ratio: unpacked bytes
-    for each stored byte, above which the file is broken. unit: what positions in it count. delimiter, quote: of CSV;
-    None for what its name says, an empty quote for none.
+    columns: those that are wanted, None for all. optional: those that a JSON object may lack, and are null then. start,
+    stop: bytes for lines, row groups for Parquet; a row belongs to the range in which it begins. max_bytes: of a line,
+    or of a whole JSON file. max_compression_ratio: unpacked bytes for each stored byte, above which the file is broken.
+    unit: what positions in it count. delimiter, quote: of CSV; None for what its name says, an empty quote for none.
     """
 
     path: StoragePath

@@ -186,7 +186,8 @@ def read_manifest(folder: StoragePath) -> DatasetManifest:
     except NotFound as error:
         raise DataError(
             f"no prepared data in {folder.url}: there is no {MANIFEST_NAME}",
-            hint="run `raylm prepare` with this job (it goes on where it stopped), or correct data.path",
+            hint="name a folder that `raylm prepare` has finished, or run it with the job that makes this one (it goes "
+            "on where it stopped)",
         ) from error
     return parse_manifest(raw, path.url)
 

@@ -14,7 +14,7 @@ from raylm.stream.collate import Collator, Part
 from raylm.stream.lanes import lanes_of
 from raylm.stream.loader import StreamSettings
 from raylm.stream.mixture import quantised
-from raylm.stream.reading import Dataset, check_agreement, cut, read_checked, reading
+from raylm.stream.reading import Dataset, check_agreement, cut, read_checked, with_columns
 
 Chosen = tuple[int, int]  # a dataset, and a row of its held-out split
 
@@ -34,7 +34,7 @@ def held_out(
     gets one of another's that does not count. The last micro-batch of a dataset may have fewer rows.
     """
     check_agreement(datasets)
-    datasets = reading(datasets, settings.columns)
+    datasets = with_columns(datasets, settings.columns)
     collator = Collator(datasets, settings.columns, document_attention=settings.document_attention)
     chosen = _chosen(datasets, sequences)
     lanes, size = settings.batch.lanes, settings.batch.micro_batch

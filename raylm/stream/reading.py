@@ -42,6 +42,17 @@ class Dataset:
 
 
 def reading(datasets: Sequence[Dataset], wanted: Sequence[WantedColumn]) -> tuple[Dataset, ...]:
+    """The datasets to train on, with the wanted columns to be read; a DataError where one has no rows or lacks one."""
+    for dataset in datasets:
+        if not dataset.manifest.train_rows:
+            raise DataError(
+                f"{dataset.folder.url} has no rows to train on: all of its documents are held out",
+                hint="train on another dataset, and evaluate on this one with `raylm evaluate RUN --data`",
+            )
+    return with_columns(datasets, wanted)
+
+
+def with_columns(datasets: Sequence[Dataset], wanted: Sequence[WantedColumn]) -> tuple[Dataset, ...]:
     """The datasets with the wanted columns to be read; a DataError where one lacks a column or holds another kind."""
     return tuple(replace(dataset, columns=tuple(_found(dataset, wanted))) for dataset in datasets)
 

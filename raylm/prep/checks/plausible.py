@@ -10,14 +10,13 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from raylm.prep.checks.skipped import BROKEN_FILE, BROKEN_RECORD, EMPTY_FILE, Skipped
+from raylm.prep.checks.skipped import BROKEN_RECORD, OF_FILES, Skipped
 from raylm.prep.languages import UNKNOWN_LANGUAGE
 from raylm.prep.operators.record import NOT_JUDGED, OperatorRecord
 
 FEWEST = 10  # documents, of which a share says anything
 _LEAST = 1000  # characters or bytes of text
-_OF_FILES = (BROKEN_FILE, EMPTY_FILE)
-_BROKEN = (*_OF_FILES, BROKEN_RECORD)
+_BROKEN = (*OF_FILES, BROKEN_RECORD)
 _ONE_IS_ENOUGH = (*_BROKEN, "encrypted", "much_front_matter", "kept_front_matter")
 _NAMED = 5  # languages, or reasons, in one warning
 
@@ -82,6 +81,17 @@ def warnings_on(accounts: Sequence[Account]) -> list[str]:
     return [line for account in accounts for line in _warnings(account)]
 
 
+def nothing_held_out(share: float, documents: int, held_out_rows: int) -> list[str]:
+    """A warning where the job's share holds out documents, and none of them fell to that side."""
+    if share == 0 or held_out_rows or not documents:
+        return []
+    return [
+        f"nothing is held out: none of {documents:,} documents fell to the held-out side (prepare.held_out={share:g}), "
+        "so no loss can be measured on text that training never sees; give more documents or raise prepare.held_out "
+        "in another prepare.output, or train without evaluation"
+    ]
+
+
 def _warnings(account: Account) -> Iterator[str]:
     skipped, source = account.skipped, f"source {account.source!r}"
     if not account.left:
@@ -89,7 +99,7 @@ def _warnings(account: Account) -> Iterator[str]:
         yield f"{source} gave nothing: {read}{_reasons(skipped.reasons)}"
     for reason, count in sorted(skipped.reasons.items()):
         bound = READING.get(reason, _UNHEARD_OF).documents
-        of, what = (account.files, "files") if reason in _OF_FILES else (skipped.documents + count, "documents")
+        of, what = (account.files, "files") if reason in OF_FILES else (skipped.documents + count, "documents")
         if _beyond(count, of, bound, 1 if reason in _ONE_IS_ENOUGH else FEWEST):
             yield f"{source}: reading skipped {_share(count, of, what)} as {_words(reason)}{_allowed(bound)}"
     for reason, count in sorted(skipped.removed.items()):

@@ -37,7 +37,7 @@ class Quarantine:
         for source, skipped in self._skipped.items():
             self.check_files(source)
             broken = skipped.reasons[BROKEN_RECORD]
-            records = skipped.documents + broken
+            records = skipped.records
             if broken > self._max_share * records:
                 raise self._refusal(source, f"{broken} of {records} records", skipped.examples[BROKEN_RECORD][0])
 

@@ -16,6 +16,7 @@ EXAMPLES = 5  # kept of each reason
 ALL_BROKEN = 1000  # this many broken records and no document: what is wrong is the job, not the records
 BROKEN_FILE = "broken_file"
 EMPTY_FILE = "empty_file"  # it holds no record at all
+OF_FILES = (BROKEN_FILE, EMPTY_FILE)  # reasons that count files; all others count records
 BROKEN_RECORD = "broken_record"
 SKIPPED = "skipped_"  # before a reason, among the counts of a source in a manifest
 
@@ -73,6 +74,11 @@ class Skipped:
     def counts(self) -> dict[str, int]:
         """Prefixed reason → how many, as manifests hold it."""
         return {f"{SKIPPED}{reason}": count for reason, count in sorted(self.reasons.items())}
+
+    @property
+    def records(self) -> int:
+        """All that were read: taken, broken, or left out for another reason."""
+        return self.documents + self.reasons.total() - sum(self.reasons[reason] for reason in OF_FILES)
 
     def to_dict(self) -> dict[str, Any]:
         """As a unit's marker holds it."""

@@ -24,7 +24,7 @@ class ColumnSettings(SourceSettings):
     column: str = Field("text", description="The column that holds the text.")
     meta: list[str] = Field(
         default_factory=list,
-        description="Columns to take along as metadata for steps, such as url and language. A JSON object may lack them.",
+        description="Columns to take along as metadata for steps, such as url and language; JSON may lack them.",
     )
 
 

@@ -33,7 +33,9 @@ def inspect_dataset(folder: StoragePath, samples: int) -> DatasetSample:
     """Read the manifest and some rows of a few shards; documents that go on beyond those rows are left out."""
     manifest = read_manifest(folder)
     tokenizer, _ = load_tokenizer(folder / TOKENIZER_FOLDER)
-    found = [list(_documents(folder, shard, manifest)) for shard in _spread(manifest.train, _SHARDS)]
+    found = [
+        list(_documents(folder, shard, manifest)) for shard in _spread(manifest.train or manifest.held_out, _SHARDS)
+    ]
     lengths = sorted(len(ids) for documents in found for ids in documents)
     chosen = _spread([documents[0] for documents in found if documents], samples)
     if len(chosen) < samples:

@@ -24,10 +24,11 @@ def manifest_of(
     held_out = [result.held_out for result in results if result.held_out is not None]
     if not train and not held_out:
         raise no_documents(log for one in logs for log in one)
-    if not train:
+    if not train and job.prepare.held_out < 1:
         raise DataError(
             f"all documents fell to the held-out side (held_out={job.prepare.held_out})",
-            hint="lower prepare.held_out, or give more documents: the split is by whole document",
+            hint="lower prepare.held_out, or give more documents: the split is by whole document; to evaluate only, "
+            "set prepare.held_out to 1",
         )
     sources: dict[str, dict[str, int]] = {}
     for result, log in zip(results, logs[0], strict=True):

@@ -23,7 +23,6 @@ class SourceCounts:
     documents: int = 0
     bytes: int = 0
     tokens: int = 0
-    train_tokens: int = 0
     skipped: dict[str, int] = field(default_factory=dict)
 
     @classmethod
@@ -33,7 +32,7 @@ class SourceCounts:
             counts.get(name, 0) + counts.get(f"held_out_{name}", 0) for name in ("documents", "bytes", "tokens")
         )
         skipped = {key.removeprefix(SKIPPED): count for key, count in counts.items() if key.startswith(SKIPPED)}
-        return cls(documents, size, tokens, counts.get("tokens", 0), skipped)
+        return cls(documents, size, tokens, skipped)
 
 
 def counts_by_source(manifest: DatasetManifest) -> dict[str, SourceCounts]:

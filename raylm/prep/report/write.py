@@ -6,13 +6,13 @@ import json
 from collections.abc import Mapping, Sequence
 
 from raylm.config.job import Job
-from raylm.prep.checks.plausible import warnings_on
+from raylm.prep.checks.plausible import nothing_held_out, warnings_on
 from raylm.prep.checks.requirements import Verdict
 from raylm.prep.passes import UnitLog
 from raylm.prep.report.card import data_card
 from raylm.prep.report.findings import Findings
 from raylm.prep.report.html import data_page
-from raylm.prep.report.totals import accounts, operator_records
+from raylm.prep.report.totals import accounts, documents_in, operator_records
 from raylm.prep.units import WorkList
 from raylm.shards import DatasetManifest
 from raylm.storage import NotFound, StoragePath
@@ -34,7 +34,8 @@ def write_report(
     sources = accounts(manifest, worklist.units, logs)
     skipped = {one.source: one.skipped for one in sources}
     records = operator_records(logs)
-    findings = Findings(skipped, verdicts, tuple(warnings_on(sources)))
+    split = nothing_held_out(job.prepare.held_out, documents_in(manifest), manifest.held_out_rows)
+    findings = Findings(skipped, verdicts, (*warnings_on(sources), *split))
     content = {
         "warnings": findings.warnings,
         "sources": {
