@@ -366,7 +366,7 @@ def test_a_damaged_file_is_named_with_what_to_do(
     harm(path)
     with pytest.raises(CheckpointError, match=words) as caught:
         loaded(folder / "step-000000002", tensors_of(2))
-    assert type(caught.value) is CheckpointError
+    assert type(caught.value) is manifest.DamagedCheckpoint
     assert str(path) in caught.value.message
     assert "remove this checkpoint's folder to resume from the one before it" in str(caught.value.hint)
     assert same(loaded(folder / "step-000000001", tensors_of(1)), tensors_of(1))

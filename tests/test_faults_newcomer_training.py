@@ -234,7 +234,7 @@ def test_metadata_that_a_record_lacks_costs_no_record_and_a_key_of_none_is_refus
         if not refused:
             check_metadata(job.prepare.sources[0], files)
             continue
-        with pytest.raises(DataError, match="no record at its beginning has the key 'langg'"):
+        with pytest.raises(DataError, match="has no key 'langg', which `meta` names, in any of its first records"):
             check_metadata(job.prepare.sources[0], files)
 
 

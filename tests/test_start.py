@@ -258,7 +258,7 @@ def test_a_lost_cluster_is_one_error_with_a_hint(
     """As when the head is killed: whoever asks the hub hears from Ray that it cannot be asked."""
     from ray.exceptions import ActorUnavailableError
 
-    def lost(run: Run, share: object) -> None:
+    def lost(run: Run, share: object, first: object) -> None:
         raise ActorUnavailableError("RpcError: failed to connect to all addresses", None)
 
     monkeypatch.setattr(Run, "_trained", lost)

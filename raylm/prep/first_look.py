@@ -105,7 +105,7 @@ def check_metadata(source: SourceSettings, files: Files) -> None:
     missing = [name for name in names if name not in there]
     if there and missing:
         raise DataError(
-            f"source {source.name!r}: no record at its beginning has the key {missing[0]!r}, which `meta` names; they "
+            f"source {source.name!r} has no key {missing[0]!r}, which `meta` names, in any of its first records; they "
             f"have: {', '.join(sorted(there))}",
             hint=f"set `meta` of source {source.name!r} to keys that are there",
         )
