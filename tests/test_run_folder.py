@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from raylm.errors import ConfigError
+from raylm.prep.readers.python_docs import parsed
 from raylm.run.events import EVENTS, CheckpointCommitted, OtherEvent, PreemptionNotice, WorkerLost, parse_event
 from raylm.run.folder import RunFolder
 from raylm.run.identity import Identity
@@ -21,7 +22,7 @@ FOLDERS = ("tensorboard", "checkpoints")
 
 def spelled(path: Path) -> set[str]:
     """The names of the run folder that a module's code spells, docstrings and sentences for people aside."""
-    tree = ast.parse(path.read_text())
+    tree = parsed(path.read_text())
     joined = {
         node.right.value
         for node in ast.walk(tree)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from raylm import errors
+from raylm.prep.readers.python_docs import parsed
 from raylm.run.events import EVENTS, Event
 
 PACKAGE = Path(errors.__file__).parent
@@ -40,7 +41,7 @@ def known_errors() -> list[KnownError]:
     """Every error that the package raises with a message of its own, by exit code and message."""
     found = set()
     for path in sorted(PACKAGE.rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(parsed(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in KINDS and node.args:
                 hint = next((keyword.value for keyword in node.keywords if keyword.arg == "hint"), None)
                 message = _template(node.args[0])

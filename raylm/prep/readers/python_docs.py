@@ -72,14 +72,14 @@ def documents() -> Iterator[tuple[str, str]]:
 def module_text(name: str, source: str) -> str:
     """The docstrings of a module's source, its classes and functions, in the order in which they are written."""
     try:
-        tree = _parsed(source)
+        tree = parsed(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return ""
     parts = list(_described(tree, name))
     return "\n\n".join(parts) + "\n" if parts else ""
 
 
-def _parsed(source: str) -> ast.Module:
+def parsed(source: str) -> ast.Module:
     """The source's tree. Python 3.11 counts the depth of all threads' trees in one place and may take another
     thread's for this one's, which it tells as a SystemError (its issue 106905): then once more."""
     for _ in range(_PARSES - 1):
