@@ -44,6 +44,7 @@ def told(folder: Path, job: Job, step: int) -> str:
 
 def test_the_same_settings_are_no_change(trained: Path, tmp_path: Path) -> None:
     assert told(trained, job_of(tmp_path), 100) == ""
+    assert told(trained, job_of(tmp_path, prepare__held_out=0.5), 100) == "", "what data holds is compared by itself"
     moved = tmp_path / "elsewhere" / "run"
     moved.parent.mkdir()
     trained.rename(moved)

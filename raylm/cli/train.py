@@ -80,7 +80,7 @@ def train(job_file: str, overrides: tuple[str, ...], dry_run: bool) -> None:
 def _starting(job: Job) -> str:
     """What happens until the first line of the run, which may take a minute where processes import their libraries."""
     address = job.cluster.address or os.environ.get("RAY_ADDRESS")
-    return "starting Ray and workers on this machine" if not address else f"starting workers on the cluster at {address}"
+    return f"starting workers on the cluster at {address}" if address else "starting Ray and workers on this machine"
 
 
 def _refuse_moved_run(job_file: str, overrides: Sequence[str], job: Job) -> None:

@@ -14,8 +14,8 @@ from raylm.run.folder import RunFolder
 from raylm.run.settings import flat, settings_of, shown
 from raylm.train.schedule import learning_rate
 
-# How the run is reached, not what it does: a moved folder is the same run.
-_PLACES = frozenset({"name", "storage"})
+# How the run is reached, and how its data was made: a moved folder is the same run, and what data holds is compared.
+_OTHERS = ("name", "storage", "prepare.")
 
 
 def changes_since(run: RunFolder, job: Job, step: int) -> SettingsChanged | None:
@@ -31,7 +31,7 @@ def changes_since(run: RunFolder, job: Job, step: int) -> SettingsChanged | None
         return None
     then, now = flat(before), settings_of(job)
     keys = [key for key in [*now, *sorted(then.keys() - now.keys())] if then.get(key) != now.get(key)]
-    changes = [f"{key}: {shown(then.get(key))} -> {shown(now.get(key))}" for key in keys if key not in _PLACES]
+    changes = [f"{key}: {shown(then.get(key))} -> {shown(now.get(key))}" for key in keys if not key.startswith(_OTHERS)]
     return SettingsChanged(changes=changes, note=_of_rate(then, job, step)) if changes else None
 
 
