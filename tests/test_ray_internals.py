@@ -55,6 +55,10 @@ def test_the_health_checks_are_known_to_ray(ray_here: Any) -> None:
     from ray._raylet import Config  # type: ignore[attr-defined]
 
     assert set(ray_internals.HEALTH_CHECKS) <= set(dir(Config))
+
+
+def test_a_ray_of_one_node_is_as_patient_as_rays_own(ray_here: Any) -> None:
+    """A busy machine answers late; nothing is won by declaring its only node dead."""
     given = [
         json.loads(base64.b64decode(word.removeprefix("--config_list=")))
         for child in children()
@@ -62,7 +66,7 @@ def test_the_health_checks_are_known_to_ray(ray_here: Any) -> None:
         if "gcs_server" in child[0] and word.startswith("--config_list=")
     ]
     assert given
-    assert given[0].items() >= ray_internals.HEALTH_CHECKS.items()
+    assert not given[0].keys() & ray_internals.HEALTH_CHECKS.keys()
 
 
 def test_the_warnings_of_a_start_are_still_worded_so_and_kept_quiet(caplog: pytest.LogCaptureFixture) -> None:

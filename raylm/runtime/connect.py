@@ -27,7 +27,7 @@ from typing import Any
 
 from raylm.errors import ClusterError, first_line
 from raylm.runtime.ports import refusal
-from raylm.runtime.ray_internals import HEALTH_CHECKS, quiet_start, read_environment_again, wants_token
+from raylm.runtime.ray_internals import quiet_start, read_environment_again, wants_token
 from raylm.runtime.sockets import temporary_folder
 from raylm.threads import settle
 
@@ -205,7 +205,7 @@ def _start(local: LocalRay) -> None:
             num_cpus=local.cpus,
             object_store_memory=local.object_store_bytes,
             include_dashboard=False,
-            _system_config=dict(HEALTH_CHECKS),  # Ray adds to it
+            # Ray's own patience with its one node: with HEALTH_CHECKS a busy machine would be declared dead.
             **_QUIET,
         )
     except OSError as error:

@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-# For clusters that raylm starts itself: a dead node is declared after about two seconds instead of ten or more.
-# `ray.init(_system_config=…)` and `ray start --system-config` are private.
+# For clusters of several nodes that raylm starts: a dead node is declared after about two seconds, not ten or more.
+# `ray start --system-config` is private.
 HEALTH_CHECKS = {
     "health_check_initial_delay_ms": 1000,
     "health_check_period_ms": 500,
