@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import socket
 import subprocess
 import threading
@@ -244,3 +245,15 @@ def test_a_misspelt_command_is_told_which_it_looks_like() -> None:
     from raylm.cli.main import cli
 
     assert "Did you mean train?" in CliRunner().invoke(cli, ["trian", "x"]).output
+
+
+def test_a_pipe_as_output_takes_the_bytes_and_stays_a_pipe(tmp_path: Path) -> None:
+    """As root, a rename would put a file in the place of /dev/null."""
+    pipe, heard = tmp_path / "pipe", []
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: heard.append(pipe.read_bytes()), daemon=True)
+    reader.start()
+    StoragePath(str(pipe)).write_bytes(b"a page")
+    reader.join(10)
+    assert heard == [b"a page"]
+    assert pipe.is_fifo()

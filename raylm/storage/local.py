@@ -65,8 +65,12 @@ class LocalFiles:
 
     @contextlib.contextmanager
     def open_write(self, url: str) -> Iterator[BinaryIO]:
-        """A stream into a temporary file beside the target, renamed at the end."""
+        """A stream into a temporary file beside the target, renamed at the end; into a device or pipe as it is."""
         path = Path(url)
+        if _is_device(path):
+            with open(path, "wb") as stream:
+                yield stream
+            return
         path.parent.mkdir(parents=True, exist_ok=True)
         written = _temporary(path)
         try:
@@ -113,6 +117,11 @@ class LocalFiles:
         while not path.exists():
             path = path.parent
         return str(path)
+
+
+def _is_device(path: Path) -> bool:
+    """Whether what stands here takes bytes and is no file: /dev/null and such, which a rename would replace."""
+    return path.exists() and not path.is_dir() and (not path.is_file() or path.parent == Path("/dev"))
 
 
 def _created(path: Path, data: bytes) -> bool:
