@@ -165,7 +165,7 @@ def chart(
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)} over {axis.name}" '
         f'data-axis="{axis.name}" data-chart="{escape(title)}">'
     ]
-    parts += [_lost(axis.pixel(begin), axis.pixel(end)) for begin, end in axis.lost]
+    parts.append(_lost([(axis.pixel(begin), axis.pixel(end)) for begin, end in axis.lost]))
     parts += [_grid_line(height(tick), label(tick)) for tick in ticks]
     parts += [_tick(axis.pixel(x), words) for x, words in axis.ticks]
     parts += [_break(axis.pixel(x), words) for x, words in axis.breaks]
@@ -188,11 +188,12 @@ def _tick(x: float, words: str) -> str:
     return f'<text class="tick x" x="{x:.1f}" y="{HEIGHT - 7}">{escape(words)}</text>'
 
 
-def _lost(begin: float, end: float) -> str:
-    return (
-        f'<rect class="lost" x="{begin:.1f}" width="{end - begin:.1f}" y="{TOP}" height="{HEIGHT - TOP - BOTTOM}">'
-        "<title>work thrown away by a loss</title></rect>"
-    )
+def _lost(spans: Sequence[tuple[float, float]]) -> str:
+    """All spans as one shape: a long run has thousands."""
+    if not spans:
+        return ""
+    shapes = "".join(f"M{begin:.1f},{TOP}H{end:.1f}V{HEIGHT - BOTTOM}H{begin:.1f}Z" for begin, end in spans)
+    return f'<g class="lost"><path d="{shapes}"/><title>work thrown away by a loss</title></g>'
 
 
 def _break(x: float, words: str) -> str:
@@ -263,19 +264,22 @@ def _mark(x: float, y: float, mark: Mark, line: str = "") -> str:
 
 
 def _curve(series: Series, axis: Axis, height: Callable[[float], float]) -> str:
-    drawn = []
+    runs = [[(axis.pixel(point.x), height(point.value)) for point in run] for run in series.runs if run]
+    if series.dots:
+        circles = (
+            f'<circle class="{series.style}" cx="{x:.1f}" cy="{y:.1f}" r="3.5"/>' for run in runs for x, y in run
+        )
+        return "".join(circles)
+    bands = []
     for run in series.runs:
-        points = [(axis.pixel(point.x), height(point.value)) for point in run]
-        if series.dots:
-            drawn += [f'<circle class="{series.style}" cx="{x:.1f}" cy="{y:.1f}" r="3.5"/>' for x, y in points]
-            continue
         if series.band and any(point.high > point.low for point in run):
             upper = [f"{axis.pixel(point.x):.1f},{height(point.high):.1f}" for point in run]
             lower = [f"{axis.pixel(point.x):.1f},{height(point.low):.1f}" for point in reversed(run)]
-            drawn.append(f'<polygon class="band" points="{" ".join(upper + lower)}"/>')
-        if points:
-            drawn.append(f'<path class="{series.style}" d="{_path(points, stairs=series.stairs)}"/>')
-    return "".join(drawn)
+            bands.append(f"M{' '.join(upper + lower)}Z")
+    # One element for all runs: a run that regrouped thousands of times has as many.
+    lines = "".join(_path(run, stairs=series.stairs) for run in runs)
+    drawn = [("band", "".join(bands)), (series.style, lines)]
+    return "".join(f'<path class="{style}" d="{shape}"/>' for style, shape in drawn if shape)
 
 
 def _path(points: Sequence[tuple[float, float]], *, stairs: bool) -> str:
