@@ -173,6 +173,13 @@ def print_next(*commands: str) -> None:
         click.echo(f"{'next:' if index == 0 else '     '} {command}")
 
 
+def show_log(name: str) -> None:
+    """Print what the logger of this name is told of its work, too; after `quiet_logs`."""
+    import logging
+
+    logging.getLogger(name).setLevel(logging.INFO)
+
+
 def quiet_logs() -> None:
     """Print raylm's own warnings as lines of text on standard error, other libraries' from errors on."""
     import logging

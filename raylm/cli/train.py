@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +19,7 @@ from raylm.cli.common import (
     reached,
     read_job,
     say_how_to_stop,
+    show_log,
     typed,
 )
 from raylm.errors import DataError
@@ -58,7 +58,7 @@ def train(job_file: str, overrides: tuple[str, ...], dry_run: bool) -> None:
     from raylm.cli.progress import watching
     from raylm.train.launch import train as run_train
 
-    click.echo(_starting(job), err=True)
+    show_log("raylm.train.launch.run")
     try:
         with watching(job.train.steps) as display:
             result = run_train(job, on_record=display.show)
@@ -75,12 +75,6 @@ def train(job_file: str, overrides: tuple[str, ...], dry_run: bool) -> None:
         typed("raylm", "generate", run, "--prompt", "The ", *reach),
         typed("raylm", "report", run, *reach),
     )
-
-
-def _starting(job: Job) -> str:
-    """What happens until the first line of the run, which may take a minute where processes import their libraries."""
-    address = job.cluster.address or os.environ.get("RAY_ADDRESS")
-    return f"starting workers on the cluster at {address}" if address else "starting Ray and workers on this machine"
 
 
 def _refuse_moved_run(job_file: str, overrides: Sequence[str], job: Job) -> None:

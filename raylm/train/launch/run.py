@@ -16,7 +16,7 @@ from raylm.run.events import Event, Warned
 from raylm.run.folder import RunFolder
 from raylm.run.lease import Lease
 from raylm.run.metrics import StepMetrics
-from raylm.runtime.connect import LocalRay, cluster_lost_in_words, connected, started_here
+from raylm.runtime.connect import ADDRESS, LocalRay, cluster_lost_in_words, connected, started_here
 from raylm.runtime.shares import Claim, ClusterShare
 from raylm.threads import error_of
 from raylm.train.coordination import Control, actor_client
@@ -63,6 +63,7 @@ def start(job: Job) -> Run:
         changed = publish(job, run.folder)
         # One CPU beside the workers', so that Ray Data's reads find a place.
         cpus = max(os.cpu_count() or 1, int(-(-job.workers.max * job.workers.cpus // 1)) + 1)
+        log.info("%s", _what_starts(job))
         held.enter_context(connected(job.cluster.address, LocalRay(cpus)))
         if started_here():
             refuse_small_machine(job)
@@ -86,6 +87,12 @@ def _only_run(url: str) -> Iterator[None]:
     finally:
         with _here_lock:
             _here.discard(url)
+
+
+def _what_starts(job: Job) -> str:
+    """What happens until the run's first record, which may take a minute where processes import their libraries."""
+    address = job.cluster.address or os.environ.get(ADDRESS)
+    return f"starting workers on the cluster at {address}" if address else "starting Ray and workers on this machine"
 
 
 def _claimed(job: Job, url: str) -> ClusterShare:
