@@ -21,7 +21,7 @@ from raylm.train.messages import held_line, held_of
 from raylm.train.rounds import Held
 
 
-def until(condition: Callable[[], Any], seconds: float = 5.0) -> Any:
+def until(condition: Callable[[], Any], seconds: float = 30.0) -> Any:
     """Wait for what is about to happen, and return what was found."""
     deadline = time.monotonic() + seconds
     while not (found := condition()):
@@ -188,10 +188,14 @@ class World:
         """What is on record of one kind."""
         return [record for record in self.hub.feed(0)[1] if isinstance(record, kind)]
 
-    def group(self, size: int) -> list[FakeBody]:
-        """The next generation of so many members, by rank: one newer than the last one asked for."""
+    def group(self, size: int, passing: float = 0.0) -> list[FakeBody]:
+        """The next generation of so many members, by rank: one newer than the last one asked for.
+
+        passing: seconds of the world's clock between two looks.
+        """
 
         def formed() -> list[FakeBody]:
+            self.clock.now += passing
             bodies = list(self.cluster.bodies.values())
             newest = max((body.generation for body in bodies), default=0)
             if newest <= self._seen:
