@@ -104,7 +104,7 @@ def test_the_same_error_at_the_same_step_ends_the_run_in_those_words(make: Make)
     group = world.group(2)
     world.train(group, steps=4)
     for attempt in range(3):
-        assert not world.hub.over, f"after {attempt} errors"
+        assert not world.hub.over, f"after {attempt} errors: {world.hub.status().error}"
         for body in group:
             body.enlist("error", "ValueError: odd batch")
         if attempt < 2:
