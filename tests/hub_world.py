@@ -52,6 +52,7 @@ class FakeBody:
         self.step: int | None = None  # of the state that it holds
         self.heard: list[dict[str, Any]] = []
         self.deaf = self.busy = self.ended = False
+        self._lock, self._left = threading.Lock(), 0  # the newest generation that it has come back from
         self.link = Link(
             address,
             token,
@@ -75,6 +76,14 @@ class FakeBody:
         return [message for message in self.heard if message["kind"] == kind]
 
     def enlist(self, how: str, message: str = "", left: int | None = None) -> None:
+        """Come back from a generation, once from each, whether by itself or cut; again only with `left`."""
+        with self._lock:
+            if left is None and self.generation and self._left == self.generation:
+                return
+            self._left = self.generation
+            self._enlist(how, message, left)
+
+    def _enlist(self, how: str, message: str, left: int | None) -> None:
         held = []
         if self.place and self.step is not None:
             rank, size = self.place["rank"], self.place["size"]

@@ -414,7 +414,7 @@ def test_a_body_that_was_let_go_and_stays_is_told_again_and_then_ended(make: Mak
     world.cluster.may = Share(1, shrink=True)
     world.group(1)
     until(lambda: late.said("leave"))
-    late.enlist("regroup")
+    late.enlist("regroup", left=late.generation)
     until(lambda: len(late.said("leave")) == 2)
     world.pass_time(LEAVE_SECONDS - 1)
     assert world.cluster.killed == []

@@ -197,5 +197,5 @@ def test_a_run_that_needs_all_waits_until_they_reach_each_other(make: Make) -> N
     until(lambda: warned(world))
     world.turns()
     world.cluster.parted = []
-    after = world.group(2, passing=1.0)  # an answer from before may come late, and be asked for again after a pause
+    after = world.group(2, passing=0.05)  # an answer from before may come late, and be asked for again after a pause
     assert after[0].step == 2, "nothing is lost"
