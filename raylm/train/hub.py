@@ -346,7 +346,7 @@ class Hub(BackgroundCoordinator):
             self._record(Warned(message=message))
         self._warn(None if found.out else of_break(len(standing.ranks), standing.doubted))
         standing.doubted = ""
-        bodies.set_apart(found, full=len(members) >= min(self._workers.max, self._limit))
+        bodies.set_apart(found, full=len({*members} - found.back) >= min(self._workers.max, self._limit))
         if found.out & set(members) and not standing.broken:
             standing.broken = True
             self._left_at = self._left_at or self._clock()
