@@ -23,7 +23,7 @@ class Readable:
     def or_raise(self) -> CheckpointInfo | None:
         """The checkpoint; raises the first damage where checkpoints were committed and none can be read."""
         if self.info is None and self.damaged:
-            raise none_whole(self.damaged[0][1])
+            raise none_whole(self.damaged[0][1].message)
         return self.info
 
 
@@ -52,10 +52,10 @@ def readable(folder: StoragePath) -> list[CheckpointInfo]:
     return [one for one in found if one is not None]
 
 
-def none_whole(error: DamagedCheckpoint) -> DamagedCheckpoint:
+def none_whole(damage: str) -> DamagedCheckpoint:
     """The error for a run of whose checkpoints none is whole, given what is wrong with the newest."""
     return DamagedCheckpoint(
-        f"{error.message}, and no checkpoint before it is whole",
+        f"{damage}, and no checkpoint before it is whole",
         hint="put the file back from a copy, or train again from step 0 under another name",
     )
 

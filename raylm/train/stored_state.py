@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from raylm.checkpoint.fallback import Readable, newest_readable, none_whole, set_aside
 from raylm.checkpoint.manifest import DamagedCheckpoint, step_folder
-from raylm.checkpoint.restore import CheckpointInfo, checkpoint_at, fill, open_checkpoint
+from raylm.checkpoint.restore import CheckpointInfo, checkpoint_at
+from raylm.checkpoint.sources import StoredCheckpoint
 from raylm.errors import CheckpointError, StorageError
 from raylm.storage import StoragePath
 
@@ -27,10 +28,11 @@ class StoredState:
     info: the checkpoint that counts, the same on every rank. damaged: folders that cannot be read, with what is wrong.
     """
 
-    def __init__(self, folder: StoragePath, group: Group, info: CheckpointInfo) -> None:
+    def __init__(
+        self, folder: StoragePath, group: Group, info: CheckpointInfo, damaged: Sequence[tuple[StoragePath, str]]
+    ) -> None:
         self._folder, self._group = folder, group
-        self.info = info
-        self.damaged: list[tuple[StoragePath, str]] = []
+        self.info, self.damaged = info, list(damaged)
 
     @property
     def step(self) -> int:
@@ -53,7 +55,7 @@ class StoredState:
             older, damaged = _agreed(self._folder, self._group, below=self.step)
             self.damaged += damaged
             if older is None:
-                raise none_whole(DamagedCheckpoint(self.damaged[0][1]))
+                raise none_whole(self.damaged[0][1])
             self.info = older
 
     def set_damaged_aside(self) -> str | None:
@@ -72,7 +74,7 @@ class StoredState:
         """Fill every destination; what any rank found wrong with the checkpoint, the same on all, else nothing."""
         own = ""
         try:
-            fill(open_checkpoint(self.info), wanted)
+            StoredCheckpoint(self.info).fill(wanted)
         except DamagedCheckpoint as error:
             own = error.message
         if not self._group.all_reduce_sum([float(bool(own))])[0]:
@@ -84,11 +86,7 @@ class StoredState:
 def newest_for_all(folder: StoragePath, group: Group) -> StoredState | None:
     """The newest committed checkpoint, as rank 0 sees it: listings read by several ranks need not agree. Collective."""
     info, damaged = _agreed(folder, group)
-    if info is None:
-        return None
-    found = StoredState(folder, group, info)
-    found.damaged += damaged
-    return found
+    return None if info is None else StoredState(folder, group, info, damaged)
 
 
 def _agreed(
