@@ -198,6 +198,13 @@ def test_a_walk_over_world_sizes_loses_and_repeats_nothing(datasets: list[Datase
     assert sorted(seen) == list(range(rows))
 
 
+def wait_for_closed_readers() -> None:
+    """A closed stream's threads still finish the blocks they are reading: what is counted begins after them."""
+    for thread in threading.enumerate():
+        if thread.name.startswith("raylm-read"):
+            thread.join(5)
+
+
 def test_each_block_is_read_once(datasets: list[Dataset], monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[tuple[str, int, int]] = []
     lock = threading.Lock()
@@ -208,6 +215,7 @@ def test_each_block_is_read_once(datasets: list[Dataset], monkeypatch: pytest.Mo
             read.append((shard.path, start, stop))  # type: ignore[attr-defined]
         return inner(folder, shard, start, stop, *more)  # type: ignore[arg-type]
 
+    wait_for_closed_readers()
     monkeypatch.setattr(reading, "read_rows", counted)
     monkeypatch.setattr(loader, "AHEAD_BYTES", 0)
     take(stream(datasets[:1]), 133 // 8)
@@ -231,6 +239,7 @@ def test_a_small_source_is_read_once_and_kept(datasets: list[Dataset], monkeypat
     monkeypatch.setattr(reading, "KEPT_BYTES", 2**20)
     calls = itertools.count()
     inner = reading.read_rows
+    wait_for_closed_readers()
     monkeypatch.setattr(reading, "read_rows", lambda *args: (next(calls), inner(*args))[1])
     found = take(stream(datasets), 60)
     assert next(calls) == 4
@@ -405,6 +414,7 @@ def test_a_column_that_a_dataset_lacks_or_holds_otherwise_is_one_error(with_colu
 def test_held_out_rows_are_read_in_blocks(datasets: list[Dataset], monkeypatch: pytest.MonkeyPatch) -> None:
     calls = itertools.count()
     inner = reading.read_rows
+    wait_for_closed_readers()
     monkeypatch.setattr(reading, "read_rows", lambda *args: (next(calls), inner(*args))[1])
     assert len(list(held_out(datasets[:1], SETTINGS))) == 6
     assert next(calls) == 2  # eight rows in the first global batch, three in the second
