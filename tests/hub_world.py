@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from raylm.config.workers import WorkerSettings
+from raylm.coordination.contract import Generation, Reason
+from raylm.coordination.hub import Hub
+from raylm.coordination.messages import held_line, held_of
+from raylm.coordination.rounds import Held
 from raylm.run.events import Event
 from raylm.run.folder import RunFolder
 from raylm.run.metrics import StepMetrics
 from raylm.runtime.link import Link
 from raylm.runtime.shares import Share
 from raylm.storage import StoragePath
-from raylm.train.coordination import Generation, Reason
-from raylm.train.hub import Hub
-from raylm.train.messages import held_line, held_of
-from raylm.train.rounds import Held
 
 
 def until(condition: Callable[[], Any], seconds: float = 30.0) -> Any:

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from raylm.train.rounds import Held, Place, Round, Rounds
+from raylm.coordination.rounds import Held, Place, Round, Rounds
 
 STATE, COPY, AGREE = range(3)
 

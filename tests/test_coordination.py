@@ -13,14 +13,7 @@ from typing import Any
 
 import pytest
 
-from raylm.errors import DataError, StorageError, TrainingError
-from raylm.run.events import CheckpointCommitted, Evaluated, Event
-from raylm.run.folder import RunFolder
-from raylm.run.lines import read_lines
-from raylm.run.log import RunLog
-from raylm.run.metrics import StepMetrics
-from raylm.storage import StoragePath
-from raylm.train.coordination import (
+from raylm.coordination.contract import (
     Control,
     Coordination,
     Generation,
@@ -29,8 +22,15 @@ from raylm.train.coordination import (
     actor_client,
     calls,
 )
-from raylm.train.coordinator import Coordinator
-from raylm.train.feed import FEED_RECORDS
+from raylm.coordination.coordinator import Coordinator
+from raylm.coordination.feed import FEED_RECORDS
+from raylm.errors import DataError, StorageError, TrainingError
+from raylm.run.events import CheckpointCommitted, Evaluated, Event
+from raylm.run.folder import RunFolder
+from raylm.run.lines import read_lines
+from raylm.run.log import RunLog
+from raylm.run.metrics import StepMetrics
+from raylm.storage import StoragePath
 
 
 class Clock:
@@ -343,6 +343,6 @@ def test_the_actor_serves_the_record_by_one_thread_and_the_rest_by_others() -> N
 def test_the_contract_needs_neither_ray_nor_torch() -> None:
     import subprocess
 
-    code = "import sys, raylm.train.hub; print({'ray', 'torch'} & set(sys.modules))"
+    code = "import sys, raylm.coordination.hub; print({'ray', 'torch'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"

@@ -53,8 +53,8 @@ def train_rank(rank: int, size: int, address: str, job_file: str) -> None:
 
     from raylm.checkpoint.save import claim_fence, newest_fence
     from raylm.config.load import load_job
-    from raylm.train.coordination import Generation, Member, SilentCoordination
-    from raylm.train.coordinator import Coordinator
+    from raylm.coordination.contract import Generation, Member, SilentCoordination
+    from raylm.coordination.coordinator import Coordinator
     from raylm.train.sources import publish
     from raylm.train.worker import work
 
@@ -204,12 +204,12 @@ def one_group_after_another(
     import time
 
     from raylm.config.load import load_job
+    from raylm.coordination.contract import Coordination, Generation, Member, Reason, SilentCoordination
+    from raylm.coordination.coordinator import Coordinator
+    from raylm.coordination.rounds import Held
     from raylm.train import host_memory
     from raylm.train.context import GroupEnded, Tenure
-    from raylm.train.coordination import Coordination, Generation, Member, Reason, SilentCoordination
-    from raylm.train.coordinator import Coordinator
     from raylm.train.host_memory import keep_snapshots
-    from raylm.train.rounds import Held
     from raylm.train.sources import publish
     from raylm.train.worker import Phases, open_run, prepare_process, train_in_group
 

@@ -11,6 +11,11 @@ from typing import Any
 import pytest
 from hub_world import FakeBody, World, nodes, until, wishes
 
+from raylm.coordination import hub
+from raylm.coordination.bodies import FIRST_PAUSE_SECONDS, LEAVE_SECONDS, PLACING_SECONDS
+from raylm.coordination.contract import Reason
+from raylm.coordination.hub import LEAVE_MARGIN_SECONDS
+from raylm.coordination.patience import WAITING_SECONDS
 from raylm.errors import DataError
 from raylm.run.events import (
     CheckpointCommitted,
@@ -24,11 +29,6 @@ from raylm.run.events import (
 )
 from raylm.run.log import RunLog
 from raylm.runtime.shares import Share
-from raylm.train import hub
-from raylm.train.bodies import FIRST_PAUSE_SECONDS, LEAVE_SECONDS, PLACING_SECONDS
-from raylm.train.coordination import Reason
-from raylm.train.hub import LEAVE_MARGIN_SECONDS
-from raylm.train.patience import WAITING_SECONDS
 
 Make = Callable[..., World]
 

@@ -13,11 +13,11 @@ from hub_world import World, nodes, until
 from hypothesis import given
 from hypothesis import strategies as st
 
+from raylm.coordination import hub
+from raylm.coordination.pace import STILL_SECONDS
+from raylm.coordination.reach import FIRST_PAUSE_SECONDS, left_out
 from raylm.run.events import Resumed, Warned, WorkerLost
 from raylm.runtime.ports import free_port, listening
-from raylm.train import hub
-from raylm.train.pace import STILL_SECONDS
-from raylm.train.reach import FIRST_PAUSE_SECONDS, left_out
 
 Make = Callable[..., World]
 

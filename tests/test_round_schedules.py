@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 from rounds_model import Body, World
 
-from raylm.train.rounds import Held, Rounds, _State
+from raylm.coordination.rounds import Held, Rounds, _State
 
 TURNS = st.integers(0, 9)
 BODY = st.integers(0, 7)

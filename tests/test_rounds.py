@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from raylm.train.rounds import Held, Round, Rounds
+from raylm.coordination.rounds import Held, Round, Rounds
 
 
 def ring(closed: Round, body: int, step: int) -> list[Held]:

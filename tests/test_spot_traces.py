@@ -11,7 +11,7 @@ import pytest
 from hub_world import FakeBody, World, until
 
 from benchmarks.goodput_traces import Trace, traces
-from raylm.train import hub
+from raylm.coordination import hub
 
 NAMES = ("p3", "gcp-a100", "p2", "parcae-hh", "parcae-hl", "parcae-lh", "parcae-ll")
 MOST = 32  # members, as a job of 32 machines that asks for no more

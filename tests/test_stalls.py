@@ -8,12 +8,12 @@ from types import SimpleNamespace
 from typing import Any
 
 from raylm.config.job import Job
+from raylm.coordination.contract import Generation, Member
 from raylm.run.events import Stalled
 from raylm.run.folder import RunFolder
 from raylm.storage import StoragePath
 from raylm.train import stalls
 from raylm.train.context import Tenure
-from raylm.train.coordination import Generation, Member
 
 
 def wait_in_vain(ended: threading.Event) -> None:

@@ -10,13 +10,13 @@ import pytest
 import torch
 from hub_world import Clock, World, nodes, wishes
 
+from raylm.coordination import hub
+from raylm.coordination.stragglers import WINDOW_STEPS, RankTimes, Slow, Stragglers
 from raylm.run.events import Straggler, parse_event
 from raylm.run.metrics import StepMetrics
 from raylm.testing.datasets import job_settings, make_data, write_job
 from raylm.testing.elastic import Action, run_alone, run_elastic
-from raylm.train import hub
 from raylm.train.probe import SAMPLED, Probe
-from raylm.train.stragglers import WINDOW_STEPS, RankTimes, Slow, Stragglers
 
 
 def times(size: int, clock: Clock) -> RankTimes:

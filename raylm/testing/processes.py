@@ -22,11 +22,11 @@ from pathlib import Path
 from typing import Any
 
 from raylm.config.job import Job
+from raylm.coordination.contract import calls
+from raylm.coordination.hub import Hub
+from raylm.coordination.messages import Birth
 from raylm.run.folder import RunFolder
 from raylm.runtime.shares import Share
-from raylm.train.coordination import calls
-from raylm.train.hub import Hub
-from raylm.train.messages import Birth
 from raylm.train.sources import publish
 
 END_SECONDS = 10.0

@@ -16,15 +16,15 @@ import time
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
+from raylm.coordination.contract import Coordination, Generation, Reason
+from raylm.coordination.messages import Birth, held_line, member_of
+from raylm.coordination.reach import CONNECT_SECONDS
 from raylm.errors import RaylmError, first_line
 from raylm.runtime.link import Link
 from raylm.runtime.ports import listening
 from raylm.threads import settle
 from raylm.train.context import GroupEnded, RunContext, Tenure
-from raylm.train.coordination import Coordination, Generation, Reason
 from raylm.train.host_memory import held_by, keep_snapshots
-from raylm.train.messages import Birth, held_line, member_of
-from raylm.train.reach import CONNECT_SECONDS
 from raylm.train.saving import give_up_save, settle_save
 from raylm.train.stalls import StallWatch
 from raylm.train.worker import Phases, open_run, prepare_process, train_in_group

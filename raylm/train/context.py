@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from raylm.config.job import Job
+from raylm.coordination.contract import Coordination, Member, Reason
 from raylm.records import Progress
 from raylm.run.folder import RunFolder
 from raylm.run.identity import Identity
 from raylm.run.metrics import StepMetrics
-from raylm.train.coordination import Coordination, Member, Reason
 
 if TYPE_CHECKING:
     from raylm.checkpoint.copies import Keeper, Snapshot
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from raylm.checkpoint.save import PendingSave
     from raylm.checkpoint.save_schedule import SaveSchedule
     from raylm.checkpoint.state import Parent
+    from raylm.coordination.stragglers import RankTimes
     from raylm.stream.loader import Dataset
     from raylm.train.engine import Engine
     from raylm.train.group import Group
-    from raylm.train.stragglers import RankTimes
 
 # Told lines that every rank keeps, in case the rank that told them dies on the way.
 LINES = 64

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 from raylm.checkpoint.copies import Keeper, Pairs, Snapshot
 from raylm.checkpoint.copy_schedule import SLOTS, neighbour_shift
 from raylm.checkpoint.room import available_bytes, lacking
+from raylm.coordination.rounds import Held
 from raylm.records import Progress
 from raylm.run.events import Warned
 from raylm.train.branching import fill_engine
 from raylm.train.context import ActiveGroup, RunContext
-from raylm.train.rounds import Held
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

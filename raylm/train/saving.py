@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raylm.config.job import Job
+from raylm.coordination.contract import Coordination, Generation, Reason
 from raylm.errors import CheckpointError, RaylmError, StorageError
 from raylm.records import Progress
 from raylm.run.events import CheckpointCommitted, CheckpointFailed, Warned
 from raylm.run.identity import carried_over, check_same_run
 from raylm.train.branching import branch, fill_engine
 from raylm.train.context import ActiveGroup, GroupEnded, RunContext, SaveUnderWay
-from raylm.train.coordination import Coordination, Generation, Reason
 
 if TYPE_CHECKING:
     from raylm.checkpoint.save import Saved

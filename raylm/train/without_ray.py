@@ -7,10 +7,10 @@ import sys
 from typing import Any
 
 from raylm.config.job import Job
+from raylm.coordination.contract import Coordination, Generation, Member, SilentCoordination
+from raylm.coordination.coordinator import Coordinator
 from raylm.run.folder import RunFolder
 from raylm.runtime.ports import free_port
-from raylm.train.coordination import Coordination, Generation, Member, SilentCoordination
-from raylm.train.coordinator import Coordinator
 from raylm.train.sources import publish
 from raylm.train.worker import work
 

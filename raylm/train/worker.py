@@ -12,6 +12,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 from raylm.config.job import Job
+from raylm.coordination.contract import Coordination, Member, Reason
+from raylm.coordination.stragglers import RankTimes
 from raylm.errors import RaylmError, StorageError
 from raylm.records import Batch, Progress, StepReport
 from raylm.run.events import BadLoss, Evaluated
@@ -21,7 +23,6 @@ from raylm.run.metrics import StepMetrics
 from raylm.train.accumulation import micro_batches_per_rank
 from raylm.train.branching import weights_of_new_run
 from raylm.train.context import ActiveGroup, GroupEnded, RunContext, StepLine, Tenure
-from raylm.train.coordination import Coordination, Member, Reason
 from raylm.train.host_memory import copy_if_due, copy_now, keep_copies, take_over
 from raylm.train.nccl import without_flight_recorder
 from raylm.train.saving import (
@@ -33,7 +34,6 @@ from raylm.train.saving import (
     save_schedule_of,
 )
 from raylm.train.sources import open_datasets, stream_settings
-from raylm.train.stragglers import RankTimes
 
 if TYPE_CHECKING:
     from raylm.train.engine import Engine

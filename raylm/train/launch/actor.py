@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from raylm.config.job import Job
+from raylm.coordination.contract import Call, calls
+from raylm.coordination.hub import Hub
 from raylm.run.events import Event
 from raylm.run.folder import RunFolder
 from raylm.runtime.ray_internals import in_concurrency_group
 from raylm.runtime.shares import ClusterShare
-from raylm.train.coordination import Call, calls
-from raylm.train.hub import Hub
 from raylm.train.launch.cluster import RayCluster
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from raylm.train.messages import Birth
+from raylm.coordination.messages import Birth
 
 
 class BodyActor:
@@ -20,8 +20,8 @@ class BodyActor:
         """Train until the hub lets the body go."""
         import ray
 
+        from raylm.coordination.contract import actor_client
         from raylm.train.body import Body
-        from raylm.train.coordination import actor_client
 
         node = ray.get_runtime_context().get_node_id()
         Body(self._birth, node, ray.util.get_node_ip_address(), actor_client(self._hub)).live()

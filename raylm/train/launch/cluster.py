@@ -8,12 +8,12 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from raylm.config.job import Job
+from raylm.coordination.messages import Birth
 from raylm.errors import first_line
 from raylm.runtime.nodes import capacity
 from raylm.runtime.ray_internals import draining_nodes
 from raylm.runtime.shares import ClusterShare, Share
 from raylm.train.launch.body_actor import BodyActor
-from raylm.train.messages import Birth
 
 log = logging.getLogger(__name__)
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 
+from raylm.coordination.feed import Feed
 from raylm.run.events import Event
 from raylm.run.metrics import StepMetrics
-from raylm.train.feed import Feed
 
 
 class Followers:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from raylm.config.job import Job, required_job
+from raylm.coordination.contract import Control, actor_client
 from raylm.errors import Interrupted, TrainingError
 from raylm.run.events import Event, Warned
 from raylm.run.folder import RunFolder
@@ -19,7 +20,6 @@ from raylm.run.metrics import StepMetrics
 from raylm.runtime.connect import ADDRESS, LocalRay, cluster_lost_in_words, connected, started_here
 from raylm.runtime.shares import Claim, ClusterShare
 from raylm.threads import error_of
-from raylm.train.coordination import Control, actor_client
 from raylm.train.launch.actor import HubActor
 from raylm.train.launch.followers import Followers
 from raylm.train.launch.preflight import (

@@ -19,6 +19,18 @@ from functools import partial
 from typing import Any
 
 from raylm.config.workers import WorkerSettings
+from raylm.coordination.advice import of_break, of_clock, of_nodes, of_partition
+from raylm.coordination.bodies import Bodies, Cluster, Seen, look
+from raylm.coordination.contract import Generation, Member, Reason, RunStatus
+from raylm.coordination.coordinator import BackgroundCoordinator
+from raylm.coordination.failures import ProgramFailures
+from raylm.coordination.messages import held_of, place_line
+from raylm.coordination.pace import Pace
+from raylm.coordination.patience import START_SECONDS, Patience
+from raylm.coordination.reach import Reach
+from raylm.coordination.rounds import Round, Rounds
+from raylm.coordination.standing import Standing
+from raylm.coordination.stragglers import Stragglers
 from raylm.errors import TrainingError, first_line
 from raylm.run.events import CheckpointCommitted, Event, PreemptionNotice, ShrinkRequested, Warned, WorkerLost
 from raylm.run.folder import RunFolder
@@ -26,18 +38,6 @@ from raylm.run.metrics import StepMetrics
 from raylm.runtime.link import Switchboard
 from raylm.runtime.wires import Message
 from raylm.threads import error_of
-from raylm.train.advice import of_break, of_clock, of_nodes, of_partition
-from raylm.train.bodies import Bodies, Cluster, Seen, look
-from raylm.train.coordination import Generation, Member, Reason, RunStatus
-from raylm.train.coordinator import BackgroundCoordinator
-from raylm.train.failures import ProgramFailures
-from raylm.train.messages import held_of, place_line
-from raylm.train.pace import Pace
-from raylm.train.patience import START_SECONDS, Patience
-from raylm.train.reach import Reach
-from raylm.train.rounds import Round, Rounds
-from raylm.train.standing import Standing
-from raylm.train.stragglers import Stragglers
 
 log = logging.getLogger(__name__)
 

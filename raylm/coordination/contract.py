@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, NewType, Protocol, TypeVar, cast
 
+from raylm.coordination.rounds import Held
 from raylm.errors import RaylmError
 from raylm.run.events import Event
 from raylm.run.metrics import StepMetrics
-from raylm.train.rounds import Held
 
 # One process group of a run: who has the same collectives. Reports of an older one are not heard.
 Generation = NewType("Generation", int)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from raylm.train.coordination import Reason
+from raylm.coordination.contract import Reason
 
 
 @dataclass

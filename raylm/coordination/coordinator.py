@@ -14,6 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from raylm.coordination.contract import FailureHistory, Fence, Generation, Reason, RunStatus
+from raylm.coordination.feed import Feed
 from raylm.errors import RaylmError, TrainingError
 from raylm.run.events import (
     CheckpointCommitted,
@@ -30,8 +32,6 @@ from raylm.run.folder import RunFolder
 from raylm.run.log import RunLog
 from raylm.run.metrics import AuditLine, StepMetrics
 from raylm.run.notes import Notes, stamped
-from raylm.train.coordination import FailureHistory, Fence, Generation, Reason, RunStatus
-from raylm.train.feed import Feed
 
 log = logging.getLogger(__name__)
 

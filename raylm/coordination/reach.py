@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from raylm.train.rounds import Rounds
+from raylm.coordination.rounds import Rounds
 
 CONNECT_SECONDS = 2.0
 ANSWER_SECONDS = 2 * CONNECT_SECONDS + 1.0  # who has not answered by then says nothing

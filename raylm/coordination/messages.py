@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from raylm.config.job import Job
-from raylm.train.coordination import Generation, Member
-from raylm.train.rounds import Held
+from raylm.coordination.contract import Generation, Member
+from raylm.coordination.rounds import Held
 
 Message = dict[str, Any]
 

@@ -6,10 +6,10 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from raylm.coordination.reach import Found
+from raylm.coordination.rounds import Rounds
 from raylm.runtime.link import Switchboard
 from raylm.runtime.shares import Share
-from raylm.train.reach import Found
-from raylm.train.rounds import Rounds
 
 PLACING_SECONDS = 15.0  # from the request for a body to its hello, when there is room for it
 REPLACE_SECONDS = 30.0  # a body that is replaced waits so long for the other
