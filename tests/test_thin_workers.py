@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -75,3 +78,18 @@ def test_thin_workers_and_their_controller_die_and_no_step_is_lost(
         wait_for(lambda: len(cluster.processes("PlacementGroupCleaner")) <= 1, "the end of what cleans up", 20)
     finally:
         run.request_stop(at_once=True)
+
+
+def test_the_folder_of_a_killed_process_goes_and_that_of_a_living_one_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    left, living, another = (
+        tmp_path / f"raylm-ray-train-{name}" for name in (f"{ended.pid}-a", f"{os.getppid()}-b", "of-somebody")
+    )
+    for folder in (left, living, another):
+        (folder / "inner").mkdir(parents=True)
+    own = Path(thin_workers._own_storage())
+    assert sorted(tmp_path.iterdir()) == sorted([own, living, another])

@@ -8,17 +8,22 @@ The bodies never wait for it: whatever of Ray Train dies is placed again later, 
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import tempfile
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
+
+import psutil
 
 log = logging.getLogger(__name__)
 
 SETTLED_SECONDS = 30.0  # a generation that has stood for so long is shown to Ray Train
 AGAIN_SECONDS = 60.0  # after Ray Train gave up
 END_SECONDS = 10.0  # so long Ray Train may take to end in good order, as what it leaves behind otherwise stays
+_STORAGE = "raylm-ray-train-"
 POLLS_A_SECOND = 100  # of all thin workers together, at most one a second each
 # Ray Train reads it from the environment: it looks every two seconds otherwise whether its workers have ended.
 SETTINGS = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1"}
@@ -36,7 +41,7 @@ class ThinWorkers:
         self._due = float("inf")
         self._shown: tuple[Any, Any] | None = None  # the actor, and its call of `fit`
         self._ending: list[tuple[Any, Any, float]] = []
-        self._storage = tempfile.mkdtemp(prefix="raylm-ray-train-")  # Ray Train wants one; nothing of ours is in it
+        self._storage = ""
 
     def follow(self, nodes: Sequence[str]) -> None:
         """The bodies train on these nodes now; a node counts as often as it has bodies."""
@@ -60,11 +65,13 @@ class ThinWorkers:
         while self._ending:
             self._end_the_late()
             time.sleep(0.05)
-        shutil.rmtree(self._storage, ignore_errors=True)
+        if self._storage:
+            shutil.rmtree(self._storage, ignore_errors=True)
 
     def _start(self) -> None:
         import ray
 
+        self._storage = self._storage or _own_storage()
         here = ray.get_runtime_context().get_node_id()
         actor_class: Any = ray.remote(
             num_cpus=0,
@@ -90,6 +97,15 @@ class ThinWorkers:
             if _over(fit) or time.monotonic() > until:
                 self._ending.remove(one)
                 ray.kill(actor)  # what it owns ends with it
+
+
+def _own_storage() -> str:
+    """A folder for Ray Train, which wants one; nothing of ours is in it. Those of processes that were killed go."""
+    for left in Path(tempfile.gettempdir()).glob(f"{_STORAGE}*-*"):
+        pid = left.name.removeprefix(_STORAGE).partition("-")[0]
+        if pid.isdecimal() and not psutil.pid_exists(int(pid)):
+            shutil.rmtree(left, ignore_errors=True)
+    return tempfile.mkdtemp(prefix=f"{_STORAGE}{os.getpid()}-")
 
 
 def _over(call: Any) -> bool:
