@@ -129,6 +129,7 @@ def test_a_group_whose_member_died_does_not_wait_for_a_check(make: Make) -> None
     world = make("a b c", (1, 3))
     group = world.group(3)
     world.train(group)
+    group[2].deaf = True  # what is dying does not come back when it is cut
     group[0].enlist("broken")
     group[1].enlist("broken")
     group[2].die()
