@@ -25,6 +25,8 @@ from raylm.stream.loader import Dataset, StreamSettings
 from raylm.trained import Dtype, Trained, open_trained
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy as np
     from numpy.typing import NDArray
 
@@ -44,7 +46,7 @@ class Evaluation:
 
 
 def evaluate(
-    run: str | StoragePath | Trained,
+    run: str | Path | StoragePath | Job | Trained,
     *,
     data: str | Sequence[str] | None = None,
     sequences: int | None = None,

@@ -14,7 +14,11 @@ from raylm.storage import Connection, StoragePath
 from raylm.trained import Trained, open_trained
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from torch import Tensor
+
+    from raylm.config.job import Job
 
 _BROKEN = "\ufffd"  # how a decoder shows bytes that are not, or not yet, a character
 _CONTEXT_TOKENS = 4
@@ -48,7 +52,7 @@ class Sampling:
 
 
 def generate(
-    run: str | StoragePath | Trained,
+    run: str | Path | StoragePath | Job | Trained,
     prompt: str,
     settings: Sampling = Sampling(),
     connection: Connection = Connection(),  # noqa: B008
@@ -58,13 +62,13 @@ def generate(
     The same settings and model give the same text. Where the text outgrows the rows the model was trained on, it sees
     the newest half of a row and what follows.
     """
-    _check_utf8(prompt)
+    _check(prompt, settings)
     trained = run if isinstance(run, Trained) else open_trained(run, connection)
     return before_stop(decoded(trained.tokenizer, _tokens(trained, prompt, settings)), settings.stop)
 
 
 def generate_batch(
-    run: str | StoragePath | Trained,
+    run: str | Path | StoragePath | Job | Trained,
     prompts: Sequence[str],
     settings: Sampling = Sampling(),
     connection: Connection = Connection(),  # noqa: B008
@@ -75,7 +79,7 @@ def generate_batch(
     up to how the device rounds in a batch. What may outgrow the model's rows is generated alone, by `generate`.
     """
     for prompt in prompts:
-        _check_utf8(prompt)
+        _check(prompt, settings)
     trained = run if isinstance(run, Trained) else open_trained(run, connection)
     encoded = [_prompt_tokens(trained, prompt) for prompt in prompts]
     context = trained.info.context
@@ -85,6 +89,17 @@ def generate_batch(
         next(together) if fit else "".join(generate(trained, prompt, settings))
         for prompt, fit in zip(prompts, fits, strict=True)
     ]
+
+
+def _check(prompt: object, settings: object) -> None:
+    if not isinstance(settings, Sampling):
+        raise ConfigError(
+            f"settings are a Sampling, not the {type(settings).__name__} {str(settings)[:80]}",
+            hint="from raylm.generation import Sampling; Sampling(temperature=0, max_new_tokens=64)",
+        )
+    if not isinstance(prompt, str):
+        raise ConfigError(f"a prompt is a text, not {str(prompt)[:80]!r}", hint="generate_batch takes several")
+    _check_utf8(prompt)
 
 
 def decoded(tokenizer: Any, tokens: Iterator[int]) -> Iterator[str]:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from raylm import __version__
 from raylm.errors import RaylmError, StorageError
@@ -21,6 +21,9 @@ from raylm.generation import Sampling
 from raylm.storage import Connection, NotFound, StoragePath
 from raylm.storage.errors import in_words
 from raylm.trained import EXPORT_RECORD, Dtype, Trained, open_trained
+
+if TYPE_CHECKING:
+    from raylm.config.job import Job
 
 _LAST = "config.json"
 _COPY_BYTES = 16 << 20
@@ -38,7 +41,7 @@ class Exported:
 
 
 def export(
-    run: str | StoragePath | Trained,
+    run: str | Path | StoragePath | Job | Trained,
     dest: str | StoragePath,
     *,
     dtype: Dtype | None = None,

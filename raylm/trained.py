@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from raylm.errors import CheckpointError
+from raylm.errors import CheckpointError, ConfigError
 from raylm.run.folder import CHECKPOINTS, RunFolder
 from raylm.storage import Connection, NotFound, StoragePath
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import torch
 
     from raylm.checkpoint.restore import CheckpointInfo
+    from raylm.config.job import Job
 
 EXPORT_RECORD = "raylm_export.json"
 _CONFIG = "config.json"
@@ -60,7 +61,7 @@ class Trained:
 
 
 def open_trained(
-    path: str | StoragePath,
+    path: str | Path | StoragePath | Job,
     connection: Connection = Connection(),  # noqa: B008
     *,
     dtype: Dtype | None = None,
@@ -69,12 +70,28 @@ def open_trained(
 
     It computes in the type it was trained in unless `dtype` says otherwise, on a GPU where there is one.
     """
-    path = StoragePath(path, connection) if isinstance(path, str) else path
+    path = _place(path, connection)
     if is_export(path):
         return _open_export(path, dtype)
     found = find_checkpoint(path)
     around = RunFolder.around(found.path)
     return _open_checkpoint(found, around.path if around else None, dtype)
+
+
+def _place(path: object, connection: Connection) -> StoragePath:
+    """Where a run, a checkpoint or an export lies; a job's run where it trains."""
+    from raylm.config.job import Job
+
+    if isinstance(path, StoragePath):
+        return path
+    if isinstance(path, Job):
+        return RunFolder.of(path).path
+    if not isinstance(path, str | Path):
+        raise ConfigError(
+            f"the path of a run folder, a checkpoint or an export is needed, not {str(path)[:80]!r}",
+            hint="a run's is its job's storage/name; raylm.start(job).url says it",
+        )
+    return StoragePath(str(path), connection)
 
 
 def is_export(path: StoragePath) -> bool:

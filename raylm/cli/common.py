@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 import signal
+import stat
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -205,12 +206,20 @@ def terminated_as_interrupted() -> Iterator[None]:
 
 
 def _hung_up(number: int, frame: FrameType | None) -> None:
-    """The terminal is gone: what is still said goes nowhere, and is no error."""
+    leave_terminal()
+    signal.default_int_handler(number, frame)
+
+
+def leave_terminal() -> None:
+    """The terminal has gone: what is still said to it goes nowhere, and is no error.
+
+    A terminal that has hung up is none for isatty any more, so any device is taken for one.
+    """
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for descriptor in (1, 2):
-        if os.isatty(descriptor):
+        if stat.S_ISCHR(os.fstat(descriptor).st_mode):
             os.dup2(nowhere, descriptor)
-    signal.default_int_handler(number, frame)
+    os.close(nowhere)
 
 
 def say_how_to_stop() -> None:

@@ -68,6 +68,7 @@ def train_rows(job: Job) -> Rows:
         shape_of(job.model, sizes.vocabulary, length, job.objective.auto_class)
         try_job_model(job, sizes.vocabulary, length)
     run = RunFolder.of(job)
+    run.path.check_place()
     unchecked = [] if ready else ["whether the settings fit the data"]
     try:
         if ready:
@@ -79,6 +80,7 @@ def train_rows(job: Job) -> Rows:
         unchecked.append(f"{of}{' and from init_from.path' if job.init_from.path else ''}: {error.message}")
     per_step = job.batch.sequences * length
     workers = f"{job.workers.min} to {job.workers.max}" if job.workers.min < job.workers.max else f"{job.workers.max}"
+    each = f"{job.workers.cpus:g} CPUs{' and a GPU' if job.workers.gpu else ''}"
     interval = "by Young and Daly's formula"
     if job.checkpoint.every_steps:
         interval = f"every {job.checkpoint.every_steps} steps"
@@ -90,7 +92,7 @@ def train_rows(job: Job) -> Rows:
         ("data", data),
         *_mixture_rows(job),
         ("batch", f"{job.batch.sequences} sequences, {count(per_step)} tokens, {job.batch.lanes} lanes"),
-        ("workers", f"{workers}, {job.workers.cpus:g} CPUs each, ZeRO stage {job.zero.stage}"),
+        ("workers", f"{workers}, {each} each, ZeRO stage {job.zero.stage}"),
         ("tokens", f"{count(per_step * job.train.steps)} in {job.train.steps:,} steps"),
         ("checkpoints", f"{interval}, {job.checkpoint.keep} kept"),
         ("output", _progress(job)),
@@ -233,4 +235,8 @@ def _progress(job: Job) -> str:
         found = newest_readable(run.checkpoints).or_raise()
     except StorageError as error:
         return f"{run.url} (cannot be read now: {error.message})"
-    return run.url if found is None else f"{run.url} (goes on from step {found.step})"
+    if found is None:
+        return run.url
+    if found.step >= job.train.steps:
+        return f"{run.url} (finished at step {found.step}: nothing would be done; raise train.steps to go on)"
+    return f"{run.url} (goes on from step {found.step})"

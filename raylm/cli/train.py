@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import errno
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from raylm.cli.common import (
     as_typed,
     command_line,
     job_options,
+    leave_terminal,
     paths_row,
     print_next,
     print_rows,
@@ -25,7 +27,10 @@ from raylm.cli.common import (
 from raylm.errors import DataError
 
 if TYPE_CHECKING:
+    from raylm.cli.progress import Display
     from raylm.config.job import Job
+    from raylm.run.events import Event
+    from raylm.run.metrics import StepMetrics
 
 
 @click.command()
@@ -61,7 +66,7 @@ def train(job_file: str, overrides: tuple[str, ...], dry_run: bool) -> None:
     show_log("raylm.train.launch.run")
     try:
         with watching(job.train.steps) as display:
-            result = run_train(job, on_record=display.show)
+            result = run_train(job, on_record=_shown_on(display))
     except DataError:
         refuse_missing_data(job, job_file, overrides)
         raise
@@ -75,6 +80,20 @@ def train(job_file: str, overrides: tuple[str, ...], dry_run: bool) -> None:
         typed("raylm", "generate", run, "--prompt", "The ", *reach),
         typed("raylm", "report", run, *reach),
     )
+
+
+def _shown_on(display: Display) -> Callable[[StepMetrics | Event], None]:
+    """What shows a record, as long as there is a terminal: a run goes on, or saves, without one."""
+
+    def show(record: StepMetrics | Event) -> None:
+        try:
+            display.show(record)
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            leave_terminal()
+
+    return show
 
 
 def _refuse_moved_run(job_file: str, overrides: Sequence[str], job: Job) -> None:

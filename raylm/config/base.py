@@ -17,8 +17,10 @@ class Settings(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _truth_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
-        # Python counts True as 1, so `steps: true` would train for one step.
+        # Python counts True as 1, so `steps: true` would train for one step. `no` is a word, in YAML 1.2.
         annotation = cls.model_fields[str(info.field_name)].annotation
         if isinstance(value, bool) and annotation in (int, float, int | None, float | None):
             raise ValueError(f"expected a number, got {str(value).lower()}")
+        if annotation in (bool, bool | None) and isinstance(value, str | int | float) and not isinstance(value, bool):
+            raise ValueError(f"expected true or false, got {value}")
         return value

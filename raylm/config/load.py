@@ -6,6 +6,7 @@ The file and the flags are all there is: no environment variable changes a setti
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import yaml
 from pydantic import ValidationError
 
 from raylm import __version__
-from raylm.config.job import Job
+from raylm.config.job import Job, required_job
 from raylm.config.overrides import apply_change, apply_override, key_of
 from raylm.config.paths import absolute, context, typed
 from raylm.config.problems import explained
@@ -32,6 +33,8 @@ def load_job(path: str | Path, overrides: Overrides = ()) -> Job:
 
     Overrides are `a.b=c` as on the command line, or a mapping as `with_overrides` takes it.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise ConfigError(f"a job file's path is needed, not {path!r}", hint="raylm.job_from({...}) takes settings")
     path = Path(path)
     text = _text_of(path)
     return parse_job(
@@ -92,6 +95,11 @@ def parse_job(
 
 def job_from(settings: Mapping[str, Any], overrides: Overrides = ()) -> Job:
     """Check settings that a program gives, as nested mappings, as a job file's are; relative paths start from here."""
+    if not isinstance(settings, Mapping):
+        raise ConfigError(
+            f"a mapping of settings is needed, not {str(settings)[:80]!r}",
+            hint="raylm.load_job(path, overrides) reads a job file",
+        )
     tree = Tree(typed(dict(settings)), {}, "the job")
     _apply(tree, overrides)
     return _checked(tree, None)
@@ -102,7 +110,7 @@ def with_overrides(job: Job, changes: Mapping[str, Any]) -> Job:
 
     Checked as a job file is; entries of a list are named by number. Relative paths start from the working directory.
     """
-    tree = Tree(job.model_dump(), {}, "the job")
+    tree = Tree(required_job(job).model_dump(), {}, "the job")
     _apply(tree, changes)
     return _checked(tree, None)
 

@@ -40,7 +40,7 @@ class ModelSettings(Settings):
     @model_validator(mode="after")
     def _one_origin(self) -> Self:
         if len(self.given) > 1:
-            raise ValueError(f"give one of preset, config, path; got {', '.join(self.given)}")
+            raise ValueError(f"give one of preset, config, path; got {', '.join(self.given)}: set the others to null")
         return self
 
     @property

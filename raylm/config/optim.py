@@ -20,7 +20,10 @@ class BatchSettings(Settings):
     @model_validator(mode="after")
     def _divides(self) -> Self:
         if self.sequences % self.micro_batch:
-            raise ValueError(f"micro_batch={self.micro_batch} does not divide sequences={self.sequences}")
+            raise ValueError(
+                f"micro_batch={self.micro_batch} does not divide sequences={self.sequences}: "
+                "choose a micro-batch that divides the global batch"
+            )
         return self
 
     @property

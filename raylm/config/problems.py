@@ -66,7 +66,8 @@ def _problem(details: ErrorDetails, tree: Tree) -> tuple[str, str | None]:
     if kind == "missing":
         return f"{place}: '{dotted(details['loc'])}' is missing", None
     if kind == "value_error":
-        return f"{place}: {dotted(key)}: {details['msg'].removeprefix('Value error, ')}", None
+        words = details["msg"].removeprefix("Value error, ")
+        return f"{_flags(key, words, tree) or place}: {dotted(key)}: {words}", None
     if kind == "literal_error":
         expected = details["ctx"]["expected"]
         near = difflib.get_close_matches(str(seen), re.findall(r"'([^']+)'", expected), 1)
@@ -80,6 +81,13 @@ def _problem(details: ErrorDetails, tree: Tree) -> tuple[str, str | None]:
     hint = _section_for(dotted(key), seen) if kind == "model_type" else None
     wanted = _EXPECTED.get(kind, details["msg"].replace("Input should be", "must be").replace("String", "text"))
     return f"{place}: {dotted(key)}: {wanted}, got {shown(seen)}", hint
+
+
+def _flags(section: Key, words: str, tree: Tree) -> str:
+    """The flags that gave a section's keys which these words name: what the file says was right without them."""
+    below = {key: place for key, place in tree.places.items() if len(key) == len(section) + 1 and key[:-1] == section}
+    named = [place for key, place in below.items() if re.search(rf"\b{re.escape(str(key[-1]))}\b", words)]
+    return ", ".join(place for place in named if place.startswith(("--set ", "override ")))
 
 
 def _nearest(key: Key, tree: Tree, value: Any) -> str | None:

@@ -68,5 +68,5 @@ class WorkerSettings(Settings):
     @model_validator(mode="after")
     def _ordered(self) -> Self:
         if self.min > self.max:
-            raise ValueError(f"min={self.min} is more than max={self.max}")
+            raise ValueError(f"min={self.min} is more than max={self.max}: raise max, or lower min")
         return self

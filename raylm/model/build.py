@@ -268,14 +268,14 @@ def _fit_length(config: Any, given: Mapping[str, Any], sequence_length: int, *, 
     """A config that says no length gets the rows'; one that says a shorter one cannot be trained on them."""
     name = config.attribute_map.get("max_position_embeddings", "max_position_embeddings")
     try:
-        has = hasattr(config, name)
+        if not hasattr(config, name):
+            return
+        if name not in given and "max_position_embeddings" not in given:
+            config.max_position_embeddings = sequence_length
+            return
     except NotImplementedError:  # XLNet's way to say that it has no limit
         return
-    if not has:
-        return
-    if name not in given and "max_position_embeddings" not in given:
-        config.max_position_embeddings = sequence_length
-    elif (positions := config.max_position_embeddings) < sequence_length:
+    if (positions := config.max_position_embeddings) < sequence_length:
         raise ConfigError(
             f"rows of {sequence_length} tokens exceed the model's {name}={positions}",
             hint=f"{f'raise {name}, or ' if changeable else ''}set prepare.sequence_length to {positions} or less and "

@@ -18,6 +18,7 @@ from raylm.config.prepare.sources import SOURCES, SourceSettings
 from raylm.config.prepare.steps import OperatorSettings
 from raylm.errors import DataError
 from raylm.prep.checks.skipped import BROKEN_FILE, BROKEN_RECORD, Skipped
+from raylm.prep.listed import refuse_own_folder
 from raylm.prep.ranges import FileRange
 from raylm.prep.readers.read import read_range
 from raylm.prep.tokenizer import TokenizerFacts, import_tokenizer
@@ -59,6 +60,7 @@ def look(job: Job) -> RawText:
             files = kind.files(source, connection)
             _check_readable(source, files, connection)
             check_metadata(source, files)
+            refuse_own_folder(source, files, StoragePath(job.shards_url, connection))
             listed.append((source, files))
     if job.prepare.tokenizer.path is not None:
         tokenizer_facts(job)

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 import os.path
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import TypeAlias
 
 from raylm.config.job import Job
 from raylm.config.prepare.sources import SOURCES, SourceSettings
-from raylm.errors import RaylmError
+from raylm.errors import ConfigError, RaylmError
 from raylm.storage import NotFound, StoragePath
 
 Files: TypeAlias = Mapping[str, Mapping[str, int]]  # source → file, local ones as seen from the dataset → bytes
@@ -24,6 +25,22 @@ _NAMED = 3  # files in a warning
 def named(path: StoragePath, output: StoragePath) -> str:
     """A file's name in a listing: sources and dataset may move together."""
     return os.path.relpath(path.url, output.url) if path.is_local and output.is_local else path.url
+
+
+def refuse_own_folder(source: SourceSettings, found: Iterable[tuple[StoragePath, int]], output: StoragePath) -> None:
+    """Raise ConfigError where what is read lies in the folder that is written: to do it anew would remove both."""
+    folder = _resolved(output).rstrip("/") + "/"
+    for path, _ in found:
+        if _resolved(path).startswith(folder):
+            raise ConfigError(
+                f"source {source.name!r} reads {path.url}, which lies in {output.url}, where prepared data would go",
+                hint="choose another prepare.output, a folder of its own",
+                key="prepare.output",
+            )
+
+
+def _resolved(path: StoragePath) -> str:
+    return str(Path(path.url).resolve()) if path.is_local else path.url
 
 
 def write_listed(output: StoragePath, files: Files) -> None:

@@ -11,7 +11,7 @@ from raylm.config.prepare.sources import SOURCES, SourceSettings
 from raylm.errors import ConfigError, DataError
 from raylm.prep.checks.skipped import Skipped
 from raylm.prep.first_look import check_metadata
-from raylm.prep.listed import named
+from raylm.prep.listed import named, refuse_own_folder
 from raylm.prep.passes import FITTED_FOLDER, WORK_FOLDER, passes_of
 from raylm.prep.ranges import FileRange
 from raylm.prep.readers.read import read_range
@@ -98,6 +98,7 @@ def _all_ranges(
             continue
         found = kind.files(source, connection)
         check_metadata(source, found)
+        refuse_own_folder(source, found, output)
         files[source.name] = {named(path, output): size for path, size in found}
         ranges = ranges_of(source, found, job.prepare.unit_bytes)
         if source.max_documents is None:

@@ -140,8 +140,20 @@ class StoragePath:
         """Make the folder and its parents, where there are folders."""
         self._attempt("make the folder", lambda files: files.make_folder(self.url))
 
+    def check_place(self) -> None:
+        """Raise a StorageError where no folder can be made here, as far as can be seen without writing or a server."""
+        if not self.is_local:
+            from raylm.storage.remote import check_protocol
+
+            check_protocol(self.url)
+            return
+        above = Path(self._attempt("write into", lambda files: files.nearest(self.url)))
+        if not above.is_dir():
+            raise StorageError(f"{above} is a file, where a folder is wanted", hint="choose another place")
+
     def check_writable(self, needed_bytes: int = 0) -> None:
         """Raise a StorageError with a hint unless files can be written into this folder now; nothing is left behind."""
+        self.check_place()
         quick = StoragePath(self.url, self.connection.quick)
         free = quick._attempt("write into", lambda files: files.free_bytes(self.url))
         if free and free < needed_bytes:  # none at all may mean that nothing can be written here, which the probe tells

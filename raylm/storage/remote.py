@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, cast
 from raylm.errors import StorageError
 from raylm.storage.clouds import AZURE, GOOGLE, azure, create_azure, create_google, google, refuse_other_account
 from raylm.storage.connection import Connection
-from raylm.storage.errors import in_words
+from raylm.storage.errors import in_words, storage_error
 from raylm.storage.fsspec_internals import mark_closed, without_protocol
 from raylm.storage.multipart import MultipartUpload
 
@@ -182,6 +182,16 @@ class RemoteFiles:
     def _forget(self, url: str) -> None:
         # Listings of other processes' writes must be seen; not every file system can turn its cache off.
         self.files.invalidate_cache(url)
+
+
+def check_protocol(url: str) -> None:
+    """Raise a StorageError for a kind of storage that does not exist, or whose library is not installed."""
+    import fsspec
+
+    try:
+        fsspec.get_filesystem_class(url.partition("://")[0])
+    except (ImportError, ValueError) as error:
+        raise storage_error(error, url, "write into") or error from error
 
 
 def _give_up(stream: Any, url: str) -> None:
