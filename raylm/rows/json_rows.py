@@ -61,9 +61,13 @@ def json_file(file: RowFile, stream: BinaryIO) -> Iterator[Row]:
 
 
 def _begins_list(stream: BinaryIO) -> bool:
-    """Whether JSON begins as a list that goes on behind its first line; the stream stays where it stands."""
+    """Whether a file is one list, on one line or several; the stream stays where it stands.
+
+    It is none where a list ends on the first line and other lines follow.
+    """
     begins: bytes = cast(io.BufferedReader, stream).peek(_PEEKED)[:_PEEKED].removeprefix(_MARK).lstrip()
-    return begins.startswith(b"[") and not begins.partition(b"\n")[0].rstrip().endswith(b"]")
+    first, end, others = begins.partition(b"\n")
+    return begins.startswith(b"[") and not (end and first.rstrip().endswith(b"]") and others.strip())
 
 
 def _row(file: RowFile, value: Any, position: int) -> Row | None:

@@ -104,7 +104,7 @@ def csv_rows(file: RowFile, stream: BinaryIO) -> Iterator[Row]:
 
     A record that is broken costs its first line: reading goes on behind that, so that an open quote takes no others.
     """
-    tabs = ".tsv" in file.path.name
+    tabs = ".tsv" in file.path.name.lower()
     quote = ("" if tabs else '"') if file.quote is None else file.quote
     csv.field_size_limit(file.max_bytes)
     table = _Records(file, stream, delimiter=file.delimiter or ("\t" if tabs else ","), quote=quote)
@@ -139,7 +139,7 @@ class _Records:
 
     def __next__(self) -> str:
         line = self._again.popleft() if self._again else next(self._lines)
-        line = line.removeprefix("\ufeff") if not self.number else line
+        line = line.lstrip("\ufeff") if not self.number else line
         self.number += 1
         self._taken.append(line)
         return line
@@ -161,6 +161,8 @@ class _Records:
             self._taken.clear()
             try:
                 row = next(reader)
+                if len(row) > columns and not any(row[columns:]):
+                    row = row[:columns]  # a delimiter behind the last value
                 if row and len(row) != columns:
                     raise csv.Error(f"{len(row)} values for {columns} columns")
             except StopIteration:

@@ -32,7 +32,7 @@ from raylm.prep.readers.records import (
 _Extractor: TypeAlias = Callable[[bytes, str | None], PageText]
 _Skip: TypeAlias = Callable[[str], None]
 _SLIVER = 9  # times as much beside a page's main content as in it
-_HTML = ("text/html", "application/xhtml+xml")
+_HTML = ("text/html", "application/xhtml+xml", "application/vnd.wap.xhtml+xml")
 
 
 class WarcSource(FileSourceSettings):
