@@ -283,3 +283,12 @@ def test_a_digest_is_compared_however_it_is_spelled(tmp_path: Path, spelled: str
         path.write_bytes(head.encode() + message + b"\r\n\r\n")
         documents.append(len(read(path)[0]))
     assert documents == ([1, 1] if spelled in ("none", "unknown") else [1, 0])
+
+
+def test_the_reading_of_characters_is_left_out_of_pages() -> None:
+    ruby = (
+        "<p>"
+        + "<ruby>漢<rp>(</rp><rt>かん</rt><rp>)</rp>字<rt>じ</rt></ruby>を読むことができる人は少ない。" * 4
+        + "</p>"
+    )
+    assert "漢字を読むことができる人は少ない。" * 4 in shown(article(ruby)).text

@@ -62,6 +62,9 @@ def page_reader(*, whole: bool) -> Callable[[bytes, str | None], PageText]:
         language = root.getattr("lang") or root.getattr("xml:lang") if root is not None else None
         if tree.document is None:
             return PageText("")
+        for reading in tree.document.query_selector_all("rt, rp, rtc"):  # of the characters that stand below them
+            if reading.parent is not None:
+                reading.parent.remove_child(reading)
         _show_formulas(tree)
         if whole:
             return PageText(extract_plain_text(tree, alt_texts=False).strip(), tree.title, language)
