@@ -306,3 +306,8 @@ def test_a_folder_of_data_that_is_not_there_is_no_reason_to_take_all(tmp_path: P
     written(tmp_path / "README.md", "---\nconfigs:\n- config_name: e\n  data_files: 'en/[z-a].jsonl'\n---\n")
     with pytest.raises(DataError, match="names no pattern of files"):
         texts(tmp_path, "huggingface", config="e")
+
+
+def test_parquet_taken_for_text_is_told_its_kind(tmp_path: Path) -> None:
+    _, skipped = read(written(tmp_path / "a.parquet", b"PAR1" + b"\0" * 90), "jsonl")
+    assert "a Parquet file; set kind: parquet" in skipped.examples["broken_file"][0]

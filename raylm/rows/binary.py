@@ -38,7 +38,8 @@ def refuse_binary(path: StoragePath, stream: BinaryIO) -> None:
     # Not read: where a packed file is damaged, what comes before the damage is still to be had.
     begins: bytes = cast(io.BufferedReader, stream).peek(_PEEKED)[:_PEEKED]
     kind = next((kind for magic, kind in _KINDS.items() if begins.startswith(magic)), None)
-    if kind is not None and path.name.endswith(kind.rpartition(" ")[2]):
+    ending = (kind or "").rpartition(" ")[2]
+    if kind is not None and ending.startswith(".") and path.name.endswith(ending):
         kind = f"{kind.partition(';')[0]} inside another one; unpack it once"
     if kind is None and begins[257:262] == b"ustar":
         kind = "a tar archive; unpack it first"
