@@ -107,8 +107,24 @@ def test_a_number_of_a_named_region_is_found_without_a_word(region: str, text: s
         ("（新しい橋）は「来年」から：建設？", "(新しい橋)は来年から:建設?"),
         ("اجتمعت اللجنة، وقررت؛ متى؟", "اجتمعت اللجنة, وقررت; متى?"),
         ("समिति मिली। पुल बनेगा॥", "समिति मिली. पुल बनेगा."),
+        ("کمیٹی ملی۔ پل بنے گا۔", "کمیٹی ملی پل بنے گا"),
+        ("Բարև՝ աշխարհ։ Ինչպե՞ս", "Բարև, աշխարհ. Ինչպե ս"),
+        ("ሰላም፡ዓለም።", "ሰላም ዓለም"),
+        ("བཀྲ་ཤིས་བདེ་ལེགས།", "བཀྲ ཤིས བདེ ལེགས"),
+        ("សួស្តី។ ពិភពលោក៕", "សួស្តី ពិភពលោក"),
+        ("မင်္ဂလာပါ။ ကမ္ဘာ", "မင်္ဂလာပါ ကမ္ဘာ"),
+        ("ジョン・スミスの橋", "ジョン スミスの橋"),
+        ("Τι είναι;· ναι", "Τι είναι ναι"),
     ],
-    ids=["Chinese", "Japanese", "Arabic", "Hindi"],
+    ids=[
+        "Chinese",
+        "Japanese",
+        "Arabic",
+        "Hindi",
+        *("Urdu", "Armenian", "Amharic", "Tibetan", "Khmer", "Burmese"),
+        "dot",
+        "Greek",
+    ],
 )
 def test_marks_of_any_script_are_no_letters_where_near_duplicates_are_sought(one: str, other: str) -> None:
     words, counts = word_hashes([one, other])

@@ -311,3 +311,15 @@ def test_a_folder_of_data_that_is_not_there_is_no_reason_to_take_all(tmp_path: P
 def test_parquet_taken_for_text_is_told_its_kind(tmp_path: Path) -> None:
     _, skipped = read(written(tmp_path / "a.parquet", b"PAR1" + b"\0" * 90), "jsonl")
     assert "a Parquet file; set kind: parquet" in skipped.examples["broken_file"][0]
+
+
+@pytest.mark.parametrize("indent", [None, 0, 2])
+def test_a_list_is_read_once_however_small_the_units(tmp_path: Path, indent: int | None) -> None:
+    items = [{"text": f"item {number} " * 20} for number in range(100)]
+    path = written(tmp_path / "a.json", json.dumps(items, indent=indent))
+    source = SourceSettings.model_validate({"name": "x", "kind": "jsonl", "glob": str(path)})
+    skipped, found = Skipped(), list[Document]()
+    for _, part, _ in ranges_of(source, SOURCES.get("jsonl").files(source, Connection()), 3000):
+        found += read_range(source, part, Connection(), skipped)
+    assert [document.text for document in found] == [item["text"] for item in items]
+    assert not skipped.reasons

@@ -292,3 +292,21 @@ def test_the_reading_of_characters_is_left_out_of_pages() -> None:
         + "</p>"
     )
     assert "漢字を読むことができる人は少ない。" * 4 in shown(article(ruby)).text
+
+
+@pytest.mark.parametrize(
+    ("kind", "head", "body"),
+    [
+        ("conversion", "text/plain", b"\xef\xbb\xbf" + GERMAN.encode()),
+        ("conversion", "text/plain; charset=iso-8859-1", GERMAN.encode("latin-1")),
+        ("response", "text/html", article(f"<p>{GERMAN * 3}</p>").encode()),
+    ],
+    ids=["byte order mark", "another encoding", "no head"],
+)
+def test_records_as_other_crawlers_write_them(tmp_path: Path, kind: str, head: str, body: bytes) -> None:
+    frame = f"WARC/1.0\r\nWARC-Type: {kind}\r\nWARC-Target-URI: http://a.org/\r\nContent-Type: {head}\r\n"
+    path = tmp_path / "a.warc"
+    path.write_bytes(f"{frame}Content-Length: {len(body)}\r\n\r\n".encode() + body + b"\r\n\r\n")
+    (document,) = read(path)[0]
+    assert GERMAN.strip() in document.text
+    assert "\ufeff" not in document.text

@@ -12,7 +12,7 @@ from raylm.rows.base import Row, RowFile
 from raylm.rows.compressed import BrokenFile
 from raylm.rows.lines import lines, not_utf8
 
-_PEEKED = 4096  # bytes of a file's beginning
+PEEKED = 4096  # bytes of a file's beginning
 _MARK = b"\xef\xbb\xbf"  # a byte order mark
 _DECODER = json.JSONDecoder()
 
@@ -61,11 +61,16 @@ def json_file(file: RowFile, stream: BinaryIO) -> Iterator[Row]:
 
 
 def _begins_list(stream: BinaryIO) -> bool:
-    """Whether a file is one list, on one line or several; the stream stays where it stands.
+    """Whether a file is one list; the stream stays where it stands."""
+    return is_list(cast(io.BufferedReader, stream).peek(PEEKED)[:PEEKED])
+
+
+def is_list(begins: bytes) -> bool:
+    """Whether a file of JSON that begins so is one list, on one line or several.
 
     It is none where a list ends on the first line and other lines follow.
     """
-    begins: bytes = cast(io.BufferedReader, stream).peek(_PEEKED)[:_PEEKED].removeprefix(_MARK).lstrip()
+    begins = begins.removeprefix(_MARK).lstrip()
     first, end, others = begins.partition(b"\n")
     return begins.startswith(b"[") and not (end and first.rstrip().endswith(b"]") and others.strip())
 

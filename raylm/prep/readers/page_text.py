@@ -93,10 +93,10 @@ def decoded(body: bytes, charset: str | None) -> str:
     if b"\0" not in body and b"\x1b" not in body and (text := mostly_utf8(body)) is not None:
         return text
     encoding = map_encoding_to_html5(charset) if charset else None
-    text = _mostly(body, encoding) if encoding is not None else None
+    text = mostly(body, encoding) if encoding is not None else None
     if text is None:
         found = detect_encoding(body, from_html_meta=True) or "utf-8"
-        text = _mostly(body, found)
+        text = mostly(body, found)
         if text is None or (found in _LATIN and _is_wide(body)):
             text = _by_its_parts(body) or text
     return (text if text is not None else body.decode("cp1252", "replace")).removeprefix("\ufeff")
@@ -113,7 +113,7 @@ def mostly_utf8(body: bytes) -> str | None:
         return text if whole > broken else None
 
 
-def _mostly(body: bytes, encoding: str) -> str | None:
+def mostly(body: bytes, encoding: str) -> str | None:
     """The text in an encoding, with a mark in place of a few broken bytes; None where many are broken."""
     try:
         text = body.decode(encoding, "replace")
@@ -136,7 +136,7 @@ def _by_its_parts(body: bytes) -> str | None:
     size = len(body) // _PARTS + 1
     found = Counter(detect_encoding(body[at : at + size]) for at in range(0, len(body), size))
     likely = (name for name, _ in found.most_common() if name and name not in (*_LATIN, "utf-8"))
-    return next((text for name in likely if (text := _mostly(body, name)) is not None), None)
+    return next((text for name in likely if (text := mostly(body, name)) is not None), None)
 
 
 def _show_formulas(tree: Any) -> None:
