@@ -323,3 +323,15 @@ def test_a_list_is_read_once_however_small_the_units(tmp_path: Path, indent: int
         found += read_range(source, part, Connection(), skipped)
     assert [document.text for document in found] == [item["text"] for item in items]
     assert not skipped.reasons
+
+
+def test_the_delimiter_is_the_one_that_a_file_tells_or_the_message_does(tmp_path: Path) -> None:
+    assert texts(written(tmp_path / "a.csv", "\ufeffsep=;\r\ntext;id\r\none, two;1\r\n"), "csv") == ["one, two"]
+    for number, (mark, told) in enumerate([(";", '";"'), ("\t", '"\\t"'), ("|", '"|"')]):
+        path = written(tmp_path / f"{number}.csv", f"id{mark}text\n1{mark}one\n")
+        with pytest.raises(DataError, match="between its columns") as refused:
+            texts(path, "csv")
+        assert refused.value.hint == f"set `delimiter: {told}` of this source"
+        assert texts(path, "csv", delimiter=mark) == ["one"]
+    with pytest.raises(DataError, match="has no column 'text'"):
+        texts(written(tmp_path / "d.csv", "body\none\n"), "csv")
