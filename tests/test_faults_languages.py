@@ -13,7 +13,7 @@ from raylm.prep.operators.build import language_notes
 from raylm.prep.operators.dedup.minhash import word_hashes
 from raylm.prep.operators.language import CODES, identifier
 from raylm.prep.operators.personal.internet import emails, ips, urls
-from raylm.prep.operators.personal.numbers import ibans
+from raylm.prep.operators.personal.numbers import cards, ibans
 from raylm.prep.operators.personal.phones import phones
 from raylm.prep.operators.spacy_words import tokenizer_of
 from raylm.prep.readers.base import language_tag
@@ -332,3 +332,11 @@ def test_what_only_looks_like_a_word_for_phones_is_none(text: str) -> None:
 )
 def test_a_language_is_known_however_a_table_spells_it(given: str, language: str | None) -> None:
     assert language_tag(given) == language
+
+
+@pytest.mark.parametrize("gap", ["\u2009", "\u2007", "\u2010", "\u2011", "\u2013", ""])
+def test_account_and_card_numbers_are_found_between_letters_and_with_any_gap(gap: str) -> None:
+    account, card = gap.join(["DE89", "3704", "0044", "0532", "0130", "00"]), gap.join(["4111", "1111", "1111", "1111"])
+    text = f"账号{account}谢谢，卡号{card}。"
+    assert found(text, ibans(text, (0, len(text)))) == [account]
+    assert found(text, cards(text, (0, len(text)))) == [card]
