@@ -226,3 +226,112 @@ def test_a_bare_mark_in_a_title_costs_nothing(tmp_path: Path, title: str) -> Non
     (book,), _ = read(write(tmp_path / "a.epub", {"OPS/book.opf": package, "OPS/a.xhtml": chapter(1)}))
     assert prose(1) in book.text
     assert str(book.meta["title"]).startswith(title[:4])
+
+
+# --- as others write them, once more --------------------------------------------------------------------------------
+
+
+def verse(number: int) -> str:
+    return "\n".join(f"The lamp of verse {number} in line {line}," for line in range(8))
+
+
+@pytest.mark.parametrize("times", [2, 40])
+def test_verses_under_contents_that_name_them_otherwise_stay(tmp_path: Path, times: int) -> None:
+    verses = [part for name in ("THE LAMP\nto my mother", "A BRIDGE") for part in (name, *map(verse, range(times)))]
+    text, skipped = text_book(tmp_path, "CONTENTS", "Lamp 3\nBridge 9", *verses)
+    assert text.endswith("\n\n".join(verses))
+    assert skipped.counts()["skipped_kept_front_matter"] == 1
+
+
+@pytest.mark.parametrize("heading", ["Illustrations", "REGISTER", "INDEX", "目录"])
+def test_people_who_talk_under_the_name_of_a_list_stay(tmp_path: Path, heading: str) -> None:
+    talk = [f"“Yes, Anna {'very ' * (n % 3)}much,” she said quietly." for n in range(60)]
+    body = ["CHAPTER I", story(1), heading, *talk, "CHAPTER II", story(2)]
+    assert text_book(tmp_path, *body)[0] == "\n\n".join(body)
+    pages = {"a.xhtml": page(f"<h2>{heading}</h2>" + "".join(f"<p>{line}</p>" for line in talk)), "b.xhtml": chapter(2)}
+    assert talk[7] in epub(tmp_path, pages)[0][0].text
+
+
+@pytest.mark.parametrize("heading", ["Cover", "Dedication", "Title Page"])
+def test_a_chapter_under_the_name_of_a_short_page_stays(tmp_path: Path, heading: str) -> None:
+    body = ["CHAPTER I", story(1, 40), heading, *(story(number) for number in range(9)), "CHAPTER II", story(2, 40)]
+    assert text_book(tmp_path, *body)[0] == "\n\n".join(body)
+
+
+@pytest.mark.parametrize("heading", ["TO THE READER", "Vorwort", "Предисловие", "前言", "Préface"])
+def test_a_preface_stays_with_its_heading(tmp_path: Path, heading: str) -> None:
+    body = [heading, verse(1), verse(2), "CHAPTER I", story(1, 40), "CHAPTER II", story(2, 40)]
+    assert text_book(tmp_path, "The Lamp", "by N. N.", *body)[0] == "\n\n".join(body)
+
+
+@pytest.mark.parametrize(
+    "chapters", [("第一章 灯", "第二章 桥"), ("Глава первая", "Глава вторая"), ("Rozdział 1", "Rozdział 2")]
+)
+def test_chapters_of_other_languages_are_told_apart(tmp_path: Path, chapters: tuple[str, str]) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes("\r\r".join([chapters[0], story(1), chapters[1], story(2)]).encode())  # as old Macs end lines
+    assert [document.meta["chapter"] for document in read(path, document="chapter")[0]] == list(chapters)
+
+
+def test_several_books_of_project_gutenberg_in_one_file_all_stay(tmp_path: Path) -> None:
+    books = [
+        part
+        for name in "AB"
+        for part in (
+            f"Title: {name}",
+            f"*** START OF THIS PROJECT GUTENBERG EBOOK {name} ***",
+            f"CHAPTER I\n\n{name} {story(1, 20)}",
+            f"*** END OF THIS PROJECT GUTENBERG EBOOK {name} ***",
+            "The license.",
+        )
+    ]
+    text, _ = text_book(tmp_path, *books)
+    assert text == "\n\n".join(f"CHAPTER I\n\n{name} {story(1, 20)}" for name in "AB")
+
+
+PAGE_TYPE = 'media-type="application/xhtml+xml"'
+
+
+@pytest.mark.parametrize(
+    ("told", "instead"),
+    [
+        *(
+            (PAGE_TYPE, f'media-type="{kind}"')
+            for kind in ("text/x-oeb1-document", "APPLICATION/XHTML+XML; x=y", "text/xml")
+        ),
+        *((PAGE_TYPE, ""), ("<itemref ", '<itemref linear="no" '), ('href="a.xhtml"', 'href="/OPS/a.xhtml"')),
+        ('<spine ><itemref idref="i0"/></spine>', ""),
+        ('<itemref idref="i0"/>', ""),
+    ],
+)
+def test_a_list_of_pages_that_is_written_otherwise_costs_no_book(tmp_path: Path, told: str, instead: str) -> None:
+    package = opf(["a.xhtml"])
+    assert told in package
+    files: dict[str, str | bytes] = {"OPS/book.opf": package.replace(told, instead), "OPS/a.xhtml": chapter(1)}
+    assert prose(1) in read(write(tmp_path / "a.epub", files))[0][0].text
+
+
+GERMAN = "Der Ausschuß traf sich am Dienstag, um über die neue Brücke zu beraten. " * 5
+CHINESE = "委员会于星期二开会讨论新桥的计划。" * 5
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        (f"<html><body><p>{GERMAN}~</p></body></html>".encode().replace(b"~", b"\xe4"), GERMAN),
+        (f'<?xml version="1.0" encoding="gb2312"?><html><body><p>{CHINESE}~</p></body></html>'.encode("gbk"), CHINESE),
+        (f"<html><body><p>{GERMAN}</p></body></html>".encode("cp1252"), GERMAN),
+        (
+            f'<?xml version="1.0" encoding="UTF-16"?><html><body><p>&eacute; {GERMAN}</p></body></html>'.encode(
+                "utf-16"
+            ),
+            GERMAN,
+        ),
+    ],
+    ids=["one bad byte", "GBK", "cp1252", "UTF-16"],
+)
+def test_a_page_of_a_book_is_read_in_the_encoding_that_it_is_in(tmp_path: Path, content: bytes, text: str) -> None:
+    content = content.replace(b"~", b"\xff")
+    files: dict[str, str | bytes] = {"OPS/book.opf": opf(["a.xhtml", "b.xhtml"]), "OPS/b.xhtml": chapter(2)}
+    documents, _ = read(write(tmp_path / "a.epub", {**files, "OPS/a.xhtml": content}))
+    assert text.strip() in documents[0].text

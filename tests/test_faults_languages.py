@@ -13,9 +13,10 @@ from raylm.prep.operators.build import language_notes
 from raylm.prep.operators.dedup.minhash import word_hashes
 from raylm.prep.operators.language import CODES, identifier
 from raylm.prep.operators.personal.internet import emails, ips, urls
-from raylm.prep.operators.personal.numbers import ibans
+from raylm.prep.operators.personal.numbers import cards, ibans
 from raylm.prep.operators.personal.phones import phones
 from raylm.prep.operators.spacy_words import tokenizer_of
+from raylm.prep.readers.base import language_tag
 from raylm.records import Document
 from raylm.testing.operators import run_operator
 
@@ -106,8 +107,24 @@ def test_a_number_of_a_named_region_is_found_without_a_word(region: str, text: s
         ("（新しい橋）は「来年」から：建設？", "(新しい橋)は来年から:建設?"),
         ("اجتمعت اللجنة، وقررت؛ متى؟", "اجتمعت اللجنة, وقررت; متى?"),
         ("समिति मिली। पुल बनेगा॥", "समिति मिली. पुल बनेगा."),
+        ("کمیٹی ملی۔ پل بنے گا۔", "کمیٹی ملی پل بنے گا"),
+        ("Բարև՝ աշխարհ։ Ինչպե՞ս", "Բարև, աշխարհ. Ինչպե ս"),
+        ("ሰላም፡ዓለም።", "ሰላም ዓለም"),
+        ("བཀྲ་ཤིས་བདེ་ལེགས།", "བཀྲ ཤིས བདེ ལེགས"),
+        ("សួស្តី។ ពិភពលោក៕", "សួស្តី ពិភពលោក"),
+        ("မင်္ဂလာပါ။ ကမ္ဘာ", "မင်္ဂလာပါ ကမ္ဘာ"),
+        ("ジョン・スミスの橋", "ジョン スミスの橋"),
+        ("Τι είναι;· ναι", "Τι είναι ναι"),
     ],
-    ids=["Chinese", "Japanese", "Arabic", "Hindi"],
+    ids=[
+        "Chinese",
+        "Japanese",
+        "Arabic",
+        "Hindi",
+        *("Urdu", "Armenian", "Amharic", "Tibetan", "Khmer", "Burmese"),
+        "dot",
+        "Greek",
+    ],
 )
 def test_marks_of_any_script_are_no_letters_where_near_duplicates_are_sought(one: str, other: str) -> None:
     words, counts = word_hashes([one, other])
@@ -234,3 +251,92 @@ def test_a_dry_run_tells_of_languages_before_anything_is_spent(tmp_path: Path) -
     job = Job.model_validate({"name": "x", "prepare": {"sources": [source], "steps": [{"language": {"keep": ["en"]}}]}})
     (row,) = (words for name, words in prepare_rows(job) if name == "languages")
     assert row.startswith("step 1, language, drops documents in all languages but en, and documents whose language")
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("联系我：zhang@例え.jpです", "zhang@例え.jp"),
+        ("ईमेल: राम@डाटामेल.भारत है", "राम@डाटामेल.भारत"),
+        ("foo＠example.com", "foo＠example.com"),
+        ("bob@example.com:hunter2", "bob@example.com"),
+        ("bob@example.com:12345", "bob@example.com"),
+        ("write to bob@example.com:he answers", "bob@example.com"),
+    ],
+)
+def test_a_mail_address_is_found_in_other_signs_and_before_a_password(text: str, address: str) -> None:
+    assert [text[start:stop] for start, stop in emails(text)] == [address]
+
+
+@pytest.mark.parametrize("text", ["git clone git@a.org:foo", "scp x bob@a.example.org:backup", "bob@a.org:src/x.c"])
+def test_a_place_on_another_machine_is_no_mail_address(text: str) -> None:
+    assert not list(emails(text))
+
+
+@pytest.mark.parametrize("text", ["IP地址93.184.216.34在", "サーバー93.184.216.34です"])
+def test_a_machine_is_found_beside_letters_without_spaces(text: str) -> None:
+    assert [text[start:stop] for start, stop in ips(text)] == ["93.184.216.34"]
+
+
+@pytest.mark.parametrize("text", ["版本8.12.22.33", "版本号：12.22.33.44", "バージョン8.12.22.33", "версия 8.12.22.33"])
+def test_a_version_is_no_machine_in_any_language(text: str) -> None:
+    assert not list(ips(text))
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("座机010-62345678", "010-62345678"),
+        ("电话（010）62345678", "（010）62345678"),
+        ("ＴＥＬ：０３－１２３４－５６７８", "０３－１２３４－５６７８"),
+        ("フリーダイヤル0120-123-456", "0120-123-456"),
+        ("फ़ोन ९८७६५४३२१०", "९८७६५४३२१०"),
+        ("هاتف: ٠١٠١٢٣٤٥٦٧٨", "٠١٠١٢٣٤٥٦٧٨"),
+        ("تلفن: ۰۲۱-۱۲۳۴۵۶۷۸", "۰۲۱-۱۲۳۴۵۶۷۸"),
+        ("โทร. 081-234-5678", "081-234-5678"),
+        ("טל: 052-1234567", "052-1234567"),
+        ("ফোন: 01712-345678", "01712-345678"),
+        ("kom. 601 234 567", "601 234 567"),
+        ("HP: 0812-3456-7890", "0812-3456-7890"),
+        ("ĐT: 0912.345.678", "0912.345.678"),
+        ("appelez le 06.12.34.56.78", "06.12.34.56.78"),
+        ("Rufnummer: 030 1234567", "030 1234567"),
+    ],
+)
+def test_a_number_in_any_digits_beside_more_words_for_phones(text: str, number: str) -> None:
+    assert number in {text[start:stop] for start, stop in phones(text, (0, len(text)), [])}
+
+
+@pytest.mark.parametrize(
+    "text", ["טלוויזיה 1234567", "The HP 12345678 printer", "GSM 1800 1900", "２０２３－１２－２４"]
+)
+def test_what_only_looks_like_a_word_for_phones_is_none(text: str) -> None:
+    assert not list(phones(text, (0, len(text)), []))
+
+
+@pytest.mark.parametrize(
+    ("given", "language"),
+    [
+        *(
+            ("English (US)", "en"),
+            ("en;q=0.9", "en"),
+            ("pt_BR.UTF-8", "pt"),
+            ("['en']", "en"),
+            ("jp", "ja"),
+            ("cz", "cs"),
+        ),
+        *(("gr", "el"), ("ua", "uk"), ("cmn", "zh"), ("cmn_Hans", "zh"), ("arb_Arab", "ar"), ("日本語", "ja")),
+        *(("Deutsch", "de"), ("Chinese (Simplified)", "zh"), ("yue", "yue"), ("sr-Latn", "sr"), ("en/de", "en")),
+        *(("None", None), ("und", None), ("xx", None), ("mul", None), ("code", None)),
+    ],
+)
+def test_a_language_is_known_however_a_table_spells_it(given: str, language: str | None) -> None:
+    assert language_tag(given) == language
+
+
+@pytest.mark.parametrize("gap", ["\u2009", "\u2007", "\u2010", "\u2011", "\u2013", ""])
+def test_account_and_card_numbers_are_found_between_letters_and_with_any_gap(gap: str) -> None:
+    account, card = gap.join(["DE89", "3704", "0044", "0532", "0130", "00"]), gap.join(["4111", "1111", "1111", "1111"])
+    text = f"账号{account}谢谢，卡号{card}。"
+    assert found(text, ibans(text, (0, len(text)))) == [account]
+    assert found(text, cards(text, (0, len(text)))) == [card]

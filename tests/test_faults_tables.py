@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -239,3 +240,98 @@ def test_work_that_was_finished_is_not_forgotten(tmp_path: Path) -> None:
         run(job(tmp_path / "out", sources, tokenizer=tokenizer, steps=[{"exact_duplicates": {}}]))
     with pytest.raises(ConfigError, match="other settings"):
         run(job(tmp_path / "out", sources[:1], tokenizer=tokenizer, steps=[{"exact_duplicates": {}}]))
+
+
+@pytest.mark.parametrize("end", ["", "\n", "\r\n\n"])
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl"])
+def test_a_list_on_one_line_is_its_items(tmp_path: Path, name: str, end: str) -> None:
+    items = [{"text": f"item {number} " + "[x]" * 900} for number in range(5)]
+    path = written(tmp_path / name, json.dumps(items) + end)
+    assert texts(path, "jsonl") == [item["text"] for item in items]
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_zeros_beside_each_other_cost_their_own_record_where_lines_are_text(tmp_path: Path, kind: str) -> None:
+    rows = {"csv": ["text"] + ["hello"] * 30, "jsonl": ['{"text": "hello"}'] * 30}[kind]
+    rows[5] = rows[5].replace("hello", "he\0\0\0llo")
+    documents, skipped = read(written(tmp_path / f"a.{kind}", "\n".join(rows) + "\n"), kind)
+    assert [document.text for document in documents] == ["hello"] * 29
+    assert skipped.reasons["broken_record"] == 1
+
+
+def test_a_delimiter_behind_the_last_value_and_marks_before_the_first_name_cost_nothing(tmp_path: Path) -> None:
+    assert texts(written(tmp_path / "a.csv", "\ufeff\ufefftext,id\none,1,\ntwo,2,,\n"), "csv") == ["one", "two"]
+    assert texts(written(tmp_path / "B.TSV", "text\tid\none\t1\n"), "csv") == ["one"]
+    assert read(written(tmp_path / "c.csv", "text,id\none,1,x\n"), "csv")[1].reasons["broken_record"] == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "word"),
+    [
+        ("a.jsonl.gz", gzip.compress(gzip.compress(b'{"text": "x"}\n')), "a gzip file inside another one"),
+        ("a.jsonl.lz4", b"\x04\x22\x4d\x18\x60\x40\x82" + b"\0" * 9, "an lz4 file"),
+        ("a.xml.7z", b"7z\xbc\xaf\x27\x1c\0\4" + b"\0" * 24, "a 7z archive"),
+        ("a.tar.gz", gzip.compress(b"a.jsonl".ljust(257, b"\0") + b"ustar\x0000" + b"\0" * 247), "a tar archive"),
+        ("a.txt", "hello".encode("utf-32"), "UTF-32"),
+    ],
+)
+def test_what_a_binary_file_is_gets_told(tmp_path: Path, name: str, data: bytes, word: str) -> None:
+    _, skipped = read(written(tmp_path / name, data), "text")
+    assert word in skipped.examples["broken_file"][0]
+
+
+CONFIGS = (
+    "---\nconfigs:\n- config_name: {name}\n  data_files: no/*.jsonl\n- config_name: en\n  data_files: en/*.jsonl\n---\n"
+)
+
+
+@pytest.mark.parametrize("name", ["no", "2020", "2020-01-01", "1.10", "null"])
+@pytest.mark.parametrize("before", ["", "\ufeff", "\n"])
+def test_a_configuration_keeps_the_name_that_is_written(tmp_path: Path, name: str, before: str) -> None:
+    for part in ("no", "en"):
+        written(tmp_path / part / "train.jsonl", json.dumps({"text": part}))
+    written(tmp_path / "README.md", before + CONFIGS.format(name=name))
+    assert texts(tmp_path, "huggingface", config=name) == ["no"]
+    with pytest.raises(DataError, match="several configurations"):
+        texts(tmp_path, "huggingface")
+    written(tmp_path / "README.md", before + CONFIGS.format(name=f"{name}\n  default: true"))
+    assert texts(tmp_path, "huggingface") == ["no"]
+
+
+def test_a_folder_of_data_that_is_not_there_is_no_reason_to_take_all(tmp_path: Path) -> None:
+    written(tmp_path / "en" / "train.jsonl", '{"text": "en"}')
+    written(tmp_path / "README.md", "---\nconfigs:\n- config_name: e\n  data_dir: e\n---\n")
+    with pytest.raises(DataError, match="no data file is in e/, the data_dir of configuration 'e'"):
+        texts(tmp_path, "huggingface", config="e")
+    written(tmp_path / "README.md", "---\nconfigs:\n- config_name: e\n  data_files: 'en/[z-a].jsonl'\n---\n")
+    with pytest.raises(DataError, match="names no pattern of files"):
+        texts(tmp_path, "huggingface", config="e")
+
+
+def test_parquet_taken_for_text_is_told_its_kind(tmp_path: Path) -> None:
+    _, skipped = read(written(tmp_path / "a.parquet", b"PAR1" + b"\0" * 90), "jsonl")
+    assert "a Parquet file; set kind: parquet" in skipped.examples["broken_file"][0]
+
+
+@pytest.mark.parametrize("indent", [None, 0, 2])
+def test_a_list_is_read_once_however_small_the_units(tmp_path: Path, indent: int | None) -> None:
+    items = [{"text": f"item {number} " * 20} for number in range(100)]
+    path = written(tmp_path / "a.json", json.dumps(items, indent=indent))
+    source = SourceSettings.model_validate({"name": "x", "kind": "jsonl", "glob": str(path)})
+    skipped, found = Skipped(), list[Document]()
+    for _, part, _ in ranges_of(source, SOURCES.get("jsonl").files(source, Connection()), 3000):
+        found += read_range(source, part, Connection(), skipped)
+    assert [document.text for document in found] == [item["text"] for item in items]
+    assert not skipped.reasons
+
+
+def test_the_delimiter_is_the_one_that_a_file_tells_or_the_message_does(tmp_path: Path) -> None:
+    assert texts(written(tmp_path / "a.csv", "\ufeffsep=;\r\ntext;id\r\none, two;1\r\n"), "csv") == ["one, two"]
+    for number, (mark, told) in enumerate([(";", '";"'), ("\t", '"\\t"'), ("|", '"|"')]):
+        path = written(tmp_path / f"{number}.csv", f"id{mark}text\n1{mark}one\n")
+        with pytest.raises(DataError, match="between its columns") as refused:
+            texts(path, "csv")
+        assert refused.value.hint == f"set `delimiter: {told}` of this source"
+        assert texts(path, "csv", delimiter=mark) == ["one"]
+    with pytest.raises(DataError, match="has no column 'text'"):
+        texts(written(tmp_path / "d.csv", "body\none\n"), "csv")

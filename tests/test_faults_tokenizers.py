@@ -127,3 +127,39 @@ def test_a_tokenizer_without_an_unknown_token_of_others(tmp_path: Path) -> None:
     import_tokenizer(StoragePath(str(INPUTS / "tokenizer-no-unknown")), place, TokenizerSettings())
     _, lost = _spelled(place, *load(place), ["委员会星期二开会", "river stone"])
     assert lost[0] == 8
+
+
+def bytes_of_unigram() -> Tokenizer:
+    pieces = [("<unk>", 0.0), *((f"<0x{byte:02X}>", -5.0) for byte in range(256))]
+    return Tokenizer(models.Unigram([*pieces, *((letter, -1.0) for letter in "ab ")], unk_id=0, byte_fallback=True))
+
+
+def test_the_spelling_of_a_byte_is_no_byte(tmp_path: Path) -> None:
+    folder = written(tmp_path, bytes_of_unigram())
+    tokenizer, facts = load(folder)
+    byte = tokenizer.token_to_id("<0x41>")
+    assert byte in tokenizer.encode("a <0x41> b", add_special_tokens=False).ids, "else moot"
+    tokens, _ = _spelled(folder, tokenizer, facts, ["a <0x41> b", "a A b"])
+    ends = tokens.lengths.cumsum()
+    assert byte not in tokens.ids[: ends[0]]
+    assert byte in tokens.ids[ends[0] :]
+
+
+def test_what_a_tokenizer_cuts_out_is_counted(tmp_path: Path) -> None:
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={letter: n for n, letter in enumerate(alphabet)}, merges=[]))
+    cut = pre_tokenizers.Split(Regex(r"[\u4e00-\u9fff]"), "removed")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([cut, pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    folder = written(tmp_path, tokenizer)
+    assert _spelled(folder, *load(folder), ["ab 桥水 c", "ab"])[1].tolist() == [2, 0]
+
+
+@pytest.mark.parametrize(
+    "model",
+    [models.Unigram([("a", -1.0), ("</s>", -9.0)]), models.WordLevel({"a": 0, "b": 1}, unk_token="[UNK]")],
+    ids=["Unigram", "WordLevel"],
+)
+def test_a_tokenizer_that_stops_at_what_it_does_not_know_is_refused_in_words(tmp_path: Path, model: Any) -> None:
+    folder = written(tmp_path, Tokenizer(model))
+    with pytest.raises(DataError, match="has no unknown token"):
+        _spelled(folder, *load(folder), ["a b"])

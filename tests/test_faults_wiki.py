@@ -214,3 +214,36 @@ def test_an_index_of_another_dump_costs_nothing(tmp_path: Path) -> None:
     index.write_bytes(bz2.compress(b"-5:1:T\n"))
     with pytest.raises(DataError, match="begins at byte -5"):
         stream_begins(StoragePath(str(path)))
+
+
+@pytest.mark.parametrize(
+    ("markup", "text"),
+    [
+        ("日本の<ruby>漢字<rp>(</rp><rt>かんじ</rt><rp>)</rp></ruby>です", "日本の漢字です"),
+        ("{{ruby|漢字|かんじ}}と{{読み仮名|東京|とうきょう}}", "漢字と東京"),
+        ("{{仮リンク|橋|en|Bridge}}や{{tsl|en|Bridge|桥}}", "橋や桥"),
+        ("{{нп5|Мост|мост||Bridge}} и {{нп5|Река}}", "мост и Река"),
+        ("au {{s-|XIX|e}}, au {{s|XIX|e}}, au {{XIXe siècle}}", "au XIXe, au XIXe siècle, au XIXe siècle"),
+        ("el {{siglo|XIX||s}} y el siglo {{siglo|XX}}", "el siglo XIX y el siglo XX"),
+        ("{{nihongo|Tokyo|東京|Tōkyō}} is", "Tokyo (東京, Tōkyō) is"),
+        ("{{font color|red|a word}} {{ill|Foo|de|lt=Bar}}", "a word Bar"),
+        ("{{frac|3|1|2}} or {{1/2}} {{val|1|e=5|u=m}}", "3 1/2 or 1/2 1×10^5 m"),
+        ("a{{ndash}}b costs {{USD|5}}, {{circa|1900}}", "a–b costs US$5, c. 1900"),
+        ("{{ubl|one|two}}", "one\ntwo"),
+        (";Term: definition\n: more", "Term: definition\nmore"),
+        ("The macros __FILE__ and __STDC_VERSION__.__NOTOC__", "The macros __FILE__ and __STDC_VERSION__."),
+    ],
+)
+def test_words_that_stand_in_templates_and_marks_of_many_languages_stay(markup: str, text: str) -> None:
+    assert shown(markup) == text
+
+
+def test_pages_of_old_dumps_and_other_content_are_told_apart(tmp_path: Path) -> None:
+    redirects = ("#REDIRECT [[X]]", "#WEITERLEITUNG [[X]]", "#перенаправление [[X]]", "#重定向 [[X]]")
+    pages = [page(number, text) for number, text in enumerate(redirects)]
+    pages += [page(10, "#one\n#two", title="List"), page(11, "Cat.", title="Kategorie:X").replace("<ns>0</ns>", "")]
+    data = page(12, '{"id": "Q1"}').replace("<text", "<model>wikibase-item</model><text")
+    pages += [data, page(13, "Words.", title="Old").replace("<ns>0</ns>", "").replace("<id>13</id>", "<id>x</id>")]
+    path = tmp_path / "a.xml"
+    path.write_text(dump(*pages, namespaces='<namespace key="14">Kategorie</namespace><namespace key="0"/>'))
+    assert [document.text for document in read(path)] == ["List\n\none\ntwo", "Old\n\nWords."]

@@ -24,7 +24,7 @@ from raylm.prep.report.fertility import Fertility
 from raylm.prep.split import document_held_out
 from raylm.prep.tokenizer import TokenizerFacts, partial_and_unknown
 from raylm.prep.tokenizer import load as load_tokenizer
-from raylm.prep.tokenizer.spelling import control_ids, lost_characters, may_lose, spelled_apart
+from raylm.prep.tokenizer.spelling import BYTE, byte_pieces, control_ids, lost_characters, may_lose, spelled_apart
 from raylm.prep.units import Unit
 from raylm.records import Document
 from raylm.shards import TOKENIZER_FOLDER, RowFormat, Shard, ShardWriter, token_dtype
@@ -129,8 +129,11 @@ def _spelled(
     control = control_ids(folder)[tokens.ids]
     ends = np.cumsum(tokens.lengths)
     control[ends - 1] = False
-    if control.any():
-        for number in np.unique(np.searchsorted(ends, np.flatnonzero(control), side="right")).tolist():
+    apart = set(np.searchsorted(ends, np.flatnonzero(control), side="right").tolist())
+    if byte_pieces(folder) is not None:
+        apart |= {number for number, text in enumerate(texts) if "<0x" in text and BYTE.search(text)}
+    if apart:
+        for number in apart:
             ids[number] = spelled_apart(folder, texts[number])
         tokens = _tokens(ids, facts)
     return tokens, lost

@@ -23,6 +23,7 @@ _WORDS = {
     "test": ("test", "testing", "eval", "evaluation"),
 }
 _NUMBERED = re.compile(r"(?P<split>\w+)-\d{5}-of-\d{5}\b")
+_NAME = re.compile(r"^([ \t]*(?:-[ \t]+)?(?:config_name|split):[ \t]+)([\w.-]+)(?=[ \t\r]*$)", re.M)
 _WHOLE = "train"  # the split of files that name none, and of data that was saved without a name
 
 Sized: TypeAlias = tuple[StoragePath, int]
@@ -101,7 +102,7 @@ def _json(path: StoragePath) -> dict[str, Any]:
 
 def _configured(config: str | None, folder: StoragePath, files: Mapping[str, Sized]) -> dict[str, list[str]]:
     """The splits of one of the configurations that README.md describes; nothing if it describes none."""
-    configs = {entry["config_name"]: entry for entry in _described(folder, files)}
+    configs = {str(entry["config_name"]): entry for entry in _described(folder, files)}
     if not configs and config is not None:
         there = {name: file for name, file in files.items() if name.startswith(f"{config}/")}
         if not there:
@@ -112,8 +113,9 @@ def _configured(config: str | None, folder: StoragePath, files: Mapping[str, Siz
         return _by_name(there)
     if not configs:
         return {}
-    name = config or ("default" if "default" in configs else min(configs))
-    if name not in configs or (config is None and len(configs) > 1 and "default" not in configs):
+    chosen = [name for name, entry in configs.items() if entry.get("default") is True] or ["default"]
+    name = config or (chosen[0] if chosen[0] in configs else min(configs))
+    if name not in configs or (config is None and len(configs) > 1 and chosen[0] not in configs):
         asked = f"no configuration {config!r}; it has" if config else "several configurations"
         raise DataError(
             f"{folder.url} has {asked}: {', '.join(sorted(configs))}",
@@ -122,8 +124,14 @@ def _configured(config: str | None, folder: StoragePath, files: Mapping[str, Siz
     base = str(configs[name].get("data_dir") or "").removeprefix("./").strip("/")
     base = f"{base}/" if base and base != "." else ""
     if "data_files" not in configs[name]:
-        return _by_name({file: there for file, there in files.items() if file.startswith(base)})
-    found: dict[str, list[str]] = {}
+        found = _by_name({file: there for file, there in files.items() if file.startswith(base)})
+        if not found:
+            raise DataError(
+                f"{folder.url}: no data file is in {base}, the data_dir of configuration {name!r}",
+                hint="fetch the folder again, or correct its README.md",
+            )
+        return found
+    found = {}
     for split, patterns in _patterns(configs[name]["data_files"]):
         whole = [_glob(base + pattern.removeprefix("./")) for pattern in patterns]
         names = [file for pattern in whole for file in sorted(files) if pattern.fullmatch(file)]
@@ -153,9 +161,13 @@ def _listed(patterns: Any) -> list[str]:
 
 def _glob(pattern: str) -> re.Pattern[str]:
     """A pattern of data files as the hub reads it: `*` and `?` stay within a folder, `**` crosses folders."""
-    parts = re.split(r"(\*\*/|\*\*|\*|\?|\[[^\]]+\])", pattern.removeprefix("./"))
+    pattern = pattern.removeprefix("./")
+    parts = re.split(r"(\*\*/|\*\*|\*|\?|\[[^\]]+\])", f"{pattern}**" if pattern.endswith("/") else pattern)
     meaning = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
-    return re.compile("".join(meaning.get(part) or _literal(part) for part in parts))
+    try:
+        return re.compile("".join(meaning.get(part) or _literal(part) for part in parts))
+    except re.error as error:
+        raise DataError(f"README.md names no pattern of files: {pattern} ({error})", hint="correct it") from error
 
 
 def _literal(part: str) -> str:
@@ -167,10 +179,11 @@ def _described(folder: StoragePath, files: Mapping[str, Sized]) -> list[dict[str
         return []
     import yaml
 
-    text = (folder / "README.md").read_bytes().decode(errors="replace")
+    text = (folder / "README.md").read_bytes().decode(errors="replace").lstrip("\ufeff\r\n")
     head = re.match(r"---\s*\n(.*?)\n---\s*(\n|$)", text, re.DOTALL)
     try:
-        card = yaml.safe_load(head[1]) if head else None
+        # Names stay as they are written: `no` is Norwegian, and 2020 no number.
+        card = yaml.safe_load(_NAME.sub(r'\1"\2"', head[1])) if head else None
     except yaml.YAMLError as error:
         raise DataError(f"{folder.url}/README.md begins with broken YAML: {error}", hint="correct it") from error
     configs = card.get("configs") if isinstance(card, dict) else None

@@ -12,7 +12,7 @@ from raylm.rows.base import Row, RowFile
 from raylm.rows.compressed import BrokenFile
 from raylm.rows.lines import lines, not_utf8
 
-_PEEKED = 4096  # bytes of a file's beginning
+PEEKED = 4096  # bytes of a file's beginning
 _MARK = b"\xef\xbb\xbf"  # a byte order mark
 _DECODER = json.JSONDecoder()
 
@@ -61,9 +61,18 @@ def json_file(file: RowFile, stream: BinaryIO) -> Iterator[Row]:
 
 
 def _begins_list(stream: BinaryIO) -> bool:
-    """Whether JSON begins as a list that goes on behind its first line; the stream stays where it stands."""
-    begins: bytes = cast(io.BufferedReader, stream).peek(_PEEKED)[:_PEEKED].removeprefix(_MARK).lstrip()
-    return begins.startswith(b"[") and not begins.partition(b"\n")[0].rstrip().endswith(b"]")
+    """Whether a file is one list; the stream stays where it stands."""
+    return is_list(cast(io.BufferedReader, stream).peek(PEEKED)[:PEEKED])
+
+
+def is_list(begins: bytes) -> bool:
+    """Whether a file of JSON that begins so is one list, on one line or several.
+
+    It is none where a list ends on the first line and other lines follow.
+    """
+    begins = begins.removeprefix(_MARK).lstrip()
+    first, end, others = begins.partition(b"\n")
+    return begins.startswith(b"[") and not (end and first.rstrip().endswith(b"]") and others.strip())
 
 
 def _row(file: RowFile, value: Any, position: int) -> Row | None:

@@ -16,6 +16,7 @@ from raylm.storage import StoragePath
 
 _BATCH_ROWS = 1024
 _LINE_END = re.compile(r"(?<=\r)(?!\n)")  # a return alone ends a line, too, as old programs write it
+_SEPARATOR = re.compile(r'"?sep=(.)"?')  # which Excel reads, and writes, before the names
 _ARROW_END = b"\xff\xff\xff\xff\0\0\0\0"
 
 
@@ -104,13 +105,14 @@ def csv_rows(file: RowFile, stream: BinaryIO) -> Iterator[Row]:
 
     A record that is broken costs its first line: reading goes on behind that, so that an open quote takes no others.
     """
-    tabs = ".tsv" in file.path.name
+    tabs = ".tsv" in file.path.name.lower()
     quote = ("" if tabs else '"') if file.quote is None else file.quote
     csv.field_size_limit(file.max_bytes)
     table = _Records(file, stream, delimiter=file.delimiter or ("\t" if tabs else ","), quote=quote)
     there = table.head()
     if not there:
         return
+    _refuse_other_delimiter(file, there)
     names = file.find_columns(there)
     chosen = [(name, there.index(name)) for name in names]
     for line, row in table.rows(len(there)):
@@ -120,6 +122,19 @@ def csv_rows(file: RowFile, stream: BinaryIO) -> Iterator[Row]:
             _not_utf8(file, line, text.encode(errors="surrogateescape"))
             continue
         yield Row({name: _with_marks(given) for name, given in value.items()}, line, file.path)
+
+
+def _refuse_other_delimiter(file: RowFile, head: list[str]) -> None:
+    """Say so where the names of columns are one, and hold the wanted one between other delimiters."""
+    if len(head) != 1 or not file.columns:
+        return
+    for other, spelled in {";": ";", "\t": "\\t", "|": "|", ",": ","}.items():
+        names = [name.strip(" \"'") for name in head[0].split(other)]
+        if len(names) > 1 and file.columns[0] in names:
+            raise DataError(
+                f'{file.path.url} has "{spelled}" between its columns: {", ".join(names)}',
+                hint=f'set `delimiter: "{spelled}"` of this source',
+            )
 
 
 class _Records:
@@ -139,13 +154,19 @@ class _Records:
 
     def __next__(self) -> str:
         line = self._again.popleft() if self._again else next(self._lines)
-        line = line.removeprefix("\ufeff") if not self.number else line
+        line = line.lstrip("\ufeff") if not self.number else line
         self.number += 1
         self._taken.append(line)
         return line
 
     def head(self) -> list[str]:
         """The names of the columns; none where the file is empty."""
+        first = next(self, None)
+        if first is not None and (told := _SEPARATOR.fullmatch(first.strip())) is not None:
+            self._settings["delimiter"] = told[1]
+        elif first is not None:
+            self._again.append(first)
+            self.number = 0
         try:
             return next((row for row in csv.reader(self, **self._settings) if row), [])
         except csv.Error as error:
@@ -161,6 +182,8 @@ class _Records:
             self._taken.clear()
             try:
                 row = next(reader)
+                if len(row) > columns and not any(row[columns:]):
+                    row = row[:columns]  # a delimiter behind the last value
                 if row and len(row) != columns:
                     raise csv.Error(f"{len(row)} values for {columns} columns")
             except StopIteration:

@@ -51,7 +51,7 @@ READING: Mapping[str, Bound] = {
     **dict.fromkeys(_BROKEN, Bound(documents=0.01)),  # files of files, records of records
     **dict.fromkeys(("empty", "no_text"), Bound(documents=0.5)),  # a column that few rows fill
     "no_main_text": Bound(documents=0.2),  # pages of menus alone; more is a site that cannot be read so
-    **dict.fromkeys(("front_matter", "contents_and_index"), Bound(text=0.2)),  # an index takes a tenth of a book
+    **dict.fromkeys(("front_matter", "contents", "index"), Bound(text=0.2)),  # an index takes a tenth of a book
     # Books of which more than is plausible was taken for front matter; of half a book, nothing is taken out.
     **dict.fromkeys(("much_front_matter", "kept_front_matter"), Bound(documents=0.01)),
     "boilerplate": Bound(text=0.5),  # Project Gutenberg's license is longer than a short story

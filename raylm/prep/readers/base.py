@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -98,14 +99,34 @@ def language_tag(name: str | None) -> str | None:
     except ImportError as error:
         raise not_installed("naming languages", error) from error
 
-    first = (name or "").split(",")[0].strip()
-    first = _ENGLISH_NAMES.get(first.lower(), first)
+    first = _FIRST.split((name or "").strip().strip("[]()'\"").removeprefix("b'"))[0].strip(" '\"").lower()
+    first = _OTHER_CODES.get(first) or _ENGLISH_NAMES.get(first) or _OWN_NAMES.get(first) or first
+    if first in NO_LANGUAGE:
+        return None
     try:
-        return langcodes.Language.get(first).language if first else None
+        code = langcodes.Language.get(first).language if first else None
     except ValueError:
         return None
+    return _OTHER_CODES.get(code or "", code)
 
 
+_FIRST = re.compile(r"[,;.(/|'\"]")  # behind it stands another language, a country or an encoding
+NO_LANGUAGE = frozenset(("none", "null", "nil", "na", "xx", "und", "unk", "mul", "zxx", "code", "unknown", "other"))
+# Codes of countries that people take for languages, and 639-3's for what 639-1 has one code for.
+_OTHER_CODES = {
+    **{"jp": "ja", "cz": "cs", "gr": "el", "ua": "uk", "kr": "ko", "sp": "es", "cn": "zh", "dk": "da", "cmn": "zh"},
+    **{"arb": "ar", "pes": "fa", "ekk": "et", "lvs": "lv", "zsm": "ms", "swh": "sw", "npi": "ne", "ory": "or"},
+    **{"khk": "mn", "uzn": "uz", "azj": "az", "plt": "mg", "ydd": "yi", "pbt": "ps", "zh_classical": "lzh"},
+}
+_OWN_NAMES = {
+    **{"deutsch": "de", "français": "fr", "español": "es", "castellano": "es", "italiano": "it", "português": "pt"},
+    **{"русский": "ru", "українська": "uk", "polski": "pl", "nederlands": "nl", "svenska": "sv", "dansk": "da"},
+    **{"norsk": "no", "suomi": "fi", "čeština": "cs", "magyar": "hu", "română": "ro", "türkçe": "tr", "ελληνικά": "el"},
+    **{"中文": "zh", "汉语": "zh", "漢語": "zh", "简体中文": "zh", "繁體中文": "zh", "日本語": "ja", "한국어": "ko"},
+    **{"العربية": "ar", "עברית": "he", "فارسی": "fa", "हिन्दी": "hi", "ไทย": "th", "tiếng việt": "vi"},
+    **{"bahasa indonesia": "id", "simplified chinese": "zh", "traditional chinese": "zh", "mandarin": "zh"},
+    **{"mandarin chinese": "zh", "brazilian portuguese": "pt", "american english": "en", "british english": "en"},
+}
 _ENGLISH_NAMES = {
     **{"afrikaans": "af", "albanian": "sq", "arabic": "ar", "armenian": "hy", "basque": "eu", "bengali": "bn"},
     **{"bulgarian": "bg", "catalan": "ca", "chinese": "zh", "croatian": "hr", "czech": "cs", "danish": "da"},

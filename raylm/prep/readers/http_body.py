@@ -14,6 +14,8 @@ from collections.abc import Callable, Mapping
 MAX_BYTES = 256 << 20  # of an unpacked body
 _CHUNK = re.compile(rb"\s*([0-9A-Fa-f]{1,8})(?:;[^\r\n]*)?\r?\n")
 _CHARSET = re.compile(r"charset\s*=\s*[\"']?\s*([\w.:-]+)", re.I)
+_KIND = re.compile(r"[^\s;,:\"']+")
+_NO_KIND = ("html", "text", "*/*", "unknown", "unknown/unknown", "application/unknown", "application/x-unknown")
 _PAGE_BEGINS = re.compile(rb"\s*(?:<!--.{0,2000}?-->\s*)*<(?:!doctype\s+html|html|head|body)[\s>]", re.I | re.S)
 
 
@@ -30,12 +32,12 @@ def body_of(data: bytes, headers: Mapping[str, str]) -> bytes:
 def media_type(named: str | None, body: bytes) -> tuple[str, str | None]:
     """The kind of a body in small letters, and its charset; of a head that came twice, the first.
 
-    Where nobody names a kind, the first tag tells a page.
+    Where nobody names a kind, or one that is none, the first tag tells a page.
     """
-    kind, _, parameters = (named or "").partition(";")
-    kind = kind.partition(",")[0].strip().lower()
-    charset = _CHARSET.search(parameters)
-    if not kind and _PAGE_BEGINS.match(body):
+    named = named or ""
+    kind = next(iter(_KIND.findall(named.lower().removeprefix("content-type:"))), "")
+    charset = _CHARSET.search(named)
+    if (not kind or kind in _NO_KIND) and _PAGE_BEGINS.match(body):
         kind = "text/html"
     return kind, charset[1] if charset else None
 

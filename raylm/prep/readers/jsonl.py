@@ -14,6 +14,7 @@ from raylm.prep.readers.base import Raw, Reading
 from raylm.prep.readers.kind import SourceKind
 from raylm.prep.readers.tables import ColumnSettings, column_hint, metadata, row_file, set_aside
 from raylm.rows import BadRow, read_rows
+from raylm.rows.json_rows import PEEKED, is_list
 from raylm.storage import StoragePath
 
 
@@ -41,6 +42,10 @@ def read(reading: Reading[JsonLinesSource]) -> Iterator[Raw]:
 
 
 def _cut(source: JsonLinesSource, path: StoragePath, size: int, unit_bytes: int) -> list[Part] | None:
+    if size > unit_bytes:
+        with path.open_read() as stream:
+            if is_list(stream.read(PEEKED)):
+                return None  # its lines are no rows
     return cut_at_lines(path, size, unit_bytes)
 
 

@@ -9,6 +9,7 @@ taken but for menus, heads and feet.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +26,11 @@ _SLIVER = 0.3  # of a page's prose; a page that would be left with less keeps al
 _LONG = 400  # characters of a page for which that is asked
 _PROSE = 0.5  # of such a page's characters, in paragraphs of prose
 _TWINS = ".katex-html, .MathJax_Preview, .MathJax_SVG, .mwe-math-fallback-image"  # formulas once more, for the eye
+_BROKEN = 0.1  # of a page's characters beyond ASCII; with more that are broken, it is in another encoding
+_PARTS = 8
+_LATIN = ("windows-1252", "iso-8859-1", "iso-8859-15", "ascii", "us-ascii")
+_HIGH = bytes(range(0x80, 0x100))
+_RUN = re.compile(rb"[\x80-\xff]{4,}")
 _TEX = re.compile(r"\bmath/(?:tex|asciimath)\b", re.I)
 
 
@@ -56,6 +62,9 @@ def page_reader(*, whole: bool) -> Callable[[bytes, str | None], PageText]:
         language = root.getattr("lang") or root.getattr("xml:lang") if root is not None else None
         if tree.document is None:
             return PageText("")
+        for reading in tree.document.query_selector_all("rt, rp, rtc"):  # of the characters that stand below them
+            if reading.parent is not None:
+                reading.parent.remove_child(reading)
         _show_formulas(tree)
         if whole:
             return PageText(extract_plain_text(tree, alt_texts=False).strip(), tree.title, language)
@@ -76,16 +85,21 @@ def decoded(body: bytes, charset: str | None) -> str:
 
     What a server says is often wrong, and nearly every byte is valid where it says Latin-1. What is valid UTF-8 hardly
     ever is anything else, but for encodings made of zeros (UTF-16) or escapes (ISO-2022); where most of what is no
-    ASCII is valid UTF-8, so is the page, with a few broken bytes.
+    ASCII is valid UTF-8, so is the page, with a few broken bytes. So it is with any other encoding: a broken byte has a
+    mark, and takes no other character with it.
     """
-    from resiliparse.parse.encoding import bytes_to_str, detect_encoding, map_encoding_to_html5
+    from resiliparse.parse.encoding import detect_encoding, map_encoding_to_html5
 
     if b"\0" not in body and b"\x1b" not in body and (text := mostly_utf8(body)) is not None:
         return text
     encoding = map_encoding_to_html5(charset) if charset else None
-    if encoding is None or not _decodes(body, encoding):
-        encoding = detect_encoding(body, from_html_meta=True)
-    return str(bytes_to_str(body, encoding or "utf-8"))
+    text = mostly(body, encoding) if encoding is not None else None
+    if text is None:
+        found = detect_encoding(body, from_html_meta=True) or "utf-8"
+        text = mostly(body, found)
+        if text is None or (found in _LATIN and _is_wide(body)):
+            text = _by_its_parts(body) or text
+    return (text if text is not None else body.decode("cp1252", "replace")).removeprefix("\ufeff")
 
 
 def mostly_utf8(body: bytes) -> str | None:
@@ -99,12 +113,30 @@ def mostly_utf8(body: bytes) -> str | None:
         return text if whole > broken else None
 
 
-def _decodes(body: bytes, encoding: str) -> bool:
+def mostly(body: bytes, encoding: str) -> str | None:
+    """The text in an encoding, with a mark in place of a few broken bytes; None where many are broken."""
     try:
-        body.decode(encoding)
-    except (UnicodeDecodeError, LookupError):
-        return False
-    return True
+        text = body.decode(encoding, "replace")
+    except LookupError:
+        return None
+    marks = text.count("\ufffd")
+    return text if marks <= _BROKEN * sum(character > "\x7f" for character in text) else None
+
+
+def _is_wide(body: bytes) -> bool:
+    """Whether most bytes beyond ASCII stand in runs, as no language in Latin letters has them."""
+    high = len(body) - len(body.translate(None, _HIGH))
+    return high > 0 and sum(map(len, _RUN.findall(body))) > high / 2
+
+
+def _by_its_parts(body: bytes) -> str | None:
+    """The text in the encoding that most parts of a page are found to be in, where a broken byte hides it in one."""
+    from resiliparse.parse.encoding import detect_encoding
+
+    size = len(body) // _PARTS + 1
+    found = Counter(detect_encoding(body[at : at + size]) for at in range(0, len(body), size))
+    likely = (name for name, _ in found.most_common() if name and name not in (*_LATIN, "utf-8"))
+    return next((text for name in likely if (text := mostly(body, name)) is not None), None)
 
 
 def _show_formulas(tree: Any) -> None:

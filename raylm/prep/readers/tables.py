@@ -11,7 +11,7 @@ from pydantic import Field
 from raylm.config.prepare.sources import SourceSettings
 from raylm.errors import DataError
 from raylm.prep.checks.skipped import BROKEN_RECORD, EXAMPLES
-from raylm.prep.readers.base import Meta, Raw, Reading, language_tag, metadata_of
+from raylm.prep.readers.base import NO_LANGUAGE, Meta, Raw, Reading, language_tag, metadata_of
 from raylm.prep.readers.decoding import decode
 from raylm.rows import BadRow, MissingColumn, Row, RowFile, read_rows
 
@@ -100,7 +100,8 @@ def metadata(reading: Reading[Table], row: Row) -> Meta:
     if not isinstance(given, str):
         return found
     others = {name: value for name, value in found.items() if name != "language"}
-    return {**others, "language": language_tag(given) or given} if given.strip() else others
+    language = language_tag(given) or (given if given.strip().lower() not in NO_LANGUAGE else "")
+    return {**others, "language": language} if language.strip() else others
 
 
 def column_hint(reading: Reading[Table], column: str, what: str) -> str:

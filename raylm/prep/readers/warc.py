@@ -17,7 +17,7 @@ from raylm.config.prepare.sources import FileSourceSettings
 from raylm.prep.readers.base import Raw, Reading, S, known, language_tag
 from raylm.prep.readers.http_body import body_of, media_type
 from raylm.prep.readers.kind import SourceKind
-from raylm.prep.readers.page_text import PageText, mostly_utf8, page_reader
+from raylm.prep.readers.page_text import PageText, mostly, mostly_utf8, page_reader
 from raylm.prep.readers.records import (
     LANGUAGES,
     FoundLanguage,
@@ -32,7 +32,7 @@ from raylm.prep.readers.records import (
 _Extractor: TypeAlias = Callable[[bytes, str | None], PageText]
 _Skip: TypeAlias = Callable[[str], None]
 _SLIVER = 9  # times as much beside a page's main content as in it
-_HTML = ("text/html", "application/xhtml+xml")
+_HTML = ("text/html", "application/xhtml+xml", "application/vnd.wap.xhtml+xml")
 
 
 class WarcSource(FileSourceSettings):
@@ -97,8 +97,7 @@ def _count_beside(reading: Reading[S], number: int, url: str | None, page: PageT
 
 def _response(record: Any, to_page: _Extractor, skip: _Skip) -> PageText | None:
     if not record.is_http:
-        skip("no_page")
-        return None
+        return _resource(record, to_page, skip)  # a page without its head
     record.parse_http(auto_decode="none", quirks_mode=True)
     headers = record.http_headers
     if headers is None or headers.status_code != 200:
@@ -129,13 +128,16 @@ def _page(kind: str, charset: str | None, body: bytes, to_page: _Extractor, skip
 
 
 def _conversion(record: Any, to_page: _Extractor, skip: _Skip) -> PageText | None:
-    """Text that a crawler made of a page, in UTF-8 by the format's definition."""
+    """Text that a crawler made of a page, in UTF-8 by the format's definition, or as it says."""
     body: bytes = record.reader.read()
     text = mostly_utf8(body)
     if text is None:
+        _, charset = media_type(record.headers.get("Content-Type"), body)
+        text = mostly(body, charset) if charset else None
+    if text is None:
         skip("encoding")
         return None
-    return PageText(text)
+    return PageText(text.removeprefix("\ufeff"))
 
 
 def _found_language(record: Any) -> str | None:

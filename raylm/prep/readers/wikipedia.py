@@ -10,7 +10,7 @@ from __future__ import annotations
 import bz2
 import itertools
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, BinaryIO, Literal
 
 from pydantic import Field
@@ -29,6 +29,8 @@ _READ_BYTES = 1 << 18
 _XML_LANG = "{http://www.w3.org/XML/1998/namespace}lang"
 _LANGUAGE = re.compile(rb'<mediawiki[^>]*? xml:lang="([A-Za-z-]+)"')
 _NAMESPACES = re.compile(rb"<namespaces>.*?</namespaces>", re.S)
+_REDIRECT = re.compile(r"\s*#([^\W\d_]{2,})\s*:?\s*\[\[[^\]\n]+\]\]")
+_REDIRECT_WORDS = ("redirect", "weiterleitung", "перенаправление", "перенаправлення", "redirección", "redirection")
 _MULTISTREAM = "-multistream.xml.bz2"
 
 
@@ -41,25 +43,29 @@ class WikipediaSource(FileSourceSettings):
 def read(reading: Reading[WikipediaSource]) -> Iterator[Raw]:
     """The articles of a dump, or of the streams in the range."""
     to_text: Callable[[str], str] | None = None
+    names: dict[str, str] = {}
     identity = 0
 
     def left_out(kind: str, markup: str) -> None:
         reading.take_out(kind, len(markup), identity, markup)
 
     for page in _pages(reading, _parts(reading)):
-        to_text = to_text or renderer(Site.of(_namespaces(page)), left_out)  # the head is dropped with the first page
-        namespace, title = page.findtext("{*}ns", "0"), page.findtext("{*}title", "")
-        identity = int(page.findtext("{*}id", "0"))
-        if namespace != "0":
+        if to_text is None:  # the head is dropped with the first page
+            names = _namespaces(page)
+            to_text = renderer(Site.of(names), left_out)
+        title, number = page.findtext("{*}title", ""), page.findtext("{*}id", "")
+        identity = int(number) if number.isdecimal() else 0
+        revision = max(page.iterfind("{*}revision"), key=_written, default=page)  # a dump may hold the whole history
+        markup = revision.findtext("{*}text") or ""
+        if page.findtext("{*}ns", _by_title(title, names)) != "0":
             reading.skip("namespace")
-        elif page.find("{*}redirect") is not None:
+        elif page.find("{*}redirect") is not None or _redirects(markup):
             reading.skip("redirect")
+        elif revision.findtext("{*}model", "wikitext") != "wikitext":
+            reading.skip("no_wikitext", identity, title)  # data, styles and modules
         else:
             language = language_tag(page.getroottree().getroot().get(_XML_LANG))
-            revision = max(
-                page.iterfind("{*}revision"), key=_written, default=page
-            )  # a dump may hold the whole history
-            body = to_text(revision.findtext("{*}text") or "")
+            body = to_text(markup)
             if body:
                 about = known(title=title, date=revision.findtext("{*}timestamp"), language=language)
                 yield Raw(identity, f"{title}\n\n{body}", about)
@@ -70,6 +76,19 @@ def read(reading: Reading[WikipediaSource]) -> Iterator[Raw]:
 def _written(revision: Any) -> str:
     """When a revision was written, as text that can be compared."""
     return str(revision.findtext("{*}timestamp") or "")
+
+
+def _by_title(title: str, names: Mapping[str, str]) -> str:
+    """The namespace of a page of an old dump, which does not say it: the one whose name its title begins with."""
+    prefix, colon, _ = title.partition(":")
+    wanted = prefix.strip().casefold()
+    return next((key for key, name in names.items() if colon and name and name.casefold() == wanted), "0")
+
+
+def _redirects(markup: str) -> bool:
+    """Whether a page only names another one, as old dumps and those of other programs leave it to its text."""
+    found = _REDIRECT.match(markup)
+    return found is not None and (found[1] == found[1].upper() or found[1].lower() in _REDIRECT_WORDS)
 
 
 def _namespaces(page: Any) -> dict[str, str]:

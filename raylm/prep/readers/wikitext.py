@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from raylm.prep.extras import not_installed
+from raylm.prep.readers.wiki_templates import only_gives_form, shown_form
 
 # Namespaces whose links place something in the page or say something about it, and so are no part of its sentences.
 PLACED_KEYS = ("6", "14", "-2")  # files, categories, media
@@ -46,27 +47,17 @@ _LANGUAGES = frozenset(
         )
     ).split()
 )
-# Templates that only give their arguments a form, in small letters without spaces: which ones they show.
-_LAST = frozenset(("lang", "langue", "idioma", "langx", "transl", "translit", "transliteration", "spr", "språk"))
-_FIRST = frozenset(
-    (
-        *("nowrap", "nobr", "nowraplinks", "nobreak", "small", "smaller", "big", "larger", "abbr", "abkürzung"),
-        *("quote", "quotation", "cquote", "blockquote", "bquote", "quotebox", "poem", "verse", "poemquote", "zitat"),
-        *("citationbloc", "citation", "cita", "citazione", "math", "mvar", "var", "em", "strong", "code", "kbd"),
-        *("ill", "illm", "interlanguagelink", "link-interwiki", "lien", "w", "center", "smallcaps", "sc", "tooltip"),
-        *("uppercase", "lowercase", "sup", "sub", "exp", "ind", "formatnum", "nombre", "num", "gaps", "fontcolor"),
-        *("notatypo", "sic", "linktext", "keypress", "key", "angbr", "chem", "chem2", "ce", "visibleanchor"),
-        *("okina", "zh-hans", "zh-hant", "tq", "lc", "uc", "ucfirst", "lcfirst", "unicode", "script", "samp"),
-        *("petitescapitales", "vanchor"),
-    )
-)
-_ALL = frozenset(("convert", "cvt", "val", "unité", "unite", "unit", "date", "nb", "conv", "umrechnung", "größe"))
-_RANGES = frozenset(("-", "–", "to", "and", "by", "x", "×", "or", "+/-", "±", "à", "et", "bis", "und"))
-_FRACTIONS = frozenset(("frac", "sfrac", "fraction", "bruch"))
-
 _SWITCH = re.compile(r"-\{(.*?)\}-", re.S)
 _VARIANT = re.compile(r"\s*(zh(?:-[a-z]+)*|sr-[a-z]+|kk-[a-z]+|uz-[a-z]+|iu-[a-z]+)\s*:\s*([^;]*)", re.I)
 _WORD = re.compile(r"__([^\W\d](?:\w*?[^\W_])?)__")
+# What languages for programs call so themselves.
+_NAMES_OF_CODE = frozenset(
+    (
+        *("FILE", "LINE", "DATE", "TIME", "TIMESTAMP", "FUNC", "FUNCTION", "COUNTER", "STDC", "VERSION", "GNUC"),
+        *("DIR", "CLASS", "METHOD", "NAMESPACE", "TRAIT", "END", "DATA", "WARN", "DIE", "PACKAGE", "SUB", "ENV"),
+        *("VA_ARGS", "VA_OPT", "OBJC", "LP64", "MODULE", "CALLER", "STACKTRACE", "ASSEMBLER", "INCLUDE_LEVEL"),
+    )
+)
 _GONE = "\2"  # where a template was dropped
 _MARKS = r"\s,;:、，；–—\x02-"
 _HOLLOW = re.compile(rf"[ \xa0]?[(（\[](?=[{_MARKS}]*\x02)[{_MARKS}]*[)）\]]")
@@ -81,6 +72,7 @@ _DROPPED_TAGS = frozenset(
         *("script", "section", "style", "table", "templatestyles", "timeline"),
     )
 )
+_READINGS = frozenset(("rt", "rp", "rtc"))  # how the characters below are spoken
 _KINDS = {"ref": "references", "references": "references", "table": "tables"}
 _CODE_TAGS = frozenset(("syntaxhighlight", "source", "pre"))
 _FORMULA_TAGS = frozenset(("math", "chem", "ce"))
@@ -168,6 +160,10 @@ class _Renderer:
             yield "\n" + "".join(f"{_AS_IT_STANDS}{line.rstrip()}\n" for line in lines)
         elif name in _FORMULA_TAGS and node.contents is not None:
             yield " ".join(str(node.contents).split())
+        elif name == "dd" and node.wiki_markup:
+            yield ":"  # in a line behind a term; at its beginning it goes as indentation
+        elif name in _READINGS:
+            return
         elif name in _DROPPED_TAGS:
             self._left_out(_KINDS.get(name, "galleries_and_such"), str(node))
         elif node.contents is not None:
@@ -176,40 +172,14 @@ class _Renderer:
     def _template(self, node: Any) -> Iterator[str]:
         name = "".join(str(node.name).replace("_", " ").split()).lower()
         name, colon, inline = name.partition(":")  # {{formatnum:3}} is a function of the parser
-        if not self._only_gives_form(name):
+        if not only_gives_form(name):
             self._left_out("templates", str(node))
             yield _GONE
             return
         given = [inline] if colon else []
         given += ["".join(self.code(one.value)).strip() for one in node.params if not one.showkey]
         named = {str(one.name).strip(): "".join(self.code(one.value)).strip() for one in node.params if one.showkey}
-        given = [text for text in given if text] or [named[key] for key in ("1", "text", "2") if named.get(key)]
-        if not given:
-            yield _GONE
-        elif name in _LAST:
-            yield given[-1]
-        elif name.startswith("lang-"):
-            yield given[0]
-        elif name in _FIRST:
-            yield given[1] if name == "w" and len(given) > 1 else given[0]
-        elif name in _FRACTIONS:
-            yield "/".join(given[-2:])
-        else:
-            yield _with_unit(name, given, named)
-
-    @staticmethod
-    def _only_gives_form(name: str) -> bool:
-        return name.startswith("lang-") or name in _LAST | _FIRST | _FRACTIONS | _ALL
-
-
-def _with_unit(name: str, given: list[str], named: Mapping[str, str]) -> str:
-    """A number and its unit, as given; what it is converted to is not computed."""
-    if name in ("date", "unité", "unite", "unit", "nb"):
-        return " ".join(given)
-    if name == "val":
-        return " ".join([given[0], *filter(None, [named.get("u") or named.get("ul")])])
-    shown = 4 if len(given) > 2 and given[1] in _RANGES else 2
-    return " ".join(given[:shown])
+        yield shown_form(name, given, named) or _GONE
 
 
 def _chosen(match: re.Match[str]) -> str:
@@ -240,10 +210,14 @@ def _tidied(text: str) -> str:
 
 def _whole(line: str) -> str:
     """A line without words for the site's software, and without the brackets that dropped templates leave."""
-    line = _WORD.sub(lambda match: "" if match[1] == match[1].upper() else match[0], line)
+    line = _WORD.sub(lambda match: "" if _is_for_the_site(match[1]) else match[0], line)
     if _GONE in line:
         line = _ENDED.sub(r"\1", _BEGUN.sub(r"\1", _HOLLOW.sub("", line))).replace(_GONE, "")
     return line
+
+
+def _is_for_the_site(word: str) -> bool:
+    return word == word.upper() and word not in _NAMES_OF_CODE and not word.startswith("STDC_")
 
 
 def _drop_empty(kept: list[str], level: str) -> None:

@@ -103,6 +103,18 @@ class _Beyond:
         return self.sign | self.mark
 
 
+# Marks of other scripts, by their bytes in UTF-8: Greek, Armenian, Hebrew, Arabic (twice), Urdu.
+_SIGNS = {
+    **{0xCD: (0xBE,), 0xCE: (0x87,), 0xD5: tuple(range(0x9A, 0xA0)), 0xD6: (0x89, 0x8A, 0xBE), 0xD7: (0x80, 0x83)},
+    **{0xD8: (0x8C, 0x9B, 0x9F), 0xD9: tuple(range(0xAA, 0xAE)), 0xDB: (0x94,)},
+}
+# Sinhala, Tibetan, Burmese, Ethiopic, Khmer, Mongolian, and the dot between words of katakana: third bytes, from, to.
+_MARKS = {
+    **{(0xE0, 0xB7): (0xB4, 0xB4), (0xE0, 0xBC): (0x8B, 0x94), (0xE1, 0x81): (0x8A, 0x8B), (0xE1, 0x8D): (0xA1, 0xA8)},
+    **{(0xE1, 0x9F): (0x94, 0x9A), (0xE1, 0xA0): (0x80, 0x8A), (0xE3, 0x83): (0xBB, 0xBB)},
+}
+
+
 def _beyond_ascii(raw: bytes) -> _Beyond:
     import numpy as np
 
@@ -111,9 +123,12 @@ def _beyond_ascii(raw: bytes) -> _Beyond:
     first, after = data[leads], data[leads + 1]
     third = data[np.minimum(leads + 2, len(data) - 1)]
     sign = (first == 0xC2) & (after != 0xAA) & (after != 0xB5) & (after != 0xBA)  # « » § and such, not ª µ º
-    sign |= (first == 0xD8) & np.isin(after, (0x8C, 0x9B, 0x9F))  # ، ؛ ؟
+    for lead, marks in _SIGNS.items():
+        sign |= (first == lead) & np.isin(after, marks)
     mark = ((first == 0xE2) & (after <= 0x81)) | ((first == 0xE3) & (after == 0x80))  # dashes, quotes, 。 and such
     mark |= (first == 0xE0) & (after == 0xA5) & ((third == 0xA4) | (third == 0xA5))  # । ॥
+    for (lead, second), (least, most) in _MARKS.items():
+        mark |= (first == lead) & (after == second) & (third >= least) & (third <= most)
     mark |= (first == 0xEF) & _full_width_mark(after, third)
     alone = ((first >= 0xE3) & (first <= 0xED) & ~mark) | ((first == 0xE0) & (after >= 0xB8) & (after <= 0xBB))
     return _Beyond(leads, sign, mark, alone)

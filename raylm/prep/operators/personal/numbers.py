@@ -47,8 +47,8 @@ _CARD_STARTS = ("1800", "2", "3", "4", "5", "6")  # of any network, also of thos
 # Layouts as on the card; one kind of separator throughout.
 _CARD = re.compile(
     r"(?<![0-9A-Za-z_+$€£#-])(?<![0-9][.,])"
-    r"(?:[0-9]{12,19}|[0-9]{4}([ \u00a0\u202f-])[0-9]{4}\1[0-9]{4}\1[0-9]{4}(?:\1[0-9]{3})?"
-    r"|[0-9]{4}([ \u00a0\u202f-])[0-9]{6}\2[0-9]{4,5})(?![0-9A-Za-z_]|[-.,][0-9])"
+    r"(?:[0-9]{12,19}|[0-9]{4}([ \u00a0\u2007\u2009-\u2011\u2013\u202f-])[0-9]{4}\1[0-9]{4}\1[0-9]{4}(?:\1[0-9]{3})?"
+    r"|[0-9]{4}([ \u00a0\u2007\u2009-\u2011\u2013\u202f-])[0-9]{6}\2[0-9]{4,5})(?![0-9A-Za-z_]|[-.,][0-9])"
 )
 _CARD_WORDS = re.compile(
     r"\b(?:(?:credit|debit|bank|kredit)?(?:card|karte|cart[ae]|carta|tarjeta|cartão)s?|cc|ccn|pan|visa|mastercard|maestro"
@@ -56,11 +56,10 @@ _CARD_WORDS = re.compile(
     re.IGNORECASE,
 )
 _ADDRESS = re.compile(r"://|www\.|^/|[?&=%]")
-_GAP = "[ \u00a0\u202f-]"
-_IBAN = re.compile(
-    r"(?<![0-9A-Za-z])[A-Za-z]{2}[0-9]{2}(?=[ \u00a0\u202f-]?[0-9A-Za-z]{4}[ \u00a0\u202f-]?[0-9A-Za-z]{2})"
-)
-_IBAN_LETTERS = re.compile(r"(?:[ \u00a0\u202f-]?[0-9A-Za-z]){11,30}")
+_GAP = "[ \u00a0\u2007\u2009-\u2011\u2013\u202f-]"
+_OF_GAP = re.compile(_GAP)
+_IBAN = re.compile(rf"(?<![0-9A-Za-z])[A-Za-z]{{2}}[0-9]{{2}}(?={_GAP}?[0-9A-Za-z]{{4}}{_GAP}?[0-9A-Za-z]{{2}})")
+_IBAN_LETTERS = re.compile(rf"(?:{_GAP}?[0-9A-Za-z]){{11,30}}")
 
 
 def cards(text: str, within: Range) -> Iterator[Range]:
@@ -87,11 +86,10 @@ def ibans(text: str, within: Range) -> Iterator[Range]:
         run = _IBAN_LETTERS.match(text, match.end())
         stops = range(run.end(), run.start() + 11, -1) if run else ()
         for stop in stops:
-            if (stop < len(text) and text[stop].isalnum()) or not text[stop - 1].isalnum():
+            behind = text[stop : stop + 1]
+            if (behind.isascii() and behind.isalnum()) or not text[stop - 1].isalnum():
                 continue
-            if iban.is_valid(
-                text[match.start() : stop].replace("\u00a0", " ").replace("\u202f", " "), check_country=False
-            ):
+            if iban.is_valid(_OF_GAP.sub("", text[match.start() : stop]), check_country=False):
                 yield match.start(), stop
                 break
 

@@ -7,6 +7,7 @@ same: beside a word such as `phone:` or `fax` seven to fifteen digits in a phone
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator, Sequence
 from types import ModuleType
@@ -37,8 +38,12 @@ _WORD_BEFORE = re.compile(
     r"|telegram|viber|hotline|helpline|desk|direct|landline|office|contact|reach|answering|messages?"
     r"|(?:my|his|her|our|your|their) number|тел(?:ефон)?[а-яё]*|моб(?:ильный)?|факс|звони(?:те)?|сот(?:овый)?"
     r"|τηλ(?:έφωνο)?|κιν(?:ητό)?|φαξ|điện thoại|sđt|puh(?:elin)?|tlf|telp|cep|faks|मोबाइल|फ़ोन|फोन|दूरभाष)\b\.?"
-    r"|电话|電話|手机|手機|行動|携帯|联系|聯絡|连络|連絡|热线|熱線|传真|傳真|ファックス|ファクス|전화|휴대폰|핸드폰"
-    r"|연락처|팩스|โทร(?:ศัพท์)?|มือถือ|هاتف|جوال|فاكس|تلفن|موبایل|טלפון|נייד|[☎📞📱✆])(?P<between>[^0-9\n]{0,30}\n?[^\w\n]{0,10})\Z"
+    r"|\b(?:ruf(?:nummer)?|appele[zr]|joindre|cellulare|fone|celular|telemóvel|đt|dđ)\b\.?"
+    r"|\b(?:hp|wa|gsm|kom)(?=\s?[:.]\s?\Z)\.?"
+    r"|电话|電話|座机|座機|话机|固话|总机|總機|客服|致电|致電|直通|微信|フリーダイヤル|お問い合わせ|問合せ|문의|대표번호"
+    r"|\bטל\b['׳]?|ফোন|মোবাইল|فون|موبائل|फोन नं|தொலைபேசி|ఫోన్|ഫോൺ|ስልክ|(?:հեռ|ტელ)\b\.?|ទូរស័ព្ទ|手机|手機|行動|携帯"
+    r"|联系|聯絡|连络|連絡|热线|熱線|传真|傳真|ファックス|ファクス|전화|휴대폰|핸드폰"
+    r"|연락처|팩스|โทร(?:ศัพท์)?\.?|มือถือ|هاتف|جوال|فاكس|تلفن|موبایل|טלפון|נייד|[☎📞📱✆])(?P<between>[^0-9\n]{0,30}\n?[^\w\n]{0,10})\Z"
     r"|(?-i:\b[TMF]:)[ ]?\Z",
     re.I,
 )
@@ -64,11 +69,18 @@ _DATE = re.compile(
 )
 _DECIMAL = re.compile(r"[0-9]+[.][0-9]+")
 _ISBN = re.compile(r"97[89][- ]?[0-9-]{10,14}|[0-9](?:-[0-9]{2,7}){2}-[0-9X]")
+_ZEROS = "٠۰०০੦૦୦௦౦೦൦๐໐༠၀០０"  # the zero of each script that has digits of its own
+_OF_ASCII = {ord(zero) + digit: str(digit) for zero in _ZEROS for digit in range(10)}
+_WIDE = {ord("Ａ") + number + case: chr(65 + number) for number in range(26) for case in (0, 32)}
+_WIDE |= {ord(wide): narrow for wide, narrow in zip("（）－：＋．／\u3000−", "()-:+./ -", strict=True)}
+_IN_OTHERS = re.compile(f"[{''.join(map(chr, _OF_ASCII))}]|[0-9][（）－ー−]|[（＋：][0-9+]")
+_LONG_MARK = re.compile("(?<=[0-9])ー(?=[0-9])")
 _FEWEST, _MOST = 7, 15  # digits: the shortest subscriber numbers, and E.164's limit
 
 
 def phones(text: str, within: Range, regions: Sequence[str]) -> Iterator[Range]:
     """Phone numbers; those without a country's code and a word beside them count in `regions` only."""
+    text = _in_ascii(text)
     for match in _AMERICAN.finditer(text, *within):
         if _may_be_phone(text, match.span()):
             yield match.span()
@@ -81,6 +93,14 @@ def phones(text: str, within: Range, regions: Sequence[str]) -> Iterator[Range]:
                 yield span
                 start = stop
                 break
+
+
+@functools.lru_cache(maxsize=2)
+def _in_ascii(text: str) -> str:
+    """A text whose digits, brackets and strokes of other scripts and widths are ASCII's, as long as it was."""
+    if text.isascii() or not _IN_OTHERS.search(text):
+        return text
+    return _LONG_MARK.sub("-", text.translate(_OF_ASCII | _WIDE))
 
 
 def _stops(run: re.Match[str]) -> list[int]:

@@ -7,6 +7,7 @@ book names them. What is skipped of a book is counted.
 from __future__ import annotations
 
 import functools
+import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -36,9 +37,17 @@ _END = re.compile(
 )
 _FIELD = r"^{name}:[ \t]*(.+(?:\n[ \t]+\S.*)*)"
 _NUMBER = r"(?:\d{1,3}|[ivxlcdm]+|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|the \w+)"
+_PREFACES = (
+    r"preface|introduction|foreword|prologue|epilogue|afterword|conclusion|to the reader|author['’]s (?:note|preface)"
+    r"|vorwort|vorrede|einleitung|nachwort|préface|avant-propos|introducción|introdução|prólogo|prefacio|prefácio"
+    r"|prefazione|introduzione|предисловие|введение|послесловие|przedmowa|wstęp|voorwoord|förord|前言|序言?|自序|跋"
+    r"|后记|後記|まえがき|はじめに|あとがき|서문|머리말|مقدمة"
+)
 _CHAPTER = re.compile(
-    rf"(?:(?:chapter|book|part|volume|canto|act|stave|letter|kapitel|chapitre|capítulo|capitolo)\s+{_NUMBER}\b.*"
-    r"|(?:preface|introduction|foreword|prologue|epilogue|afterword|conclusion)\.?)",
+    rf"(?:(?:chapter|book|part|volume|canto|act|stave|letter|kapitel|chapitre|capítulo|capitolo|hoofdstuk"
+    rf"|rozdział|kapitola|глава|часть|книга|κεφάλαιο)\s+(?:{_NUMBER}|\w+ая)\b.*"
+    r"|第[一二三四五六七八九十百千零〇0-9０-９]{1,8}[章回節节卷部篇話话](?:[\s：:、.　].{0,40})?"
+    rf"|(?:{_PREFACES})[.:]?)",
     re.I,
 )
 
@@ -102,14 +111,18 @@ def _epub(reading: Reading[BookSource]) -> Iterator[Raw]:
 def _bounded(reading: Reading[BookSource], parts_of: Callable[[Reading[BookSource]], list[_Part]]) -> list[_Part]:
     """The parts of a book; where more of it looks like front matter than any book has, all of them.
 
-    What looks like a list, line by line, goes however long: indexes may be.
+    An index goes however long: it looks like one, line by line.
     """
     trial = replace(reading, skipped=Skipped())
     parts = parts_of(trial)
-    lists, others = (trial.skipped.removed[kind] for kind in ("contents_and_index", "front_matter"))
+    contents, index, others = (trial.skipped.removed[kind] for kind in ("contents", "index", "front_matter"))
+    lists = contents + index
     whole = lists + others + sum(part.characters for part in parts) or 1
-    if others >= _FEW and others > _TOO_MUCH * whole:
-        reading.skip("kept_front_matter", 0, f"{others / whole:.0%} of the book, {others:,} characters")
+    too_much = others >= _FEW and others > _TOO_MUCH * whole
+    # Verses look like a list of contents, line by line; of a book there are more.
+    if too_much or (contents > _MUCH * whole and (contents >= _FEW or not parts)):
+        kept = others if too_much else contents
+        reading.skip("kept_front_matter", 0, f"{kept / whole:.0%} of the book, {kept:,} characters")
         return parts_of(replace(reading, source=reading.source.model_copy(update={"front_matter": True})))
     reading.skipped.add(trial.skipped)
     if lists + others >= _FEW and lists + others > _MUCH * whole:
@@ -120,7 +133,9 @@ def _bounded(reading: Reading[BookSource], parts_of: Callable[[Reading[BookSourc
 
 def _reason(kind: str) -> str:
     """Under which name the characters of such a part are counted."""
-    return "contents_and_index" if kind in LISTS else kind if kind == "boilerplate" else "front_matter"
+    if kind in ("index", "boilerplate"):
+        return kind
+    return "contents" if kind in LISTS else "front_matter"
 
 
 def _parts(reading: Reading[BookSource], book: Book, package: Package) -> Iterator[_Part]:
@@ -197,7 +212,7 @@ def _text(reading: Reading[BookSource], raw: Raw) -> Iterator[Raw]:
     """A text file's chapters, or all of it; what is no UTF-8 passes on as it is, for the caller to say where."""
     assert isinstance(raw.content, bytes)  # whole_file reads, and does not decode
     try:
-        text = raw.content.decode().removeprefix("\ufeff").replace("\r\n", "\n")
+        text = raw.content.decode().removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError:
         yield raw
         return
@@ -217,13 +232,18 @@ def _text(reading: Reading[BookSource], raw: Raw) -> Iterator[Raw]:
 
 
 def _body(reading: Reading[BookSource], text: str, start: re.Match[str] | None) -> str:
-    """The text between Project Gutenberg's header and its license."""
-    end = _END.search(text, start.end() if start is not None else len(text) // 2)
-    for match in filter(None, (start, end)):
-        reading.skip("front_matter", match.start(), "boilerplate")
-    begins, ends = start.end() if start is not None else 0, end.start() if end is not None else len(text)
-    reading.take_out("boilerplate", begins + len(text) - ends)
-    return text[begins:ends]
+    """The text between Project Gutenberg's header and its license; of a file of several books, all of theirs."""
+    starts = list(_START.finditer(text, start.start())) if start is not None else []
+    bodies = []
+    for begin, stop in itertools.pairwise([*(one.end() for one in starts), len(text)] if starts else [0, len(text)]):
+        end = _END.search(text, begin if starts else len(text) // 2, stop)
+        bodies.append((begin, end.start() if end is not None else stop))
+        if end is not None:
+            reading.skip("front_matter", end.start(), "boilerplate")
+    for one in starts:
+        reading.skip("front_matter", one.start(), "boilerplate")
+    reading.take_out("boilerplate", len(text) - sum(end - begin for begin, end in bodies))
+    return "\n\n".join(text[begin:end] for begin, end in bodies)
 
 
 def _by_headings(paragraphs: Iterable[str]) -> list[_Part]:

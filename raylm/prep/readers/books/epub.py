@@ -29,7 +29,7 @@ _ENCRYPTION = "META-INF/encryption.xml"
 _FONT_HIDING = ("http://www.idpf.org/2008/embedding", "http://ns.adobe.com/pdf/enc#RC")
 _BODY = frozenset(("bodymatter", "text", "start", "chapter"))
 _Chapter: TypeAlias = tuple[str, str, str]  # its page, its element's id or "", its title
-_PAGES = ("application/xhtml+xml", "text/html", "application/x-dtbook+xml")
+_PAGES = ("application/xhtml+xml", "text/html", "application/x-dtbook+xml", "text/x-oeb1-document")
 
 
 class Encrypted(Exception):
@@ -104,7 +104,11 @@ class Book:
         items = {item.get("id"): item for item in content.iterfind("{*}manifest/{*}item")}
         hrefs = {key: self._inside(path, item.get("href") or "") for key, item in items.items()}
         spine = [entry for entry in content.iterfind("{*}spine/{*}itemref") if entry.get("idref") in items]
-        pages = dict.fromkeys(hrefs[entry.get("idref")] for entry in spine if _is_read(entry, items))
+        texts = [entry for entry in spine if _is_text(items[entry.get("idref")])]
+        # Where nothing is said to be read in order, all of it is.
+        texts = [entry for entry in texts if entry.get("linear") != "no"] or texts
+        pages = dict.fromkeys(hrefs[entry.get("idref")] for entry in texts)
+        pages = pages or dict.fromkeys(hrefs[key] for key, item in items.items() if _is_text(item))
         if not pages:
             raise self.broken("is no EPUB that can be read: it lists no page of text")
         guide = [
@@ -131,7 +135,7 @@ class Book:
         if nav is not None and self.holds(nav):
             chapters, landmarks = self._nav(nav)
             return chapters, [(nav, "toc"), *landmarks]
-        ncx = hrefs.get(content.find("{*}spine").get("toc") or "")
+        ncx = hrefs.get((spine.get("toc") or "") if (spine := content.find("{*}spine")) is not None else "")
         return (list(self._ncx(ncx)) if ncx is not None and self.holds(ncx) else []), []
 
     def _nav(self, path: str) -> tuple[list[_Chapter], list[tuple[str, str]]]:
@@ -163,6 +167,8 @@ class Book:
         if "://" in page:
             return page  # on the web: never fetched, and no page of the archive
         name = posixpath.normpath(posixpath.join(posixpath.dirname(base), page))
+        if _escapes(name) and _spelled(name.lstrip("/")) in self._names:  # from the archive's own root
+            name = name.lstrip("/")
         if _escapes(name):
             raise self.broken(f"names a file outside of it: {href!r}")
         return self._names.get(_spelled(name), name)
@@ -228,9 +234,11 @@ def _of_pages(chapters: list[_Chapter], pages: tuple[str, ...]) -> Iterator[_Cha
             yield there, anchor, title
 
 
-def _is_read(entry: Any, items: dict[str, Any]) -> bool:
-    """Whether an entry of the reading order is text of the book, and no picture or aside."""
-    return entry.get("linear") != "no" and items[entry.get("idref")].get("media-type") in _PAGES
+def _is_text(item: Any) -> bool:
+    """Whether a file of the book is a page, by its type or, where that is no type of pages, by its name."""
+    kind = (item.get("media-type") or "").partition(";")[0].strip().lower()
+    named = (item.get("href") or "").partition("#")[0].lower().endswith((".xhtml", ".html", ".htm", ".xht"))
+    return kind in _PAGES or (named and not kind.startswith(("image/", "audio/", "video/", "font/")))
 
 
 def _types(named: Iterable[tuple[str, str]]) -> dict[str, str]:

@@ -24,6 +24,9 @@ TYPES = frozenset(
 _HEADINGS = {
     **dict.fromkeys(("contents", "table of contents", "inhalt", "inhaltsverzeichnis"), "toc"),
     **dict.fromkeys(("sommaire", "table des matières", "índice", "indice", "sommario", "目录", "目次"), "toc"),
+    **dict.fromkeys(("目錄", "차례", "목차", "содержание", "оглавление", "зміст", "spis treści", "inhoud"), "toc"),
+    **dict.fromkeys(("inhoudsopgave", "innehåll", "indhold", "innhold", "obsah", "tartalom", "cuprins"), "toc"),
+    **dict.fromkeys(("içindekiler", "mục lục", "สารบัญ", "المحتويات", "فهرس", "sumário", "περιεχόμενα"), "toc"),
     **dict.fromkeys(("copyright", "copyright page", "copyright notice", "copyright information"), "copyright-page"),
     **dict.fromkeys(("impressum", "mentions légales", "imprint"), "copyright-page"),
     **dict.fromkeys(("dedication", "dedicatoria", "dédicace", "widmung"), "dedication"),
@@ -84,4 +87,7 @@ def _speaks_of_rights(texts: Sequence[str]) -> bool:
 
 def by_heading(text: str) -> str | None:
     """What a part under this heading is, if no part of the text."""
-    return _HEADINGS.get(plain(text)) if len(text) <= 60 else None
+    if len(text) > 60:
+        return None
+    name = plain(text)
+    return _HEADINGS.get(name) or (None if name.isascii() else _HEADINGS.get(name.replace(" ", "")))  # 目　次

@@ -7,12 +7,25 @@ from collections.abc import Sequence
 
 LISTS = frozenset(("toc", "index", "landmarks", "page-list", "loi", "lot", "loa", "lov"))  # these may be long
 _MAX_CHARACTERS = 20_000  # of what a heading or a guide calls front matter: some take the whole book for it
+# Of those that nobody makes long: a chapter may have their name.
+_SHORTER = {
+    **dict.fromkeys(("cover", "titlepage", "title-page", "halftitlepage", "halftitle", "imprimatur"), 2000),
+    **dict.fromkeys(("dedication", "seriespage"), 3000),
+    **dict.fromkeys(("copyright-page", "imprint"), 10_000),
+}
+_MAX_SAID = 0.5  # of a list's characters, in short sentences
 _MAX_PROSE = 0.2  # of what is called a list
 _LEAST = 160  # characters of a paragraph that is prose
 _LINE = 40  # characters of its lines, where it has several
 # Scripts that write twice as much in a character.
 _WIDE = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff]")
 _SENTENCE = re.compile(r"[.!?…。！？।॥؟۔።]['\")\]”’»」』）]*(?:\s|$)|[。！？।॥]")
+# A sentence, as people talk: no entry, which a number begins or ends.
+_SAID = re.compile(
+    r"(?!(?:chapter|kapitel|chapitre|part|book|[0-9]+|[ivxlc]+)\b).{11,}[^\W\d][^\w\s]*[.!?…。！？।॥؟۔።][^\w\s]*"
+    r"|.{5,}[。！？」』]",
+    re.I | re.S,
+)
 _ENTRY_END = re.compile(r"(?:\.{3,}|(?:\. ){3,}|…{2,}|[\s,–-])\s*(?:\d{1,4}|[ivxlc]{1,6})\s*$", re.I)
 
 
@@ -34,8 +47,9 @@ def prose_share(texts: Sequence[str]) -> float:
 def may_be(kind: str, texts: Sequence[str]) -> bool:
     """Whether what is called so can be that: a list holds little prose, anything else is short."""
     if kind in LISTS:
-        return prose_share(texts) <= _MAX_PROSE
-    return sum(map(len, texts)) <= _MAX_CHARACTERS
+        said = sum(len(text) for text in texts if _SAID.fullmatch(" ".join(text.split())))
+        return prose_share(texts) <= _MAX_PROSE and said <= _MAX_SAID * sum(map(len, texts))
+    return sum(map(len, texts)) <= _SHORTER.get(kind, _MAX_CHARACTERS)
 
 
 def list_length(paragraphs: Sequence[str]) -> int:

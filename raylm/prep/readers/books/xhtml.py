@@ -27,6 +27,8 @@ _WIDE_GAP = re.compile(r"\n{3,}")
 _BREAK = "\0"  # a line's end that the page asks for; XML cannot hold it
 _ENTITY = re.compile(rb"&([A-Za-z][A-Za-z0-9]{0,31});")
 _BARE = re.compile(rb"&(?!#?\w+;)")
+_NAMED = re.compile(rb"(?:encoding|charset)\s*=\s*[\"']?([\w.:-]+)[\"']?", re.I)
+_WIDER = {"gb2312": "gb18030", "gbk": "gb18030", "iso-8859-1": "cp1252", "latin-1": "cp1252", "utf-16": "utf-16"}
 _HTML = re.compile(rb"<(?:html|body|p|div)[\s>]", re.I)
 _OF_XML = (b"amp", b"lt", b"gt", b"quot", b"apos")
 
@@ -52,6 +54,8 @@ def parsed(data: bytes) -> Any:
         raise not_installed("reading EPUBs", error) from error
 
     settings = {"remove_comments": True, "remove_pis": True, "no_network": True}
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        data = _in_utf8(data, "utf-16")
     # Pages use HTML's names for characters, which XML only knows from a DTD that nobody loads.
     data = _ENTITY.sub(_numbered, data)
     xml = {"resolve_entities": False, "load_dtd": False, **settings}
@@ -63,6 +67,8 @@ def parsed(data: bytes) -> Any:
             root = etree.fromstring(_BARE.sub(b"&amp;", data), etree.XMLParser(recover=True, **xml))
         elif data.strip():
             # A browser would show it all the same. HTML has no entities to expand, so its size is what was unpacked.
+            named = _NAMED.search(data[:2000])
+            data = data if _is_utf8(data) else _in_utf8(data, named[1].decode() if named else "utf-8")
             parser = etree.HTMLParser(encoding="utf-8" if _is_utf8(data) else None, huge_tree=True, **settings)
             root = etree.fromstring(data, parser)
     if root is not None:
@@ -208,6 +214,19 @@ def _is_utf8(data: bytes) -> bool:
     except UnicodeDecodeError:
         return False
     return True
+
+
+def _in_utf8(data: bytes, encoding: str) -> bytes:
+    """A page in UTF-8, with a mark in place of a few broken bytes; as it is where most are broken."""
+    for name in dict.fromkeys(("utf-8" if encoding != "utf-16" else encoding, _WIDER.get(encoding.lower(), encoding))):
+        try:
+            text = data.decode(name, "replace")
+        except LookupError:
+            continue
+        whole = sum(character > "\x7f" for character in text)
+        if 2 * text.count("\ufffd") <= whole:
+            return _NAMED.sub(b'encoding="utf-8"', text.encode(), count=1)
+    return data
 
 
 def _numbered(match: re.Match[bytes]) -> bytes:
