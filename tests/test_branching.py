@@ -245,7 +245,7 @@ def test_a_run_that_was_copied_is_not_trained_where_it_was(family: Family, capsy
     with pytest.raises(SystemExit) as ended:
         main(["train", str(copied / "run.yaml"), *flags, "--dry-run"])
     assert ended.value.code == 0
-    assert f"{copied} (goes on from step {STEPS})" in capsys.readouterr().out
+    assert f"{copied} (finished at step {STEPS}: nothing would be done" in capsys.readouterr().out
 
 
 def test_what_cannot_be_a_parent_is_refused_before_anything_starts(family: Family) -> None:
