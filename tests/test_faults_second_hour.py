@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import pty
+import re
 import signal
 import sys
 import time
@@ -192,3 +193,19 @@ def test_a_place_that_can_hold_no_folder_is_told_without_writing(tmp_path: Path)
             StoragePath(str(url)).check_place()
     StoragePath(str(tmp_path / "new" / "folder")).check_place()
     assert not (tmp_path / "new").exists()
+
+
+def test_a_vocabulary_that_stays_small_says_why(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = prepare_job(tmp_path, tokenizer={"vocab_size": 5000}, sequence_length=16)
+    code, out, err = run(capsys, "prepare", str(file))
+    assert code == 0, err
+    assert re.search(r"^vocabulary +\d+; the text has no more to make 5,000 of$", out, re.M)
+
+
+def test_a_file_that_is_given_another_kind_asks_for_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    texts = tmp_path / "texts" / "a"
+    file = prepare_job(tmp_path, sources=[{"kind": "parquet", "glob": f"{texts}/*.jsonl", "name": "a"}])
+    code, _, err = run(capsys, "prepare", str(file))
+    assert code == 3
+    assert "give the kind of file that it is" in err or "or give its kind" in err
+    assert "hint:  fetch it again\n" not in err

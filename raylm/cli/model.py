@@ -64,9 +64,9 @@ def sampling_options(command: Command) -> Command:
         ("--stop", str, None, "End the text before this string; repeatable."),
         ("--seed", click.IntRange(0, 2**63 - 1), usual.seed, "Another number gives another text."),
         ("--top-p", float, usual.top_p, "Choose among those that sum to p."),
-        ("--top-k", int, usual.top_k, "Choose among the k likeliest; 0: among all."),
+        ("--top-k", click.IntRange(min=0), usual.top_k, "Choose among the k likeliest; 0: among all."),
         ("--temperature", float, usual.temperature, "0 takes the likeliest token."),
-        ("--max-tokens", int, usual.max_new_tokens, "Stop after so many new tokens."),
+        ("--max-tokens", click.IntRange(min=1), usual.max_new_tokens, "Stop after so many new tokens."),
     ):
         option = click.option(name, type=kind, default=default, show_default=True, help=words, multiple=default is None)
         with_sampling = option(with_sampling)

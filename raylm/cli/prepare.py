@@ -53,7 +53,8 @@ def prepare(job_file: str, overrides: tuple[str, ...], dry_run: bool) -> None:
     from raylm.prep.prepare import prepare as run_prepare
 
     result = run_prepare(job, progress=progress_lines())
-    print_rows(result_rows(result))
+    tokenizer = job.prepare.tokenizer
+    print_rows(result_rows(result, vocab_size=None if tokenizer.path else tokenizer.vocab_size))
     print_next(*next_commands(job, result, job_file, overrides))
 
 
@@ -77,17 +78,18 @@ def _without_evaluation(job: Job, result: PrepareReport) -> list[str]:
     return ["evaluate.every_steps=null", *(["checkpoint.keep_best=0"] if job.checkpoint.keep_best else [])]
 
 
-def result_rows(result: PrepareReport) -> list[tuple[str, str]]:
-    """What a preparation gave, in words."""
+def result_rows(result: PrepareReport, *, vocab_size: int | None = None) -> list[tuple[str, str]]:
+    """What a preparation gave, in words. vocab_size: what was asked of a tokenizer that was trained."""
     from raylm.prep.report.card import step_lines
 
     manifest = result.manifest
+    fewer = f"; the text has no more to make {vocab_size:,} of" if manifest.vocab_size < (vocab_size or 0) else ""
     how = "finished already" if result.already_done else f"in {duration(result.seconds)}"
     rows = [
         ("documents", f"{result.documents:,} {how}"),
         ("tokens", f"{count(result.tokens)}, {manifest.train_rows:,} rows of {manifest.sequence_length:,} to train on"),
         ("held out", f"{manifest.held_out_rows:,} rows"),
-        ("vocabulary", f"{manifest.vocab_size:,}"),
+        ("vocabulary", f"{manifest.vocab_size:,}{fewer}"),
         ("shards", result.output),
     ]
     if result.skipped:

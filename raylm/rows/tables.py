@@ -62,7 +62,8 @@ def parquet_rows(file: RowFile) -> Iterator[Row]:
         except (pa.ArrowException, OSError) as error:  # zstd's damage is an OSError without a number
             if not is_damage(error):
                 raise
-            raise BrokenFile(f"{file.path.url} cannot be read as Parquet: {error}", hint="fetch it again") from error
+            hint = "fetch it again" if "parquet" in file.path.name.lower() else "give the kind of file that it is"
+            raise BrokenFile(f"{file.path.url} cannot be read as Parquet: {error}", hint=hint) from error
 
 
 def arrow_rows(file: RowFile, stream: BinaryIO) -> Iterator[Row]:
@@ -95,9 +96,8 @@ def arrow_rows(file: RowFile, stream: BinaryIO) -> Iterator[Row]:
     except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
         if not is_damage(error):
             raise
-        raise BrokenFile(
-            f"{file.path.url} cannot be read as Arrow, row {row}: {error}", hint="fetch it again"
-        ) from error
+        hint = "fetch it again" if "arrow" in file.path.name.lower() else "give the kind of file that it is"
+        raise BrokenFile(f"{file.path.url} cannot be read as Arrow, row {row}: {error}", hint=hint) from error
 
 
 def csv_rows(file: RowFile, stream: BinaryIO) -> Iterator[Row]:
