@@ -24,11 +24,12 @@ class Trained:
 
 @dataclass(frozen=True)
 class Example:
-    """A text to train on and its trained places, in order and apart. tools_shown: as of RenderedChat."""
+    """A text to train on and its trained places, in order and apart. tools_shown, plain: as of RenderedChat."""
 
     text: str
     trained: tuple[Trained, ...]
     tools_shown: bool = True
+    plain: tuple[tuple[int, int], ...] = ()
 
 
 def examples(conversation: Conversation, renderer: Renderer, train_on: TrainOn = "assistant") -> Iterator[Example]:
@@ -47,7 +48,7 @@ def examples(conversation: Conversation, renderer: Renderer, train_on: TrainOn =
         return
     rendered = renderer.render(conversation, last=train_on == "last")
     if train_on == "all":
-        yield Example(rendered.text, (Trained(0, len(rendered.text)),), rendered.tools_shown)
+        yield Example(rendered.text, (Trained(0, len(rendered.text)),), rendered.tools_shown, rendered.plain)
         return
     weights = [1.0 if message.weight is None else message.weight for message in conversation.messages]
     trained = tuple(
@@ -56,7 +57,7 @@ def examples(conversation: Conversation, renderer: Renderer, train_on: TrainOn =
         if weights[answer.message] > 0
     )
     if trained:
-        yield Example(rendered.text, trained, rendered.tools_shown)
+        yield Example(rendered.text, trained, rendered.tools_shown, rendered.plain)
 
 
 def token_weights(offsets: Sequence[tuple[int, int]], trained: Sequence[Trained]) -> list[float]:

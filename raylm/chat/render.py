@@ -8,10 +8,11 @@ and the conversation is refused.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from raylm.chat.controls import mark, unmark
 from raylm.chat.conversation import Conversation, Message, ToolCall, template_messages
 from raylm.chat.template import ChatTemplate, Rendered, TemplateFailed
 from raylm.errors import DataError
@@ -39,11 +40,13 @@ class RenderedChat:
     """The text of a conversation and its answers, in order; an answer may have several places, or none.
 
     tools_shown: False where the conversation has tools, calls none of them, and the template does not list them.
+    plain: where the text holds the spelling of a control token that somebody wrote, which is none.
     """
 
     text: str
     answers: tuple[Answer, ...]
     tools_shown: bool = True
+    plain: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -55,10 +58,13 @@ class _Tried:
 
 
 class Renderer:
-    """Renders conversations by one template, and refuses those that it would change."""
+    """Renders conversations by one template, and refuses those that it would change.
 
-    def __init__(self, template: ChatTemplate) -> None:
-        self.template = template
+    controls: the spellings of the tokenizer's control tokens, which nothing that people or tools wrote stands for.
+    """
+
+    def __init__(self, template: ChatTemplate, controls: Collection[str] = ()) -> None:
+        self.template, self._controls = template, frozenset(controls)
         self._tried: dict[Any, _Tried] = {}
 
     def render(self, conversation: Conversation, *, last: bool = False) -> RenderedChat:
@@ -72,6 +78,7 @@ class Renderer:
                 f"the chat template of {self.template.origin} leaves out {' and '.join(tried.dropped)}",
                 hint="choose a template that shows it, chat.template: FILE, or take it out of the data",
             )
+        conversation = mark(conversation, self._controls)
         spoken = [n for n, message in enumerate(conversation.messages) if message.role == "assistant"]
         whole = self._render(conversation, len(conversation.messages))
         if self.template.marks:
@@ -79,11 +86,15 @@ class Renderer:
             answers = [answer for answer in answers if not last or answer.message == spoken[-1]]
         else:
             answers = [self._by_prefixes(conversation, whole.text, n) for n in (spoken[-1:] if last else spoken)]
-        return RenderedChat(whole.text, tuple(answers), tried.tools_shown)
+        text, plain, moved = unmark(whole.text)
+        answers = [Answer(answer.message, moved(answer.start), moved(answer.end)) for answer in answers]
+        return RenderedChat(text, tuple(answers), tried.tools_shown, tuple(plain))
 
-    def prompt(self, conversation: Conversation) -> str:
-        """The text up to the point where the model speaks next."""
-        return self._render(conversation, len(conversation.messages), generation_prompt=True).text
+    def prompt(self, conversation: Conversation) -> RenderedChat:
+        """The text up to the point where the model speaks next, without answers."""
+        marked = mark(conversation, self._controls)
+        text, plain, _ = unmark(self._render(marked, len(marked.messages), generation_prompt=True).text)
+        return RenderedChat(text, (), plain=tuple(plain))
 
     def _try(self, conversation: Conversation) -> _Tried:
         """What becomes of conversations of this form: tried once for each, with contents that stand nowhere else."""
