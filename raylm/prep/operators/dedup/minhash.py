@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 _LONGEST_WORD = 64  # bytes; what comes after counts as if it began the word again
 _TABLE = 1 << 16  # powers that are kept, half a megabyte
+_FIRST_LEAD = 0xC2  # of UTF-8 beyond ASCII
+_SIGN, _MARK, _ALONE = 1, 2, 3
 _MIN_RECALL = 0.98  # that banding alone may cost at the threshold
 
 
@@ -119,9 +121,23 @@ def _beyond_ascii(raw: bytes) -> _Beyond:
     import numpy as np
 
     data = np.frombuffer(raw, dtype=np.uint8)
-    leads = np.flatnonzero(data >= 0xC2)
-    first, after = data[leads], data[leads + 1]
+    leads = np.flatnonzero(data >= _FIRST_LEAD)
     third = data[np.minimum(leads + 2, len(data) - 1)]
+    after = data[leads + 1].astype(np.int32)
+    places = (data[leads].astype(np.int32) - _FIRST_LEAD << 12) | ((after & 63) << 6) | (third & 63)
+    found = _kinds()[places]
+    return _Beyond(leads, found == _SIGN, found == _MARK, found == _ALONE)
+
+
+@functools.lru_cache(maxsize=1)
+def _kinds() -> NDArray[np.uint8]:
+    """What a character is, by its first byte from _FIRST_LEAD on and six bits of each of the two behind it.
+
+    A quarter of a megabyte: looking them up costs the same however many scripts have marks of their own.
+    """
+    import numpy as np
+
+    first, after, third = np.meshgrid(np.arange(_FIRST_LEAD, 256), *[np.arange(0x80, 0xC0)] * 2, indexing="ij")
     sign = (first == 0xC2) & (after != 0xAA) & (after != 0xB5) & (after != 0xBA)  # « » § and such, not ª µ º
     for lead, marks in _SIGNS.items():
         sign |= (first == lead) & np.isin(after, marks)
@@ -131,10 +147,12 @@ def _beyond_ascii(raw: bytes) -> _Beyond:
         mark |= (first == lead) & (after == second) & (third >= least) & (third <= most)
     mark |= (first == 0xEF) & _full_width_mark(after, third)
     alone = ((first >= 0xE3) & (first <= 0xED) & ~mark) | ((first == 0xE0) & (after >= 0xB8) & (after <= 0xBB))
-    return _Beyond(leads, sign, mark, alone)
+    found = np.zeros(first.shape, dtype=np.uint8)
+    found[sign], found[mark], found[alone] = _SIGN, _MARK, _ALONE
+    return found.reshape(-1)
 
 
-def _full_width_mark(after: NDArray[np.uint8], third: NDArray[np.uint8]) -> NDArray[np.bool_]:
+def _full_width_mark(after: NDArray[Any], third: NDArray[Any]) -> NDArray[np.bool_]:
     """Whether a character that begins with 0xEF is a mark of full, half or small width, such as ， ！ or ｡."""
     ascii_marks = (third <= 0x8F) | ((third >= 0x9A) & (third <= 0xA0)) | (third >= 0xBB)
     later_marks = (third == 0x80) | ((third >= 0x9B) & (third <= 0xA5))
