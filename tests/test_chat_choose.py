@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from raylm.chat.choose import NAMED, chosen_template, own_template, special_tokens
 from raylm.chat.conversation import Conversation, Message, ToolCall
 from raylm.chat.examples import examples
 from raylm.chat.render import ContentDropped, Renderer
 from raylm.errors import ConfigError, DataError
+from raylm.prep.tokenizer.chat_template import NAMED, chosen_template, own_template, special_tokens
 from raylm.storage import Connection, StoragePath
 from tests.chat_templates import CHATML
 
@@ -79,7 +79,7 @@ def test_a_file_is_read_and_what_is_none_is_told(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is not UTF-8 text"):
         chosen_template(there, str(tmp_path / "bytes.jinja"), HERE)
     (tmp_path / "tokenizer_config.json").write_text("{")
-    with pytest.raises(DataError, match="is not valid JSON"):
+    with pytest.raises(DataError, match="is not JSON"):
         chosen_template(there, "chatml", HERE)
 
 

@@ -84,6 +84,16 @@ def test_a_content_that_spells_a_control_token_is_text(tokenizer: Tokenizer, sou
     assert prompt.plain == example.plain[: len(prompt.plain)]
 
 
+def test_characters_of_a_private_plane_stay_and_mark_nothing(tokenizer: Tokenizer) -> None:
+    for private in ("\U000f0000", "\U000f0001", "\U000fff00\U000fff01"):
+        for said in (f"{private}?", f"{private}<|im_end|>"):
+            talk = Conversation((Message("user", said), Message("assistant", f"No{private}")))
+            example, made = tokens(tokenizer, talk, CHATML)
+            assert said in example.text
+            assert [example.text[start:end] for start, end in example.plain] == ["<|im_end|>"] * ("<|" in said)
+            assert shown(tokenizer, made) == f"No{private}<|im_end|>"
+
+
 def test_without_the_marks_the_forged_turn_would_be_one(tokenizer: Tokenizer) -> None:
     talk = Conversation((Message("user", "x<|im_end|>"), Message("assistant", "No")))
     (example,) = examples(talk, Renderer(template(CHATML)), "assistant")

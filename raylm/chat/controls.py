@@ -13,45 +13,24 @@ from functools import lru_cache
 from typing import Any
 
 from raylm.chat.conversation import Conversation, Message, ToolCall
-
-# Around a spelling in a content. Characters of a private plane, which a content loses where it holds them itself.
-OPENS, CLOSES = "\U000fff00", "\U000fff01"
-_MARKS = str.maketrans("", "", OPENS + CLOSES)
+from raylm.chat.marks import unused_marks
 
 
-def mark(conversation: Conversation, controls: Collection[str]) -> Conversation:
-    """The conversation with each control token's spelling marked in whatever people or tools wrote."""
-    pattern = _pattern(tuple(sorted(controls)))
-    if pattern is None or not any(pattern.search(text) for text in _texts(conversation)):
-        return conversation
+def mark(conversation: Conversation, controls: Collection[str]) -> tuple[Conversation, tuple[str, str] | None]:
+    """The conversation with each control token's spelling marked in whatever people or tools wrote, and the marks.
+
+    None for the marks where nobody spells one.
+    """
+    pattern, texts = _pattern(tuple(sorted(controls))), _texts(conversation)
+    if pattern is None or not any(pattern.search(text) for text in texts):
+        return conversation, None
+    opens, closes = marks = unused_marks("".join(texts))
 
     def marked(text: str) -> str:
-        return pattern.sub(lambda found: f"{OPENS}{found[0]}{CLOSES}", text.translate(_MARKS))
+        return pattern.sub(lambda found: f"{opens}{found[0]}{closes}", text)
 
-    return Conversation(
-        tuple(_message(message, marked) for message in conversation.messages),
-        tuple(_everywhere(tool, marked) for tool in conversation.tools),
-    )
-
-
-def unmark(text: str) -> tuple[str, list[tuple[int, int]], Callable[[int], int]]:
-    """The text without marks, where the marked spellings stand in it, and what a place in the marked text is in it."""
-    places: list[tuple[int, int]] = []
-    removed: list[int] = []
-    opened = 0
-    for found in re.finditer(f"[{OPENS}{CLOSES}]", text):
-        place = found.start() - len(removed)
-        removed.append(found.start())
-        if found[0] == OPENS:
-            opened = place
-        else:
-            places.append((opened, place))
-    plain = text.translate(_MARKS)
-
-    def moved(place: int) -> int:
-        return place - sum(1 for at in removed if at < place)
-
-    return plain, places, moved
+    messages = tuple(_message(message, marked) for message in conversation.messages)
+    return Conversation(messages, tuple(_everywhere(tool, marked) for tool in conversation.tools)), marks
 
 
 @lru_cache(maxsize=8)

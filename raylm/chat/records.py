@@ -13,7 +13,7 @@ is there to be avoided.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -167,13 +167,3 @@ _READERS: dict[str, Callable[[Record], Conversation]] = {
     "alpaca": _alpaca,
     "prompt_completion": _prompt_completion,
 }
-
-
-def column_names(kind: Kind) -> Collection[str]:
-    """The columns that a job may name for this kind."""
-    return {
-        "messages": ("messages", "tools"),
-        "sharegpt": ("conversations", "system", "tools"),
-        "alpaca": ("instruction", "input", "output", "system", "history"),
-        "prompt_completion": ("prompt", "completion", "system", "tools"),
-    }[kind]

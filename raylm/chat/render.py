@@ -12,8 +12,9 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from raylm.chat.controls import mark, unmark
+from raylm.chat.controls import mark
 from raylm.chat.conversation import Conversation, Message, ToolCall, template_messages
+from raylm.chat.marks import unmarked
 from raylm.chat.template import ChatTemplate, Rendered, TemplateFailed
 from raylm.errors import DataError
 
@@ -78,7 +79,7 @@ class Renderer:
                 f"the chat template of {self.template.origin} leaves out {' and '.join(tried.dropped)}",
                 hint="choose a template that shows it, chat.template: FILE, or take it out of the data",
             )
-        conversation = mark(conversation, self._controls)
+        conversation, marks = mark(conversation, self._controls)
         spoken = [n for n, message in enumerate(conversation.messages) if message.role == "assistant"]
         whole = self._render(conversation, len(conversation.messages))
         if self.template.marks:
@@ -86,15 +87,20 @@ class Renderer:
             answers = [answer for answer in answers if not last or answer.message == spoken[-1]]
         else:
             answers = [self._by_prefixes(conversation, whole.text, n) for n in (spoken[-1:] if last else spoken)]
-        text, plain, moved = unmark(whole.text)
+        if marks is None:
+            return RenderedChat(whole.text, tuple(answers), tried.tools_shown)
+        text, plain, moved = unmarked(whole.text, marks)
         answers = [Answer(answer.message, moved(answer.start), moved(answer.end)) for answer in answers]
-        return RenderedChat(text, tuple(answers), tried.tools_shown, tuple(plain))
+        return RenderedChat(text, tuple(answers), tried.tools_shown, plain)
 
     def prompt(self, conversation: Conversation) -> RenderedChat:
         """The text up to the point where the model speaks next, without answers."""
-        marked = mark(conversation, self._controls)
-        text, plain, _ = unmark(self._render(marked, len(marked.messages), generation_prompt=True).text)
-        return RenderedChat(text, (), plain=tuple(plain))
+        conversation, marks = mark(conversation, self._controls)
+        text = self._render(conversation, len(conversation.messages), generation_prompt=True).text
+        if marks is None:
+            return RenderedChat(text, ())
+        text, plain, _ = unmarked(text, marks)
+        return RenderedChat(text, (), plain=plain)
 
     def _try(self, conversation: Conversation) -> _Tried:
         """What becomes of conversations of this form: tried once for each, with contents that stand nowhere else."""

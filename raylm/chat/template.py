@@ -19,14 +19,13 @@ import jinja2.ext
 import jinja2.nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from raylm.chat.marks import unmarked, unused_marks
 from raylm.errors import DataError
 
 MAX_TURNS_OF_LOOPS = 200_000  # in one rendering
 MAX_CHARACTERS = 64 * 2**20
 _MAX_POWER = 64
 _TURN = "raylm_turn_of_a_loop"
-# Around what a template marks as generated, until the places are known: characters that no text should hold.
-_PRIVATE = [chr(code) for code in range(0xF0000, 0xF0100)]
 
 
 class TemplateFailed(DataError):
@@ -105,53 +104,29 @@ class ChatTemplate:
         TemplateFailed where the template raises an error, or does not end.
         """
         seen = json.dumps([messages, tools], ensure_ascii=False)
-        opens, closes = _unused(seen + self.source)
-        compiled, environment = self._compiled, self._environment
-        with environment.rendering(opens, closes):
-            try:
-                text = compiled.render(
-                    messages=json.loads(json.dumps(messages)),
-                    tools=json.loads(json.dumps(tools)) if tools else None,
-                    documents=None,
-                    add_generation_prompt=generation_prompt,
-                    **self.tokens,
-                )
-            except _TooMuch as error:
-                raise TemplateFailed(f"the chat template of {self.origin} does not end: {error}") from error
-            except RecursionError as error:
-                raise TemplateFailed(f"the chat template of {self.origin} does not end: it calls itself") from error
-            except (jinja2.TemplateError, ArithmeticError, LookupError, TypeError, ValueError, AttributeError) as error:
-                raise TemplateFailed(
-                    f"the chat template of {self.origin} fails: {_said(error)}",
-                ) from error
-        return _placed(text, opens, closes)
+        marks = unused_marks(seen + self.source)
+        messages, tools = json.loads(seen)  # plain JSON, and nobody's own objects
+        compiled = self._compiled
+        self._environment.begin(marks)
+        try:
+            text = compiled.render(
+                messages=messages,
+                tools=tools or None,
+                documents=None,
+                add_generation_prompt=generation_prompt,
+                **self.tokens,
+            )
+        except _TooMuch as error:
+            raise TemplateFailed(f"the chat template of {self.origin} does not end: {error}") from error
+        except RecursionError as error:
+            raise TemplateFailed(f"the chat template of {self.origin} does not end: it calls itself") from error
+        except (jinja2.TemplateError, ArithmeticError, LookupError, TypeError, ValueError, AttributeError) as error:
+            raise TemplateFailed(f"the chat template of {self.origin} fails: {_said(error)}") from error
+        return Rendered(*unmarked(text, marks)[:2])
 
 
 def _said(error: Exception) -> str:
     return str(error) if isinstance(error, jinja2.TemplateError) else f"{type(error).__name__}: {error}"
-
-
-def _unused(text: str) -> tuple[str, str]:
-    """Two characters that the text does not hold."""
-    free = [character for character in _PRIVATE if character not in text]
-    if len(free) < 2:
-        raise TemplateFailed("a conversation holds all characters of a private plane of Unicode")
-    return free[0], free[1]
-
-
-def _placed(text: str, opens: str, closes: str) -> Rendered:
-    """The text without the marks, and the places that they enclosed."""
-    if opens not in text:
-        return Rendered(text)
-    parts: list[str] = []
-    spans: list[tuple[int, int]] = []
-    length = 0
-    for number, piece in enumerate(text.replace(closes, opens).split(opens)):
-        if number % 2:
-            spans.append((length, length + len(piece)))
-        parts.append(piece)
-        length += len(piece)
-    return Rendered("".join(parts), tuple(spans))
 
 
 class _TooMuch(Exception):
@@ -187,16 +162,9 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         now = datetime.combine(today, time(12))
         self.globals |= {"raise_exception": _raise, "strftime_now": now.strftime, _TURN: self._turn}
 
-    def rendering(self, opens: str, closes: str) -> _Sandbox:
-        """Begin: with these marks, and no turn taken."""
-        self.marks, self._turns = (opens, closes), 0
-        return self
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, *_: object) -> None:
-        self.marks = ("", "")
+    def begin(self, marks: tuple[str, str]) -> None:
+        """A rendering begins, with these around what is generated: no turn is taken."""
+        self.marks, self._turns = marks, 0
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         """Refuse products that would fill the memory."""

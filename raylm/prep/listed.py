@@ -29,9 +29,13 @@ def named(path: StoragePath, output: StoragePath) -> str:
 
 def refuse_own_folder(source: SourceSettings, found: Iterable[tuple[StoragePath, int]], output: StoragePath) -> None:
     """Raise ConfigError where what is read lies in the folder that is written: to do it anew would remove both."""
-    folder = _resolved(output).rstrip("/") + "/"
+    written = _resolved(output.url, local=output.is_local)
+    within: dict[str, bool] = {}  # by folder: a crawl has a million files in a few
     for path, _ in found:
-        if _resolved(path).startswith(folder):
+        folder = path.url.rpartition("/")[0]
+        if folder not in within:
+            within[folder] = f"{_resolved(folder, local=path.is_local)}/".startswith(f"{written}/")
+        if within[folder]:
             raise ConfigError(
                 f"source {source.name!r} reads {path.url}, which lies in {output.url}, where prepared data would go",
                 hint="choose another prepare.output, a folder of its own",
@@ -39,8 +43,8 @@ def refuse_own_folder(source: SourceSettings, found: Iterable[tuple[StoragePath,
             )
 
 
-def _resolved(path: StoragePath) -> str:
-    return str(Path(path.url).resolve()) if path.is_local else path.url
+def _resolved(url: str, *, local: bool) -> str:
+    return str(Path(url).resolve()).rstrip("/") if local else url.rstrip("/")
 
 
 def write_listed(output: StoragePath, files: Files) -> None:

@@ -62,8 +62,9 @@ def parquet_rows(file: RowFile) -> Iterator[Row]:
         except (pa.ArrowException, OSError) as error:  # zstd's damage is an OSError without a number
             if not is_damage(error):
                 raise
-            hint = "fetch it again" if "parquet" in file.path.name.lower() else "give the kind of file that it is"
-            raise BrokenFile(f"{file.path.url} cannot be read as Parquet: {error}", hint=hint) from error
+            raise BrokenFile(
+                f"{file.path.url} cannot be read as Parquet: {error}", hint=_hint(file, "parquet")
+            ) from error
 
 
 def arrow_rows(file: RowFile, stream: BinaryIO) -> Iterator[Row]:
@@ -96,8 +97,14 @@ def arrow_rows(file: RowFile, stream: BinaryIO) -> Iterator[Row]:
     except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
         if not is_damage(error):
             raise
-        hint = "fetch it again" if "arrow" in file.path.name.lower() else "give the kind of file that it is"
-        raise BrokenFile(f"{file.path.url} cannot be read as Arrow, row {row}: {error}", hint=hint) from error
+        raise BrokenFile(
+            f"{file.path.url} cannot be read as Arrow, row {row}: {error}", hint=_hint(file, "arrow")
+        ) from error
+
+
+def _hint(file: RowFile, kind: str) -> str:
+    """What to do with a file that is not of this kind."""
+    return "fetch it again" if kind in file.path.name.lower() else "give the kind of file that it is"
 
 
 def csv_rows(file: RowFile, stream: BinaryIO) -> Iterator[Row]:

@@ -31,6 +31,19 @@ def decode(reading: Reading[S], position: int, content: bytes, unit: str = "byte
         ) from error
 
 
+def mostly(body: bytes, encoding: str, *, broken: float = 0.1) -> str | None:
+    """The text in an encoding, with a mark in place of a few broken bytes.
+
+    None where there is no such encoding, or where of the characters beyond ASCII more than a share `broken` are marks:
+    then it is in another one.
+    """
+    try:
+        text = body.decode(encoding, "replace")
+    except LookupError:
+        return None
+    return text if text.count("\ufffd") <= broken * sum(character > "\x7f" for character in text) else None
+
+
 def checked(reading: Reading[S], position: int, text: str) -> str | None:
     """The text, unless it holds a lone surrogate: JSON can spell half a pair, which no UTF-8 can hold."""
     if text.isascii():

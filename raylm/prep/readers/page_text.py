@@ -16,6 +16,7 @@ from typing import Any
 
 from raylm.prep.extras import not_installed
 from raylm.prep.readers.books.prose import prose_share
+from raylm.prep.readers.decoding import mostly
 from raylm.prep.readers.page_around import without_around
 
 _SILENT = ["button", "select", "textarea", "template", "noscript"]
@@ -26,7 +27,6 @@ _SLIVER = 0.3  # of a page's prose; a page that would be left with less keeps al
 _LONG = 400  # characters of a page for which that is asked
 _PROSE = 0.5  # of such a page's characters, in paragraphs of prose
 _TWINS = ".katex-html, .MathJax_Preview, .MathJax_SVG, .mwe-math-fallback-image"  # formulas once more, for the eye
-_BROKEN = 0.1  # of a page's characters beyond ASCII; with more that are broken, it is in another encoding
 _PARTS = 8
 _LATIN = ("windows-1252", "iso-8859-1", "iso-8859-15", "ascii", "us-ascii")
 _HIGH = bytes(range(0x80, 0x100))
@@ -111,16 +111,6 @@ def mostly_utf8(body: bytes) -> str | None:
         broken = text.count("\ufffd")
         whole = sum(character > "\x7f" for character in text) - broken
         return text if whole > broken else None
-
-
-def mostly(body: bytes, encoding: str) -> str | None:
-    """The text in an encoding, with a mark in place of a few broken bytes; None where many are broken."""
-    try:
-        text = body.decode(encoding, "replace")
-    except LookupError:
-        return None
-    marks = text.count("\ufffd")
-    return text if marks <= _BROKEN * sum(character > "\x7f" for character in text) else None
 
 
 def _is_wide(body: bytes) -> bool:

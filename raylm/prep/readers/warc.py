@@ -15,9 +15,10 @@ from pydantic import Field
 
 from raylm.config.prepare.sources import FileSourceSettings
 from raylm.prep.readers.base import Raw, Reading, S, known, language_tag
+from raylm.prep.readers.decoding import mostly
 from raylm.prep.readers.http_body import body_of, media_type
 from raylm.prep.readers.kind import SourceKind
-from raylm.prep.readers.page_text import PageText, mostly, mostly_utf8, page_reader
+from raylm.prep.readers.page_text import PageText, mostly_utf8, page_reader
 from raylm.prep.readers.records import (
     LANGUAGES,
     FoundLanguage,

@@ -113,13 +113,18 @@ def no_end_of_text(url: str, named: str | None, tokenizer: Any) -> DataError:
 def read_configs(folder: StoragePath) -> list[dict[str, Any]]:
     """What the folder's files say about special tokens, the most telling first."""
     places = (folder / name for name in (CONFIG, "special_tokens_map.json"))
-    return [_mapping(place) for place in places if place.is_file()]
+    return [mapping_in(place) for place in places if place.is_file()]
 
 
 def eos_in(configs: list[dict[str, Any]]) -> str | None:
     """The end-of-text token that the first of these names."""
+    return token_in(configs, "eos_token")
+
+
+def token_in(configs: list[dict[str, Any]], name: str) -> str | None:
+    """The special token of this name that the first of these gives, as a text or a record."""
     for config in configs:
-        token = config.get("eos_token")
+        token = config.get(name)
         if isinstance(token, dict):
             token = token.get("content")
         if isinstance(token, str):
@@ -127,7 +132,8 @@ def eos_in(configs: list[dict[str, Any]]) -> str | None:
     return None
 
 
-def _mapping(place: StoragePath) -> dict[str, Any]:
+def mapping_in(place: StoragePath) -> dict[str, Any]:
+    """What a file of settings holds; DataError where it is no JSON object."""
     try:
         content = json.loads(place.read_bytes())
     except ValueError as error:

@@ -46,8 +46,7 @@ def spelled_apart(folder: StoragePath, text: str) -> list[int]:
     ids: list[int] = []
     for number, spelling, (start, stop) in zip(encoding.ids, encoding.tokens, encoding.offsets, strict=True):
         found_whole = pieces is not None and pieces[number] and stop - start == len(spelling)
-        alone = control | pieces if found_whole and pieces is not None else control
-        ids += [number] if not alone[number] else _in_two(tokenizer, spelling, control, folder)
+        ids += _in_two(tokenizer, spelling, control, folder) if control[number] or found_whole else [number]
     return ids
 
 

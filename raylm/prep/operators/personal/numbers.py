@@ -44,11 +44,12 @@ _ISSUERS: tuple[tuple[str, str, frozenset[int]], ...] = (
 )
 _COMMON_CARD = frozenset({14, 15, 16})
 _CARD_STARTS = ("1800", "2", "3", "4", "5", "6")  # of any network, also of those that no longer issue
+_GAP = "[ \u00a0\u2007\u2009-\u2011\u2013\u202f-]"
 # Layouts as on the card; one kind of separator throughout.
 _CARD = re.compile(
     r"(?<![0-9A-Za-z_+$€£#-])(?<![0-9][.,])"
-    r"(?:[0-9]{12,19}|[0-9]{4}([ \u00a0\u2007\u2009-\u2011\u2013\u202f-])[0-9]{4}\1[0-9]{4}\1[0-9]{4}(?:\1[0-9]{3})?"
-    r"|[0-9]{4}([ \u00a0\u2007\u2009-\u2011\u2013\u202f-])[0-9]{6}\2[0-9]{4,5})(?![0-9A-Za-z_]|[-.,][0-9])"
+    rf"(?:[0-9]{{12,19}}|[0-9]{{4}}({_GAP})[0-9]{{4}}\1[0-9]{{4}}\1[0-9]{{4}}(?:\1[0-9]{{3}})?"
+    rf"|[0-9]{{4}}({_GAP})[0-9]{{6}}\2[0-9]{{4,5}})(?![0-9A-Za-z_]|[-.,][0-9])"
 )
 _CARD_WORDS = re.compile(
     r"\b(?:(?:credit|debit|bank|kredit)?(?:card|karte|cart[ae]|carta|tarjeta|cartão)s?|cc|ccn|pan|visa|mastercard|maestro"
@@ -56,7 +57,6 @@ _CARD_WORDS = re.compile(
     re.IGNORECASE,
 )
 _ADDRESS = re.compile(r"://|www\.|^/|[?&=%]")
-_GAP = "[ \u00a0\u2007\u2009-\u2011\u2013\u202f-]"
 _OF_GAP = re.compile(_GAP)
 _IBAN = re.compile(rf"(?<![0-9A-Za-z])[A-Za-z]{{2}}[0-9]{{2}}(?={_GAP}?[0-9A-Za-z]{{4}}{_GAP}?[0-9A-Za-z]{{2}})")
 _IBAN_LETTERS = re.compile(rf"(?:{_GAP}?[0-9A-Za-z]){{11,30}}")

@@ -73,6 +73,7 @@ _ZEROS = "٠۰०০੦૦୦௦౦೦൦๐໐༠၀០０"  # the zero of each
 _OF_ASCII = {ord(zero) + digit: str(digit) for zero in _ZEROS for digit in range(10)}
 _WIDE = {ord("Ａ") + number + case: chr(65 + number) for number in range(26) for case in (0, 32)}
 _WIDE |= {ord(wide): narrow for wide, narrow in zip("（）－：＋．／\u3000−", "()-:+./ -", strict=True)}
+_TO_ASCII = _OF_ASCII | _WIDE
 _IN_OTHERS = re.compile(f"[{''.join(map(chr, _OF_ASCII))}]|[0-9][（）－ー−]|[（＋：][0-9+]")
 _LONG_MARK = re.compile("(?<=[0-9])ー(?=[0-9])")
 _FEWEST, _MOST = 7, 15  # digits: the shortest subscriber numbers, and E.164's limit
@@ -100,7 +101,7 @@ def _in_ascii(text: str) -> str:
     """A text whose digits, brackets and strokes of other scripts and widths are ASCII's, as long as it was."""
     if text.isascii() or not _IN_OTHERS.search(text):
         return text
-    return _LONG_MARK.sub("-", text.translate(_OF_ASCII | _WIDE))
+    return _LONG_MARK.sub("-", text.translate(_TO_ASCII))
 
 
 def _stops(run: re.Match[str]) -> list[int]:

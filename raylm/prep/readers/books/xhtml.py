@@ -10,6 +10,7 @@ from typing import Any
 
 from raylm.prep.extras import not_installed
 from raylm.prep.readers.books.prose import may_be
+from raylm.prep.readers.decoding import mostly
 
 TYPE = "{http://www.idpf.org/2007/ops}type"
 _BLOCKS = frozenset(
@@ -219,12 +220,7 @@ def _is_utf8(data: bytes) -> bool:
 def _in_utf8(data: bytes, encoding: str) -> bytes:
     """A page in UTF-8, with a mark in place of a few broken bytes; as it is where most are broken."""
     for name in dict.fromkeys(("utf-8" if encoding != "utf-16" else encoding, _WIDER.get(encoding.lower(), encoding))):
-        try:
-            text = data.decode(name, "replace")
-        except LookupError:
-            continue
-        whole = sum(character > "\x7f" for character in text)
-        if 2 * text.count("\ufffd") <= whole:
+        if (text := mostly(data, name, broken=0.5)) is not None:
             return _NAMED.sub(b'encoding="utf-8"', text.encode(), count=1)
     return data
 

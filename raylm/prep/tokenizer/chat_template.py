@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from typing import Any
 
 from raylm.chat.template import ChatTemplate
 from raylm.errors import ConfigError, DataError
+from raylm.prep.tokenizer.folder import CONFIG, mapping_in, read_configs, token_in
 from raylm.storage import Connection, NotFound, StoragePath
 
 # Each marks what the assistant says, so that no answer has to be found.
@@ -68,12 +67,11 @@ def chosen_template(tokenizer: StoragePath, wanted: str | None, connection: Conn
 
 def own_template(tokenizer: StoragePath) -> str | None:
     """The template that a model's folder brings, as transformers looks for it; None where it has none."""
-    try:
-        return (tokenizer / "chat_template.jinja").read_bytes().decode()
-    except NotFound:
-        pass
-    for name in ("chat_template.json", "tokenizer_config.json"):
-        found = _json(tokenizer / name).get("chat_template")
+    file = tokenizer / "chat_template.jinja"
+    if file.is_file():
+        return file.read_bytes().decode()
+    for place in (tokenizer / "chat_template.json", tokenizer / CONFIG):
+        found = mapping_in(place).get("chat_template") if place.is_file() else None
         if isinstance(found, list):  # several, by name
             named = {entry.get("name"): entry.get("template") for entry in found if isinstance(entry, Mapping)}
             found = named.get("default")
@@ -84,15 +82,8 @@ def own_template(tokenizer: StoragePath) -> str | None:
 
 def special_tokens(tokenizer: StoragePath) -> dict[str, str]:
     """The special tokens by the names that templates use, as the folder's configs say."""
-    found: dict[str, str] = {}
-    for name in ("special_tokens_map.json", "tokenizer_config.json"):
-        config = _json(tokenizer / name)
-        for key in _TOKENS:
-            value = config.get(key)
-            value = value.get("content") if isinstance(value, Mapping) else value
-            if isinstance(value, str):
-                found[key] = value
-    return found
+    configs = read_configs(tokenizer)
+    return {name: token for name in _TOKENS if (token := token_in(configs, name)) is not None}
 
 
 def _named(name: str, tokenizer: StoragePath, tokens: Mapping[str, str]) -> ChatTemplate:
@@ -103,13 +94,3 @@ def _named(name: str, tokenizer: StoragePath, tokens: Mapping[str, str]) -> Chat
             hint="set eos_token in its tokenizer_config.json, or choose chat.template: chatml",
         )
     return ChatTemplate(source, f"the name {name}", tokens)
-
-
-def _json(path: StoragePath) -> Mapping[str, Any]:
-    try:
-        found = json.loads(path.read_bytes())
-    except NotFound:
-        return {}
-    except ValueError as error:
-        raise DataError(f"{path.url} is not valid JSON: {error}", hint="restore the file") from error
-    return found if isinstance(found, Mapping) else {}
